@@ -1,0 +1,186 @@
+"""Types that flow between stages: references, small frozen results, and the schemas of the frames on disk.
+
+A leaf: it imports nothing of colinear. Shape suffixes used across the code base: ``_P`` problems, ``_G`` samples of a
+group, ``_B`` batch, ``_T`` tokens, ``_M`` methods or runs, ``_L`` layers, ``_R`` rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import polars as pl
+
+
+class InputError(ValueError):
+    """Bad input from the user: one line that names the field and the way out. The command exits with code 2."""
+
+
+class StageError(RuntimeError):
+    """A stage failed while working: which one, why, how to resume. The command exits with code 1."""
+
+
+Progress = Callable[[int, int, str], None]
+"""``progress(done, total, note)``: how a plain function tells how far it is. Units are the caller's."""
+
+
+def no_progress(done: int, total: int, note: str = "") -> None:
+    """The default `Progress`: says nothing."""
+
+
+@dataclass(frozen=True)
+class ArtifactRef:
+    """Where a stage's output lives. All that Prefect carries between tasks.
+
+    ``sha256`` is the digest of the artifact's manifest (every file's path, size and digest), so it names the content.
+    """
+
+    uri: str
+    sha256: str
+    kind: str
+    run_id: str
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a task returns: the artifact, and how it came to be."""
+
+    stage: str
+    name: str
+    ref: ArtifactRef
+    seconds: float
+    """Seconds of bare work when it was computed (0 for a hit: see ``cached_seconds``)."""
+    hit: bool = False
+    cached_seconds: float = 0.0
+    started: float = 0.0
+    """Unix time at which the work (or the look-up) began; with ``seconds`` it gives the study's timeline."""
+    summary: dict[str, float | int | str | bool | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """One trained adapter of a study (or ``base``): the columns that identify it in every table."""
+
+    run: str
+    method: str
+    seed: int
+    data_seed: int
+    lr: float
+
+    @property
+    def label(self) -> str:
+        """The name a reader sees in Prefect, MLflow and the report's settings."""
+        if self.method in ("base", "teacher"):
+            return self.run
+        order = "" if self.data_seed == self.seed else f" data_seed={self.data_seed}"
+        return f"{self.method} seed={self.seed}{order} lr={_short(self.lr)}"
+
+
+def _short(lr: float) -> str:
+    """``0.001 -> '1e-3'``: learning rates as people write them."""
+    mantissa, exponent = f"{lr:.3e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+# --- frames: one schema each, written once, checked where a frame enters --------------------------------------------
+
+PROBLEMS: dict[str, pl.DataType] = {
+    "problem_id": pl.String(),
+    "split": pl.String(),  # "rollouts", "heldout", "hard", ...: what the problem may be used for
+    "question": pl.String(),
+    "answer": pl.String(),  # gold, bare: "42"
+    "solution": pl.String(),  # a worked solution that ends in the answer; null where none is known
+}
+
+ROLLOUTS: dict[str, pl.DataType] = {
+    "problem_id": pl.String(),
+    "rollout_id": pl.Int64(),  # 0..K-1 within a problem
+    "prompt": pl.String(),  # the question, without any template
+    "completion": pl.String(),
+    "prompt_ids": pl.List(pl.Int64()),  # after the student's template
+    "completion_ids": pl.List(pl.Int64()),  # ends with the end-of-sequence token unless truncated
+    "logprobs": pl.List(pl.Float64()),  # behaviour log-probabilities, one a completion token; null where unknown
+    "finish_reason": pl.String(),  # "stop" or "length"
+    "seed": pl.Int64(),
+    "answer": pl.String(),  # gold; null where only rewards were given
+}
+
+GRADED: dict[str, pl.DataType] = {
+    **ROLLOUTS,
+    "extracted": pl.String(),  # what the grader read out of the completion; null where nothing
+    "reward": pl.Float64(),  # 0.0 or 1.0
+    "grader": pl.String(),  # "given" (the file's label) or "math-verify <version>"
+}
+
+ITEMS: dict[str, pl.DataType] = {
+    "run": pl.String(),
+    "method": pl.String(),
+    "seed": pl.Int64(),
+    "data_seed": pl.Int64(),
+    "lr": pl.Float64(),
+    "benchmark": pl.String(),
+    "problem_id": pl.String(),
+    "sample": pl.Int64(),
+    "completion": pl.String(),
+    "prediction": pl.String(),  # what the grader read; null where nothing
+    "gold": pl.String(),
+    "correct": pl.Boolean(),
+    "finish_reason": pl.String(),
+    "answer_nll": pl.Float64(),  # nats: negative log-likelihood of the reference solution given the prompt
+    "answer_tokens": pl.Int64(),  # its length in tokens
+}
+
+PAIR_METRICS_FRAME: dict[str, pl.DataType] = {
+    "run_a": pl.String(),
+    "run_b": pl.String(),
+    "method_a": pl.String(),
+    "method_b": pl.String(),
+    "seed_a": pl.Int64(),
+    "seed_b": pl.Int64(),
+    "data_seed_a": pl.Int64(),
+    "data_seed_b": pl.Int64(),
+    "lr_a": pl.Float64(),
+    "lr_b": pl.Float64(),
+    "module": pl.String(),  # "*" for a value over all shared modules
+    "layer": pl.Int64(),  # null for "*"
+    "projection": pl.String(),  # "q_proj", ...; null for "*"
+    "metric": pl.String(),
+    "k": pl.Int64(),  # subspace dimension or index; null where it has no meaning
+    "value": pl.Float64(),
+}
+
+SPECTRA: dict[str, pl.DataType] = {
+    "run": pl.String(),
+    "method": pl.String(),
+    "seed": pl.Int64(),
+    "data_seed": pl.Int64(),
+    "lr": pl.Float64(),
+    "module": pl.String(),  # "*" for a value over all modules
+    "layer": pl.Int64(),
+    "projection": pl.String(),
+    "metric": pl.String(),  # "singular_value" (k = 1..r), "norm", "effective_rank", "stable_rank"
+    "k": pl.Int64(),
+    "value": pl.Float64(),
+}
+
+TRAINING: dict[str, pl.DataType] = {
+    "run": pl.String(),
+    "step": pl.Int64(),
+    "metric": pl.String(),
+    "value": pl.Float64(),
+}
+
+
+def checked(frame: pl.DataFrame, schema: dict[str, pl.DataType], name: str) -> pl.DataFrame:
+    """``frame`` with exactly ``schema``'s columns in its order, cast to its types.
+
+    Raises `InputError` naming the frame and the column that is missing, unknown or of another type.
+    """
+    missing = [column for column in schema if column not in frame.columns]
+    unknown = [column for column in frame.columns if column not in schema]
+    if missing or unknown:
+        raise InputError(f"{name}: missing columns {missing}, unknown columns {unknown}")
+    try:
+        return frame.select(pl.col(column).cast(kind) for column, kind in schema.items())
+    except (pl.exceptions.InvalidOperationError, pl.exceptions.ComputeError) as error:
+        raise InputError(f"{name}: {error}") from error

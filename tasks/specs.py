@@ -1,0 +1,145 @@
+"""Frozen, typed sections of a study's settings. A leaf: it imports nothing of colinear.
+
+Every field has a title, a unit where it has one, and bounds, so that Prefect's UI can draw a form from it and a wrong
+value is refused before any work starts. A study's whole settings are composed of these in `tasks.settings`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A frozen section: unknown keys are refused, defaults are checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ModelSpec(Section):
+    """The base model (the student)."""
+
+    base: str = Field(
+        "tiny",
+        title="Base model",
+        description="'tiny' pretrains the embedded small world; otherwise a Hugging Face directory or Hub id.",
+        min_length=1,
+    )
+    prompt_template: str | None = Field(
+        None,
+        title="Prompt template",
+        description="Text with {question} in it, used instead of the tokenizer's chat template. A base without a chat "
+        "template needs one.",
+    )
+    pad_token: str | None = Field(
+        None, title="Pad token", description="For a tokenizer that has none; usually its end-of-sequence token."
+    )
+    max_length: int | None = Field(
+        None,
+        title="Longest sequence (tokens)",
+        description="Rows longer than this are counted and dropped, never cut. Default: the model's context.",
+        ge=8,
+    )
+
+
+class TinySpec(Section):
+    """The embedded small world: what `model.base = 'tiny'` pretrains."""
+
+    seed: int = Field(0, title="Pretraining seed", ge=0)
+    hidden: int = Field(128, title="Hidden size", ge=8, multiple_of=4)
+    layers: int = Field(4, title="Layers", ge=1)
+    heads: int = Field(4, title="Attention heads", ge=1)
+    kv_heads: int = Field(2, title="Key-value heads", ge=1)
+    intermediate: int = Field(256, title="MLP size", ge=8)
+    max_operand: int = Field(30, title="Largest operand in a problem", ge=5, le=99)
+    step_mix: tuple[float, float, float] = Field(
+        (0.40, 0.35, 0.25), title="Share of 2-, 3- and 4-step problems", description="Must sum to 1."
+    )
+    hard_steps: tuple[int, int] = Field((4, 5), title="Fewest and most steps of the hard set")
+    batch_size: int = Field(48, title="Sequences per pretraining step", ge=2)
+    max_steps: int = Field(1200, title="Most pretraining steps", ge=10)
+    lr: float = Field(3e-3, title="Pretraining learning rate", gt=0, lt=1)
+    ema: float = Field(0.97, title="Decay of the weight average, each step", ge=0, lt=1)
+    snapshot_every: int = Field(10, title="Steps between kept weight averages", ge=1)
+    teacher_accuracy: float = Field(0.97, title="Greedy accuracy at which pretraining stops", gt=0, le=1)
+    student_accuracy: float = Field(
+        0.65, title="Greedy accuracy of the student", description="The nearest snapshot is taken.", gt=0, lt=1
+    )
+    dev_problems: int = Field(400, title="Problems used to choose the student", ge=20)
+
+
+class RolloutSpec(Section):
+    """The one set of rollouts that every method trains on."""
+
+    file: str | None = Field(
+        None, title="Own rollouts", description="JSONL or parquet; see the README for the accepted layouts."
+    )
+    prompts: int = Field(1024, title="Prompts to sample for", ge=1)
+    k: int = Field(4, title="Completions a prompt (K)", ge=1)
+    temperature: float = Field(1.0, title="Sampling temperature", gt=0, le=5)
+    max_new_tokens: int = Field(96, title="Longest completion (tokens)", ge=1)
+    seed: int = Field(0, title="Sampling seed", ge=0)
+    holdout: float = Field(
+        0.1,
+        title="Share of own problems held out",
+        description="Used for evaluation when `evaluation.problems` names no file; 0 holds nothing out.",
+        ge=0,
+        lt=1,
+    )
+
+
+class LoraSpec(Section):
+    """The one LoRA recipe that every method shares."""
+
+    r: int = Field(8, title="Rank (r)", ge=1)
+    alpha: float = Field(16.0, title="Alpha", description="The update is alpha / r * B A.", gt=0)
+    dropout: float = Field(0.0, title="Dropout", ge=0, lt=1)
+    targets: tuple[str, ...] = Field(("q_proj", "k_proj", "v_proj", "o_proj"), title="Target modules", min_length=1)
+
+
+class TrainSpec(Section):
+    """Optimisation, the same for every method but for `lr_ratio` in the methods' own sections."""
+
+    lr: float = Field(1e-3, title="Peak learning rate", gt=0, lt=1)
+    steps: int = Field(80, title="Optimiser steps", ge=1)
+    batch_size: int = Field(64, title="Sequences (or pairs) per optimiser step", ge=1)
+    micro_batch_size: int | None = Field(
+        None, title="Sequences per forward pass", description="Default: the whole batch.", ge=1
+    )
+    warmup: float = Field(0.05, title="Warm-up share of the steps", ge=0, lt=1)
+    scheduler: Literal["cosine", "linear", "constant"] = Field("cosine", title="Learning-rate schedule")
+    weight_decay: float = Field(0.01, title="Weight decay", ge=0)
+    max_grad_norm: float = Field(1.0, title="Gradient clipping norm", gt=0)
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", title="Precision", description="auto: bfloat16 on a GPU, float32 on a CPU."
+    )
+
+
+class EvaluationSpec(Section):
+    """Held-out problems, greedy decoding."""
+
+    n: int = Field(1319, title="Held-out problems", ge=1)
+    hard_n: int = Field(400, title="Harder problems (embedded world)", ge=0)
+    problems: str | None = Field(
+        None,
+        title="Own held-out problems",
+        description="JSONL or parquet with `question` and `answer` (gold after #### or bare), for own rollouts.",
+    )
+    max_new_tokens: int = Field(96, title="Longest answer (tokens)", ge=1)
+    batch_size: int = Field(512, title="Problems decoded at once", ge=1)
+
+
+class GeometrySpec(Section):
+    """Which subspaces are compared."""
+
+    ks: tuple[int, ...] = Field((1, 5, 10), title="Subspace dimensions (k)", description="k above the rank is skipped.")
+
+
+class MethodSpec(Section):
+    """Base of every method's section (`tasks.methods`): its hyper-parameters and nothing else."""
+
+    kind: ClassVar[Literal["rows", "pairs"]] = "rows"
+    lr_ratio: float = Field(
+        1.0, title="Learning rate relative to train.lr", description="DPO's convention is 0.1.", gt=0, le=100
+    )
