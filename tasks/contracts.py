@@ -52,6 +52,8 @@ class StageResult:
     """Seconds of bare work when it was computed (0 for a hit: see ``cached_seconds``)."""
     hit: bool = False
     cached_seconds: float = 0.0
+    total_seconds: float = 0.0
+    """Seconds from the look-up to the end, waiting for a device and recording included."""
     started: float = 0.0
     """Unix time at which the work (or the look-up) began; with ``seconds`` it gives the study's timeline."""
     summary: dict[str, float | int | str | bool | None] = field(default_factory=dict)
@@ -103,6 +105,7 @@ ROLLOUTS: dict[str, pl.DataType] = {
     "finish_reason": pl.String(),  # "stop" or "length"
     "seed": pl.Int64(),
     "answer": pl.String(),  # gold; null where only rewards were given
+    "given_reward": pl.Float64(),  # a label that came with the row: 0.0 or 1.0; null where none
 }
 
 GRADED: dict[str, pl.DataType] = {
@@ -161,6 +164,37 @@ SPECTRA: dict[str, pl.DataType] = {
     "metric": pl.String(),  # "singular_value" (k = 1..r), "norm", "effective_rank", "stable_rank"
     "k": pl.Int64(),
     "value": pl.Float64(),
+}
+
+ACCURACY: dict[str, pl.DataType] = {
+    "run": pl.String(),
+    "method": pl.String(),
+    "seed": pl.Int64(),
+    "data_seed": pl.Int64(),
+    "lr": pl.Float64(),
+    "benchmark": pl.String(),
+    "n": pl.Int64(),
+    "correct": pl.Int64(),
+    "accuracy": pl.Float64(),  # share
+    "low": pl.Float64(),  # 95 % Wilson interval
+    "high": pl.Float64(),
+    "unparsed": pl.Int64(),  # answers in which the grader found nothing to read
+    "truncated": pl.Int64(),  # answers cut at max_new_tokens
+    "answer_loss": pl.Float64(),  # nats a token of the reference solutions; null where none are known
+}
+
+MCNEMAR: dict[str, pl.DataType] = {
+    "benchmark": pl.String(),
+    "run_a": pl.String(),
+    "run_b": pl.String(),
+    "n": pl.Int64(),  # problems that both answered
+    "only_a": pl.Int64(),  # right in a, wrong in b
+    "only_b": pl.Int64(),
+    "both": pl.Int64(),
+    "neither": pl.Int64(),
+    "difference": pl.Float64(),  # accuracy of a less accuracy of b, share
+    "p_value": pl.Float64(),  # exact two-sided
+    "p_holm": pl.Float64(),  # Holm-adjusted over the pairs of one benchmark
 }
 
 TRAINING: dict[str, pl.DataType] = {

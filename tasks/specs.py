@@ -6,7 +6,7 @@ value is refused before any work starts. A study's whole settings are composed o
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -134,12 +134,3 @@ class GeometrySpec(Section):
     """Which subspaces are compared."""
 
     ks: tuple[int, ...] = Field((1, 5, 10), title="Subspace dimensions (k)", description="k above the rank is skipped.")
-
-
-class MethodSpec(Section):
-    """Base of every method's section (`tasks.methods`): its hyper-parameters and nothing else."""
-
-    kind: ClassVar[Literal["rows", "pairs"]] = "rows"
-    lr_ratio: float = Field(
-        1.0, title="Learning rate relative to train.lr", description="DPO's convention is 0.1.", gt=0, le=100
-    )

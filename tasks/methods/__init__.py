@@ -1,0 +1,31 @@
+"""The methods: one file each, and one line each in `Methods`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from tasks.methods.common import Method, RowMethod
+from tasks.methods.dft import Dft
+from tasks.methods.dpo import Dpo
+from tasks.methods.offline_grpo import OfflineGrpo
+from tasks.methods.rft import Rft
+from tasks.methods.rift import Rift
+from tasks.methods.sft import Sft
+from tasks.specs import Section
+
+
+class Methods(Section):
+    """One section of hyper-parameters a method. Which of them run is `methods` in the study's settings."""
+
+    sft: Sft = Field(Sft(), title="SFT")
+    rft: Rft = Field(Rft(), title="RFT")
+    dft: Dft = Field(Dft(), title="DFT")
+    rift: Rift = Field(Rift(), title="RIFT")
+    offline_grpo: OfflineGrpo = Field(OfflineGrpo(), title="Offline GRPO")
+    dpo: Dpo = Field(Dpo(), title="DPO")
+
+
+METHOD_NAMES: tuple[str, ...] = tuple(Methods.model_fields)
+METHOD_TITLES: dict[str, str] = {name: str(field.title) for name, field in Methods.model_fields.items()}
+
+__all__ = ["METHOD_NAMES", "METHOD_TITLES", "Dpo", "Method", "Methods", "RowMethod"]

@@ -1,0 +1,253 @@
+"""Device slots, and running a function in a fresh process pinned to one of them.
+
+A slot is one GPU, or on a machine without GPUs one CPU core (``$COLINEAR_SLOTS`` overrides the number). A slot is held
+through a lock file of this machine, which the kernel frees when the holder dies: no GPU is ever in two hands, also
+between two studies. The process is forked from a server that has the heavy imports loaded, sees one device only, and
+ends when its driver does.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from tasks import home
+from tasks.contracts import InputError, Progress, StageError, no_progress
+
+POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One device that one process may use, and the CPU threads that come with it."""
+
+    kind: Literal["cpu", "gpu"]
+    index: str
+    threads: int
+
+
+class WorkerDied(StageError):
+    """The worker process was killed from outside (out of memory, a lost device): trying again can heal it."""
+
+
+@lru_cache(maxsize=1)
+def slots() -> tuple[Slot, ...]:
+    """The slots of this machine: one a visible GPU, else one a core."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    gpus = _visible_gpus()
+    if gpus:
+        return tuple(Slot("gpu", gpu, max(1, cores // len(gpus))) for gpu in gpus)
+    text = os.environ.get("COLINEAR_SLOTS") or str(cores)
+    if not text.isdigit() or int(text) < 1:
+        raise InputError(f"COLINEAR_SLOTS: expected a whole number of at least 1, got {text!r}")
+    count = int(text)
+    return tuple(Slot("cpu", str(index), max(1, cores // count)) for index in range(count))
+
+
+def _visible_gpus() -> list[str]:
+    """Read without importing torch, which would be slow and could initialise CUDA in the driver."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [gpu for gpu in visible.split(",") if gpu.strip() and gpu.strip() != "-1"]
+    return sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
+
+
+def describe_machine() -> str:
+    """``'2 CPU cores, 24 GiB, no GPU'``: the kind of machine, for tables of measurements."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpus = len(_visible_gpus())
+    return f"{cores} CPU cores, {memory:.0f} GiB, {f'{gpus} GPU' if gpus else 'no GPU'}"
+
+
+@contextmanager
+def take(count: int = 1) -> Iterator[list[Slot]]:
+    """Hold ``count`` slots, waiting as long as it takes.
+
+    Only one taker of several slots collects at a time (it holds a gate), so two of them cannot wait for each other.
+    """
+    folder = home.machine_folder()
+    available = slots()
+    count = min(count, len(available))
+    with ExitStack() as held:
+        if count > 1:
+            held.enter_context(FileLock(folder / "gate.lock", thread_local=False))
+        taken: list[Slot] = []
+        while len(taken) < count:
+            for slot in available:
+                if slot in taken or len(taken) == count:
+                    continue
+                lock = FileLock(folder / f"{slot.kind}{slot.index}.lock", thread_local=False)
+                try:
+                    lock.acquire(timeout=0)
+                except Timeout:
+                    continue
+                held.callback(lock.release)
+                taken.append(slot)
+            if len(taken) < count:
+                time.sleep(POLL_SECONDS)
+        yield taken
+
+
+@lru_cache(maxsize=1)
+def _context() -> multiprocessing.context.ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", "tasks.preload"])
+    return context
+
+
+def warm_up() -> None:
+    """Start the fork server now, so that its imports overlap with the start of the servers."""
+    from multiprocessing import forkserver
+
+    home.quiet_environment()
+    # OpenMP reads its thread count at load; workers of GPU slots raise it again with torch.set_num_threads.
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, str(slots()[0].threads))
+    _context()
+    forkserver.ensure_running()
+
+
+def run_pinned(
+    function: Callable[..., Any],
+    kwargs: Mapping[str, Any],
+    *,
+    log: Path,
+    progress: Progress = no_progress,
+    processes: int = 1,
+) -> Any:
+    """Run ``function(**kwargs, progress=...)`` in a fresh process on one slot and return its (small) result.
+
+    With ``processes`` > 1 the function runs once a slot, with ``rank``, ``world`` and ``rendezvous`` (a ``file://`` URL)
+    added, and rank 0's result is returned. Output of the process goes to the file ``log``. An `InputError` inside is
+    raised again here; another exception becomes a `StageError` with its text, its traceback is in the log; a process
+    that is killed raises `WorkerDied`.
+    """
+    warm_up()
+    with take(processes) as held:
+        return _run_ranks(function, kwargs, held, log, progress, several=processes > 1)
+
+
+def run_unpinned(function: Callable[..., Any], kwargs: Mapping[str, Any], *, log: Path) -> Any:
+    """The same without waiting for a slot, for checks that need heavy imports but no device."""
+    warm_up()
+    return _run_ranks(function, kwargs, [Slot("cpu", "none", 1)], log, no_progress, several=False)
+
+
+def _run_ranks(
+    function: Callable[..., Any],
+    kwargs: Mapping[str, Any],
+    held: list[Slot],
+    log: Path,
+    progress: Progress,
+    *,
+    several: bool,
+) -> Any:
+    rendezvous = log.with_suffix(".rendezvous")
+    rendezvous.unlink(missing_ok=True)
+    workers = []
+    for rank, slot in enumerate(held):
+        extra = {"rank": rank, "world": len(held), "rendezvous": rendezvous.as_uri()} if several else {}
+        ours, theirs = _context().Pipe()
+        worker = _context().Process(target=_worker, args=(theirs, function, {**kwargs, **extra}, slot, str(log)))
+        worker.start()
+        theirs.close()
+        workers.append((worker, ours))
+    try:
+        return _await(workers, log, progress)
+    finally:
+        for worker, ours in workers:
+            if worker.is_alive():
+                worker.kill()
+            worker.join()
+            ours.close()
+        rendezvous.unlink(missing_ok=True)
+
+
+def _await(workers: list[tuple[Any, Any]], log: Path, progress: Progress) -> Any:
+    """Pass on progress until rank 0 has answered and every rank has ended well."""
+    pending = {ours: worker for worker, ours in workers}
+    first = workers[0][1]
+    result = None
+    while pending:
+        for ready in multiprocessing.connection.wait(list(pending)):
+            assert isinstance(ready, multiprocessing.connection.Connection)
+            try:
+                kind, *body = ready.recv()
+            except (EOFError, ConnectionResetError):
+                worker = pending.pop(ready)
+                worker.join()
+                raise WorkerDied(f"the worker process died ({_cause(worker.exitcode)}); its output: {log}") from None
+            if kind == "progress" and ready is first:
+                progress(*body)
+            elif kind == "result":
+                pending.pop(ready)
+                result = body[0] if ready is first else result
+            elif kind == "input":
+                raise InputError(body[0])
+            elif kind == "error":
+                raise StageError(f"{body[0]} (full traceback: {log})")
+    return result
+
+
+def _cause(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        return f"signal {signal.Signals(-exitcode).name}"
+    return f"exit code {exitcode}"
+
+
+def _worker(
+    connection: multiprocessing.connection.Connection,
+    function: Callable[..., Any],
+    kwargs: dict[str, Any],
+    slot: Slot,
+    log: str,
+) -> None:
+    """The child: see one device, write to the log, answer once. Ends when the driver's end of the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which decides
+    threading.Thread(target=_end_with_driver, args=(connection,), daemon=True).start()
+    with open(log, "a", buffering=1) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ["CUDA_VISIBLE_DEVICES"] = slot.index if slot.kind == "gpu" else ""
+    lock = threading.Lock()
+
+    def send(*message: Any) -> None:
+        with lock:
+            connection.send(message)
+
+    try:
+        import torch
+
+        torch.set_num_threads(slot.threads)
+        result = function(**kwargs, progress=lambda done, total, note="": send("progress", done, total, note))
+    except InputError as error:
+        send("input", str(error))
+    except BaseException as error:
+        traceback.print_exc()
+        sys.stderr.flush()
+        send("error", f"{type(error).__name__}: {error}")
+    else:
+        send("result", result)
+
+
+def _end_with_driver(connection: multiprocessing.connection.Connection) -> None:
+    """The driver never sends: when reading ends, it is gone, and so is the use of this process."""
+    try:
+        connection.recv()
+    except (EOFError, OSError):
+        os._exit(1)

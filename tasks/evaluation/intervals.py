@@ -1,0 +1,100 @@
+"""Uncertainty of accuracies: Wilson intervals, a paired bootstrap, Holm's correction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tasks.contracts import InputError
+
+_CHUNK = 1_000_000
+"""Drawn clusters held at once: bounds the bootstrap's memory at about 30 MB."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its confidence interval, all in the units of the data."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def wilson(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval (Wilson 1927) of a share, without continuity correction: (low, high) within [0, 1].
+
+    Holds for independent answers; several samples of one problem need `paired_bootstrap` with clusters.
+    `InputError` unless ``0 <= correct <= n``, ``n >= 1`` and ``0 < level < 1``.
+    """
+    if not (0 <= correct <= n and n >= 1):
+        raise InputError(f"correct is {correct} of n = {n}; need 0 <= correct <= n and n >= 1")
+    _check_level(level)
+    # Imported here: scipy.stats takes most of a second to load, and flows import this module.
+    from scipy.stats import binomtest
+
+    interval = binomtest(correct, n).proportion_ci(confidence_level=level, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def paired_bootstrap(
+    a: ArrayLike,
+    b: ArrayLike,
+    clusters: Sequence[Any] | NDArray[Any] | None = None,
+    seed: int = 0,
+    draws: int = 10_000,
+    level: float = 0.95,
+) -> Interval:
+    """Percentile bootstrap of ``mean(a) - mean(b)`` for paired scores of shape (n,).
+
+    Whole ``clusters`` (n labels, usually problem ids) are drawn with replacement, so that samples of one problem stay
+    together; each pair is its own cluster by default. A draw's value is the mean over the items it contains.
+    `InputError` for empty input or unequal lengths.
+    """
+    difference = np.asarray(a, dtype=np.float64) - _like(np.asarray(b, dtype=np.float64), np.shape(a), "b")
+    labels = np.arange(difference.size) if clusters is None else _like(np.asarray(clusters), np.shape(a), "clusters")
+    if difference.ndim != 1 or difference.size == 0:
+        raise InputError(f"paired scores have shape {difference.shape}; need (n,) with n >= 1")
+    if draws < 1:
+        raise InputError(f"draws is {draws}; need at least 1")
+    _check_level(level)
+    _, index = np.unique(labels, return_inverse=True)
+    sums, sizes = np.bincount(index, weights=difference), np.bincount(index)
+    means = _cluster_means(sums, sizes, draws, np.random.default_rng(seed))
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(difference.mean()), float(low), float(high))
+
+
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """Holm's (1979) step-down adjusted p-values, same shape (m,) and order; empty stays empty."""
+    # Imported here for the same reason as in `wilson`.
+    from statsmodels.stats.multitest import multipletests
+
+    p = np.asarray(p_values, dtype=np.float64)
+    return np.asarray(multipletests(p, method="holm")[1], dtype=np.float64) if p.size else p
+
+
+def _cluster_means(
+    sums: NDArray[Any], sizes: NDArray[Any], draws: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    count = len(sums)
+    chunk = max(1, _CHUNK // count)
+    means = []
+    for start in range(0, draws, chunk):
+        drawn = rng.integers(count, size=(min(chunk, draws - start), count))
+        means.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
+    return np.concatenate(means)
+
+
+def _like(array: NDArray[Any], shape: tuple[int, ...], name: str) -> NDArray[Any]:
+    if array.shape != shape:
+        raise InputError(f"{name} has shape {array.shape}; it must pair with a's {shape}")
+    return array
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise InputError(f"level is {level}; a confidence level lies between 0 and 1")

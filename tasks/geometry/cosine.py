@@ -1,0 +1,107 @@
+"""Frobenius inner products, cosines and projections of updates, from r x r Grams: dW is never formed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from tasks.geometry.delta import Array, Factors, LoraDelta, shared
+
+_CANCELS = 1e-6
+"""Share of |dW|^2 below which |dW|^2 - |P dW|^2 has lost too many digits and the remainder is computed itself."""
+
+
+def module_inner(a: Factors, b: Factors) -> float:
+    """``<dW_a, dW_b>_F`` of one module.
+
+    ``tr(A_a^T B_a^T B_b A_b) = sum((B_a^T B_b) * (A_a A_b^T))``: two (r_a, r_b) Grams. Rounding is relative to
+    ``|B_a| |A_a| |B_b| |A_b|``.
+    """
+    return float(a.scale * b.scale * np.sum((a.B.T @ b.B) * (a.A @ b.A.T)))
+
+
+def module_residual(d: Factors, reference: Factors) -> float:
+    """``|dW - P dW|_F^2`` of one module, P the orthogonal projection on the line spanned by the reference's update."""
+    dd, dr, rr = module_inner(d, d), module_inner(d, reference), module_inner(reference, reference)
+    if rr <= 0:
+        return dd
+    rest = dd - dr * dr / rr
+    if rest >= _CANCELS * dd:
+        return rest
+    # Nearly parallel: take the norm of d - c * reference itself, factored as [B_d, B_r] [scale_d A_d; -c scale_r A_r].
+    _, b = np.linalg.qr(np.hstack([d.B, reference.B]))
+    _, a = np.linalg.qr(np.vstack([d.scale * d.A, -dr / rr * reference.scale * reference.A]).T)
+    return float(np.sum((b @ a.T) ** 2))
+
+
+def ratio(numerator: float, denominator: float) -> float:
+    """Quotient that is NaN for a zero denominator: a zero update has no direction, so nothing to compare."""
+    return numerator / denominator if denominator > 0 else math.nan
+
+
+def cosine_of(inner: float, squared_a: float, squared_b: float) -> float:
+    """Cosine from an inner product and two squared norms, in [-1, 1]; NaN where an update is zero."""
+    value = ratio(inner, math.sqrt(max(squared_a, 0.0)) * math.sqrt(max(squared_b, 0.0)))
+    return value if math.isnan(value) else min(1.0, max(-1.0, value))
+
+
+def inner(a: LoraDelta, b: LoraDelta) -> dict[str, float]:
+    """``<dW_a, dW_b>_F`` for every shared module."""
+    return {name: module_inner(a.modules[name], b.modules[name]) for name in shared(a, b)}
+
+
+def norm(delta: LoraDelta) -> float:
+    """Frobenius norm of the whole update, scale included, over all its modules."""
+    return math.sqrt(max(sum(inner(delta, delta).values()), 0.0))
+
+
+def module_cosines(a: LoraDelta, b: LoraDelta) -> dict[str, float]:
+    """Cosine of the two updates in every shared module; NaN where one of them is zero."""
+    return {
+        name: cosine_of(value, _squared(a.modules[name]), _squared(b.modules[name]))
+        for name, value in inner(a, b).items()
+    }
+
+
+def cosine_matrix(deltas: Sequence[LoraDelta]) -> Array:
+    """(M, M) global cosines: each module's update flattened, the modules concatenated.
+
+    An entry is taken over the modules that its two adapters share (norms included), so that it equals the pair's own
+    comparison whatever else is in the list. NaN, also on the diagonal, for a zero update. `InputError` where two
+    adapters share no module.
+    """
+    squared = [{name: _squared(factors) for name, factors in delta.modules.items()} for delta in deltas]
+    cosines = np.empty((len(deltas), len(deltas)))
+    for i, a in enumerate(deltas):
+        for j in range(i, len(deltas)):
+            products = squared[i] if i == j else inner(a, deltas[j])
+            sums = [sum(norms[name] for name in products) for norms in (squared[i], squared[j])]
+            cosines[i, j] = cosines[j, i] = cosine_of(sum(products.values()), *sums)
+    return cosines
+
+
+def orthogonal_fraction(delta: LoraDelta, reference: LoraDelta) -> float:
+    """``|dW - P_ref dW|_F / |dW|_F`` over the shared modules, in [0, 1] (arXiv 2606.23740).
+
+    P_ref is the projection on the reference MODULE BY MODULE. We read this as: in each module, the orthogonal
+    projection, in the Frobenius inner product, on the one-dimensional span of the reference's update of that module.
+    The paper's figures support it: its cosine .74 goes with the fraction .67 = sqrt(1 - .74^2). It is at most
+    sqrt(1 - global cosine^2), with equality where all modules have one coefficient.
+
+    A module where the reference is zero counts as wholly orthogonal; NaN when ``delta`` itself is zero.
+    """
+    names = shared(delta, reference)
+    rest = sum(module_residual(delta.modules[name], reference.modules[name]) for name in names)
+    return fraction_of(rest, sum(_squared(delta.modules[name]) for name in names))
+
+
+def fraction_of(residual: float, squared: float) -> float:
+    """``sqrt(residual / squared)`` in [0, 1]; NaN for a zero update."""
+    value = ratio(residual, squared)
+    return value if math.isnan(value) else math.sqrt(min(1.0, max(0.0, value)))
+
+
+def _squared(factors: Factors) -> float:
+    return module_inner(factors, factors)

@@ -1,0 +1,129 @@
+"""What PEFT's ``adapter_config.json`` says about the update: its ranks, its scaling, and whether it is B A at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tasks.contracts import InputError
+
+CONFIG = "adapter_config.json"
+
+Number = TypeVar("Number", int, float)
+
+PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal")
+"""Initialisations that leave the base weights as they are, so that the merged weight less the base is scale * B A."""
+
+NOT_PLAIN = (
+    "use_dora",
+    "modules_to_save",
+    "lora_bias",
+    "target_parameters",
+    "trainable_token_indices",
+    "layer_replication",
+    "use_qalora",
+    "use_bdlora",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "velora_config",
+    "monteclora_config",
+)
+"""Fields that must be empty: each makes the adapter's effect something else than scale * B A on linear weights."""
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """The part of PEFT's LoraConfig that decides ``dW``."""
+
+    r: int
+    alpha: float
+    rslora: bool
+    rank_pattern: Mapping[str, int]
+    alpha_pattern: Mapping[str, float]
+
+    def rank(self, module: str) -> int:
+        """Rank of one module."""
+        return _lookup(self.rank_pattern, module, self.r)
+
+    def scale(self, module: str) -> float:
+        """``alpha / r``, or ``alpha / sqrt(r)`` for rsLoRA (arXiv 2312.03732), of one module."""
+        rank = self.rank(module)
+        return _lookup(self.alpha_pattern, module, self.alpha) / (math.sqrt(rank) if self.rslora else rank)
+
+
+def read_config(folder: Path) -> LoraConfig:
+    """Read ``folder/adapter_config.json``; `InputError` naming the field for anything but a plain LoRA adapter."""
+    file = folder / CONFIG
+    if not file.is_file():
+        raise InputError(f"{folder}: {CONFIG} is missing; give a directory that PEFT saved")
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file}: not valid JSON ({error})") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"{file}: not a JSON object")
+    _refuse_others(raw, file)
+    return LoraConfig(
+        r=int(_positive(raw.get("r"), "r", file)),
+        alpha=_positive(raw.get("lora_alpha"), "lora_alpha", file),
+        rslora=bool(raw.get("use_rslora")),
+        rank_pattern={key: int(value) for key, value in _pattern(raw, "rank_pattern", file).items()},
+        alpha_pattern=_pattern(raw, "alpha_pattern", file),
+    )
+
+
+def _lookup(pattern: Mapping[str, Number], module: str, default: Number) -> Number:
+    """PEFT's rule (0.21): the first key, as a regular expression, that matches the whole name or its dotted tail.
+
+    PEFT saves the file with sorted keys, so where keys overlap "first" is what PEFT itself finds when it loads the
+    directory, not necessarily what it found in training.
+    """
+    return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module)), default)
+
+
+def _refuse_others(raw: dict[str, Any], file: Path) -> None:
+    kind = raw.get("peft_type")
+    if kind != "LORA":
+        raise InputError(f"{file}: peft_type is {kind!r}; only LORA adapters can be compared")
+    for name in NOT_PLAIN:
+        if raw.get(name):
+            raise InputError(
+                f"{file}: {name} is {_short(raw[name])}; its update is not scale * B A, only plain LoRA is"
+            )
+    if raw.get("bias", "none") != "none":
+        raise InputError(f"{file}: bias is {raw['bias']!r}; only adapters with bias 'none' can be compared")
+    init = raw.get("init_lora_weights", True)
+    if init not in PLAIN_INITS:
+        raise InputError(
+            f"{file}: init_lora_weights is {init!r}, which changes the base weights; save the adapter converted to "
+            "plain LoRA (PEFT: path_initial_model_for_weight_conversion)"
+        )
+
+
+def _pattern(raw: dict[str, Any], name: str, file: Path) -> dict[str, float]:
+    pattern = raw.get(name) or {}
+    if not isinstance(pattern, dict):
+        raise InputError(f"{file}: {name} is not an object")
+    for key in pattern:
+        try:
+            re.compile(key)
+        except re.error as error:
+            raise InputError(f"{file}: {name} key {key!r} is not a regular expression ({error})") from error
+    return {key: _positive(value, f"{name}[{key!r}]", file) for key, value in pattern.items()}
+
+
+def _positive(value: Any, name: str, file: Path) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value < math.inf):
+        raise InputError(f"{file}: {name} is {value!r}; it must be a positive number")
+    return float(value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,75 @@
+"""Singular values of updates, and how many directions they use."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+
+import numpy as np
+import polars as pl
+
+from tasks.contracts import SPECTRA, RunInfo
+from tasks.geometry.delta import Array, LoraDelta
+from tasks.geometry.factored import factor
+from tasks.geometry.frames import Row, long_frame, mean
+
+
+def singular_values(delta: LoraDelta) -> dict[str, Array]:
+    """Module -> singular values of ``scale * B A``, descending, shape (min(r, out, in),)."""
+    return {name: factor(factors).s for name, factors in delta.modules.items()}
+
+
+def effective_rank(singular_values: Array) -> float:
+    """``exp(H(p))`` with ``p = s / sum(s)``, H in nats: the entropy form of Roy and Vetterli (2007).
+
+    Between 1 and the number of non-zero singular values (n when all are equal); NaN for a zero update. The geometry
+    paper does not say which form it uses.
+    """
+    p = _shares(singular_values)
+    p = p[p > 0]
+    return float(np.exp(-np.sum(p * np.log(p)))) if p.size else math.nan
+
+
+def participation_rank(singular_values: Array) -> float:
+    """``1 / sum(p^2) = (sum s)^2 / sum s^2`` with ``p = s / sum(s)``: the participation form of the effective rank.
+
+    Never above `effective_rank`, equal to it when all non-zero singular values are equal; NaN for a zero update.
+    """
+    p = _shares(singular_values)
+    return float(1.0 / np.sum(p**2)) if p.size else math.nan
+
+
+def stable_rank(singular_values: Array) -> float:
+    """``|dW|_F^2 / |dW|_2^2 = sum s^2 / max s^2``; NaN for a zero update."""
+    s = np.asarray(singular_values, dtype=np.float64)
+    largest = s.max(initial=0.0)
+    return float(np.sum((s / largest) ** 2)) if largest > 0 else math.nan
+
+
+RANKS = {"effective_rank": effective_rank, "participation_rank": participation_rank, "stable_rank": stable_rank}
+"""Scalar measures of one module's singular values: one line a measure."""
+
+
+def spectrum_frame(delta: LoraDelta, info: RunInfo) -> pl.DataFrame:
+    """One adapter's spectra in the SPECTRA schema.
+
+    A module has ``singular_value`` for k = 1..n (descending), ``norm`` (Frobenius) and every measure in `RANKS`. In
+    module "*", ``norm`` is that of the whole update and the ranks are means over the modules; null marks a rank of a
+    zero update, which such a mean leaves out.
+    """
+    rows: list[Row] = []
+    spectra = singular_values(delta)
+    for name, s in spectra.items():
+        rows += [(name, "singular_value", k, float(value)) for k, value in enumerate(s, start=1)]
+        rows.append((name, "norm", None, float(np.linalg.norm(s))))
+        rows += [(name, metric, None, measure(s)) for metric, measure in RANKS.items()]
+    rows.append(("*", "norm", None, float(np.linalg.norm(np.concatenate(list(spectra.values()))))))
+    for metric, measure in RANKS.items():
+        rows.append(("*", metric, None, mean([measure(s) for s in spectra.values()])))
+    return long_frame(rows, asdict(info), SPECTRA, "spectra")
+
+
+def _shares(singular_values: Array) -> Array:
+    s = np.asarray(singular_values, dtype=np.float64)
+    total = s.sum()
+    return s / total if total > 0 else np.empty(0)

@@ -1,0 +1,49 @@
+"""Where colinear keeps its state on this machine. A leaf.
+
+``$COLINEAR_HOME`` (default ``.colinear`` in the working folder) holds the MLflow store, Prefect's own database, logs
+and locks. ``$MLFLOW_TRACKING_URI``, ``$PREFECT_API_URL`` and ``$PREFECT_HOME``, where set, are used as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def home() -> Path:
+    """The state folder, made on first use."""
+    path = Path(os.environ.get("COLINEAR_HOME") or ".colinear").expanduser().absolute()
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def subfolder(name: str) -> Path:
+    """``home()/name``, made on first use."""
+    path = home() / name
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def machine_folder() -> Path:
+    """One folder a user and machine, whatever the store: device slots are the machine's, not a study's."""
+    path = Path(tempfile.gettempdir()) / f"colinear-{os.getuid()}"
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def quiet_environment() -> None:
+    """Set what must be in the environment before Prefect, MLflow or a worker process starts; never overrides."""
+    defaults = {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "MLFLOW_TRUNCATE_LONG_VALUES": "false",
+        "PREFECT_HOME": str(home() / "prefect"),
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)

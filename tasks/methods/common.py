@@ -1,0 +1,77 @@
+"""What every method is: a frozen section of hyper-parameters, a selection of examples, a per-token loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import polars as pl
+from pydantic import Field
+
+from tasks.specs import Section
+
+if TYPE_CHECKING:
+    import torch
+
+ROW_EXAMPLES: dict[str, pl.DataType] = {
+    "row": pl.Int64(),  # index into the graded rollouts: its place in the common stream
+    "prompt_ids": pl.List(pl.Int64()),
+    "completion_ids": pl.List(pl.Int64()),
+    "weight": pl.Float64(),
+    "behaviour": pl.List(pl.Float64()),  # log-probabilities at sampling time, one a completion token; null where unused
+}
+
+PAIR_EXAMPLES: dict[str, pl.DataType] = {
+    "row": pl.Int64(),  # index of the chosen completion
+    "rejected_row": pl.Int64(),
+    "prompt_ids": pl.List(pl.Int64()),
+    "chosen_ids": pl.List(pl.Int64()),
+    "rejected_ids": pl.List(pl.Int64()),
+}
+
+
+class Method(Section):
+    """Base of every method's section: its hyper-parameters, and which examples it trains on."""
+
+    kind: ClassVar[Literal["rows", "pairs"]]
+    lr_ratio: float = Field(1.0, title="Learning rate relative to train.lr", gt=0, le=100)
+
+    def select(self, graded: pl.DataFrame) -> pl.DataFrame:
+        """``graded`` (GRADED, N rows) -> ROW_EXAMPLES or PAIR_EXAMPLES, in the order of their rows.
+
+        Raises `InputError`, naming the method, where these rollouts leave it nothing to train on.
+        """
+        raise NotImplementedError  # abstract: pydantic models cannot be ABCs without losing their schema's title
+
+
+class RowMethod(Method):
+    """A method that trains on single completions: sum over rows and tokens of a weighted token loss.
+
+    ``trl_loss`` names the loss type of TRL's SFTTrainer that does it as it is; None: `tasks.training` runs `token_loss`
+    through its one subclass. In both cases the batch's sum is divided by the number of its completion tokens.
+    """
+
+    kind: ClassVar[Literal["rows", "pairs"]] = "rows"
+    trl_loss: ClassVar[str | None] = None
+
+    def select(self, graded: pl.DataFrame) -> pl.DataFrame:
+        """``graded`` (GRADED, N rows) -> ROW_EXAMPLES, at most N rows in the same order. Here: all, weight 1."""
+        return examples(graded)
+
+    def token_loss(
+        self,
+        logprobs_BT: torch.Tensor,
+        mask_BT: torch.Tensor,
+        weight_B: torch.Tensor,
+        behaviour_BT: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """(B, T) log-probabilities of the target tokens -> (B, T) loss terms, 0 where ``mask_BT`` is 0."""
+        return -logprobs_BT * weight_B[:, None] * mask_BT
+
+
+def examples(graded: pl.DataFrame, weight: pl.Expr | None = None, *, behaviour: bool = False) -> pl.DataFrame:
+    """Every graded rollout as an example, ``row`` being its position; drop rows afterwards, never before."""
+    frame = graded.with_row_index("row").with_columns(
+        (pl.lit(1.0) if weight is None else weight).cast(pl.Float64).alias("weight"),
+        (pl.col("logprobs") if behaviour else pl.lit(None, dtype=pl.List(pl.Float64))).alias("behaviour"),
+    )
+    return frame.select(pl.col(name).cast(kind) for name, kind in ROW_EXAMPLES.items())

@@ -1,0 +1,183 @@
+"""Batched decoding with any causal language model, greedy or sampled, reproducible row by row.
+
+Built on transformers' own ``generate`` with a plain generation config: a base model's shipped sampling defaults
+(temperature, top-p, repetition penalty) never apply. A row is sampled by inverting the cumulative distribution at
+uniform numbers drawn from that row's own seed, so its tokens do not depend on the batch it is decoded in (up to float
+rounding of the logits).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tasks.contracts import InputError, Progress, no_progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One completion. ``ids`` end with the end-of-sequence token when ``finish_reason`` is ``"stop"``."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...] | None
+    """Log-probability (nats) of each token at the sampling temperature; None for greedy decoding."""
+    finish_reason: Literal["stop", "length"]
+
+
+def generate(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    eos_id: int,
+    pad_id: int,
+    max_new_tokens: int,
+    batch_size: int,
+    temperature: float | None = None,
+    seeds: Sequence[int] | None = None,
+    progress: Progress = no_progress,
+) -> list[Generated]:
+    """Completions of ``prompts`` (token ids), in their order.
+
+    ``temperature`` None decodes greedily; otherwise ``seeds`` gives one non-negative integer a prompt. Prompts are
+    decoded in order of length, ``batch_size`` at a time; ``progress`` counts prompts. Raises `InputError` for empty
+    prompts, a temperature that is not positive, or seeds that do not match the prompts.
+    """
+    import torch
+
+    _check(prompts, temperature, seeds)
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    done: dict[int, Generated] = {}
+    was_training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            draws = None
+            if temperature is not None and seeds is not None:
+                draws = _draws([seeds[i] for i in batch], max_new_tokens)
+            with torch.inference_mode():
+                rows = _decode(model, [prompts[i] for i in batch], draws, temperature, eos_id, pad_id, max_new_tokens)
+            done.update(zip(batch, rows, strict=True))
+            progress(len(done), len(order), "")
+    finally:
+        model.train(was_training)
+    return [done[i] for i in range(len(prompts))]
+
+
+def _check(prompts: Sequence[Sequence[int]], temperature: float | None, seeds: Sequence[int] | None) -> None:
+    if any(len(prompt) == 0 for prompt in prompts):
+        raise InputError("prompts: an empty prompt cannot be continued; the template must add at least one token")
+    if temperature is None:
+        return
+    if temperature <= 0:
+        raise InputError(f"temperature: must be positive, got {temperature}; None decodes greedily")
+    if seeds is None or len(seeds) != len(prompts):
+        raise InputError(f"seeds: sampling needs one seed for each of the {len(prompts)} prompts")
+
+
+def _draws(seeds: Sequence[int], tokens: int) -> np.ndarray:
+    """(B, tokens) uniforms in [0, 1): row b from ``seeds[b]`` alone."""
+    return np.stack([np.random.default_rng(seed).random(tokens) for seed in seeds])
+
+
+def _decode(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    draws_BT: np.ndarray | None,
+    temperature: float | None,
+    eos_id: int,
+    pad_id: int,
+    max_new_tokens: int,
+) -> list[Generated]:
+    import torch
+    from transformers import LogitsProcessorList
+
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.full((len(prompts), width), pad_id)
+    mask = torch.zeros((len(prompts), width), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(list(prompt))
+        mask[row, width - len(prompt) :] = 1
+    sampler = None
+    if draws_BT is not None and temperature is not None:
+        sampler = InverseSampler(torch.from_numpy(draws_BT).to(model.device), temperature, width)
+    output = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        generation_config=_plain_config(eos_id, pad_id, max_new_tokens),
+        logits_processor=LogitsProcessorList([sampler] if sampler else []),
+    )
+    logprobs_BT = sampler.logprobs() if sampler else None
+    return [
+        _trim(row, None if logprobs_BT is None else logprobs_BT[i], eos_id)
+        for i, row in enumerate(output[:, width:].tolist())
+    ]
+
+
+def _trim(row: list[int], logprobs: list[float] | None, eos_id: int) -> Generated:
+    """Cut after the first end-of-sequence token; what follows in the batch is padding."""
+    stopped = eos_id in row
+    length = row.index(eos_id) + 1 if stopped else len(row)
+    return Generated(
+        ids=tuple(row[:length]),
+        logprobs=None if logprobs is None else tuple(logprobs[:length]),
+        finish_reason="stop" if stopped else "length",
+    )
+
+
+def _plain_config(eos_id: int, pad_id: int, max_new_tokens: int) -> Any:
+    """Every field that could reshape the distribution is set: what is left None is filled in from the model's own."""
+    from transformers import GenerationConfig
+
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        eos_token_id=eos_id,
+        pad_token_id=pad_id,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        min_length=0,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        encoder_repetition_penalty=1.0,
+        return_dict_in_generate=False,
+    )
+
+
+class InverseSampler:
+    """A logits processor that leaves one token possible: the one its row's next uniform number selects.
+
+    Used with greedy search, which then picks it. ``uniforms`` (B, T) in [0, 1); the generation step is read from the
+    sequence length, ``prompt_tokens`` being that of the padded prompts.
+    """
+
+    def __init__(self, uniforms: Tensor, temperature: float, prompt_tokens: int) -> None:
+        self._uniforms = uniforms
+        self._temperature = temperature
+        self._prompt_tokens = prompt_tokens
+        self._logprobs: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        import torch
+
+        step = input_ids.shape[1] - self._prompt_tokens
+        logprobs_BV = torch.log_softmax(scores.double() / self._temperature, dim=-1)
+        cdf_BV = logprobs_BV.exp().cumsum(-1)
+        # Scaled by the last entry so that rounding of the sum can never leave the draw beyond it.
+        draw_B1 = self._uniforms[:, step : step + 1] * cdf_BV[:, -1:]
+        token_B1 = torch.searchsorted(cdf_BV, draw_B1, right=True).clamp_(max=scores.shape[-1] - 1)
+        self._logprobs.append(logprobs_BV.gather(-1, token_B1).squeeze(-1))
+        return torch.full_like(scores, float("-inf")).scatter_(-1, token_B1, 0.0)
+
+    def logprobs(self) -> list[list[float]]:
+        """(B, T) log-probabilities of the chosen tokens, one a step taken."""
+        import torch
+
+        rows: list[list[float]] = torch.stack(self._logprobs, dim=1).tolist()
+        return rows

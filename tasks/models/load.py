@@ -1,0 +1,72 @@
+"""Load a base model and its tokenizer; the adapter on top, merged, where one is given. Imports torch when called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.contracts import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def device() -> str:
+    """``"cuda"`` where this process sees a GPU, else ``"cpu"``."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def dtype(precision: str) -> torch.dtype:
+    """``auto`` is bfloat16 on a GPU and float32 on a CPU."""
+    import torch
+
+    if precision == "auto":
+        precision = "bfloat16" if device() == "cuda" else "float32"
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+
+
+def load_tokenizer(base: Path | str, pad_token: str | None = None) -> Any:
+    """The tokenizer of ``base``. Raises `InputError` where it has no pad token and ``pad_token`` gives none."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(base), trust_remote_code=False)
+    if pad_token is not None:
+        if tokenizer.convert_tokens_to_ids(pad_token) in (None, tokenizer.unk_token_id):
+            raise InputError(f"model.pad_token: {pad_token!r} is not in the tokenizer of {base}")
+        tokenizer.pad_token = pad_token
+    if tokenizer.pad_token_id is None:
+        eos = tokenizer.eos_token or "</s>"
+        raise InputError(f"model.pad_token: the tokenizer of {base} has none; give one: --set model.pad_token='{eos}'")
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"model.base: the tokenizer of {base} has no end-of-sequence token, which ends every answer")
+    return tokenizer
+
+
+def load_model(base: Path | str, precision: str = "auto", adapter: Path | str | None = None) -> Any:
+    """The causal language model of ``base`` on this process's device, with ``adapter`` merged into its weights."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        str(base), dtype=dtype(precision), attn_implementation="sdpa", trust_remote_code=False
+    )
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    return model.to(device()).eval()
+
+
+def context_length(base: Path | str, limit: int | None = None) -> int:
+    """The longest sequence in tokens: the model's context, or ``limit`` where that is given.
+
+    Raises `InputError` where ``limit`` is beyond the model's context.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(base), trust_remote_code=False)
+    context = int(getattr(config, "max_position_embeddings", 0) or 2**31)
+    if limit is not None and limit > context:
+        raise InputError(f"model.max_length: {limit} tokens is beyond the model's context of {context}")
+    return limit or context

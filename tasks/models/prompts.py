@@ -1,0 +1,43 @@
+"""How a question becomes the prompt's tokens: one rule for rollouts, training and evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.contracts import InputError
+
+
+def check_template(template: str | None) -> None:
+    """Raise `InputError` unless ``template`` is None or has ``{question}`` in it, once, and no other field."""
+    if template is not None and template.count("{question}") != 1:
+        raise InputError(f"model.prompt_template: expected {{question}} exactly once, got {template!r}")
+
+
+def prompt_ids(tokenizer: Any, question: str, template: str | None = None) -> list[int]:
+    """The prompt's token ids.
+
+    With ``template`` the text is ``template`` with the question in it, and the beginning-of-sequence token is put in
+    front where the tokenizer has one and did not add it. Without, the tokenizer's chat template renders one user turn
+    and opens the assistant's. Raises `InputError` where there is neither.
+    """
+    if template is not None:
+        check_template(template)
+        ids = list(tokenizer(template.replace("{question}", question))["input_ids"])
+        if ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers close every text
+            ids.pop()
+        if tokenizer.bos_token_id is not None and ids[:1] != [tokenizer.bos_token_id]:
+            ids.insert(0, tokenizer.bos_token_id)
+        return ids
+    if not tokenizer.chat_template:
+        raise InputError(
+            "model.prompt_template: the base has no chat template; give one, for example "
+            "--set model.prompt_template='Question: {question}\\nAnswer: '"
+        )
+    turn = [{"role": "user", "content": question}]
+    return list(tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=True, return_dict=False))
+
+
+def completion_ids(tokenizer: Any, completion: str, *, closed: bool = True) -> list[int]:
+    """The completion's token ids, ended by the end-of-sequence token unless it was cut (``closed=False``)."""
+    ids = list(tokenizer(completion, add_special_tokens=False)["input_ids"])
+    return [*ids, tokenizer.eos_token_id] if closed else ids

@@ -1,0 +1,88 @@
+"""A report before it is HTML or Markdown: its sentences, tables and figures in the order they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tasks.reporting.figures import Picture, pictures
+from tasks.reporting.findings import Findings, findings
+from tasks.reporting.formats import seconds
+from tasks.reporting.geometry_tables import matrix_table, pair_tables, spectrum_table
+from tasks.reporting.join import StudyTables
+from tasks.reporting.pairs import Geometry, geometry
+from tasks.reporting.study_tables import (
+    checks_table,
+    rollouts_table,
+    settings_table,
+    stages_table,
+    training_table,
+    versions_table,
+)
+from tasks.reporting.tables import Table, accuracy_table, headline_table, mcnemar_table
+
+
+@dataclass(frozen=True)
+class Section:
+    """Figures first, then the tables that everybody reads (``shown``), then those behind a fold (``folded``)."""
+
+    title: str
+    pictures: tuple[Picture, ...]
+    shown: tuple[Table, ...]
+    folded: tuple[Table, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """One study's report. ``facts``: label and value, for the line under the title."""
+
+    name: str
+    facts: tuple[tuple[str, str], ...]
+    findings: Findings
+    notes: tuple[str, ...]
+    pictures: tuple[Picture, ...]
+    """The two that answer the study's question; they stand above the headline table."""
+    headline: Table
+    sections: tuple[Section, ...]
+
+
+def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], list[Picture]] = pictures) -> Document:
+    """Derive every view of a study. ``draw`` makes the figures; give ``lambda *_: []`` where none are wanted."""
+    view = geometry(tables)
+    drawn = {picture.key: picture for picture in draw(tables, view)}
+
+    def figures(*keys: str) -> tuple[Picture, ...]:
+        return tuple(drawn[key] for key in keys if key in drawn)
+
+    against, *others = pair_tables(view)
+    accuracy, mcnemar, matrix = accuracy_table(tables, view), mcnemar_table(tables, view), matrix_table(view)
+    folded = (matrix, *others, spectrum_table(tables, view))
+    sections = (
+        Section("Accuracy", (), (accuracy,), (mcnemar,)),
+        Section("Geometry of the updates", (), (against,), folded),
+        Section("Over the layers and the steps", figures("layers", "training"), (), (training_table(tables),)),
+        Section("Data and checks", (), (rollouts_table(tables), checks_table(tables)), ()),
+        Section("The study", (), (stages_table(tables),), (settings_table(tables), versions_table(tables))),
+    )
+    return Document(
+        name=str(tables.study.get("name") or "study"),
+        facts=_facts(tables, view),
+        findings=findings(tables, view),
+        notes=tuple(str(note) for note in tables.study.get("notes") or []),
+        pictures=figures("cosines", "accuracy"),
+        headline=headline_table(tables, view),
+        sections=sections,
+    )
+
+
+def _facts(tables: StudyTables, view: Geometry) -> tuple[tuple[str, str], ...]:
+    study = tables.study
+    stages = study.get("stages") or []
+    hits = sum(bool(stage["hit"]) for stage in stages)
+    return (
+        ("Trained runs", str(len(view.runs))),
+        ("Wall time", seconds(study.get("wall_seconds"))),
+        ("From the cache", f"{hits} of {len(stages)} stages" if stages else "not recorded"),
+        ("Machine", str(study.get("machine") or "not recorded")),
+        ("Commit", str(study.get("commit") or "not recorded")[:12]),
+    )

@@ -1,0 +1,66 @@
+"""How numbers and lists read, the same in HTML, Markdown, the terminal and the figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+NOT_MEASURED = "not measured"
+"""What a missing value prints as: never 0, which would be a measurement."""
+
+
+def number(value: float | None, decimals: int) -> str:
+    """``value`` with ``decimals`` places, or `NOT_MEASURED` for None and NaN; never a negative zero."""
+    if value is None or math.isnan(value):
+        return NOT_MEASURED
+    rounded = f"{float(value):.{decimals}f}"
+    return rounded.removeprefix("-") if float(rounded) == 0 else rounded
+
+
+def percent(share: float | None) -> str:
+    """``0.632 -> '63.2'``; the unit stands in the column's header."""
+    return number(None if share is None else 100 * share, 1)
+
+
+def points(difference: float | None) -> str:
+    """A difference of two shares in percentage points with its sign: ``0.042 -> '+4.2'``."""
+    if difference is None or math.isnan(difference):
+        return NOT_MEASURED
+    rounded = round(100 * difference, 1)
+    return f"{rounded:+.1f}" if rounded else "0.0"
+
+
+def p_value(p: float | None) -> str:
+    """Two digits where p is small, so that 0.049 and 0.051 stay apart; ``'0.0003'``, ``'2e-9'``."""
+    if p is None or math.isnan(p):
+        return NOT_MEASURED
+    if p < 1e-4:
+        mantissa, exponent = f"{p:.0e}".split("e")
+        return f"{mantissa}e{int(exponent)}" if p > 0 else "0"
+    return f"{p:.2f}" if p >= 0.1 else f"{p:.3f}" if p >= 1e-3 else f"{p:.4f}"
+
+
+def learning_rate(lr: float) -> str:
+    """``0.001 -> '1e-3'``."""
+    mantissa, exponent = f"{lr:.3e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def seconds(value: float | None) -> str:
+    """Seconds as a person reads them: ``'0.4 s'``, ``'4 min 29 s'``."""
+    if value is None or math.isnan(value):
+        return "not recorded"
+    if value < 99.5:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def listed(words: Sequence[str], last: str = "and") -> str:
+    """``['a', 'b', 'c'] -> 'a, b and c'``."""
+    return " ".join([", ".join(words[:-1]), last, words[-1]]) if len(words) > 1 else "".join(words)
+
+
+def benchmark_name(benchmark: str) -> str:
+    """A benchmark as it stands in a header."""
+    return {"heldout": "Held-out", "hard": "Hard"}.get(benchmark, benchmark)

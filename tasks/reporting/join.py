@@ -1,0 +1,170 @@
+"""What a study measured, joined: the tables of a report and the views of accuracy that are derived from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from tasks.contracts import ACCURACY, ITEMS, MCNEMAR, PAIR_METRICS_FRAME, SPECTRA, TRAINING, RunInfo, checked
+
+HELDOUT, HARD = "heldout", "hard"
+REFERENCES = ("base", "teacher")
+"""Methods of rows that no study trains: the base, always the first row, and the teacher, where it was evaluated."""
+
+SIGNIFICANT = 0.05
+"""Level at which a Holm-adjusted p-value counts as a difference shown."""
+
+NEAR_ZERO = 0.02
+"""Accuracy (share) below which a model is taken not to solve a benchmark at all."""
+
+
+@dataclass(frozen=True)
+class StudyTables:
+    """Everything a report is made of. The frames are in the schemas of `tasks.contracts`.
+
+    ``rollouts``: counts by name (``prompts``, ``rows``, ``correct``, ``mixed_groups``, ``dropped`` {rule: rows}, ...);
+    a count may be None. ``study``: name, settings, versions, commit, mlflow, stages, wall_seconds, machine, checks,
+    notes; a key that is missing prints as not recorded.
+    """
+
+    runs: list[RunInfo]
+    accuracy: pl.DataFrame
+    mcnemar: pl.DataFrame
+    items: pl.DataFrame
+    pair_metrics: pl.DataFrame
+    spectra: pl.DataFrame
+    training: pl.DataFrame
+    rollouts: dict[str, Any]
+    study: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One run on one benchmark; accuracies are shares, ``low`` and ``high`` the 95 % Wilson interval."""
+
+    n: int
+    correct: int
+    accuracy: float
+    low: float
+    high: float
+    unparsed: int
+    truncated: int
+    answer_loss: float | None
+
+
+@dataclass(frozen=True)
+class Versus:
+    """One run against another on the problems that both answered; ``difference`` is this run's share less the other's.
+
+    ``only_this`` and ``only_other`` are the discordant problems; ``p_value`` is exact two-sided, ``p_holm`` adjusted.
+    """
+
+    n: int
+    only_this: int
+    only_other: int
+    difference: float
+    p_value: float | None
+    p_holm: float | None
+
+    @property
+    def shown(self) -> bool:
+        """Whether a difference is shown. Its absence never means that the two are equal."""
+        return self.p_holm is not None and not math.isnan(self.p_holm) and self.p_holm < SIGNIFICANT
+
+
+@dataclass(frozen=True)
+class HeadlineRow:
+    """One run's row of the headline table; None is what was not measured."""
+
+    info: RunInfo
+    heldout: Score | None
+    heldout_versus: Versus | None
+    hard: Score | None
+    hard_versus: Versus | None
+    cosine: float | None
+    norm: float | None
+    effective_rank: float | None
+
+
+def frames(tables: StudyTables) -> dict[str, pl.DataFrame]:
+    """File name -> frame, checked against its schema. Raises `InputError` naming the frame and the column."""
+    schemas = {
+        "accuracy": ACCURACY,
+        "mcnemar": MCNEMAR,
+        "items": ITEMS,
+        "pair_metrics": PAIR_METRICS_FRAME,
+        "spectra": SPECTRA,
+        "training": TRAINING,
+    }
+    return {name: checked(getattr(tables, name), schema, name) for name, schema in schemas.items()}
+
+
+def base_of(tables: StudyTables) -> RunInfo:
+    """The base's row, made up where no table has it, so that its absence shows."""
+    known = [info for info in _everyone(tables) if info.method == "base"]
+    return known[0] if known else RunInfo("base", "base", 0, 0, 0.0)
+
+
+def trained_runs(tables: StudyTables) -> list[RunInfo]:
+    """The runs that have a weight update, in the study's order."""
+    return [info for info in tables.runs if info.method not in REFERENCES]
+
+
+def ordered_runs(tables: StudyTables) -> list[RunInfo]:
+    """The base, the trained runs, then whatever else was evaluated (the teacher)."""
+    base = base_of(tables)
+    trained = trained_runs(tables)
+    return [base, *trained, *(info for info in _everyone(tables) if info not in trained and info != base)]
+
+
+def _everyone(tables: StudyTables) -> list[RunInfo]:
+    columns = ["run", "method", "seed", "data_seed", "lr"]
+    evaluated = tables.accuracy.select(columns).unique(subset="run", maintain_order=True).rows()
+    named = {info.run for info in tables.runs}
+    return [*tables.runs, *(RunInfo(*row) for row in evaluated if row[0] not in named)]
+
+
+def benchmarks(tables: StudyTables) -> list[str]:
+    """Every benchmark that was evaluated, the held-out problems first."""
+    found = tables.accuracy["benchmark"].unique(maintain_order=True).to_list()
+    return sorted(found, key=lambda name: (name != HELDOUT, name != HARD))
+
+
+def primary_benchmark(tables: StudyTables) -> str:
+    """The benchmark of the headline: the held-out problems, or the first one where a study has none of that name."""
+    return (benchmarks(tables) or [HELDOUT])[0]
+
+
+def score(tables: StudyTables, run: str, benchmark: str) -> Score | None:
+    """One run's accuracy on one benchmark, or None where it was not measured."""
+    found = tables.accuracy.filter(pl.col("run") == run, pl.col("benchmark") == benchmark)
+    columns = ["n", "correct", "accuracy", "low", "high", "unparsed", "truncated", "answer_loss"]
+    return Score(*found.select(columns).row(0)) if found.height else None
+
+
+def versus(tables: StudyTables, run: str, other: str, benchmark: str) -> Versus | None:
+    """``run`` against ``other``, whichever way round the McNemar table has the pair; None where it has not."""
+    columns = ["n", "only_a", "only_b", "difference", "p_value", "p_holm"]
+    for a, b, sign in ((run, other, 1), (other, run, -1)):
+        found = tables.mcnemar.filter(
+            pl.col("benchmark") == benchmark, pl.col("run_a") == a, pl.col("run_b") == b
+        ).select(columns)
+        if found.height:
+            n, only_a, only_b, difference, p, p_holm = found.row(0)
+            return Versus(n, *((only_a, only_b) if sign > 0 else (only_b, only_a)), sign * difference, p, p_holm)
+    return None
+
+
+def spectrum_value(tables: StudyTables, run: str, metric: str) -> float | None:
+    """A measure of the whole update (module "*")."""
+    found = tables.spectra.filter(pl.col("run") == run, pl.col("metric") == metric, pl.col("module") == "*")
+    return found["value"][0] if found.height else None
+
+
+def nobody_solves(tables: StudyTables) -> bool:
+    """Whether every accuracy but the teacher's is below `NEAR_ZERO`: there is no accuracy for a method to change."""
+    solved = tables.accuracy.filter(pl.col("method") != "teacher")["accuracy"]
+    return solved.len() > 0 and bool((solved < NEAR_ZERO).all())

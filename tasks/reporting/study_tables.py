@@ -1,0 +1,135 @@
+"""The study itself as rows of strings: training, rollouts, checks, stages, settings, versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import polars as pl
+
+from tasks.reporting.formats import NOT_MEASURED, learning_rate, number, percent, seconds
+from tasks.reporting.join import StudyTables, trained_runs
+from tasks.reporting.tables import Cell, Table
+
+LOSS = "loss"
+"""The training metric that every method has."""
+
+_SHARE_OF = {
+    "correct": ("rows",),
+    "truncated": ("rows",),
+    "unparsed": ("rows",),
+    "disagreements": ("rows",),
+    "dropped": ("rows",),
+    "mixed_groups": ("groups", "prompts"),
+}
+
+
+def losses(tables: StudyTables, run: str) -> tuple[list[int], list[float]]:
+    """Steps and training losses of one run, in the order of the steps; values that are not finite are left out."""
+    own = tables.training.filter(pl.col("run") == run, pl.col("metric") == LOSS, pl.col("value").is_finite())
+    own = own.sort("step")
+    return own["step"].to_list(), own["value"].to_list()
+
+
+def training_table(tables: StudyTables) -> Table:
+    """First and last loss of every run."""
+    rows = [(Cell("base"), *(Cell("not trained") for _ in range(4)))]
+    for info in trained_runs(tables):
+        steps, values = losses(tables, info.run)
+        found = (str(steps[-1]), number(values[0], 4), number(values[-1], 4)) if steps else (NOT_MEASURED,) * 3
+        rows.append((Cell(info.run), *(Cell(text) for text in (learning_rate(info.lr), *found))))
+    return Table(
+        "training",
+        "Training",
+        ("Run", "Peak learning rate", "Last logged step", "First loss", "Last loss"),
+        tuple(rows),
+        "Each method minimises its own loss, so heights compare within a row, never between rows.",
+        marks={0: "base"},
+    )
+
+
+def rollouts_table(tables: StudyTables) -> Table:
+    """Counts of the one set of rollouts that every method was given, what was dropped included."""
+    rows = [(Cell(_spaced(name)), Cell(text)) for name, text in _counts(tables.rollouts)]
+    note = "One set of rollouts for every method; each method selects from it by its own rule."
+    return Table("rollouts", "Rollouts", ("What", "Count"), tuple(rows), note)
+
+
+def _counts(rollouts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in rollouts.items():
+        if isinstance(value, Mapping):
+            for inner, count in value.items():
+                yield f"{name}: {inner}", _count(count, _total(name, rollouts))
+        else:
+            yield name, _count(value, _total(name, rollouts))
+
+
+def _total(name: str, rollouts: Mapping[str, Any]) -> int | None:
+    return next((rollouts[total] for total in _SHARE_OF.get(name, ()) if rollouts.get(total)), None)
+
+
+def _count(value: Any, total: int | None) -> str:
+    if value is None:
+        return NOT_MEASURED
+    if isinstance(value, float):
+        return number(value, 3)
+    return f"{value} ({percent(value / total)} %)" if total and isinstance(value, int) else str(value)
+
+
+def checks_table(tables: StudyTables) -> Table:
+    """What the study checked about itself."""
+    checks = tables.study.get("checks") or []
+    texts = [(check["name"], "holds" if check["ok"] else "FAILED", check["detail"]) for check in checks]
+    rows = [tuple(Cell(str(text)) for text in row) for row in texts]
+    return Table("checks", "Checks", ("Check", "Result", "Detail"), tuple(rows), "", words=3)
+
+
+def stages_table(tables: StudyTables) -> Table:
+    """Seconds of every stage, and which came from the cache."""
+    stages = tables.study.get("stages") or []
+    first = min((stage["started"] for stage in stages), default=0.0)
+    rows = []
+    for stage in sorted(stages, key=lambda stage: stage["started"]):
+        spent = stage["cached_seconds"] if stage["hit"] else stage["seconds"]
+        source = "from the cache" if stage["hit"] else "computed"
+        texts = (stage["stage"], stage["name"], source, seconds(spent), seconds(stage["started"] - first))
+        rows.append(tuple(Cell(str(text)) for text in texts))
+    work = sum(stage["seconds"] for stage in stages if not stage["hit"])
+    hits = sum(bool(stage["hit"]) for stage in stages)
+    note = (
+        f"{hits} of {len(stages)} stages came from the cache (their seconds are those of the first computation). Work "
+        f"in this run: {seconds(work)} summed over stages, some of them at the same time; wall time "
+        f"{seconds(tables.study.get('wall_seconds'))}."
+    )
+    return Table("stages", "Stages", ("Stage", "Name", "Source", "Work", "Begun after"), tuple(rows), note, words=3)
+
+
+def settings_table(tables: StudyTables) -> Table:
+    """Every resolved setting, as ``--set`` takes it."""
+    rows = [(Cell(key), Cell(value)) for key, value in _flat(tables.study.get("settings") or {})]
+    return Table("settings", "Settings", ("Setting", "Value"), tuple(rows), "", words=2)
+
+
+def versions_table(tables: StudyTables) -> Table:
+    """What it ran on: commit, machine, libraries, MLflow runs."""
+    study = tables.study
+    origin = {"commit": study.get("commit") or "not recorded", "machine": study.get("machine") or "not recorded"}
+    mlflow = {f"mlflow {key}": value for key, value in _flat(study.get("mlflow") or {})}
+    known = {**origin, **(study.get("versions") or {}), **mlflow}
+    rows = [(Cell(str(key)), Cell(str(value))) for key, value in known.items()]
+    return Table("versions", "Versions and records", ("What", "Value"), tuple(rows), "", words=2)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list | tuple):
+            yield f"{prefix}{key}", ", ".join(str(item) for item in value)
+        else:
+            yield f"{prefix}{key}", "not set" if value is None else str(value)
+
+
+def _spaced(name: str) -> str:
+    text = name.replace("_", " ")
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,173 @@
+"""Rollouts that somebody else made: JSONL or parquet in one of the layouts of `tasks.rollouts.layouts`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from tasks.contracts import InputError
+from tasks.rollouts.layouts import Row, completions, show
+
+ROLLOUT_FILE: dict[str, pl.DataType] = {
+    "problem_id": pl.String(),
+    "rollout_id": pl.Int64(),  # 0..K-1 within a problem, in the file's order
+    "prompt": pl.String(),  # the question, without any template
+    "completion": pl.String(),
+    "answer": pl.String(),  # bare gold; null where only rewards are given
+    "reward": pl.Float64(),  # 0.0 or 1.0 as given; null where the file gives none
+    "logprobs": pl.List(pl.Float64()),  # one a completion token; null where not given
+    "finish_reason": pl.String(),  # "stop" or "length"
+    "seed": pl.Int64(),
+}
+"""What `read_rollouts` returns: rollouts before any template or tokeniser saw them."""
+
+
+def read_rollouts(path: Path | str) -> pl.DataFrame:
+    """The rollouts in a ``.jsonl`` or ``.parquet`` file, as columns `ROLLOUT_FILE`.
+
+    Prompts and completions are returned exactly as they are in the file (an empty completion is legal). ``rollout_id``
+    counts 0..K-1 in the file's order within a problem; a missing ``problem_id`` is derived from the prompt. A problem's
+    gold answer goes to all of its rows.
+
+    Raises `InputError`, one line with file, line (or row of a parquet file), field, expectation and way out, for: a
+    missing, empty or unreadable file, another suffix, invalid UTF-8 or JSON, a row without question or completion or
+    with neither reward nor gold, a reward other than 0 or 1, log-probabilities that are not finite numbers, and one
+    problem_id with two questions or two gold answers.
+    """
+    path = Path(path)
+    prompts: dict[str, tuple[str, str]] = {}
+    golds: dict[str, tuple[str, str]] = {}
+    seen: Counter[str] = Counter()
+    records: list[dict[str, Any]] = []
+    for row in _rows(path):
+        for record in completions(row):
+            problem = record["problem_id"]
+            _same(row, "prompt", record["prompt"], problem, prompts)
+            if record["answer"] is not None:
+                _same(row, "answer", record["answer"], problem, golds)
+            record["rollout_id"] = seen[problem]
+            seen[problem] += 1
+            records.append(record)
+    if not records:
+        raise InputError(f"{_name(path)}: expected at least one rollout, got an empty file; write one row a completion")
+    for record in records:
+        record["answer"] = golds.get(record["problem_id"], (None, ""))[0]
+    return pl.DataFrame(records, schema=ROLLOUT_FILE)
+
+
+def describe(frame: pl.DataFrame) -> dict[str, int | float | None]:
+    """Counts of a frame of `read_rollouts`: what the study tells about the file before it starts.
+
+    ``correct_share`` is over the rows with a given reward (None where there are none); a group is mixed when its given
+    rewards contain both 0 and 1. ``k_min`` and ``k_max``: fewest and most completions of a problem.
+    """
+    sizes = frame.group_by("problem_id").agg(
+        pl.len().alias("k"), pl.col("reward").drop_nulls().n_unique().alias("rewards")
+    )
+    given = frame["reward"].drop_nulls()
+    return {
+        "problems": sizes.height,
+        "rows": frame.height,
+        "k_min": int(sizes["k"].to_numpy().min()) if sizes.height else 0,
+        "k_max": int(sizes["k"].to_numpy().max()) if sizes.height else 0,
+        "given_rewards": given.len(),
+        "correct_share": float(given.to_numpy().mean()) if given.len() else None,
+        "mixed_groups": int((sizes["rewards"] == 2).sum()),
+        "empty_completions": int((frame["completion"] == "").sum()),
+    }
+
+
+def heldout_split(problem_ids: Iterable[str], share: float) -> set[str]:
+    """The problems held out: the ``share`` with the smallest hash of their id, at least one where share > 0.
+
+    Depends on the set of ids alone (not on order or repetition), and a larger share holds out a superset. One problem
+    at least stays for training. Raises `InputError` for a share outside [0, 1) and for too few problems to split.
+    """
+    if not 0 <= share < 1:
+        raise InputError(f"rollouts.holdout: expected a share from 0 to below 1, got {share}; 0 holds nothing out")
+    ids = sorted(set(problem_ids), key=lambda name: (hashlib.sha256(b"heldout:" + name.encode()).digest(), name))
+    if share == 0:
+        return set()
+    if len(ids) < 2:
+        raise InputError(f"rollouts.holdout: {len(ids)} problem cannot be split; set it to 0 or bring more problems")
+    return set(ids[: min(max(math.floor(share * len(ids) + 0.5), 1), len(ids) - 1)])
+
+
+def _same(row: Row, field: str, value: str, problem: str, known: dict[str, tuple[str, str]]) -> None:
+    """Refuse a problem_id that stands for two questions or two gold answers."""
+    first, where = known.setdefault(problem, (value, row.where))
+    if first != value:
+        raise row.refuse(
+            field,
+            f"what problem_id {show(problem)} has in {where}, {show(first)}, got {show(value)}",
+            "give different problems different `problem_id`s",
+        )
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _name(path: Path) -> str:
+    return str(path).replace("\n", " ").replace("\r", " ")
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    """The file's rows, lazily; `InputError` for a file that cannot be read."""
+    readers = {".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet}
+    if path.suffix.lower() not in readers:
+        raise InputError(f"{_name(path)}: expected a .jsonl or .parquet file; convert it, or rename it if it is one")
+    try:
+        if "\0" in str(path) or not path.is_file():
+            raise InputError(f"{_name(path)}: no such file; check the path (it is relative to the current directory)")
+        yield from readers[path.suffix.lower()](path)
+    except OSError as error:
+        raise InputError(f"{_name(path)}: cannot be read ({error.strerror or 'I/O error'}); check it") from error
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            where = f"{_name(path)}, line {number}"
+            try:
+                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                values = json.loads(text) if text.strip() else {}
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{where}: expected UTF-8, got byte {raw[error.start]:#04x} at {error.start}; "
+                    "convert the file to UTF-8"
+                ) from error
+            except json.JSONDecodeError as error:
+                raise InputError(
+                    f"{where}: expected one JSON object a line, got invalid JSON at column {error.colno} "
+                    f"({error.msg}); correct the line"
+                ) from error
+            except (ValueError, RecursionError) as error:  # an integer of > 4,300 digits; brackets nested too deep
+                raise InputError(
+                    f"{where}: expected JSON with numbers and nesting of ordinary size; correct the line"
+                ) from error
+            if not isinstance(values, dict):
+                raise InputError(
+                    f"{where}: expected one JSON object {{...}} a line, got {show(values)}; correct the line"
+                )
+            if text.strip():
+                yield Row(where, values)
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    try:
+        frame = pl.read_parquet(path)
+    except (Exception, pl.exceptions.PanicException) as error:  # the reader panics on some damaged files
+        note = next(iter(str(error).splitlines()), type(error).__name__)[:120]
+        raise InputError(
+            f"{_name(path)}: expected a parquet file, got one that cannot be read ({note}); write it again"
+        ) from error
+    frame = frame.drop("prompt_ids", "completion_ids", strict=False)  # tokens of another run: never trusted
+    for number, values in enumerate(frame.iter_rows(named=True), start=1):
+        yield Row(f"{_name(path)}, row {number}", values)

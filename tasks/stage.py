@@ -1,0 +1,134 @@
+"""The body that every ``task.py`` shares: look up, else compute, record, and tell Prefect what happened.
+
+With the ``task.py`` files this is all of ``tasks`` that knows Prefect.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.exceptions import MissingContextError
+from prefect.states import Completed, State
+from prefect.tasks import Task
+
+from tasks import home
+from tasks.contracts import InputError, Progress, StageError, StageResult
+from tasks.devices import WorkerDied
+from tasks.events import Event, emit
+from tasks.store import CACHE, Entry, StageKey, open_store
+
+Compute = Callable[[Path, Progress], Mapping[str, Any]]
+
+
+def can_heal(task: Task[..., Any], run: Any, state: State[Any]) -> bool:
+    """Prefect's retry condition: only a worker that was killed from outside is worth another try."""
+    try:
+        state.result()
+    except WorkerDied:
+        return True
+    except Exception:
+        return False
+    return False
+
+
+def log_file(key: StageKey) -> Path:
+    """Where the worker processes of one stage write what they print."""
+    return home.subfolder("logs") / f"{key.stage}-{key.digest[:12]}.log"
+
+
+def run_stage(
+    key: StageKey,
+    name: str,
+    compute: Compute,
+    *,
+    parent: str | None = None,
+    experiment: str = CACHE,
+    tags: Mapping[str, str] | None = None,
+    params: Mapping[str, Any] | None = None,
+    on_run: Callable[[str], None] | None = None,
+) -> StageResult | State[StageResult]:
+    """Return the stage's output from the cache (a ``CacheHit`` state) or compute it.
+
+    ``compute(staging, progress)`` writes files to ``staging`` and returns a summary of numbers. ``on_run(run_id)`` is
+    called when a new MLflow run was opened for the computation, e.g. to stream metrics into it.
+    """
+    logger = get_run_logger()
+    store = open_store()
+    began, clock = time.time(), time.perf_counter()
+    with store.locked(key):
+        entry = store.find(key)
+        if entry is not None:
+            result = _result(key, name, entry, began, time.perf_counter() - clock, hit=True)
+            emit(Event("hit", name, seconds=entry.seconds))
+            message = f"found in MLflow run {entry.ref.run_id}, computed there in {entry.seconds:.1f} s"
+            logger.info("%s: %s", name, message)
+            return Completed(name="CacheHit", message=message, data=result)
+        logger.info("%s: computing (key %s, output of its worker in %s)", name, key.digest[:12], log_file(key))
+        emit(Event("start", name))
+        run_id = store.open_run(name, key=key, parent=parent, experiment=experiment, tags=tags, params=params)
+        if on_run is not None:
+            on_run(run_id)
+        progress = _PrefectProgress(name)
+        try:
+            entry = store.produce(key, run_id, lambda staging: compute(staging, progress))
+        except (InputError, StageError) as error:
+            emit(Event("failed", name, note=str(error)))
+            if isinstance(error, InputError):
+                raise
+            raise type(error)(f"{name}: {error}") from error
+        except Exception as error:
+            emit(Event("failed", name, note=f"{type(error).__name__}: {error}"))
+            raise
+        progress.finish()
+    emit(Event("done", name, seconds=entry.seconds))
+    logger.info("%s: done in %.1f s, MLflow run %s", name, entry.seconds, run_id)
+    return _result(key, name, entry, began, time.perf_counter() - clock, hit=False)
+
+
+def _result(key: StageKey, name: str, entry: Entry, began: float, seconds: float, *, hit: bool) -> StageResult:
+    return StageResult(
+        stage=key.stage,
+        name=name,
+        ref=entry.ref,
+        seconds=0.0 if hit else entry.seconds,
+        hit=hit,
+        cached_seconds=entry.seconds,
+        started=began,
+        total_seconds=seconds,
+        summary={k: v for k, v in entry.summary.items() if not isinstance(v, dict | list)},
+    )
+
+
+class _PrefectProgress:
+    """Tells the terminal at every call and Prefect's progress artifact at most once in two seconds."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.artifact: Any = None
+        self.told = time.monotonic()
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        emit(Event("progress", self.name, done=done, total=total, note=note))
+        if time.monotonic() - self.told < 2 or total <= 0:
+            return
+        self.told = time.monotonic()
+        self._tell(min(100.0, 100.0 * done / total))
+
+    def _tell(self, share: float) -> None:
+        try:
+            if self.artifact is None:
+                self.artifact = create_progress_artifact(share, description=self.name)
+            else:
+                update_progress_artifact(self.artifact, share)
+        except MissingContextError:  # called outside a Prefect run: the terminal has it
+            return
+
+    def finish(self) -> None:
+        """Leave a started progress artifact at 100 %."""
+        if self.artifact is not None:
+            self._tell(100.0)

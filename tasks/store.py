@@ -1,0 +1,338 @@
+"""The record and the cache: the only module that knows MLflow.
+
+A cache entry is one MLflow run whose artifact folder holds a stage's output and a manifest (size and sha256 of every
+file). Its key is the sha256 of (stage, version, digests of the inputs, the settings that matter). An entry is a hit
+only if the run is FINISHED, tagged complete, and every file still has the manifest's digest; so a killed run is never a
+hit and damage is found, named and recomputed. Output is computed in a staging folder and uploaded when whole.
+
+Two experiments: ``colinear`` holds what people browse (a parent run per study, a child per method); ``colinear.cache``
+the entries of all other stages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import socket
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from tasks import home
+from tasks.contracts import ArtifactRef, StageError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+STUDIES = "colinear"
+CACHE = "colinear.cache"
+FOLDER = "output"  # within a run's artifacts
+MANIFEST = "manifest.json"
+EXTERNAL = "external"  # kind prefix of references to folders that colinear did not make and does not copy
+
+
+@dataclass(frozen=True)
+class StageKey:
+    """What decides a stage's output. Two equal digests mean: the same output, already there."""
+
+    stage: str
+    version: int
+    inputs: Mapping[str, str]
+    settings: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the canonical JSON of all four parts."""
+        parts = {
+            "stage": self.stage,
+            "version": self.version,
+            "inputs": dict(self.inputs),
+            "settings": dict(self.settings),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A verified cache entry."""
+
+    ref: ArtifactRef
+    seconds: float
+    summary: dict[str, Any]
+
+
+class Damaged(Exception):
+    """An entry whose files are not what its manifest says."""
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def build_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """``{relative path: {size, sha256}}`` of every file under ``folder``, sorted."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": file_digest(path)}
+        for path in files
+    }
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """sha256 of a manifest: the digest of the whole artifact."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def verify(folder: Path, manifest: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise `Damaged`, naming the file, unless ``folder`` holds exactly what ``manifest`` says."""
+    for name, expected in manifest.items():
+        path = folder / name
+        if not path.is_file():
+            raise Damaged(f"{name} is missing")
+        if path.stat().st_size != expected["size"] or file_digest(path) != expected["sha256"]:
+            raise Damaged(f"{name} does not have its recorded digest")
+
+
+class Store:
+    """One MLflow tracking server or database, used as record and cache. Safe to use from several threads."""
+
+    def __init__(self, uri: str | None = None) -> None:
+        """``uri``: an MLflow tracking URI; default ``$MLFLOW_TRACKING_URI``, else a database under `home.home`."""
+        import os
+
+        self.root = home.home()
+        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+        self._local_files = self.uri.startswith("sqlite:///")
+        self._verified: dict[str, Path] = {}
+        with FileLock(self.root / "init.lock"):  # two processes creating a fresh database at once race
+            self.client = self._connect()
+            self.experiments = {name: self._experiment(name) for name in (STUDIES, CACHE)}
+
+    def _connect(self) -> MlflowClient:
+        home.quiet_environment()
+        import logging
+
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=self.uri)
+
+    def _experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        location = (self.root / "artifacts" / name).as_uri() if self._local_files else None
+        return str(self.client.create_experiment(name, artifact_location=location))
+
+    # --- cache ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def locked(self, key: StageKey) -> Iterator[None]:
+        """Hold the key's lock: of two studies that need one stage, the second waits and finds a hit."""
+        with FileLock(home.subfolder("locks") / f"{key.digest}.lock", thread_local=False):
+            yield
+
+    def find(self, key: StageKey) -> Entry | None:
+        """The newest sound entry for ``key``, or None. Damaged entries are invalidated, with the reason in a tag."""
+        for run in self._runs(f"tags.`cache.key` = '{key.digest}' and tags.`cache.complete` = '1'"):
+            if run.info.status != "FINISHED":
+                continue
+            try:
+                return self._entry(run)
+            except Damaged as damage:
+                self.client.set_tag(run.info.run_id, "cache.complete", "0")
+                self.client.set_tag(run.info.run_id, "cache.damaged", str(damage)[:500])
+        return None
+
+    def _entry(self, run: Run) -> Entry:
+        tags = run.data.tags
+        ref = ArtifactRef(
+            uri=f"{run.info.artifact_uri}/{FOLDER}",
+            sha256=tags["cache.manifest"],
+            kind=tags["stage"],
+            run_id=run.info.run_id,
+        )
+        folder = self.local(ref)
+        summary = folder / "summary.json"
+        return Entry(
+            ref=ref,
+            seconds=float(tags.get("stage.seconds", 0.0)),
+            summary=json.loads(summary.read_text()) if summary.is_file() else {},
+        )
+
+    def _runs(self, query: str) -> list[Run]:
+        return list(
+            self.client.search_runs(
+                list(self.experiments.values()), query, order_by=["attributes.start_time DESC"], max_results=20
+            )
+        )
+
+    def produce(
+        self, key: StageKey, run_id: str, compute: Callable[[Path], Mapping[str, Any]], *, keep: bool = True
+    ) -> Entry:
+        """Compute a stage in a staging folder and make it ``run_id``'s artifact, whole or not at all.
+
+        ``compute(staging)`` writes its files there and returns a small summary of numbers. The caller holds the key's
+        lock and has opened ``run_id`` with `open_run`. ``keep=False`` leaves ending the run to the caller.
+        """
+        staging = Path(tempfile.mkdtemp(prefix=f"{key.stage}-", dir=home.subfolder("staging")))
+        began = time.perf_counter()
+        try:
+            summary = dict(compute(staging))
+            seconds = time.perf_counter() - began
+            (staging / "summary.json").write_text(json.dumps(summary, sort_keys=True, indent=1) + "\n")
+            manifest = build_manifest(staging)
+            self.client.log_artifacts(run_id, str(staging), FOLDER)
+            self._log_text(run_id, json.dumps(manifest, sort_keys=True, indent=1), MANIFEST)
+            self.client.set_tag(run_id, "stage.seconds", f"{seconds:.3f}")
+            self.client.set_tag(run_id, "cache.manifest", manifest_digest(manifest))
+            self.client.set_tag(run_id, "cache.complete", "1")
+            if keep:
+                self.client.set_terminated(run_id, "FINISHED")
+        except BaseException as error:
+            self.client.set_tag(run_id, "error", f"{type(error).__name__}: {error}"[:2000])
+            self.client.set_terminated(run_id, "FAILED")
+            raise
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        return self._entry(self.client.get_run(run_id))
+
+    def _log_text(self, run_id: str, text: str, name: str) -> None:
+        self.client.log_text(run_id, text, name)
+
+    def local(self, ref: ArtifactRef) -> Path:
+        """The artifact as a local folder, every file checked against the manifest once per process.
+
+        Local artifact stores are read in place; others are downloaded once into the state folder. Raises `Damaged`.
+        """
+        if ref.kind.startswith(EXTERNAL):
+            return Path(ref.uri)
+        if ref.sha256 in self._verified:
+            return self._verified[ref.sha256]
+        parsed = urllib.parse.urlparse(ref.uri)
+        if parsed.scheme in ("", "file"):
+            folder = Path(urllib.request.url2pathname(parsed.path))
+            manifest_path = folder.parent / MANIFEST
+        else:
+            folder = self._download(ref)
+            manifest_path = folder.parent / MANIFEST
+        if not manifest_path.is_file():
+            raise Damaged(f"{MANIFEST} is missing")
+        try:
+            manifest = json.loads(manifest_path.read_text())
+        except json.JSONDecodeError as error:
+            raise Damaged(f"{MANIFEST} is not JSON") from error
+        if manifest_digest(manifest) != ref.sha256:
+            raise Damaged(f"{MANIFEST} is not the one that was recorded")
+        verify(folder, manifest)
+        self._verified[ref.sha256] = folder
+        return folder
+
+    def _download(self, ref: ArtifactRef) -> Path:
+        import mlflow
+
+        target = home.subfolder("downloads") / ref.sha256
+        if not target.is_dir():
+            partial = Path(tempfile.mkdtemp(prefix="partial-", dir=home.subfolder("downloads")))
+            for name in (FOLDER, MANIFEST):
+                mlflow.artifacts.download_artifacts(
+                    run_id=ref.run_id, artifact_path=name, dst_path=str(partial), tracking_uri=self.uri
+                )
+            try:
+                partial.rename(target)
+            except OSError:  # another process was first
+                shutil.rmtree(partial, ignore_errors=True)
+        return target / FOLDER
+
+    # --- runs that people browse ------------------------------------------------------------------------------------
+
+    def open_run(
+        self,
+        name: str,
+        *,
+        key: StageKey | None = None,
+        parent: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        params: Mapping[str, Any] | None = None,
+        experiment: str = CACHE,
+    ) -> str:
+        """Start an MLflow run. With ``key`` it can become a cache entry; forgotten runs of that key are closed."""
+        all_tags = {"host": socket.gethostname(), **(tags or {})}
+        if key is not None:
+            all_tags |= {"cache.key": key.digest, "stage": key.stage, "cache.complete": "0"}
+            self._close_forgotten(key)
+        if parent is not None:
+            all_tags["mlflow.parentRunId"] = parent
+        run = self.client.create_run(self.experiments[experiment], run_name=name, tags=all_tags)
+        if params:
+            self.log_params(run.info.run_id, params)
+        return str(run.info.run_id)
+
+    def _close_forgotten(self, key: StageKey) -> None:
+        """A run of this key that still says RUNNING on this host was killed: we hold the key's lock."""
+        host = socket.gethostname()
+        for run in self._runs(f"tags.`cache.key` = '{key.digest}' and attributes.status = 'RUNNING'"):
+            if run.data.tags.get("host") == host:
+                self.client.set_terminated(run.info.run_id, "KILLED")
+
+    def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Log parameters in one batch."""
+        from mlflow.entities import Param
+
+        self.client.log_batch(run_id, params=[Param(name, str(value)[:6000]) for name, value in params.items()])
+
+    def log_metrics(self, run_id: str, rows: list[tuple[str, float, int]]) -> None:
+        """Log ``(name, value, step)`` rows, in batches of MLflow's limit of 1,000."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, float(value), now, step) for name, value, step in rows]
+        for start in range(0, len(metrics), 1000):
+            self.client.log_batch(run_id, metrics=metrics[start : start + 1000])
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags that people filter on."""
+        for name, value in tags.items():
+            self.client.set_tag(run_id, name, value)
+
+    def log_folder(self, run_id: str, folder: Path) -> None:
+        """Upload a finished folder (a study's report and tables) as the run's artifacts."""
+        self.client.log_artifacts(run_id, str(folder))
+
+    def end_run(self, run_id: str, status: str = "FINISHED") -> None:
+        """Close a run: FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(run_id, status)
+
+    def runs_of(self, parent: str) -> list[str]:
+        """Run ids of a study's children."""
+        return [run.info.run_id for run in self._runs(f"tags.`mlflow.parentRunId` = '{parent}'")]
+
+
+@lru_cache(maxsize=4)
+def _store(uri: str | None, root: str) -> Store:
+    return Store(uri)
+
+
+def open_store() -> Store:
+    """The store of the current environment, connected once per process."""
+    import os
+
+    try:
+        return _store(os.environ.get("MLFLOW_TRACKING_URI"), str(home.home()))
+    except Exception as error:
+        uri = os.environ.get("MLFLOW_TRACKING_URI", "the local database")
+        raise StageError(f"MLflow: cannot open {uri}: {error}") from error

@@ -1,0 +1,39 @@
+"""A method's selection as the Hugging Face data set that TRL reads, in the order of the common stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import polars as pl
+
+from tasks.training.order import stream_order
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+IGNORED = -100  # label of tokens that carry no loss
+
+
+def build_dataset(
+    selected: pl.DataFrame, kind: Literal["rows", "pairs"], rollouts: int, needed: int, data_seed: int
+) -> Dataset:
+    """``needed`` examples in stream order.
+
+    Rows become ``row, input_ids, labels (prompt masked), weight, behaviour``; pairs ``row, prompt_ids, chosen_ids,
+    rejected_ids``. Examples are token ids throughout: nothing is tokenised twice.
+    """
+    from datasets import Dataset
+
+    order = stream_order(selected["row"].to_numpy(), rollouts, needed, data_seed)
+    if kind == "pairs":
+        columns = ["row", "prompt_ids", "chosen_ids", "rejected_ids"]
+        return Dataset.from_dict(selected.select(columns)[order].to_dict(as_series=False))
+    masked = pl.col("prompt_ids").list.eval(pl.lit(IGNORED, dtype=pl.Int64))
+    frame = selected.select(
+        "row",
+        pl.concat_list("prompt_ids", "completion_ids").alias("input_ids"),
+        pl.concat_list(masked, "completion_ids").alias("labels"),
+        "weight",
+        "behaviour",
+    )
+    return Dataset.from_dict(frame[order].to_dict(as_series=False))

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from statsmodels.stats.proportion import proportion_confint
+
+from tasks.contracts import InputError
+from tasks.evaluation.intervals import holm, paired_bootstrap, wilson
+
+
+def test_wilson_by_hand() -> None:
+    # 8 of 10, z = 1.959964: centre = (.8 + z^2/20) / (1 + z^2/10) = (.8 + .1920729) / 1.3841459 = .7167401,
+    # half-width = z / 1.3841459 * sqrt(.8 * .2 / 10 + z^2 / 400) = 1.4160096 * sqrt(.0256036) = .2265773.
+    assert wilson(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
+
+
+@pytest.mark.parametrize(("correct", "n"), [(0, 5), (5, 5), (1, 30), (1234, 1319), (1, 1)])
+@pytest.mark.parametrize("level", [0.9, 0.95, 0.99])
+def test_wilson_equals_statsmodels_and_mirrors(correct: int, n: int, level: float) -> None:
+    low, high = wilson(correct, n, level)
+    assert (low, high) == pytest.approx(proportion_confint(correct, n, 1 - level, method="wilson"), abs=1e-12)
+    assert 0 <= low <= correct / n <= high <= 1
+    mirrored = wilson(n - correct, n, level)
+    assert (1 - mirrored[1], 1 - mirrored[0]) == pytest.approx((low, high), abs=1e-12)
+
+
+@pytest.mark.parametrize(("correct", "n"), [(1, 0), (0, 0), (3, 2), (-1, 2)])
+def test_wilson_refuses_impossible_counts(correct: int, n: int) -> None:
+    with pytest.raises(InputError, match=f"correct is {correct} of n = {n}"):
+        wilson(correct, n)
+
+
+def test_bootstrap_agrees_with_the_normal_interval_and_is_seeded() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (rng.random((2, 2000)) < [[0.7], [0.6]]).astype(float)
+    interval = paired_bootstrap(a, b, seed=1)
+    half = 1.959964 * np.std(a - b) / math.sqrt(2000)
+    assert interval.estimate == pytest.approx(np.mean(a) - np.mean(b), rel=1e-12)
+    assert interval.low == pytest.approx(interval.estimate - half, abs=0.05 * half)
+    assert interval.high == pytest.approx(interval.estimate + half, abs=0.05 * half)
+    assert paired_bootstrap(a, b, seed=1) == interval
+    assert paired_bootstrap(a, b, seed=2) != interval
+
+
+def test_bootstrap_is_antisymmetric_and_has_no_width_without_variation() -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.random((2, 50))
+    there, back = paired_bootstrap(a, b, seed=5), paired_bootstrap(b, a, seed=5)
+    assert (back.low, back.high) == pytest.approx((-there.high, -there.low), abs=1e-12)
+    constant = paired_bootstrap(a, a - 0.25, seed=5)
+    assert (constant.low, constant.high) == pytest.approx((0.25, 0.25), abs=1e-12)
+
+
+def test_clusters_keep_the_samples_of_a_problem_together() -> None:
+    # 100 problems x 16 identical samples carry the information of 100 answers, not of 1600.
+    rng = np.random.default_rng(0)
+    a, b = (rng.random((2, 100)) < 0.5).astype(float)
+    problems = np.repeat([f"p{i}" for i in range(100)], 16)
+    alone = paired_bootstrap(a, b, seed=1)
+    clustered = paired_bootstrap(np.repeat(a, 16), np.repeat(b, 16), clusters=problems, seed=1)
+    ignored = paired_bootstrap(np.repeat(a, 16), np.repeat(b, 16), seed=1)
+    assert clustered.high - clustered.low == pytest.approx(alone.high - alone.low, rel=0.1)
+    assert ignored.high - ignored.low == pytest.approx((alone.high - alone.low) / 4, rel=0.1)
+
+
+def test_unequal_clusters_weigh_by_their_items_by_hand() -> None:
+    # Problem x: differences 1, 1, 1; problem y: -1. Draws: xx (1/4) -> 1, yy (1/4) -> -1, xy (1/2) -> (3 - 1) / 4 = .5.
+    interval = paired_bootstrap([1, 1, 1, 0], [0, 0, 0, 1], clusters=["x", "x", "x", "y"], seed=0, level=0.4)
+    # Quantiles .3 and .7 of (-1: .25, .5: .5, 1: .25) are both .5.
+    assert (interval.estimate, interval.low, interval.high) == (0.5, 0.5, 0.5)
+
+
+def test_bootstrap_does_not_depend_on_how_draws_are_chunked(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.random((2, 50))
+    whole = paired_bootstrap(a, b, seed=5, draws=1000)
+    monkeypatch.setitem(paired_bootstrap.__globals__, "_CHUNK", 700)
+    pieces = paired_bootstrap(a, b, seed=5, draws=1000)
+    assert (pieces.low, pieces.high) == pytest.approx((whole.low, whole.high), rel=1e-12)
+
+
+def test_bootstrap_refuses_what_does_not_pair() -> None:
+    with pytest.raises(InputError, match=r"b has shape \(2,\)"):
+        paired_bootstrap([1, 0, 1], [1, 0])
+    with pytest.raises(InputError, match="clusters has shape"):
+        paired_bootstrap([1, 0, 1], [1, 0, 0], clusters=["x"])
+    with pytest.raises(InputError, match="n >= 1"):
+        paired_bootstrap([], [])
+    with pytest.raises(InputError, match="level is 95"):
+        paired_bootstrap([1, 0], [0, 0], level=95)
+
+
+def test_holm_by_hand() -> None:
+    # Sorted .01, .02, .03, .04 times 4, 3, 2, 1: .04, .06, .06, .04 -> running maximum .04, .06, .06, .06.
+    assert holm([0.03, 0.01, 0.04, 0.02]).tolist() == pytest.approx([0.06, 0.04, 0.06, 0.06], rel=1e-12)
+    assert holm([0.5, 0.9]).tolist() == [1.0, 1.0]
+    assert holm([0.2]).tolist() == [0.2]
+    assert holm([]).shape == (0,)

@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tasks.contracts import InputError
+from tasks.geometry.delta import Factors, LoraDelta, layer_of, load_delta, projection_of, shared, unshared
+from tests.geometry.updates import dense
+
+PREFIX = "base_model.model."
+FIRST = "model.layers.0.self_attn.q_proj"
+
+
+class Tiny(torch.nn.Module):
+    """A stand-in with the module names of a transformer: two layers of q (6 -> 8) and o (8 -> 6)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = torch.nn.Module()
+        self.model.layers = torch.nn.ModuleList(torch.nn.Module() for _ in range(11))
+        for layer in self.model.layers:
+            layer.self_attn = torch.nn.Module()
+            layer.self_attn.q_proj = torch.nn.Linear(6, 8, bias=False)
+            layer.self_attn.o_proj = torch.nn.Linear(8, 6, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.model.layers:
+            x = layer.self_attn.o_proj(layer.self_attn.q_proj(x))
+        return x
+
+
+def save_adapter(folder: Path, **settings: Any) -> Any:
+    """A PEFT adapter of `Tiny` with random B, saved by PEFT; returns the PEFT model."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    base = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "o_proj"]}
+    model = get_peft_model(Tiny(), LoraConfig(**{**base, **settings}))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    save_adapter(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def rewrite(folder: Path, **fields: Any) -> None:
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"use_rslora": True},
+        {"init_lora_weights": "gaussian"},
+        {"init_lora_weights": "orthogonal"},
+        {"rank_pattern": {"q_proj": 2}},
+        {"alpha_pattern": {"layers.0.self_attn.q_proj": 3}},
+        {"rank_pattern": {r"model\.layers\.[01]\..*": 6, "o_proj": 2}, "alpha_pattern": {"^model.layers.1.*q_proj": 5}},
+        {"rank_pattern": {"layers.1.self_attn.q_proj": 3}},  # must not match layer 10 or "...layers.11..."
+        {"rank_pattern": {"proj": 3}, "alpha_pattern": {"attn.q_proj": 5}},  # not a dotted tail: matches nothing
+        {"use_rslora": True, "rank_pattern": {r".*layers\.1\..*": 6, "q_proj": 2}, "alpha_pattern": {"q_proj": 1}},
+    ],
+    ids=str,
+)
+def test_dense_product_equals_pefts_delta_weight(tmp_path: Path, settings: dict[str, Any]) -> None:
+    model = save_adapter(tmp_path, **settings)
+    delta = load_delta(tmp_path)
+    assert len(delta.modules) == 22
+    for name, factors in delta.modules.items():
+        expected = model.base_model.model.get_submodule(name).get_delta_weight("default").detach().numpy()
+        np.testing.assert_allclose(dense(factors), expected, rtol=1e-5, atol=1e-6)  # PEFT multiplies in float32
+        layer = model.base_model.model.get_submodule(name)
+        assert factors.scale == layer.scaling["default"]
+        np.testing.assert_array_equal(factors.B, layer.lora_B["default"].weight.detach().double().numpy())
+
+
+def test_overlapping_patterns_follow_pefts_reload_which_sorts_the_keys(tmp_path: Path) -> None:
+    # PEFT writes adapter_config.json with sorted keys: ".*" was second in training and is first for every reader.
+    from peft import PeftModel
+
+    trained = save_adapter(tmp_path, alpha_pattern={"q_proj": 3, ".*": 5})
+    reloaded = PeftModel.from_pretrained(Tiny(), tmp_path)
+    scales = [model.base_model.model.get_submodule(FIRST).scaling["default"] for model in (trained, reloaded)]
+    assert scales == [3 / 4, 5 / 4]
+    assert load_delta(tmp_path).modules[FIRST].scale == 5 / 4
+    # The same for ranks leaves a directory that PEFT itself cannot load.
+    save_adapter(tmp_path, rank_pattern={"q_proj": 3, ".*": 5})
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        PeftModel.from_pretrained(Tiny(), tmp_path)
+    with pytest.raises(InputError, match=f"module {FIRST} has rank 3, its adapter_config.json says 5"):
+        load_delta(tmp_path)
+
+
+def test_modules_come_in_the_models_order(adapter: Path) -> None:
+    names = list(load_delta(adapter).modules)
+    assert [layer_of(name) for name in names] == [layer for layer in range(11) for _ in range(2)]
+    assert projection_of(names[0]) == "o_proj"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_precisions_are_read_exactly(adapter: Path, dtype: torch.dtype) -> None:
+    file = adapter / "adapter_model.safetensors"
+    tensors = {key: tensor.to(dtype) for key, tensor in load_file(file).items()}
+    save_file(tensors, file)
+    for name, factors in load_delta(adapter).modules.items():
+        expected = tensors[f"{PREFIX}{name}.lora_A.weight"].double().numpy()
+        assert factors.A.dtype == np.float64
+        np.testing.assert_array_equal(factors.A, expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"use_dora": True}, "use_dora is True"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is 'pissa_niter_4'"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights is 'olora'"),
+        ({"modules_to_save": ["lm_head"]}, r"modules_to_save is \['lm_head'\]"),
+        ({"bias": "all"}, "bias is 'all'"),
+        ({"lora_bias": True}, "lora_bias is True"),
+        ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
+        ({"r": 0}, "r is 0"),
+        ({"lora_alpha": None}, "lora_alpha is None"),
+        ({"rank_pattern": {"q_proj": -1}}, r"rank_pattern\['q_proj'\] is -1"),
+        ({"alpha_pattern": {"q_proj(": 1}}, "alpha_pattern key 'q_proj\\('"),
+        ({"r": 5}, f"module {FIRST.replace('q', 'o')} has rank 4, its adapter_config.json says 5"),
+    ],
+)
+def test_configurations_that_are_not_plain_lora_are_refused_by_field(
+    adapter: Path, fields: dict[str, Any], message: str
+) -> None:
+    rewrite(adapter, **fields)
+    with pytest.raises(InputError, match=message) as caught:
+        load_delta(adapter)
+    assert "\n" not in str(caught.value)
+    assert str(adapter) in str(caught.value)
+
+
+def test_dora_saved_by_peft_is_refused(tmp_path: Path) -> None:
+    save_adapter(tmp_path, use_dora=True)
+    with pytest.raises(InputError, match="use_dora"):
+        load_delta(tmp_path)
+    rewrite(tmp_path, use_dora=False)
+    with pytest.raises(InputError, match=r"lora_magnitude_vector.* is not a plain LoRA factor"):
+        load_delta(tmp_path)
+
+
+def test_missing_files_are_named_with_the_way_out(adapter: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"adapter_config\.json is missing"):
+        load_delta(tmp_path / "nowhere")
+    (adapter / "adapter_model.safetensors").rename(tmp_path / "kept")
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors is missing"):
+        load_delta(adapter)
+    (adapter / "adapter_model.bin").write_bytes(b"pickle")
+    with pytest.raises(InputError, match=r"adapter_model\.bin is a pickle.*save_pretrained"):
+        load_delta(adapter)
+    (adapter / "adapter_config.json").write_text("{")
+    with pytest.raises(InputError, match="not valid JSON"):
+        load_delta(adapter)
+
+
+def test_a_damaged_file_is_named(adapter: Path) -> None:
+    file = adapter / "adapter_model.safetensors"
+    whole = file.read_bytes()
+    for damaged in (whole[:-10], whole[:20], b"", b"\x00" * 64):
+        file.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"adapter_model\.safetensors: not a readable safetensors file"):
+            load_delta(adapter)
+
+
+def test_damaged_contents_are_named_with_their_module(adapter: Path) -> None:
+    file = adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    key = f"{PREFIX}{FIRST}.lora_B.weight"
+    save_file({name: tensor for name, tensor in tensors.items() if name != key}, file)
+    with pytest.raises(InputError, match=rf"module {FIRST} has no lora_B\.weight"):
+        load_delta(adapter)
+    broken = tensors[key].clone()
+    broken[0, :2] = torch.tensor([float("nan"), float("inf")])
+    save_file({**tensors, key: broken}, file)
+    with pytest.raises(InputError, match=f"module {FIRST}: 2 of 32 entries of lora_B are NaN or infinite"):
+        load_delta(adapter)
+    save_file({**tensors, key: tensors[key].to(torch.int32)}, file)
+    with pytest.raises(InputError, match=rf"{FIRST}\.lora_B\.weight is I32"):
+        load_delta(adapter)
+    save_file({**tensors, key: tensors[key][:, :3].contiguous()}, file)
+    with pytest.raises(InputError, match=rf"module {FIRST}: B \(8, 3\) and A \(4, 6\)"):
+        load_delta(adapter)
+    save_file({**tensors, f"{PREFIX}lm_head.weight": torch.zeros(2, 2)}, file)
+    with pytest.raises(InputError, match=r"lm_head\.weight is not a plain LoRA factor"):
+        load_delta(adapter)
+
+
+def test_shared_and_unshared_modules() -> None:
+    factors = Factors(np.ones((3, 1)), np.ones((1, 2)), 1.0)
+    a, b = (
+        LoraDelta({"x.1.q": factors, "x.10.q": factors, "x.2.q": factors}),
+        LoraDelta({"x.2.q": factors, "y": factors}),
+    )
+    assert shared(a, b) == ["x.2.q"]
+    assert unshared(a, b) == (["x.1.q", "x.10.q"], ["y"])
+    wide = LoraDelta({"x.2.q": Factors(np.ones((3, 1)), np.ones((1, 5)), 1.0)}, source="other")
+    with pytest.raises(InputError, match=r"module x\.2\.q is \(3, 2\) in adapter and \(3, 5\) in other"):
+        shared(a, wide)
+    with pytest.raises(InputError, match="no LoRA module"):
+        LoraDelta({})
+
+
+def test_a_delta_cannot_be_changed() -> None:
+    delta = LoraDelta({"m": Factors(np.ones((3, 1)), np.ones((1, 2)), 1.0)})
+    with pytest.raises(TypeError):
+        delta.modules["m"] = delta.modules["m"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("module", "layer", "projection"),
+    [
+        ("model.layers.12.self_attn.q_proj", 12, "q_proj"),
+        ("transformer.h.3.attn.c_attn", 3, "c_attn"),
+        ("lm_head", None, "lm_head"),
+    ],
+)
+def test_layer_and_projection(module: str, layer: int | None, projection: str) -> None:
+    assert (layer_of(module), projection_of(module)) == (layer, projection)
