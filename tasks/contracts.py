@@ -20,6 +20,9 @@ class StageError(RuntimeError):
     """A stage failed while working: which one, why, how to resume. The command exits with code 1."""
 
 
+EXTERNAL = "external"
+"""Prefix of the kind of references to folders that colinear did not make and does not copy."""
+
 Progress = Callable[[int, int, str], None]
 """``progress(done, total, note)``: how a plain function tells how far it is. Units are the caller's."""
 
@@ -42,6 +45,29 @@ class ArtifactRef:
 
 
 @dataclass(frozen=True)
+class ModelRef:
+    """A base model: an artifact (or a folder outside the store), and how a question becomes its prompt."""
+
+    ref: ArtifactRef
+    folder: str = "."
+    """Where in the artifact the Hugging Face directory is."""
+    prompt_template: str | None = None
+    pad_token: str | None = None
+    max_length: int | None = None
+
+    @property
+    def identity(self) -> dict[str, str | int | None]:
+        """What of it decides a stage's output; part of cache keys."""
+        return {
+            "sha256": self.ref.sha256,
+            "folder": self.folder,
+            "prompt_template": self.prompt_template,
+            "pad_token": self.pad_token,
+            "max_length": self.max_length,
+        }
+
+
+@dataclass(frozen=True)
 class StageResult:
     """What a task returns: the artifact, and how it came to be."""
 
@@ -59,6 +85,10 @@ class StageResult:
     summary: dict[str, float | int | str | bool | None] = field(default_factory=dict)
 
 
+REFERENCE_METHODS = ("base", "base-instructed", "teacher")
+"""Methods of rows that no study trains: the base, the base asked in the teacher's style, the teacher."""
+
+
 @dataclass(frozen=True)
 class RunInfo:
     """One trained adapter of a study (or ``base``): the columns that identify it in every table."""
@@ -72,7 +102,7 @@ class RunInfo:
     @property
     def label(self) -> str:
         """The name a reader sees in Prefect, MLflow and the report's settings."""
-        if self.method in ("base", "teacher"):
+        if self.method in REFERENCE_METHODS:
             return self.run
         order = "" if self.data_seed == self.seed else f" data_seed={self.data_seed}"
         return f"{self.method} seed={self.seed}{order} lr={_short(self.lr)}"
@@ -161,7 +191,7 @@ SPECTRA: dict[str, pl.DataType] = {
     "module": pl.String(),  # "*" for a value over all modules
     "layer": pl.Int64(),
     "projection": pl.String(),
-    "metric": pl.String(),  # "singular_value" (k = 1..r), "norm", "effective_rank", "stable_rank"
+    "metric": pl.String(),  # "singular_value" (k = 1..r), "norm", "effective_rank", "participation_rank", "stable_rank"
     "k": pl.Int64(),
     "value": pl.Float64(),
 }

@@ -51,8 +51,8 @@ def run_stage(
     tags: Mapping[str, str] | None = None,
     params: Mapping[str, Any] | None = None,
     on_run: Callable[[str], None] | None = None,
-) -> StageResult | State[StageResult]:
-    """Return the stage's output from the cache (a ``CacheHit`` state) or compute it.
+) -> StageResult:
+    """Return the stage's output from the cache or compute it; `state_of` then shows in Prefect which it was.
 
     ``compute(staging, progress)`` writes files to ``staging`` and returns a summary of numbers. ``on_run(run_id)`` is
     called when a new MLflow run was opened for the computation, e.g. to stream metrics into it.
@@ -63,11 +63,9 @@ def run_stage(
     with store.locked(key):
         entry = store.find(key)
         if entry is not None:
-            result = _result(key, name, entry, began, time.perf_counter() - clock, hit=True)
             emit(Event("hit", name, seconds=entry.seconds))
-            message = f"found in MLflow run {entry.ref.run_id}, computed there in {entry.seconds:.1f} s"
-            logger.info("%s: %s", name, message)
-            return Completed(name="CacheHit", message=message, data=result)
+            logger.info("%s: found in MLflow run %s", name, entry.ref.run_id)
+            return _result(key, name, entry, began, time.perf_counter() - clock, hit=True)
         logger.info("%s: computing (key %s, output of its worker in %s)", name, key.digest[:12], log_file(key))
         emit(Event("start", name))
         run_id = store.open_run(name, key=key, parent=parent, experiment=experiment, tags=tags, params=params)
@@ -88,6 +86,14 @@ def run_stage(
     emit(Event("done", name, seconds=entry.seconds))
     logger.info("%s: done in %.1f s, MLflow run %s", name, entry.seconds, run_id)
     return _result(key, name, entry, began, time.perf_counter() - clock, hit=False)
+
+
+def state_of(result: StageResult) -> StageResult | State[StageResult]:
+    """What a task returns to Prefect: a hit is a ``CacheHit`` state that names the run it came from."""
+    if not result.hit:
+        return result
+    message = f"from MLflow run {result.ref.run_id}, computed there in {result.cached_seconds:.1f} s"
+    return Completed(name="CacheHit", message=message, data=result)
 
 
 def _result(key: StageKey, name: str, entry: Entry, began: float, seconds: float, *, hit: bool) -> StageResult:

@@ -20,16 +20,17 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from tasks import home
-from tasks.contracts import ArtifactRef, StageError
+from tasks.contracts import EXTERNAL, ArtifactRef, StageError
+from tasks.digests import Damaged, build_manifest, manifest_digest, verify
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -39,7 +40,6 @@ STUDIES = "colinear"
 CACHE = "colinear.cache"
 FOLDER = "output"  # within a run's artifacts
 MANIFEST = "manifest.json"
-EXTERNAL = "external"  # kind prefix of references to folders that colinear did not make and does not copy
 
 
 @dataclass(frozen=True)
@@ -72,40 +72,6 @@ class Entry:
     summary: dict[str, Any]
 
 
-class Damaged(Exception):
-    """An entry whose files are not what its manifest says."""
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def build_manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """``{relative path: {size, sha256}}`` of every file under ``folder``, sorted."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": file_digest(path)}
-        for path in files
-    }
-
-
-def manifest_digest(manifest: Mapping[str, Any]) -> str:
-    """sha256 of a manifest: the digest of the whole artifact."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def verify(folder: Path, manifest: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise `Damaged`, naming the file, unless ``folder`` holds exactly what ``manifest`` says."""
-    for name, expected in manifest.items():
-        path = folder / name
-        if not path.is_file():
-            raise Damaged(f"{name} is missing")
-        if path.stat().st_size != expected["size"] or file_digest(path) != expected["sha256"]:
-            raise Damaged(f"{name} does not have its recorded digest")
-
-
 class Store:
     """One MLflow tracking server or database, used as record and cache. Safe to use from several threads."""
 
@@ -117,6 +83,7 @@ class Store:
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
         self._local_files = self.uri.startswith("sqlite:///")
         self._verified: dict[str, Path] = {}
+        self._alive: FileLock | None = None
         with FileLock(self.root / "init.lock"):  # two processes creating a fresh database at once race
             self.client = self._connect()
             self.experiments = {name: self._experiment(name) for name in (STUDIES, CACHE)}
@@ -289,11 +256,36 @@ class Store:
             if run.data.tags.get("host") == host:
                 self.client.set_terminated(run.info.run_id, "KILLED")
 
+    def open_study(self, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> str:
+        """Start a study's parent run; those of this host that were killed and still say RUNNING are closed.
+
+        A study holds a lock of its own while it lives, so a RUNNING study whose lock is free is dead.
+        """
+        folder = home.subfolder("locks")
+        host = socket.gethostname()
+        for run in self._runs("tags.kind = 'study' and attributes.status = 'RUNNING'"):
+            if run.data.tags.get("host") == host:
+                lock = FileLock(folder / f"study-{run.info.run_id}.lock", thread_local=False)
+                with suppress(Timeout), lock.acquire(timeout=0):
+                    self.client.set_terminated(run.info.run_id, "KILLED")
+        run_id = self.open_run(name, tags={"kind": "study", **tags}, params=params, experiment=STUDIES)
+        self._alive = FileLock(folder / f"study-{run_id}.lock", thread_local=False)
+        self._alive.acquire()
+        return run_id
+
+    def end_study(self, run_id: str, status: str) -> None:
+        """Close a study's parent run and give back its lock."""
+        self.end_run(run_id, status)
+        if self._alive is not None:
+            self._alive.release()
+
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
-        """Log parameters in one batch."""
+        """Log parameters, as text."""
         from mlflow.entities import Param
 
-        self.client.log_batch(run_id, params=[Param(name, str(value)[:6000]) for name, value in params.items()])
+        listed = [Param(name, str(value)[:6000]) for name, value in params.items()]
+        for start in range(0, len(listed), 100):  # MLflow's limit for one batch
+            self.client.log_batch(run_id, params=listed[start : start + 100])
 
     def log_metrics(self, run_id: str, rows: list[tuple[str, float, int]]) -> None:
         """Log ``(name, value, step)`` rows, in batches of MLflow's limit of 1,000."""

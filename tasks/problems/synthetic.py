@@ -42,7 +42,6 @@ INSTRUCTIONS = {
     "double": "then double it",
     "groups": "start with {left} times {right}",
 }
-LARGEST_VALUE = 99  # two digits at most
 LARGEST_GROUPS = 5
 
 
@@ -107,8 +106,13 @@ def solve(problem: Problem, style: Style) -> str:
     return f"{' '.join(lines)} the answer is \\boxed{{{problem.answer}}}"
 
 
+def largest_value(max_operand: int) -> int:
+    """The bound of every intermediate and final value: two digits, and few enough sums to be learnt in minutes."""
+    return min(99, 2 * max_operand)
+
+
 def draw_problem(rng: Random, steps: int, max_operand: int) -> Problem:
-    """One problem of ``steps`` steps; every stated number is at most ``max_operand``, every value within 1..99."""
+    """One problem of ``steps`` steps; stated numbers are at most ``max_operand``, values 1..``largest_value``."""
     if rng.random() < 0.5:
         name, pronoun = rng.choice(HE), "he"
     else:
@@ -133,7 +137,7 @@ def draw_problem(rng: Random, steps: int, max_operand: int) -> Problem:
 
 def _open_with_groups(rng: Random, name: str, item: str, max_operand: int, chain: list[Step]) -> tuple[str, int]:
     groups = rng.randint(2, min(LARGEST_GROUPS, max_operand))
-    each = rng.randint(2, min(max_operand, LARGEST_VALUE // groups, 12))
+    each = rng.randint(2, min(max_operand, largest_value(max_operand) // groups))
     holder = rng.choice(HOLDERS)
     clause = f"{name} has {groups} {holder} of {each} {item}"
     chain.append(Step("groups", groups, each, groups * each, clause))
@@ -141,11 +145,12 @@ def _open_with_groups(rng: Random, name: str, item: str, max_operand: int, chain
 
 
 def _draw_step(rng: Random, value: int, pronoun: str, name: str, max_operand: int) -> Step:
+    limit = largest_value(max_operand)
     friend = rng.choice([other for other in HE + SHE if other != name])
     roll = rng.random()
-    if roll < 0.15 and 2 * value <= LARGEST_VALUE:
+    if roll < 0.15 and 2 * value <= limit:
         return Step("double", value, 2, 2 * value, f"{pronoun} doubles them")
-    most = min(max_operand, LARGEST_VALUE - value)
+    most = min(max_operand, limit - value)
     if (roll < 0.6 and most >= 2) or value < 3:
         n = rng.randint(2, most)
         return Step("gain", value, n, value + n, f"{pronoun} {rng.choice(GAINS).format(n=n, friend=friend)}")
@@ -154,7 +159,7 @@ def _draw_step(rng: Random, value: int, pronoun: str, name: str, max_operand: in
 
 
 def pretraining_example(spec: TinySpec, index: int) -> Example:
-    """Example ``index`` of the pretraining stream: a pure function of ``(spec.seed, index)`` and the problem settings."""
+    """Example ``index`` of the pretraining stream: a pure function of ``spec.seed``, ``index`` and the settings."""
     rng = Random(f"pretraining {spec.seed} {index}")
     while True:
         problem = draw_problem(rng, _draw_length(rng, spec), spec.max_operand)
@@ -185,11 +190,14 @@ def _draw_split(spec: TinySpec, split: str, n: int, seed: int) -> Iterator[Probl
             seen.add(key)
             yield problem
     if len(seen) < n:
-        raise InputError(f"model.tiny.max_operand: too few distinct {split} problems exist for n={n}; raise it or lower n")
+        raise InputError(f"max_operand: {n} distinct {split} problems were not found; raise it or ask for fewer")
 
 
 def build_problems(spec: TinySpec, *, rollouts: int, heldout: int, hard: int, seed: int) -> pl.DataFrame:
-    """`PROBLEMS`: splits ``dev`` (``spec.dev_problems`` rows), ``rollouts``, ``heldout``, ``hard``; style-a solutions."""
+    """A `PROBLEMS` frame with the splits ``dev`` (``spec.dev_problems`` rows), ``rollouts``, ``heldout`` and ``hard``.
+
+    Solutions are in style a. Raises `InputError` where the settings allow too few distinct problems.
+    """
     check(spec)
     sizes = {"dev": spec.dev_problems, "rollouts": rollouts, "heldout": heldout, "hard": hard}
     rows = [
@@ -221,9 +229,9 @@ def check(spec: TinySpec) -> None:
 
 def vocabulary() -> list[str]:
     """Every token the generated texts need, sorted: words and signs with their leading space, digits, punctuation."""
-    templates = " ".join((*GAINS, *LOSSES, *INSTRUCTIONS.values(), INSTRUCTION.rstrip(".")))
-    phrases = "has doubles them start with so the answer is how many does have now of".split()
-    words = {word for word in templates.split() if "{" not in word} | {*phrases, *HOLDERS, *HE, *SHE, "he", "she", *ITEMS}
+    fixed = "has does have now how many he she so the answer is doubles them of"
+    templates = " ".join((*GAINS, *LOSSES, *INSTRUCTIONS.values(), INSTRUCTION.rstrip("."), fixed))
+    words = {word for word in templates.split() if "{" not in word} | {*HOLDERS, *HE, *SHE, *ITEMS}
     starts = {*HE, *SHE, "start"}  # words that can open a question or a solution, hence without a space
     signs = {" +", " -", " *", " =", " \\boxed{", "}", ".", ",", "?"}
     digits = {f"{space}{digit}" for digit in "0123456789" for space in ("", " ")}

@@ -84,5 +84,6 @@ def _facts(tables: StudyTables, view: Geometry) -> tuple[tuple[str, str], ...]:
         ("Wall time", seconds(study.get("wall_seconds"))),
         ("From the cache", f"{hits} of {len(stages)} stages" if stages else "not recorded"),
         ("Machine", str(study.get("machine") or "not recorded")),
-        ("Commit", str(study.get("commit") or "not recorded")[:12]),
+        # Twelve digits and a mark such as "+changes", which must not be cut off.
+        ("Commit", str(study.get("commit") or "not recorded")[:24]),
     )

@@ -12,7 +12,7 @@ from tasks.contracts import RunInfo
 from tasks.reporting.findings import floor_note
 from tasks.reporting.formats import benchmark_name, number, percent
 from tasks.reporting.join import StudyTables, base_of, benchmarks, ordered_runs, score, trained_runs, versus
-from tasks.reporting.pairs import AT_FLOOR, Geometry, cosine_matrix, is_twin, layer_profiles
+from tasks.reporting.pairs import AT_FLOOR, IS_FLOOR, Geometry, cosine_matrix, is_twin, layer_profiles
 from tasks.reporting.study_tables import losses
 from tasks.reporting.svg import FAINT, INK, PAPER, inline_svg
 
@@ -24,6 +24,9 @@ PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 """Okabe and Ito (2008) without black and yellow, which vanish on one of the two backgrounds."""
 
 MARKERS = "osD^vPX*"
+
+MOST_LABELLED = 11
+"""Runs above which the heat-map's cells have no room for numbers; its table has them."""
 
 _KNOWN = ("sft", "rft", "dft", "rift", "offline_grpo", "dpo")
 
@@ -95,6 +98,7 @@ def _accuracy_panel(axes: Axes, tables: StudyTables, view: Geometry, benchmark: 
     axes.set_yticks(range(len(infos)), [info.run for info in infos])
     axes.set_ylim(len(infos) - 0.4, -0.6)
     axes.margins(x=0.12)
+    axes.locator_params(axis="x", nbins=6, integer=True)
     axes.tick_params(axis="y", length=0)
     axes.set_title(f"{benchmark_name(benchmark)} accuracy, %", loc="left")
 
@@ -112,7 +116,10 @@ def cosine_picture(tables: StudyTables, view: Geometry) -> Picture | None:
         _colour_bar(bar, _lowest(cosines), view.floor)
 
     svg = inline_svg(
-        "cosines", "Cosine between the weight updates of every pair of runs", 0.9 + 0.46 * len(view.runs), draw
+        "cosines",
+        "Cosine between the weight updates of every pair of runs",
+        min(0.9 + 0.46 * len(view.runs), 5.6),
+        draw,
     )
     note = (
         f"<dW, dW'> / (|dW| |dW'|) over all entries of {view.modules} shared modules, one value a pair. "
@@ -127,27 +134,36 @@ def _lowest(cosines: np.ndarray) -> float:
 
 
 def _heat_map(axes: Axes, cosines: np.ndarray, view: Geometry) -> None:
+    names = [info.run for info in view.runs]
+    crowded = len(names) > MOST_LABELLED
+    for (i, j), cosine in np.ndenumerate(cosines):
+        framed = i != j and view.standing(view.runs[i], view.runs[j]) in (AT_FLOOR, IS_FLOOR)
+        text = "1" if i == j else number(cosine, 3 if len(names) <= 8 else 2).replace("0.", ".", 1)
+        _cell(axes, (i, j), cosine, "" if crowded else text, _lowest(cosines), framed)
+    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5))
+    slant, height = (90, "center") if crowded else (40, "top")
+    axes.set_xticks(range(len(names)), names, rotation=slant, ha="right", va=height, rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(length=0, labelsize=7 if crowded else 9)
+    axes.spines[:].set_visible(False)
+
+
+def _cell(axes: Axes, at: tuple[int, ...], cosine: float, text: str, low: float, framed: bool) -> None:
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
-    names, colours, low = [info.run for info in view.runs], colormaps["cividis"], _lowest(cosines)
-    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5))
-    for (i, j), cosine in np.ndenumerate(cosines):
-        corner = (j - 0.48, i - 0.48)
-        if np.isnan(cosine):
-            axes.add_patch(Rectangle(corner, 0.96, 0.96, fill=False, edgecolor=FAINT, linestyle=":"))
-            axes.text(j, i, "n/m", ha="center", va="center", size=8)
-            continue
-        shade = (cosine - low) / (1 - low)
-        axes.add_patch(Rectangle(corner, 0.96, 0.96, facecolor=colours(shade), linewidth=0))
-        text = "1" if i == j else number(cosine, 3 if len(names) <= 8 else 2).replace("0.", ".", 1)
-        axes.text(j, i, text, ha="center", va="center", size=8.5, color="#000000" if shade > 0.55 else "#ffffff")
-        if i != j and view.standing(view.runs[i], view.runs[j]) in (AT_FLOOR, "noise floor"):
-            axes.add_patch(Rectangle((j - 0.45, i - 0.45), 0.9, 0.9, fill=False, edgecolor="#000000", linewidth=1.6))
-    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), names)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
+    i, j = at
+    if np.isnan(cosine):
+        axes.add_patch(Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, fill=False, edgecolor=FAINT, linestyle=":"))
+        axes.text(j, i, "n/m" if text else "", ha="center", va="center", size=8)
+        return
+    shade = (cosine - low) / (1 - low)
+    contrast = "#000000" if shade > 0.55 else "#ffffff"
+    fill = colormaps["cividis"](shade)
+    axes.add_patch(Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, facecolor=fill, linewidth=0))
+    axes.text(j, i, text, ha="center", va="center", size=8.5, color=contrast)
+    if framed:
+        axes.add_patch(Rectangle((j - 0.45, i - 0.45), 0.9, 0.9, fill=False, edgecolor=contrast, linewidth=1.6))
 
 
 def _colour_bar(axes: Axes, low: float, floor: float | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import polars as pl
@@ -56,19 +57,23 @@ def findings(tables: StudyTables, view: Geometry) -> Findings:
 def floor_note(view: Geometry) -> str:
     """What the noise floor is and what it rests on: stands under every table and figure with a cosine in it."""
     if view.floor is None:
+        missing = listed([f"{a} and {b}" for a, b in view.twins])
+        why = f"the cosine of {missing} is missing" if missing else "no two runs differ in the order of their data only"
         return (
-            "No noise floor was measured: the study has no two runs of one method that differ in the order of the data "
-            "only, so a high cosine between methods cannot be told from the cosine of a method with itself."
+            f"No noise floor was measured ({why}), so it is unknown how high the cosine of a method with itself is, "
+            "and none between methods can be called high or low."
         )
     twins = listed([f"{a} and {b}" for a, b in view.twins])
     if len(view.twins) == 1:
         return (
             f"The noise floor is {number(view.floor, 3)}, the cosine between {twins}: one method, one LoRA "
-            "initialisation, two orders of the data. It is one pair, so it has no interval."
+            "initialisation, two orders of the data. It is one pair, so it has no interval; it applies to pairs of one "
+            "initialisation."
         )
     return (
         f"The noise floor is {number(view.floor, 3)}, the lowest of {len(view.twins)} cosines between runs of one "
-        f"method and one LoRA initialisation in two orders of the data ({twins})."
+        f"method and one LoRA initialisation in two orders of the data ({twins}); it applies to pairs of one "
+        "initialisation."
     )
 
 
@@ -76,10 +81,11 @@ def _warnings(tables: StudyTables, view: Geometry) -> Iterator[str]:
     if nobody_solves(tables):
         untaught = tables.accuracy.filter(pl.col("method") != "teacher")
         solved = untaught.sort("accuracy", descending=True).row(0, named=True)
+        instead = "read the answer loss instead" if untaught["answer_loss"].count() else "no answer loss was measured"
         yield (
             f"This model does not solve these problems: no accuracy is above {percent(solved['accuracy'])} % "
             f"({solved['correct']} of {solved['n']}, {solved['run']}). Accuracy cannot tell the methods apart here; "
-            "the answer loss and the geometry are what was measured."
+            f"{instead}."
         )
     if tables.accuracy.is_empty():
         yield "No accuracy was measured, neither for the base nor for any method."
@@ -119,9 +125,10 @@ def _against_floor(groups: dict[str, list[tuple[float, RunInfo]]], reference: Ru
     at, below, other = (groups.get(standing, []) for standing in (AT_FLOOR, BELOW_FLOOR, OTHER_SEED))
     meaning = f"the noise floor ({number(floor, 3)}: the same training in another order of the data)"
     if at:
+        alike = listed([f"{info.run} ({number(cosine, 3)})" for cosine, info in at])
         yield (
-            f"{listed([f'{info.run} ({number(cosine, 3)})' for cosine, info in at])} {_verb(at)} the weights like "
-            f"{reference.run}: cosine at or above {meaning}."
+            f"By the direction of the weight update, {alike} cannot be told from {reference.run}: cosine at or above "
+            f"{meaning}."
         )
     elif below:
         yield f"No method moves the weights as much like {reference.run} as {reference.run} itself does at {meaning}."
@@ -131,10 +138,6 @@ def _against_floor(groups: dict[str, list[tuple[float, RunInfo]]], reference: Ru
     if other:
         cosines = [f"{info.run} {number(cosine, 3)}" for cosine, info in other]
         yield f"From another LoRA initialisation, where the floor does not apply: {listed(cosines)}."
-
-
-def _verb(group: list[Any]) -> str:
-    return "moves" if len(group) == 1 else "move"
 
 
 def _accuracy(tables: StudyTables, benchmark: str) -> str:
@@ -204,13 +207,15 @@ def _lost(tables: StudyTables) -> str:
 def _not_measured(tables: StudyTables, view: Geometry) -> str:
     """What a reader might look for and will not find."""
     runs = trained_runs(tables)
+    couples = [(a.run, b.run) for a, b in combinations(runs, 2)]
+    missing = sum(view.cosine(a, b) is None for a, b in couples)
     losses = tables.accuracy["answer_loss"]
     absent = {
         "held-out accuracy": HELDOUT not in benchmarks(tables),
         "a harder set": HARD not in benchmarks(tables),
         "answer loss": losses.null_count() == losses.len(),
         "the noise floor": view.floor is None,
-        "cosines between methods": not any(metric == "cosine" for _, _, metric, _ in view.values),
+        f"{missing} of {len(couples)} cosines between runs": missing > 0,
         "principal angles": view.k is None,
         "norms and effective ranks": all(spectrum_value(tables, info.run, "norm") is None for info in runs),
         "training losses": tables.training.is_empty(),

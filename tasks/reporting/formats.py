@@ -9,6 +9,9 @@ NOT_MEASURED = "not measured"
 """What a missing value prints as: never 0, which would be a measurement."""
 
 
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
 def number(value: float | None, decimals: int) -> str:
     """``value`` with ``decimals`` places, or `NOT_MEASURED` for None and NaN; never a negative zero."""
     if value is None or math.isnan(value):
@@ -31,12 +34,12 @@ def points(difference: float | None) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """Two digits where p is small, so that 0.049 and 0.051 stay apart; ``'0.0003'``, ``'2e-9'``."""
+    """Two digits where p is small, so that 0.049 and 0.051 stay apart; ``'0.0003'``, ``'2×10⁻⁹'``."""
     if p is None or math.isnan(p):
         return NOT_MEASURED
     if p < 1e-4:
         mantissa, exponent = f"{p:.0e}".split("e")
-        return f"{mantissa}e{int(exponent)}" if p > 0 else "0"
+        return f"{mantissa}×10{str(int(exponent)).translate(_RAISED)}" if p > 0 else "0"
     return f"{p:.2f}" if p >= 0.1 else f"{p:.3f}" if p >= 1e-3 else f"{p:.4f}"
 
 

@@ -7,7 +7,7 @@ from tasks.reporting.findings import floor_note
 from tasks.reporting.formats import number
 from tasks.reporting.join import StudyTables, spectrum_value
 from tasks.reporting.pairs import AT_FLOOR, IS_FLOOR, Geometry, cosine_matrix, is_twin, pairs
-from tasks.reporting.tables import NO_UPDATE, Cell, Table
+from tasks.reporting.tables import NO_UPDATE, Cell, Table, said
 
 
 def matrix_table(view: Geometry) -> Table:
@@ -18,7 +18,7 @@ def matrix_table(view: Geometry) -> Table:
     for i, info in enumerate(view.runs):
         standings = [view.standing(info, other) for other in view.runs]
         marked = [standing if standing in (AT_FLOOR, IS_FLOOR) else "" for standing in standings]
-        rows.append((Cell(info.run), *(Cell(number(cosines[i, j], 3), mark) for j, mark in enumerate(marked))))
+        rows.append((Cell(info.run), *(Cell(number(cosines[i, j], 3), said(mark)) for j, mark in enumerate(marked))))
     note = f"Over all entries of {view.modules} shared modules. {floor_note(view)}"
     return Table("cosines", "Cosine between updates", ("Run", *names), tuple(rows), note, marks={0: "base"})
 
@@ -58,13 +58,13 @@ def _pair_row(run: RunInfo, other: RunInfo, view: Geometry) -> tuple[Cell, ...]:
     standing = view.standing(run, other)
     worst = view.k if view.k and view.k > 1 else None
     values = (
-        Cell(number(view.cosine(run.run, other.run), 3), standing),
+        Cell(number(view.cosine(run.run, other.run), 3), said(standing)),
         Cell(number(view.value(run.run, other.run, "angle_left", 1), 1)),
         Cell(number(view.value(run.run, other.run, "angle_left", worst), 1)),
         *(Cell(number(view.value(run.run, other.run, name), 3)) for name in ("u1_overlap", "v1_overlap")),
         Cell(number(view.value(run.run, other.run, "orthogonal_fraction"), 3)),
     )
-    return (Cell(run.run, IS_FLOOR if standing == IS_FLOOR else ""), Cell(other.run), *values)
+    return (Cell(run.run, said(IS_FLOOR if standing == IS_FLOOR else "")), Cell(other.run), *values)
 
 
 def spectrum_table(tables: StudyTables, view: Geometry) -> Table:

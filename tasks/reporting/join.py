@@ -8,16 +8,26 @@ from typing import Any
 
 import polars as pl
 
-from tasks.contracts import ACCURACY, ITEMS, MCNEMAR, PAIR_METRICS_FRAME, SPECTRA, TRAINING, RunInfo, checked
+from tasks.contracts import (
+    ACCURACY,
+    ITEMS,
+    MCNEMAR,
+    PAIR_METRICS_FRAME,
+    REFERENCE_METHODS,
+    SPECTRA,
+    TRAINING,
+    RunInfo,
+    checked,
+)
 
 HELDOUT, HARD = "heldout", "hard"
-REFERENCES = ("base", "teacher")
+REFERENCES = REFERENCE_METHODS
 """Methods of rows that no study trains: the base, always the first row, and the teacher, where it was evaluated."""
 
 SIGNIFICANT = 0.05
 """Level at which a Holm-adjusted p-value counts as a difference shown."""
 
-NEAR_ZERO = 0.02
+NEAR_ZERO = 0.05
 """Accuracy (share) below which a model is taken not to solve a benchmark at all."""
 
 

@@ -51,7 +51,7 @@ def _lines(document: Document) -> Iterator[str]:
 
 def _table(table: Table) -> Iterator[str]:
     if table.rows:
-        yield _row(table.header)
+        yield _row([escape(title) for title in table.header])
         yield _row(["---" if place < table.words else "---:" for place in range(len(table.header))])
         yield from (_row([escape(cell.plain) for cell in row]) for row in table.rows)
     else:
@@ -62,7 +62,7 @@ def _table(table: Table) -> Iterator[str]:
         yield ""
 
 
-def _row(cells: list[str] | tuple[str, ...]) -> str:
+def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 

@@ -23,7 +23,7 @@ from tasks.reporting.join import (
 )
 
 AT_FLOOR, BELOW_FLOOR, IS_FLOOR = "at the noise floor", "below the noise floor", "noise floor"
-NO_FLOOR, OTHER_SEED = "no noise floor measured", "other initialisation: the floor does not apply"
+NO_FLOOR, OTHER_SEED = "no noise floor measured", "other initialisation"
 
 _REVERSED = {"orthogonal_fraction": "orthogonal_fraction_reverse"}
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 INK, FAINT, PAPER = "#010203", "#040506", "#070809"
 """Stand-ins: in the SVG they become ``currentColor`` and the page's ``--faint`` and ``--paper``."""
 
-WIDTH = 5.6
-"""Inches; 403 units at 72 to the inch: on a phone of 390 px the text keeps nearly its size."""
+WIDTH = 5.1
+"""Inches; 367 units at 72 to the inch: on a phone of 390 px the text keeps its size."""
 
 _RC: Any = {
     "svg.fonttype": "none",

@@ -30,14 +30,19 @@ NO_UPDATE = "no update"
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell says, and in smaller type what qualifies it."""
+    """What a cell says, and in smaller type, a line each, what qualifies it."""
 
     text: str
-    sub: str = ""
+    subs: tuple[str, ...] = ()
 
     @property
     def plain(self) -> str:
-        return f"{self.text} ({self.sub})" if self.sub else self.text
+        return f"{self.text} ({', '.join(self.subs)})" if self.subs else self.text
+
+
+def said(text: str) -> tuple[str, ...]:
+    """``text`` as the lines under a cell: none where it is empty."""
+    return (text,) if text else ()
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def _headline_row(row: HeadlineRow, view: Geometry, with_hard: bool) -> tuple[Ce
     if with_hard:
         cells += [_score_cell(row.hard), _versus_cell(info, row.hard_versus)]
     standing = view.standing(info, view.reference) if view.reference and trained else ""
-    cosine = Cell(number(row.cosine, 3), "itself" if info == view.reference else standing)
+    cosine = Cell(number(row.cosine, 3), said("itself" if info == view.reference else standing))
     geometry = [cosine, Cell(number(row.norm, 3)), Cell(number(row.effective_rank, 2))]
     loss = Cell(number(row.heldout.answer_loss if row.heldout else None, 3))
     return (*cells, loss, *(geometry if trained else [_absent_update(info)] * 3))
@@ -100,24 +105,24 @@ def _absent_update(info: RunInfo) -> Cell:
 
 def _run_cell(info: RunInfo) -> Cell:
     if info.method in REFERENCES:
-        return Cell(info.run, "untrained" if info.method == "base" else "reference")
-    order = f", data order {info.data_seed}" if info.data_seed != info.seed else ""
-    return Cell(info.run, f"lr {learning_rate(info.lr)}, seed {info.seed}{order}")
+        return Cell(info.run, ("untrained" if info.method == "base" else "reference",))
+    order = said(f"data order {info.data_seed}" if info.data_seed != info.seed else "")
+    return Cell(info.run, (f"lr {learning_rate(info.lr)} seed {info.seed}", *order))
 
 
 def _score_cell(found: Score | None) -> Cell:
     if found is None:
         return Cell(NOT_MEASURED)
-    return Cell(percent(found.accuracy), f"{percent(found.low)} to {percent(found.high)}")
+    return Cell(percent(found.accuracy), (f"{percent(found.low)} to {percent(found.high)}",))
 
 
 def _versus_cell(info: RunInfo, found: Versus | None) -> Cell:
     if info.method == "base":
-        return Cell("-", "the base")
+        return Cell("-", ("the base",))
     if found is None:
         return Cell(NOT_MEASURED)
-    reading = "" if found.shown else ", no difference shown"
-    return Cell(points(found.difference), f"p {p_value(found.p_holm)}{reading}")
+    reading = said("" if found.shown else "no difference shown")
+    return Cell(points(found.difference), (f"p {p_value(found.p_holm)}", *reading))
 
 
 def _reference_marks(infos: list[RunInfo], view: Geometry) -> dict[int, str]:
@@ -142,7 +147,7 @@ def accuracy_table(tables: StudyTables, view: Geometry) -> Table:
             loss = number(found.answer_loss if found else None, 4)
             correct, n, unparsed, truncated = (Cell(text) for text in texts)
             words = (Cell(benchmark_name(benchmark)), Cell(info.run))
-            rows.append((*words, correct, n, _score_cell(found), unparsed, truncated, Cell(loss)))
+            rows.append((*words, correct, n, Cell(_score_cell(found).plain), unparsed, truncated, Cell(loss)))
     return Table(
         "accuracy",
         "Accuracy, run by run",

@@ -136,11 +136,11 @@ def _jsonl(path: Path) -> Iterator[Row]:
         for number, raw in enumerate(file, start=1):
             where = f"{_name(path)}, line {number}"
             try:
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                values = json.loads(text) if text.strip() else {}
+                text = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip()
+                values = json.loads(text) if text else {}
             except UnicodeDecodeError as error:
                 raise InputError(
-                    f"{where}: expected UTF-8, got byte {raw[error.start]:#04x} at {error.start}; "
+                    f"{where}: expected UTF-8, got byte {error.object[error.start]:#04x} at {error.start}; "
                     "convert the file to UTF-8"
                 ) from error
             except json.JSONDecodeError as error:
@@ -156,18 +156,18 @@ def _jsonl(path: Path) -> Iterator[Row]:
                 raise InputError(
                     f"{where}: expected one JSON object {{...}} a line, got {show(values)}; correct the line"
                 )
-            if text.strip():
+            if text:
                 yield Row(where, values)
 
 
 def _parquet(path: Path) -> Iterator[Row]:
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path).drop("prompt_ids", "completion_ids", strict=False)  # another run's tokens
+        rows = frame.rows(named=True)
     except (Exception, pl.exceptions.PanicException) as error:  # the reader panics on some damaged files
         note = next(iter(str(error).splitlines()), type(error).__name__)[:120]
         raise InputError(
             f"{_name(path)}: expected a parquet file, got one that cannot be read ({note}); write it again"
         ) from error
-    frame = frame.drop("prompt_ids", "completion_ids", strict=False)  # tokens of another run: never trusted
-    for number, values in enumerate(frame.iter_rows(named=True), start=1):
+    for number, values in enumerate(rows, start=1):
         yield Row(f"{_name(path)}, row {number}", values)

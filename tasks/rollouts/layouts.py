@@ -4,8 +4,8 @@ Four layouts are told apart by a row's keys; where several names are accepted th
 
 - ``completion``: one row a completion. Question: ``prompt``, ``question`` or ``problem``. Text: ``completion``,
   ``response`` or ``solution``. Optional: ``problem_id``; gold: ``answer``, ``gold`` or ``ground_truth``; reward:
-  ``reward``, ``is_correct``, ``score`` or ``given_reward`` (true/false or 0/1); ``logprobs`` (one number a completion token),
-  ``finish_reason`` ("stop" or "length"), ``seed``. Our own rollouts have this layout.
+  ``reward``, ``is_correct``, ``score`` or ``given_reward`` (true/false or 0/1); ``logprobs`` (one number a
+  completion token), ``finish_reason`` ("stop" or "length"), ``seed``. Our own rollouts have this layout.
 - ``prompt``: one row a prompt, with a list ``completions`` of strings, or of objects with the text, the reward,
   ``logprobs``, ``finish_reason`` and ``seed`` under the names above; rewards of strings in a parallel list ``rewards``.
 - ``grade-school-math``: ``question``, ``ground_truth`` and several objects ``{solution, is_correct}`` under any names

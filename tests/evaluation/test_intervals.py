@@ -67,9 +67,11 @@ def test_clusters_keep_the_samples_of_a_problem_together() -> None:
 
 def test_unequal_clusters_weigh_by_their_items_by_hand() -> None:
     # Problem x: differences 1, 1, 1; problem y: -1. Draws: xx (1/4) -> 1, yy (1/4) -> -1, xy (1/2) -> (3 - 1) / 4 = .5.
-    interval = paired_bootstrap([1, 1, 1, 0], [0, 0, 0, 1], clusters=["x", "x", "x", "y"], seed=0, level=0.4)
-    # Quantiles .3 and .7 of (-1: .25, .5: .5, 1: .25) are both .5.
-    assert (interval.estimate, interval.low, interval.high) == (0.5, 0.5, 0.5)
+    scores, clusters = ([1, 1, 1, 0], [0, 0, 0, 1]), ["x", "x", "x", "y"]
+    # Of (-1: .25, .5: .5, 1: .25) the quantiles .3 and .7 are both .5, and .1 and .9 are -1 and 1.
+    narrow, wide = (paired_bootstrap(*scores, clusters=clusters, seed=0, level=level) for level in (0.4, 0.8))
+    assert (narrow.estimate, narrow.low, narrow.high) == (0.5, 0.5, 0.5)
+    assert (wide.low, wide.high) == (-1.0, 1.0)
 
 
 def test_bootstrap_does_not_depend_on_how_draws_are_chunked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,7 @@ def rewrite(folder: Path, **fields: Any) -> None:
     ],
     ids=str,
 )
+@pytest.mark.filterwarnings("ignore:The following .*_pattern keys did not match")
 def test_dense_product_equals_pefts_delta_weight(tmp_path: Path, settings: dict[str, Any]) -> None:
     model = save_adapter(tmp_path, **settings)
     delta = load_delta(tmp_path)

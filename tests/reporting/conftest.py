@@ -38,7 +38,7 @@ def make_items(rng: np.random.Generator, runs: list[RunInfo], solve: float = 1.0
     for benchmark, n, start, sign in (("heldout", 400, 0.63, 1.0), ("hard", 120, 0.31, -1.5)):
         luck = rng.random(n)
         for info in runs:
-            own = luck + rng.normal(0, 0.03, n)
+            own = np.abs(luck + rng.normal(0, 0.03, n))
             right = own < solve * (start + sign * GAIN.get(info.run, 0.0))
             parsed, cut = rng.random(n) > 0.01, rng.random(n) < 0.02
             for i in range(n):

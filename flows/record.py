@@ -1,0 +1,158 @@
+"""A study's own record: its MLflow run, its stages and checks, and what happens to them when it fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import polars as pl
+from prefect.futures import PrefectFuture, wait
+
+from tasks.contracts import InputError, RunInfo, StageError, StageResult
+from tasks.devices import describe_machine
+from tasks.reporting.record import commit, versions
+from tasks.settings import StudySpec
+from tasks.store import open_store
+from tasks.training.checks import read_stream, shared_initialisation, shared_stream
+
+
+def first_failure(futures: Sequence[PrefectFuture[Any]]) -> BaseException | None:
+    """The failure of the first future that failed by itself, not because one that it waits for did."""
+    failures = []
+    for future in futures:
+        try:
+            future.result()
+        except BaseException as error:
+            failures.append(error)
+    own = [error for error in failures if isinstance(error, InputError | StageError)]
+    return next(iter(own or failures), None)
+
+
+class Recorder:
+    """Context of one study: opens its MLflow run, collects what its stages report, closes the run with its outcome."""
+
+    def __init__(self, spec: StudySpec, out: str | None) -> None:
+        self.spec = spec
+        self.began = time.time()
+        default = Path("runs") / f"{spec.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        self.out = Path(out) if out else default
+        self.results: list[StageResult] = []
+        self.checks: list[dict[str, Any]] = []
+        self.study_run = ""
+
+    def __enter__(self) -> Recorder:
+        settings = self.spec.model_dump(mode="json")
+        self.study_run = open_store().open_study(
+            f"{self.spec.name} seed={self.spec.seed}",
+            tags={"study": self.spec.name, "seed": str(self.spec.seed), "methods": ",".join(self.spec.methods)},
+            params=flatten(settings),
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        status = "FINISHED" if error is None else "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        open_store().end_study(self.study_run, status)
+
+    def stage(self, future: PrefectFuture[Any]) -> StageResult:
+        """Wait for one stage and note it."""
+        return self.stages([future])[0]
+
+    def stages(self, futures: Sequence[PrefectFuture[Any]]) -> list[StageResult]:
+        """Wait for all, note those that finished, then raise the first failure if there is one."""
+        wait(list(futures))
+        failure = first_failure(futures)
+        if failure is not None:
+            raise failure
+        results: list[StageResult] = [future.result() for future in futures]
+        self.results += results
+        return results
+
+    def check_controls(self, trained: Mapping[RunInfo, StageResult], graded: StageResult) -> None:
+        """The study's controls: one initialisation a seed, one stream of data. Raises `StageError` where they fail."""
+        store = open_store()
+        self.checks.append(
+            shared_initialisation({info: str(result.summary["lora_a_sha256"]) for info, result in trained.items()})
+        )
+        frame = pl.read_parquet(store.local(graded.ref) / "rollouts.parquet")
+        rows = {info: result for info, result in trained.items() if self.spec.method(info.method).kind == "rows"}
+        self.checks.append(
+            shared_stream(
+                {
+                    info: read_stream(pl.read_parquet(store.local(result.ref) / "stream.parquet"))
+                    for info, result in rows.items()
+                },
+                {info: set(self.spec.method(info.method).select(frame)["row"].to_list()) for info in rows},
+            )
+        )
+        for check in self.checks:
+            if not check["ok"]:
+                raise StageError(f"{check['name']}: {check['detail']}; the methods cannot be compared")
+
+    def summary(self, rollouts: StageResult, problems: StageResult) -> dict[str, Any]:
+        """What the report says of the study itself, before it is written."""
+        overlap = problems.summary.get("overlap", 0)
+        checks = [
+            *self.checks,
+            {
+                "name": "held-out problems unseen",
+                "ok": not overlap,
+                "detail": f"{overlap} questions shared with pretraining, rollouts or another split",
+            },
+        ]
+        stages = [
+            {
+                "stage": result.stage,
+                "name": result.name,
+                "seconds": round(result.seconds, 3),
+                "hit": result.hit,
+                "cached_seconds": round(result.cached_seconds, 3),
+                "started": round(result.started - self.began, 3),
+            }
+            for result in sorted(self.results, key=lambda result: result.started)
+        ]
+        store = open_store()
+        return {
+            "rollouts": {"dropped": {"longer than model.max_length": rollouts.summary.get("dropped_too_long", 0)}},
+            "study": {
+                "name": self.spec.name,
+                "settings": self.spec.model_dump(mode="json"),
+                "versions": versions(),
+                "commit": commit(),
+                "mlflow": {"uri": store.uri, "study": self.study_run}
+                | {f"{r.name}": r.ref.run_id for r in self.results if r.stage == "train"},
+                "stages": stages,
+                "wall_seconds": round(time.time() - self.began, 1),
+                "machine": describe_machine(),
+                "checks": checks,
+                "notes": self._notes(),
+                "runs": [asdict(info) for info in self.spec.runs()],
+            },
+        }
+
+    def _notes(self) -> list[str]:
+        notes = [
+            "Stage seconds are those of bare work; the report's own writing comes after them.",
+            "TRL divides each batch's loss by its completion tokens; the paper's sums are not divided.",
+        ]
+        if not self.spec.twins:
+            notes.append("No twin was trained, so there is no noise floor to hold cosines against.")
+        if self.spec.own:
+            notes.append("Behaviour log-probabilities that do not match the base's tokens are dropped.")
+        return notes
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as ``section.key`` -> value."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -1,0 +1,148 @@
+"""The study: problems -> rollouts -> one task per method -> evaluation and one task per pair -> report.
+
+Read top to bottom it is the method section of the paper. Every line that calls a task is one node in Prefect.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, runtime
+from prefect.futures import PrefectFuture
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.record import Recorder, first_failure
+from tasks.contracts import InputError, ModelRef, RunInfo, StageResult
+from tasks.evaluation.task import accuracy_task, evaluate_task
+from tasks.geometry.task import pair_task, spectrum_task
+from tasks.grading.task import grade_task
+from tasks.models.task import pretrain_task
+from tasks.preflight import check_selections, preflight
+from tasks.presets import preset
+from tasks.problems.task import own_problems_task, problems_task
+from tasks.reporting.task import report_task
+from tasks.rollouts.task import own_rollouts_task, sample_task
+from tasks.settings import StudySpec, build
+from tasks.store import open_store
+from tasks.training.task import train_task
+
+BASE = RunInfo("base", "base", 0, 0, 0.0)
+INSTRUCTED = RunInfo("base-instructed", "base-instructed", 0, 0, 0.0)
+TEACHER = RunInfo("teacher", "teacher", 0, 0, 0.0)
+
+
+@dataclass(frozen=True)
+class StudyOutcome:
+    """Where a finished study is, and how much of it was there already."""
+
+    page: str
+    study_run: str
+    flow_run: str
+    computed: int
+    hits: int
+    wall_seconds: float
+
+
+@dataclass(frozen=True)
+class World:
+    """What methods are trained on and judged by."""
+
+    base: ModelRef
+    rollouts: StageResult
+    problems: StageResult
+    teacher: ModelRef | None
+
+
+@flow(
+    name="study",
+    flow_run_name="study {spec.name} seed={spec.seed}",
+    task_runner=ThreadPoolTaskRunner(max_workers=64),  # tasks wait for device slots, not for threads
+    validate_parameters=True,
+)
+def study_flow(spec: StudySpec = build(preset("tiny")), out: str | None = None) -> StudyOutcome:
+    """Train the methods on identical rollouts, measure how they move the weights and what that does to accuracy.
+
+    Args:
+        spec: the study's settings; the default is the embedded world, which needs nothing but this machine.
+        out: folder of the report; by default one under ``runs/``.
+    """
+    base = preflight(spec, Path(out) if out else None)
+    with Recorder(spec, out) as record:
+        world = _own_world(spec, base, record) if base else _embedded_world(spec, record)
+        graded = record.stage(grade_task.submit(world.rollouts))
+        runs = spec.runs()
+        check_selections(
+            {info.run: spec.method(info.method) for info in runs},
+            open_store().local(graded.ref) / "rollouts.parquet",
+        )
+        references = _references(spec, world)
+        training = {
+            info: train_task.submit(
+                info, spec.method(info.method), spec.train, spec.lora, world.base, graded, record.study_run
+            )
+            for info in _longest_first(runs, spec)
+        }
+        answers = [
+            evaluate_task.submit(info, world.base, world.problems, spec.evaluation, training[info]) for info in runs
+        ]
+        spectra = [spectrum_task.submit(info, training[info]) for info in runs]
+        pairs = [
+            pair_task.submit(a, b, training[a], training[b], spec.geometry) for a, b in combinations(runs, 2)
+        ]
+        trained = dict(zip(runs, record.stages([training[info] for info in runs]), strict=True))
+        record.check_controls(trained, graded)
+        evaluated = record.stages([references[0], *answers, *references[1:]])
+        scored = record.stage(accuracy_task.submit(evaluated))
+        measured, shapes = record.stages(pairs), record.stages(spectra)
+        page = report_task(
+            str(record.out), record.study_run, record.summary(world.rollouts, world.problems), scored, graded, trained,
+            measured, shapes,
+        )  # fmt: skip
+    return StudyOutcome(
+        page=page,
+        study_run=record.study_run,
+        flow_run=str(runtime.flow_run.id or ""),
+        computed=sum(not result.hit for result in record.results),
+        hits=sum(result.hit for result in record.results),
+        wall_seconds=time.time() - record.began,
+    )
+
+
+def _embedded_world(spec: StudySpec, record: Recorder) -> World:
+    """Pretrain student and teacher, make the problems, sample the teacher."""
+    pretrained = record.stage(pretrain_task.submit(spec.tiny))
+    problems = record.stage(problems_task.submit(spec.tiny, spec.rollouts, spec.evaluation, pretrained))
+    rollouts = record.stage(sample_task.submit(spec.rollouts, pretrained, problems))
+    return World(ModelRef(pretrained.ref, "student"), rollouts, problems, ModelRef(pretrained.ref, "teacher"))
+
+
+def _own_world(spec: StudySpec, base: ModelRef, record: Recorder) -> World:
+    """Take in the user's rollouts and choose the held-out problems."""
+    holdout = 0.0 if spec.evaluation.problems else spec.rollouts.holdout
+    rollouts = record.stage(own_rollouts_task.submit(spec.rollouts, holdout, base))
+    problems = record.stage(own_problems_task.submit(spec.evaluation, rollouts))
+    return World(base, rollouts, problems, None)
+
+
+def _references(spec: StudySpec, world: World) -> list[PrefectFuture[Any]]:
+    """The rows that no method trains: the base first; in the embedded world the base asked as the teacher is, and it."""
+    asked: list[tuple[RunInfo, ModelRef, bool]] = [(BASE, world.base, False)]
+    if world.teacher is not None:
+        asked += [(INSTRUCTED, world.base, True), (TEACHER, world.teacher, True)]
+    return [
+        evaluate_task.submit(info, model, world.problems, spec.evaluation, None, instructed)
+        for info, model, instructed in asked
+    ]
+
+
+def _longest_first(runs: Sequence[RunInfo], spec: StudySpec) -> list[RunInfo]:
+    """Pairs cost twice the sequences: started first, they do not leave a device idle at the end."""
+    return sorted(runs, key=lambda info: spec.method(info.method).kind != "pairs")
+
+
+__all__ = ["InputError", "StudyOutcome", "first_failure", "study_flow"]

@@ -1,0 +1,43 @@
+"""Digests of files and of whole folders: what makes an artifact content-addressed. A leaf."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class Damaged(Exception):
+    """An entry whose files are not what its manifest says."""
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def build_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """``{relative path: {size, sha256}}`` of every file under ``folder``, sorted."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": file_digest(path)}
+        for path in files
+    }
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """sha256 of a manifest: the digest of the whole artifact."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def verify(folder: Path, manifest: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise `Damaged`, naming the file, unless ``folder`` holds exactly what ``manifest`` says."""
+    for name, expected in manifest.items():
+        path = folder / name
+        if not path.is_file():
+            raise Damaged(f"{name} is missing")
+        if path.stat().st_size != expected["size"] or file_digest(path) != expected["sha256"]:
+            raise Damaged(f"{name} does not have its recorded digest")

@@ -1,0 +1,101 @@
+"""A base model that somebody else trained: a Hugging Face directory or a Hub id. Never copied into the store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tasks import home
+from tasks.contracts import EXTERNAL, ArtifactRef, InputError, Progress, no_progress
+from tasks.digests import file_digest, manifest_digest
+
+FILES = ("*.json", "*.safetensors", "tokenizer.model", "*.jinja")
+"""What is fetched from the Hub and what decides the digest: no pickles, no code."""
+
+
+def locate(base: str) -> Path:
+    """The model's folder: ``base`` itself if it is one, else the Hub's snapshot, downloaded when needed.
+
+    Raises `InputError` where it is neither, or holds no configuration or no safetensors weights.
+    """
+    folder = Path(base).expanduser()
+    if not folder.is_dir():
+        if folder.is_absolute() or base.startswith((".", "~")) or base.count("/") > 1:
+            raise InputError(f"model.base: no folder {base!r}")
+        folder = _from_hub(base)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"model.base: {folder} has no config.json; expected a Hugging Face model directory")
+    if not list(folder.glob("*.safetensors")):
+        raise InputError(
+            f"model.base: {folder} has no *.safetensors; pickled weights are not loaded: convert them with "
+            "save_pretrained(safe_serialization=True)"
+        )
+    return folder.absolute()
+
+
+def _from_hub(base: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(base, allow_patterns=list(FILES)))
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"model.base: {base!r} is neither a folder here nor to be had from the Hub: {reason}"
+        ) from error
+
+
+def reference(folder: Path) -> ArtifactRef:
+    """An `ArtifactRef` to ``folder``: digest over its configuration, tokenizer and weights.
+
+    Digests of files are remembered by path, size and time of change, so that a large model is read once.
+    """
+    memory = home.home() / "digests.json"
+    known: dict[str, str] = json.loads(memory.read_text()) if memory.is_file() else {}
+    manifest: dict[str, Any] = {}
+    for path in sorted({path for pattern in FILES for path in folder.glob(pattern)}):
+        stat = path.stat()
+        key = f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
+        known.setdefault(key, "")
+        known[key] = known[key] or file_digest(path)
+        manifest[path.name] = {"size": stat.st_size, "sha256": known[key]}
+    partial = memory.with_suffix(".partial")
+    partial.write_text(json.dumps(known))
+    partial.replace(memory)
+    return ArtifactRef(uri=str(folder), sha256=manifest_digest(manifest), kind=f"{EXTERNAL}-model", run_id="")
+
+
+def check_base(
+    *,
+    folder: Path,
+    prompt_template: str | None,
+    pad_token: str | None,
+    max_length: int | None,
+    targets: tuple[str, ...],
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Refuse, before any work, a base that the study cannot use. Needs transformers: for a worker process.
+
+    Raises `InputError` naming the field: no chat template and no ``model.prompt_template``, no pad token, a length
+    beyond the context, a LoRA target that the model does not have. No weights are read: the modules are laid out on the
+    meta device.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from tasks.models.load import context_length, load_tokenizer
+    from tasks.models.prompts import prompt_ids
+
+    tokenizer = load_tokenizer(folder, pad_token)
+    prompt_ids(tokenizer, "What is 1 + 1?", prompt_template)
+    limit = context_length(folder, max_length)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(str(folder), trust_remote_code=False), trust_remote_code=False
+        )
+    linear = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    for target in targets:
+        if target not in linear:
+            raise InputError(f"lora.targets: the base has no module {target!r}; it has {', '.join(sorted(linear))}")
+    return {"max_length": limit, "parameters": sum(parameter.numel() for parameter in model.parameters())}

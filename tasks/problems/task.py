@@ -1,0 +1,39 @@
+"""Prefect task: the problems of a study, and the proof that its held-out ones were seen nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.contracts import StageResult
+from tasks.digests import file_digest
+from tasks.problems.own import own_problems
+from tasks.problems.world import world_problems
+from tasks.specs import EvaluationSpec, RolloutSpec, TinySpec
+from tasks.stage import run_stage, state_of
+from tasks.store import StageKey, open_store
+
+
+@task(task_run_name="problems", cache_policy=NO_CACHE)
+def problems_task(tiny: TinySpec, rollouts: RolloutSpec, evaluation: EvaluationSpec, pretrained: StageResult) -> Any:
+    """Artifact: ``problems.parquet`` (PROBLEMS) of the embedded world; the summary counts overlaps."""
+    sizes = {"rollouts": rollouts.prompts, "heldout": evaluation.n, "hard": evaluation.hard_n}
+    settings = {"tiny": tiny.model_dump(mode="json"), **sizes}
+    key = StageKey("problems", 1, {"pretrained": pretrained.ref.sha256}, settings)
+    corpus = open_store().local(pretrained.ref)
+    return state_of(run_stage(key, "problems", lambda out, _: world_problems(spec=tiny, sizes=sizes, corpus=corpus, out=out)))
+
+
+@task(task_run_name="problems", cache_policy=NO_CACHE)
+def own_problems_task(evaluation: EvaluationSpec, rollouts: StageResult) -> Any:
+    """Artifact: ``problems.parquet`` from ``evaluation.problems``, or from what the rollouts held out."""
+    file = Path(evaluation.problems).expanduser() if evaluation.problems else None
+    inputs = {"rollouts": rollouts.ref.sha256, "file": file_digest(file) if file else ""}
+    key = StageKey("problems", 1, inputs, {"n": evaluation.n})
+    folder = open_store().local(rollouts.ref)
+    return state_of(
+        run_stage(key, "problems", lambda out, _: own_problems(file=file, rollouts=folder, n=evaluation.n, out=out))
+    )

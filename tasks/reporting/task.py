@@ -1,0 +1,117 @@
+"""Prefect task: join everything into the study's folder, its MLflow run and its Prefect artifacts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from tasks.contracts import PAIR_METRICS_FRAME, SPECTRA, RunInfo, StageResult
+from tasks.events import Event, emit
+from tasks.reporting.join import StudyTables
+from tasks.reporting.pairs import cosine_matrix, geometry, headline_rows
+from tasks.reporting.write import write_report
+from tasks.store import open_store
+
+
+@task(task_run_name="report", cache_policy=NO_CACHE)
+def report_task(
+    out: str,
+    study: str,
+    record: dict[str, Any],
+    scored: StageResult,
+    graded: StageResult,
+    trained: dict[RunInfo, StageResult],
+    pairs: list[StageResult],
+    spectra: list[StageResult],
+) -> str:
+    """Write the folder ``out`` and return its page. ``study``: the parent MLflow run; ``record``: settings, versions,
+    stages and checks (see `tasks.reporting.record`)."""
+    emit(Event("start", "report"))
+    store = open_store()
+    accuracy = store.local(scored.ref)
+    tables = StudyTables(
+        runs=list(trained),
+        accuracy=pl.read_parquet(accuracy / "accuracy.parquet"),
+        mcnemar=pl.read_parquet(accuracy / "mcnemar.parquet"),
+        items=pl.read_parquet(accuracy / "items.parquet"),
+        pair_metrics=_joined(pairs, "pair_metrics.parquet", PAIR_METRICS_FRAME),
+        spectra=_joined(spectra, "spectra.parquet", SPECTRA),
+        training=_training(trained),
+        rollouts={**graded.summary, **record["rollouts"]},
+        study=record["study"],
+    )
+    files = write_report(tables, Path(out))
+    store.log_folder(study, Path(out))
+    _log_numbers(tables, study, trained)
+    _prefect_artifacts(tables, files[0])
+    emit(Event("done", "report"))
+    return str(files[0])
+
+
+def _joined(results: list[StageResult], name: str, schema: dict[str, pl.DataType]) -> pl.DataFrame:
+    frames = [pl.read_parquet(open_store().local(result.ref) / name) for result in results]
+    return pl.concat(frames) if frames else pl.DataFrame(schema=schema)
+
+
+def _training(trained: dict[RunInfo, StageResult]) -> pl.DataFrame:
+    """Every run's log; a cached one may carry the name it had in another study, so the name is set here."""
+    frames = [
+        pl.read_parquet(open_store().local(result.ref) / "training.parquet").with_columns(run=pl.lit(info.run))
+        for info, result in trained.items()
+    ]
+    return pl.concat(frames)
+
+
+def _log_numbers(tables: StudyTables, study: str, trained: dict[RunInfo, StageResult]) -> None:
+    """Accuracy and geometry as metrics of each method's child run; the base's on the study itself."""
+    store = open_store()
+    for row in headline_rows(tables, geometry(tables)):
+        values = {
+            "accuracy": row.heldout.accuracy if row.heldout else None,
+            "accuracy_hard": row.hard.accuracy if row.hard else None,
+            "answer_loss": row.heldout.answer_loss if row.heldout else None,
+            "cosine_to_sft": row.cosine,
+            "update_norm": row.norm,
+            "effective_rank": row.effective_rank,
+        }
+        known = [(name, value, 0) for name, value in values.items() if value is not None]
+        if row.info in trained:
+            store.log_metrics(str(trained[row.info].summary["mlflow_run"]), known)
+        elif row.info.method == "base":
+            store.log_metrics(study, [(f"base_{name}", value, step) for name, value, step in known])
+
+
+def _prefect_artifacts(tables: StudyTables, page: Path) -> None:
+    view = geometry(tables)
+    create_table_artifact(
+        key="accuracy",
+        table=[
+            {
+                "run": row.info.run,
+                "held-out accuracy": round(row.heldout.accuracy, 4) if row.heldout else None,
+                "95 % from": round(row.heldout.low, 4) if row.heldout else None,
+                "to": round(row.heldout.high, 4) if row.heldout else None,
+                "n": row.heldout.n if row.heldout else None,
+                "cosine to sft": round(row.cosine, 4) if row.cosine is not None else None,
+            }
+            for row in headline_rows(tables, view)
+        ],
+        description="Greedy accuracy on held-out problems; the base is the first row.",
+    )
+    names = [info.run for info in view.runs]
+    matrix = cosine_matrix(view)
+    create_table_artifact(
+        key="cosine",
+        table=[
+            {"run": name, **{other: round(float(matrix[i, j]), 4) for j, other in enumerate(names)}}
+            for i, name in enumerate(names)
+        ],
+        description=f"Global cosine of the weight updates. Noise floor (same method, another data order): {view.floor}",
+    )
+    create_markdown_artifact(key="report", markdown=(page.parent / "report.md").read_text())
+    create_link_artifact(key="report-page", link=page.absolute().as_uri(), link_text="report.html")

@@ -1,0 +1,200 @@
+"""A study's whole settings: the sections of `tasks.specs` and the methods' own, and how a person gives them.
+
+Settings come from a preset or a TOML file, then ``--set section.key=value``. Anything unknown or out of bounds is
+refused in one line that names the field.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from tasks.contracts import InputError, RunInfo
+from tasks.methods import METHOD_NAMES, Method, Methods
+from tasks.specs import (
+    EvaluationSpec,
+    GeometrySpec,
+    LoraSpec,
+    ModelSpec,
+    RolloutSpec,
+    TinySpec,
+    TrainSpec,
+)
+
+
+class StudySpec(Methods):
+    """Everything that decides a study. Each method has a section of its own beside the common ones."""
+
+    name: str = Field("tiny", title="Name", description="Shown in Prefect, MLflow and the report.", min_length=1)
+    methods: tuple[str, ...] = Field(
+        METHOD_NAMES,
+        title="Methods",
+        description="Which methods to train, of: " + ", ".join(METHOD_NAMES),
+        min_length=1,
+        json_schema_extra={"items": {"type": "string", "enum": list(METHOD_NAMES)}},
+    )
+    seed: int = Field(0, title="Seed", description="Draws the LoRA initialisation that all methods share.", ge=0)
+    data_seed: int | None = Field(
+        None, title="Data seed", description="Draws the order of the data. Default: the seed.", ge=0
+    )
+    twins: tuple[str, ...] = Field(
+        ("sft",),
+        title="Twins",
+        description="Methods trained once more with the same initialisation and another data order: the noise floor.",
+        json_schema_extra={"items": {"type": "string", "enum": list(METHOD_NAMES)}},
+    )
+    model: ModelSpec = Field(ModelSpec(), title="Base model")
+    tiny: TinySpec = Field(TinySpec(), title="Embedded world")
+    rollouts: RolloutSpec = Field(RolloutSpec(), title="Rollouts")
+    lora: LoraSpec = Field(LoraSpec(), title="LoRA")
+    train: TrainSpec = Field(TrainSpec(), title="Training")
+    evaluation: EvaluationSpec = Field(EvaluationSpec(), title="Evaluation")
+    geometry: GeometrySpec = Field(GeometrySpec(), title="Geometry")
+
+    @field_validator("methods", "twins")
+    @classmethod
+    def _known_methods(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in METHOD_NAMES:
+                raise ValueError(f"unknown method {name!r}; known: {', '.join(METHOD_NAMES)}")
+        if len(set(names)) != len(names):
+            raise ValueError("a method is listed twice")
+        return names
+
+    @model_validator(mode="after")
+    def _coherent(self) -> StudySpec:
+        own = self.model.base != "tiny"
+        if own and self.rollouts.file is None:
+            raise ValueError("rollouts.file: a base of one's own needs rollouts: --rollouts FILE")
+        if not own and self.rollouts.file is not None:
+            raise ValueError(
+                "model.base: own rollouts need the model that they are for: --set model.base=DIR_OR_HUB_ID"
+            )
+        if self.train.micro_batch_size and self.train.batch_size % self.train.micro_batch_size:
+            raise ValueError(
+                f"train.micro_batch_size: {self.train.micro_batch_size} does not divide train.batch_size "
+                f"{self.train.batch_size}"
+            )
+        return self
+
+    @property
+    def own(self) -> bool:
+        """Whether base and rollouts are the user's, not the embedded world's."""
+        return self.model.base != "tiny"
+
+    def method(self, name: str) -> Method:
+        """The section of one method."""
+        section = getattr(self, name)
+        assert isinstance(section, Method)
+        return section
+
+    def runs(self) -> list[RunInfo]:
+        """The adapters to train: the methods, then the twins of those that are among them."""
+        data_seed = self.seed if self.data_seed is None else self.data_seed
+        runs = [self._run(name, name, data_seed) for name in self.methods]
+        twins = [self._run(f"{name}-order{data_seed + 1}", name, data_seed + 1) for name in self.twins]
+        return runs + [twin for twin in twins if twin.method in self.methods]
+
+    def _run(self, run: str, method: str, data_seed: int) -> RunInfo:
+        return RunInfo(run, method, self.seed, data_seed, self.train.lr * self.method(method).lr_ratio)
+
+
+def build(values: Mapping[str, Any]) -> StudySpec:
+    """A validated study from nested values. Raises `InputError`: one line naming the field and the way out."""
+    try:
+        return StudySpec.model_validate(dict(values))
+    except ValidationError as error:
+        raise InputError(_one_line(error)) from None
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """A study's values from a TOML file; its ``preset`` key, if any, is left in. Raises `InputError`."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}: not a TOML file that can be read: {error}") from None
+
+
+def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """``values`` with ``section.key=value`` assignments put in.
+
+    A value is read as JSON where it is JSON (numbers, true, null, lists), else as text; a comma-separated text becomes
+    a list where the field is one. Unknown keys are refused with the nearest known one.
+    """
+    result = json.loads(json.dumps(values))
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator or not key:
+            raise InputError(f"--set {assignment}: expected section.key=value")
+        _put(result, key.strip(), text)
+    return dict(result)
+
+
+def _put(values: dict[str, Any], key: str, text: str) -> None:
+    model: type[BaseModel] = StudySpec
+    place = values
+    *sections, last = key.split(".")
+    for section in sections:
+        field = model.model_fields.get(section)
+        kind = field.annotation if field is not None else None
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            raise InputError(f"--set {key}: no section {section!r}{nearest(section, _sections(model))}")
+        place, model = place.setdefault(section, {}), kind
+    if last not in model.model_fields:
+        raise InputError(f"--set {key}: unknown setting {last!r}{nearest(last, model.model_fields)}")
+    annotation = model.model_fields[last].annotation
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        raise InputError(f"--set {key}: {last!r} is a section; set one of its keys: {', '.join(annotation.model_fields)}")
+    place[last] = _parse(text, many="tuple" in str(annotation), text_only=annotation in (str, str | None))
+
+
+def _parse(text: str, *, many: bool, text_only: bool) -> Any:
+    if text_only and text != "null":
+        # Typed in a shell, \n is two characters; a template or token means the line break.
+        return text.replace("\\n", "\n")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    if many and not isinstance(value, list):
+        return [_parse(part.strip(), many=False, text_only=False) for part in text.split(",") if part.strip()]
+    return value
+
+
+def _sections(model: type[BaseModel]) -> list[str]:
+    return [
+        name
+        for name, field in model.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    ]
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    options = list(known)
+    near = difflib.get_close_matches(word, options, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(options)}"
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        *path, last = [str(part) for part in first["loc"]]
+        model: type[BaseModel] = StudySpec
+        for part in path:
+            annotation = model.model_fields[part].annotation
+            assert isinstance(annotation, type)
+            model = annotation
+        return f"{where}: unknown setting{nearest(last, model.model_fields)}"
+    got = "" if isinstance(first["input"], dict) or not where else f", got {first['input']!r}"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{where}: {message}{got}{more}" if where else f"{message}{more}"

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import polars as pl
+import pytest
+
+from tasks.contracts import InputError, RunInfo
+from tasks.reporting.join import StudyTables, Versus, base_of, frames, nobody_solves, ordered_runs, score, versus
+
+
+def test_the_base_is_first_whatever_the_order_of_the_runs(study: StudyTables) -> None:
+    backwards = replace(study, runs=study.runs[::-1], accuracy=study.accuracy.reverse())
+    names = [info.run for info in ordered_runs(backwards)]
+    assert names == ["base", "sft-order1", "dpo", "offline_grpo", "rift", "dft", "rft", "sft"]
+
+
+def test_a_base_that_nobody_measured_still_has_a_row(study: StudyTables) -> None:
+    without = replace(study, runs=study.runs[1:], accuracy=study.accuracy.filter(pl.col("run") != "base"))
+    assert ordered_runs(without)[0].run == "base"
+    assert score(without, "base", "heldout") is None
+
+
+def test_the_teacher_is_the_last_row(study: StudyTables) -> None:
+    teacher = study.accuracy.filter(pl.col("run") == "base").with_columns(run=pl.lit("big"), method=pl.lit("teacher"))
+    names = [info.run for info in ordered_runs(replace(study, accuracy=pl.concat([teacher, study.accuracy])))]
+    assert (names[0], names[-1]) == ("base", "big")
+
+
+def test_versus_turns_the_pair_round(study: StudyTables) -> None:
+    row = study.mcnemar.filter(benchmark="heldout", run_a="base", run_b="rft").row(0, named=True)
+    found = versus(study, "rft", "base", "heldout")
+    assert found is not None
+    assert (found.only_this, found.only_other) == (row["only_b"], row["only_a"])
+    assert found.difference == -row["difference"]
+    # Accuracy of rft less that of the base, from the counts themselves: (only rft - only base) / n.
+    assert found.difference == pytest.approx((row["only_b"] - row["only_a"]) / row["n"], abs=1e-15)
+    back = versus(study, "base", "rft", "heldout")
+    assert back is not None
+    assert back.difference == -found.difference
+
+
+def test_a_difference_is_shown_by_the_adjusted_p_only() -> None:
+    assert not Versus(100, 9, 1, 0.08, p_value=0.021, p_holm=0.08).shown
+    assert Versus(100, 9, 1, 0.08, p_value=0.0021, p_holm=0.03).shown
+    assert not Versus(100, 0, 0, 0.0, p_value=None, p_holm=None).shown
+
+
+def test_nobody_solves(build_study: Callable[..., StudyTables], study: StudyTables) -> None:
+    assert not nobody_solves(study)
+    hopeless = build_study(solve=0.0)
+    assert nobody_solves(hopeless)
+    teacher = hopeless.accuracy.head(1).with_columns(run=pl.lit("teacher"), method=pl.lit("teacher"), accuracy=0.9)
+    assert nobody_solves(replace(hopeless, accuracy=pl.concat([hopeless.accuracy, teacher])))
+
+
+def test_a_frame_out_of_its_schema_is_named(study: StudyTables) -> None:
+    with pytest.raises(InputError, match=r"spectra: missing columns \['value'\]"):
+        frames(replace(study, spectra=study.spectra.drop("value")))
+
+
+def test_base_of_is_the_base_row(study: StudyTables) -> None:
+    assert base_of(study) == RunInfo("base", "base", 0, 0, 0.0)

@@ -1,0 +1,249 @@
+"""The page and its twin: every number in them is one of the frames', and nothing from models or data is markup."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from tasks.contracts import RunInfo
+from tasks.reporting.document import Document, build_document
+from tasks.reporting.formats import number, percent
+from tasks.reporting.html import render_html
+from tasks.reporting.join import StudyTables
+from tasks.reporting.markdown import escape, render_markdown
+from tasks.reporting.terminal import headline_renderable
+
+HOSTILE = 'x<script>alert("1")</script>&|`b`$a_{1}$'
+
+
+class Tables(HTMLParser):
+    """Table id -> rows -> cells, each the list of its lines."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tables: dict[str, list[list[list[str]]]] = {}
+        self.tags: Counter[str] = Counter()
+        self.ids: Counter[str] = Counter()
+        self._inside = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        named = dict(attrs)
+        if named.get("id"):
+            self.ids[str(named["id"])] += 1
+        if tag == "table":
+            self.tables[str(named["id"])] = []
+        elif tag == "tr":
+            self._rows().append([])
+        elif tag in ("td", "th"):
+            self._rows()[-1].append([])
+            self._inside = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = self._inside and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self._inside and data.strip():
+            self._rows()[-1][-1].append(data.strip())
+
+    def _rows(self) -> list[list[list[str]]]:
+        return list(self.tables.values())[-1]
+
+
+@pytest.fixture(scope="module")
+def document(study: StudyTables) -> Document:
+    return build_document(study)
+
+
+@pytest.fixture(scope="module")
+def page(document: Document) -> str:
+    return render_html(document)
+
+
+@pytest.fixture(scope="module")
+def parsed(page: str) -> Tables:
+    return Tables(page)
+
+
+def test_accuracies_are_the_frames(study: StudyTables, parsed: Tables) -> None:
+    rows = {(cells[0][0], cells[1][0]): cells for cells in parsed.tables["accuracy"][1:]}
+    assert len(rows) == study.accuracy.height
+    for row in study.accuracy.iter_rows(named=True):
+        cells = rows["Held-out" if row["benchmark"] == "heldout" else "Hard", row["run"]]
+        interval = f"{percent(row['accuracy'])} ({percent(row['low'])} to {percent(row['high'])})"
+        expected = [str(row["correct"]), str(row["n"]), interval, str(row["unparsed"]), str(row["truncated"])]
+        assert [cell[0] for cell in cells[2:7]] == expected
+        assert cells[7] == [number(row["answer_loss"], 4)]
+
+
+def test_pair_values_are_the_frames(study: StudyTables, parsed: Tables) -> None:
+    rows = {cells[0][0]: cells for cells in parsed.tables["pairs"][1:]}
+    frame = study.pair_metrics.filter(module="*", run_a="sft", run_b="dft")
+    value = {(metric, k): value for metric, k, value in frame.select("metric", "k", "value").iter_rows()}
+    expected = [
+        number(value["cosine", None], 3),
+        number(value["angle_left", 1], 1),
+        number(value["angle_left", 5], 1),
+        number(value["u1_overlap", None], 3),
+        number(value["v1_overlap", None], 3),
+        number(value["orthogonal_fraction_reverse", None], 3),  # of dft outside sft, in a frame of (sft, dft)
+    ]
+    assert [cell[0] for cell in rows["dft"][2:]] == expected
+    assert rows["dft"][2] == ["0.765", "below the noise floor"]
+    assert rows["rift"][2] == ["0.981", "at the noise floor"]
+    assert parsed.tables["pairs"][0][4] == ["Worst of top-5 angles, deg"]
+
+
+def test_cosine_matrix_is_the_frames(study: StudyTables, parsed: Tables) -> None:
+    header, base, *rows = parsed.tables["cosines"]
+    assert {cell[0] for cell in base[1:]} == {"no update"}
+    names = [cell[0] for cell in header]
+    table = {(cells[0][0], name): cell for cells in rows for name, cell in zip(names, cells, strict=True)}
+    for row in study.pair_metrics.filter(metric="cosine", module="*").iter_rows(named=True):
+        assert table[row["run_a"], row["run_b"]][0] == number(row["value"], 3)
+        assert table[row["run_b"], row["run_a"]][0] == number(row["value"], 3)
+    assert table["sft", "sft-order1"][1] == "noise floor"
+
+
+def test_every_table_of_results_begins_with_the_base(parsed: Tables) -> None:
+    for key in ("headline", "pairs", "other-pairs", "cosines", "spectra", "training"):
+        assert parsed.tables[key][1][0][0] == "base", key
+    for key in ("accuracy", "mcnemar"):
+        assert parsed.tables[key][1][1][0] == "base", key
+
+
+def test_markdown_says_what_the_page_says(document: Document, parsed: Tables) -> None:
+    lines = render_markdown(document).splitlines()
+    for table in (document.headline, *(t for s in document.sections for t in (*s.shown, *s.folded))):
+        cells = [[" ".join(cell) for cell in row] for row in parsed.tables[table.key][1:]]
+        assert len(cells) == len(table.rows)
+        for row, shown in zip(table.rows, cells, strict=True):
+            assert [" ".join((cell.text, *cell.subs)) for cell in row] == shown
+            assert f"| {' | '.join(escape(cell.plain) for cell in row)} |" in lines
+    for sentence in document.findings.sentences:
+        assert f"- {escape(sentence)}" in lines
+
+
+def test_the_page_is_small_self_contained_and_well_formed(page: str, parsed: Tables) -> None:
+    assert len(page.encode()) < 1_000_000
+    assert not parsed.tags.keys() & {"script", "link", "img", "iframe", "object"}
+    assert not re.search(r"url\((?!#)", page)
+    outside = set(re.findall(r'https?://[^"\s<]+', page)) - {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+    assert outside == set()
+    assert [name for name, count in parsed.ids.items() if count > 1] == []
+
+
+def test_figures_are_text_in_the_pages_colours(page: str, parsed: Tables) -> None:
+    assert parsed.tags["svg"] == parsed.tags["figcaption"] == 4
+    assert parsed.tags["text"] > 100  # text, not outlines
+    assert ".981" in page
+    assert "0.975 floor" in page
+    assert not re.search("#010203|#040506|#070809", page)
+
+
+def test_nothing_from_data_is_markup(study: StudyTables, build_study: Callable[..., StudyTables]) -> None:
+    runs = [*study.runs[:2], RunInfo(HOSTILE, HOSTILE, 0, 0, 1e-3), study.runs[-1]]
+    hostile = build_study(runs=runs)
+    checks = [{"name": HOSTILE, "ok": False, "detail": HOSTILE}]
+    meta = {"name": HOSTILE, "checks": checks, "notes": [HOSTILE], "settings": {HOSTILE: HOSTILE}, "machine": HOSTILE}
+    hostile = replace(hostile, study={**hostile.study, **meta}, rollouts={HOSTILE: 1})
+    document = build_document(hostile)
+    page, text = render_html(document), render_markdown(document)
+    assert Tables(page).tags["script"] == 0
+    assert html.escape(HOSTILE, quote=False).split("<")[0] in page
+    assert "&lt;script&gt;" in page
+    assert page.count("<svg") == 4  # drawn with that name as a label
+    assert "<script" not in text
+    assert r"&amp;\|\`b\`" in text
+    # A bar in a name opens no column: all lines of a table have one width.
+    blocks = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    assert len(blocks) >= 10
+    for block in blocks:
+        assert len({line.replace(r"\|", "").count("|") for line in block.splitlines()}) == 1
+
+
+def test_answers_of_models_are_not_on_the_page(page: str) -> None:
+    assert "alert(1)" not in page  # what every completion of the made-up study says
+
+
+@pytest.mark.parametrize("frame", ["accuracy", "mcnemar", "pair_metrics", "spectra", "training"])
+def test_a_missing_frame_leaves_a_page_that_says_so(study: StudyTables, frame: str) -> None:
+    document = build_document(replace(study, **{frame: getattr(study, frame).clear()}))
+    page = render_html(document)
+    assert "ot measured" in page
+    assert Tables(page).tables["headline"][1][0][0] == "base"
+    assert render_markdown(document).count("not measured") + render_markdown(document).count("Not measured") > 1
+
+
+def test_missing_values_are_not_zeros(study: StudyTables) -> None:
+    holes = replace(
+        study,
+        accuracy=study.accuracy.with_columns(answer_loss=pl.lit(None, pl.Float64())),
+        pair_metrics=study.pair_metrics.with_columns(value=pl.lit(None, pl.Float64())),
+        rollouts={**study.rollouts, "mixed_groups": None},
+    )
+    tables = Tables(render_html(build_document(holes))).tables
+    sft = next(cells for cells in tables["headline"] if cells[0][0] == "rft")
+    assert [sft[5], sft[6]] == [["not measured"], ["not measured"]]
+    assert {cell[0] for row in tables["pairs"][2:] for cell in row[2:]} == {"not measured"}
+    assert ["Mixed groups", "not measured"] in [[cell[0] for cell in row] for row in tables["rollouts"]]
+
+
+def test_an_empty_study_still_has_a_page(study: StudyTables) -> None:
+    names = ("accuracy", "mcnemar", "items", "pair_metrics", "spectra", "training")
+    empty = StudyTables(runs=[], **{name: getattr(study, name).clear() for name in names}, rollouts={}, study={})
+    document = build_document(empty)
+    page = render_html(document)
+    assert "No accuracy was measured, neither for the base nor for any method." in page
+    assert Tables(page).tables["headline"][1][0][0] == "base"
+    assert "<svg" not in page
+
+
+def test_a_commit_with_changes_says_so(study: StudyTables) -> None:
+    document = build_document(replace(study, study={**study.study, "commit": "0123456789ab+changes"}), lambda *_: [])
+    assert dict(document.facts)["Commit"] == "0123456789ab+changes"
+
+
+def test_rollouts_show_shares_and_what_was_dropped(parsed: Tables) -> None:
+    rows = dict([cell[0] for cell in row] for row in parsed.tables["rollouts"][1:])
+    # 3522 / 4096 = 86.0 %, 311 / 1024 = 30.4 %, 17 / 4096 = 0.4 %
+    assert rows["Correct"] == "3522 (86.0 %)"
+    assert rows["Mixed groups"] == "311 (30.4 %)"
+    assert rows["Dropped: longer than the model's context"] == "17 (0.4 %)"
+    assert rows["Disagreements"] == "not measured"
+
+
+def test_stages_tell_hits_from_work(document: Document, parsed: Tables) -> None:
+    first, *_, last = parsed.tables["stages"][1:]
+    assert [cell[0] for cell in first] == ["pretrain", "pretrain tiny", "from the cache", "1 min 58 s", "0.0 s"]
+    assert [cell[0] for cell in last] == ["train", "sft seed=0 data_seed=1 lr=1e-3", "computed", "9.5 s", "96.0 s"]
+    stages = next(table for section in document.sections for table in section.shown if table.key == "stages")
+    # 7 computed stages of 9.5 s
+    assert "2 of 9 stages came from the cache" in stages.note
+    assert "66.5 s summed over stages" in stages.note
+
+
+def test_the_terminal_prints_the_headline_in_80_columns(study: StudyTables) -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(headline_renderable(replace(study, study={**study.study, "name": "[red]tiny[/red]"})))
+    text = console.export_text()
+    assert "[red]tiny[/red]" in text
+    lines = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
+    for row in study.accuracy.filter(benchmark="heldout").iter_rows(named=True):
+        assert lines[row["run"]][1] == percent(row["accuracy"])
+    assert lines["rift"][-1] == "0.981*"
+    assert lines["dpo"][-1] == "-0.021"
+    assert max(len(line) for line in text.splitlines()) <= 80

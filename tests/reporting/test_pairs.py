@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tasks.contracts import RunInfo
+from tasks.reporting.join import StudyTables
+from tasks.reporting.pairs import (
+    AT_FLOOR,
+    BELOW_FLOOR,
+    IS_FLOOR,
+    NO_FLOOR,
+    OTHER_SEED,
+    cosine_matrix,
+    geometry,
+    headline_rows,
+    is_twin,
+    layer_profiles,
+    pairs,
+)
+
+
+def swapped(frame: pl.DataFrame) -> pl.DataFrame:
+    """Every pair the other way round, as if b had been compared with a."""
+    turned = {
+        name: f"{name[:-1]}{'b' if name.endswith('a') else 'a'}" for name in frame.columns if name[-2:] in ("_a", "_b")
+    }
+    other = pl.col("metric").replace(
+        {"orthogonal_fraction": "orthogonal_fraction_reverse", "orthogonal_fraction_reverse": "orthogonal_fraction"}
+    )
+    return frame.rename(turned).select(frame.columns).with_columns(metric=other)
+
+
+def test_the_matrix_holds_the_frames_cosines(study: StudyTables) -> None:
+    view = geometry(study)
+    cosines = cosine_matrix(view)
+    assert cosines.shape == (7, 7)
+    assert np.array_equal(cosines, cosines.T)
+    assert np.array_equal(np.diag(cosines), np.ones(7))
+    names = [info.run for info in view.runs]
+    for row in study.pair_metrics.filter(metric="cosine", module="*").iter_rows(named=True):
+        assert cosines[names.index(row["run_a"]), names.index(row["run_b"])] == row["value"]
+
+
+def test_the_floor_is_the_twins_cosine_and_judges_every_pair(study: StudyTables) -> None:
+    view = geometry(study)
+    info = {run.run: run for run in view.runs}
+    assert view.twins == (("sft", "sft-order1"),)
+    assert view.floor == 0.975
+    standing = {name: view.standing(info[name], info["sft"]) for name in ("rft", "rift", "sft-order1")}
+    # rft .958 < .975 <= rift .981
+    assert standing == {"rft": BELOW_FLOOR, "rift": AT_FLOOR, "sft-order1": IS_FLOOR}
+    assert view.standing(RunInfo("x", "x", 0, 0, 1e-3), info["sft"]) == ""
+
+
+def test_a_cosine_that_equals_the_floor_is_at_it(study: StudyTables) -> None:
+    level = pl.when(pl.col("run_b") == "rft", pl.col("metric") == "cosine").then(0.975).otherwise("value")
+    view = geometry(replace(study, pair_metrics=study.pair_metrics.with_columns(value=level)))
+    assert view.standing(view.runs[1], view.runs[0]) == AT_FLOOR
+
+
+def test_a_floor_of_several_twins_is_the_lowest(build_study: Callable[..., StudyTables], study: StudyTables) -> None:
+    more = build_study(runs=[*study.runs, RunInfo("rft-order1", "rft", 0, 1, 1e-3)])
+    view = geometry(more)
+    # rft~rft-order1 has .958 * 1.0 in the made-up study, below sft~sft-order1's .975
+    assert view.twins == (("sft", "sft-order1"), ("rft", "rft-order1"))
+    assert view.floor == 0.958
+
+
+def test_twins_share_all_but_the_order() -> None:
+    run = RunInfo("a", "sft", 0, 0, 1e-3)
+    assert is_twin(run, replace(run, run="b", data_seed=1))
+    assert not is_twin(run, replace(run, run="b"))
+    assert not is_twin(run, replace(run, run="b", data_seed=1, seed=1))
+    assert not is_twin(run, replace(run, run="b", data_seed=1, lr=1e-4))
+    assert not is_twin(run, replace(run, run="b", data_seed=1, method="rft"))
+
+
+def test_the_floor_does_not_judge_another_initialisation(build_study: Callable[..., StudyTables]) -> None:
+    runs = [
+        RunInfo("base", "base", 0, 0, 0.0),
+        RunInfo("sft", "sft", 0, 0, 1e-3),
+        RunInfo("sft-order1", "sft", 0, 1, 1e-3),
+        RunInfo("rift", "rift", 1, 1, 1e-3),
+    ]
+    view = geometry(build_study(runs=runs))
+    assert view.standing(view.runs[2], view.runs[0]) == OTHER_SEED
+
+
+def test_without_a_twin_there_is_no_floor(study: StudyTables) -> None:
+    view = geometry(replace(study, runs=study.runs[:-1]))
+    assert view.floor is None
+    assert view.standing(view.runs[1], view.runs[0]) == NO_FLOOR
+
+
+def test_values_do_not_depend_on_which_run_came_first(study: StudyTables) -> None:
+    forth, back = geometry(study), geometry(replace(study, pair_metrics=swapped(study.pair_metrics)))
+    for metric, k in (("cosine", None), ("angle_left", 1), ("orthogonal_fraction", None)):
+        assert forth.value("rft", "sft", metric, k) == back.value("rft", "sft", metric, k)
+    # The fraction has a direction: of rft outside sft, which in the frame of (sft, rft) is the reverse one.
+    assert forth.value("rft", "sft", "orthogonal_fraction") == pytest.approx(np.sqrt(1 - 0.958**2) / 2, rel=1e-12)
+    assert forth.value("sft", "rft", "orthogonal_fraction") == pytest.approx(np.sqrt(1 - 0.958**2), rel=1e-12)
+
+
+def test_pairs_begin_with_the_floor_then_the_reference(study: StudyTables) -> None:
+    ordered = [(a.run, b.run) for a, b in pairs(geometry(study))]
+    assert len(ordered) == 7 * 6 // 2
+    assert ordered[0] == ("sft", "sft-order1")
+    assert ordered[1:6] == [("sft", name) for name in ("rft", "dft", "rift", "offline_grpo", "dpo")]
+
+
+def test_a_layer_is_the_mean_of_its_modules(study: StudyTables) -> None:
+    layers, cosines = layer_profiles(study, geometry(study))["dft"]
+    assert layers == [0, 1, 2, 3]
+    rows = study.pair_metrics.filter(run_a="sft", run_b="dft", metric="cosine", layer=2)["value"].to_list()
+    assert len(rows) == 4
+    assert cosines[2] == pytest.approx(sum(rows) / 4, rel=1e-12)
+
+
+def test_headline_rows_hold_the_frames_values(study: StudyTables) -> None:
+    rows = {row.info.run: row for row in headline_rows(study, geometry(study))}
+    assert next(iter(rows)) == "base"
+    assert rows["base"].cosine is None
+    assert rows["base"].norm is None
+    assert rows["sft"].cosine == 1.0
+    assert (rows["dpo"].cosine, rows["dpo"].norm, rows["dpo"].effective_rank) == (-0.021, 0.21, 6.5)
+    hard = study.accuracy.filter(run="dpo", benchmark="hard").row(0, named=True)
+    assert rows["dpo"].hard is not None
+    assert (rows["dpo"].hard.correct, rows["dpo"].hard.high) == (hard["correct"], hard["high"])

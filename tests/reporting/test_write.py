@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from tasks.contracts import InputError
+from tasks.reporting.join import StudyTables
+from tasks.reporting.write import write_report
+
+FRAMES = ("accuracy", "mcnemar", "items", "pair_metrics", "spectra", "training")
+
+
+def test_every_file_is_there_and_holds_the_frames(study: StudyTables, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "study"
+    began = time.process_time()
+    paths = write_report(study, out)
+    assert time.process_time() - began < 3  # seconds of processor time, matplotlib's import included if it is first
+    assert sorted(path.name for path in paths) == sorted(path.name for path in out.iterdir())
+    assert [path.name for path in paths[:3]] == ["report.html", "report.md", "study.json"]
+    for name in FRAMES:
+        assert_frame_equal(pl.read_parquet(out / f"{name}.parquet"), getattr(study, name))
+
+
+def test_equal_tables_give_equal_bytes(build_study: Callable[..., StudyTables], tmp_path: Path) -> None:
+    first, second = (write_report(build_study(), tmp_path / name) for name in "ab")
+    for a, b in zip(first, second, strict=True):
+        assert a.read_bytes() == b.read_bytes(), a.name
+
+
+def test_study_json_is_plain_json(study: StudyTables, tmp_path: Path) -> None:
+    odd = replace(study, study={**study.study, "wall_seconds": float("nan"), "where": Path("x")})
+    write_report(odd, tmp_path)
+    record = json.loads((tmp_path / "study.json").read_text())
+    assert record["wall_seconds"] is None
+    assert record["where"] == "x"
+    assert record["settings"] == {
+        "train": {"lr": 1e-3, "steps": 80},
+        "lora": {"targets": ["q_proj", "k_proj"]},
+        "out": None,
+    }
+    assert record["noise_floor"] == {"cosine": 0.975, "pairs": [["sft", "sft-order1"]]}
+    assert [run["run"] for run in record["runs"]][:2] == ["base", "sft"]
+    assert len(record["headline"]) == 5
+
+
+def test_a_failure_leaves_the_old_file_and_no_other(
+    study: StudyTables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "report.html"
+    page.write_text("old")
+
+    def full(source: Path, target: Path) -> None:
+        if Path(target) == page:
+            raise OSError("disk full")
+        os.rename(source, target)
+
+    monkeypatch.setattr("tasks.reporting.write.os.replace", full)
+    with pytest.raises(OSError, match="disk full"):
+        write_report(study, tmp_path)
+    assert page.read_text() == "old"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_bad_frames_are_refused_before_anything_is_written(study: StudyTables, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="accuracy: missing columns"):
+        write_report(replace(study, accuracy=study.accuracy.drop("low")), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, tasks.reporting.write, tasks.reporting.terminal\n"
+        "print(*sorted({'torch', 'transformers', 'matplotlib', 'jinja2', 'mlflow', 'prefect'} & sys.modules.keys()))"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
