@@ -110,6 +110,7 @@ class Recorder:
                 "stage": result.stage,
                 "name": result.name,
                 "seconds": round(result.seconds, 3),
+                "total_seconds": round(result.total_seconds, 3),
                 "hit": result.hit,
                 "cached_seconds": round(result.cached_seconds, 3),
                 "started": round(result.started - self.began, 3),

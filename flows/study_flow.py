@@ -16,8 +16,8 @@ from prefect import flow, runtime
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.record import Recorder, first_failure
-from tasks.contracts import InputError, ModelRef, RunInfo, StageResult
+from flows.record import Recorder
+from tasks.contracts import ModelRef, RunInfo, StageResult
 from tasks.evaluation.task import accuracy_task, evaluate_task
 from tasks.geometry.task import pair_task, spectrum_task
 from tasks.grading.task import grade_task
@@ -34,6 +34,10 @@ from tasks.training.task import train_task
 BASE = RunInfo("base", "base", 0, 0, 0.0)
 INSTRUCTED = RunInfo("base-instructed", "base-instructed", 0, 0, 0.0)
 TEACHER = RunInfo("teacher", "teacher", 0, 0, 0.0)
+
+
+THREADS: Any = ThreadPoolTaskRunner(max_workers=64)
+"""Tasks wait for device slots, not for threads."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class World:
 @flow(
     name="study",
     flow_run_name="study {spec.name} seed={spec.seed}",
-    task_runner=ThreadPoolTaskRunner(max_workers=64),  # tasks wait for device slots, not for threads
+    task_runner=THREADS,
     validate_parameters=True,
 )
 def study_flow(spec: StudySpec = build(preset("tiny")), out: str | None = None) -> StudyOutcome:
@@ -81,7 +85,7 @@ def study_flow(spec: StudySpec = build(preset("tiny")), out: str | None = None) 
             open_store().local(graded.ref) / "rollouts.parquet",
         )
         references = _references(spec, world)
-        training = {
+        training: dict[RunInfo, Any] = {  # futures: Prefect hands their results to the tasks that take them
             info: train_task.submit(
                 info, spec.method(info.method), spec.train, spec.lora, world.base, graded, record.study_run
             )
@@ -143,6 +147,3 @@ def _references(spec: StudySpec, world: World) -> list[PrefectFuture[Any]]:
 def _longest_first(runs: Sequence[RunInfo], spec: StudySpec) -> list[RunInfo]:
     """Pairs cost twice the sequences: started first, they do not leave a device idle at the end."""
     return sorted(runs, key=lambda info: spec.method(info.method).kind != "pairs")
-
-
-__all__ = ["InputError", "StudyOutcome", "first_failure", "study_flow"]

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,9 @@ from filelock import FileLock, Timeout
 from tasks import home
 from tasks.contracts import InputError, Progress, StageError, no_progress
 
+DEV = Path("/dev")
 POLL_SECONDS = 0.05
+EXIT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -52,18 +55,24 @@ def slots() -> tuple[Slot, ...]:
     if gpus:
         return tuple(Slot("gpu", gpu, max(1, cores // len(gpus))) for gpu in gpus)
     text = os.environ.get("COLINEAR_SLOTS") or str(cores)
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise InputError(f"COLINEAR_SLOTS: expected a whole number of at least 1, got {text!r}")
     count = int(text)
     return tuple(Slot("cpu", str(index), max(1, cores // count)) for index in range(count))
 
 
 def _visible_gpus() -> list[str]:
-    """Read without importing torch, which would be slow and could initialise CUDA in the driver."""
+    """Read without importing torch, which would be slow and could initialise CUDA in the driver.
+
+    As CUDA does, a list ends before its first "-1"; spaces and repetitions are dropped, because a slot's name is its
+    lock's, and one GPU must have one name.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [gpu for gpu in visible.split(",") if gpu.strip() and gpu.strip() != "-1"]
-    return sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
+    if visible is None:
+        found = (path.name.removeprefix("nvidia") for path in DEV.glob("nvidia[0-9]*"))
+        return sorted(found, key=lambda name: (len(name), name))
+    listed = (gpu.strip() for gpu in visible.split(","))
+    return list(dict.fromkeys(gpu for gpu in takewhile(lambda gpu: gpu != "-1", listed) if gpu))
 
 
 def describe_machine() -> str:
@@ -132,10 +141,10 @@ def run_pinned(
 ) -> Any:
     """Run ``function(**kwargs, progress=...)`` in a fresh process on one slot and return its (small) result.
 
-    With ``processes`` > 1 the function runs once a slot, with ``rank``, ``world`` and ``rendezvous`` (a ``file://`` URL)
-    added, and rank 0's result is returned. Output of the process goes to the file ``log``. An `InputError` inside is
-    raised again here; another exception becomes a `StageError` with its text, its traceback is in the log; a process
-    that is killed raises `WorkerDied`.
+    With ``processes`` > 1 the function runs once a slot, with ``rank``, ``world`` and ``rendezvous`` (a ``file://``
+    URL) added, and rank 0's result is returned. Output of the process goes to the file ``log``. An `InputError` inside
+    is raised again here; another exception becomes a `StageError` with its text, its traceback is in the log; a
+    process that is killed raises `WorkerDied`.
     """
     warm_up()
     with take(processes) as held:
@@ -160,17 +169,22 @@ def _run_ranks(
     rendezvous = log.with_suffix(".rendezvous")
     rendezvous.unlink(missing_ok=True)
     workers = []
-    for rank, slot in enumerate(held):
-        extra = {"rank": rank, "world": len(held), "rendezvous": rendezvous.as_uri()} if several else {}
-        ours, theirs = _context().Pipe()
-        worker = _context().Process(target=_worker, args=(theirs, function, {**kwargs, **extra}, slot, str(log)))
-        worker.start()
-        theirs.close()
-        workers.append((worker, ours))
+    answered = False
     try:
-        return _await(workers, log, progress)
+        for rank, slot in enumerate(held):
+            extra = {"rank": rank, "world": len(held), "rendezvous": rendezvous.as_uri()} if several else {}
+            ours, theirs = _context().Pipe()
+            worker = _context().Process(target=_worker, args=(theirs, function, {**kwargs, **extra}, slot, str(log)))
+            worker.start()
+            theirs.close()
+            workers.append((worker, ours))
+        result = _await(workers, log, progress)
+        answered = True
+        return result
     finally:
         for worker, ours in workers:
+            if answered:
+                worker.join(EXIT_SECONDS)  # let it clean up after itself
             if worker.is_alive():
                 worker.kill()
             worker.join()
@@ -184,9 +198,10 @@ def _await(workers: list[tuple[Any, Any]], log: Path, progress: Progress) -> Any
     first = workers[0][1]
     result = None
     while pending:
-        for ready in multiprocessing.connection.wait(list(pending)):
-            assert isinstance(ready, multiprocessing.connection.Connection)
+        for ready in _ready(pending):
             try:
+                if not ready.poll():
+                    raise EOFError
                 kind, *body = ready.recv()
             except (EOFError, ConnectionResetError):
                 worker = pending.pop(ready)
@@ -202,6 +217,13 @@ def _await(workers: list[tuple[Any, Any]], log: Path, progress: Progress) -> Any
             elif kind == "error":
                 raise StageError(f"{body[0]} (full traceback: {log})")
     return result
+
+
+def _ready(pending: Mapping[Any, Any]) -> list[Any]:
+    """The pipes of the workers that said something or ended; a worker's own children may keep its pipe open."""
+    ends = {worker.sentinel: ours for ours, worker in pending.items()}
+    woken = multiprocessing.connection.wait([*pending, *ends])
+    return list(dict.fromkeys(ends.get(one, one) for one in woken))
 
 
 def _cause(exitcode: int | None) -> str:
@@ -235,14 +257,13 @@ def _worker(
 
         torch.set_num_threads(slot.threads)
         result = function(**kwargs, progress=lambda done, total, note="": send("progress", done, total, note))
+        send("result", result)
     except InputError as error:
         send("input", str(error))
     except BaseException as error:
         traceback.print_exc()
         sys.stderr.flush()
         send("error", f"{type(error).__name__}: {error}")
-    else:
-        send("result", result)
 
 
 def _end_with_driver(connection: multiprocessing.connection.Connection) -> None:

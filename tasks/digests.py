@@ -35,6 +35,9 @@ def manifest_digest(manifest: Mapping[str, Any]) -> str:
 
 def verify(folder: Path, manifest: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise `Damaged`, naming the file, unless ``folder`` holds exactly what ``manifest`` says."""
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    for name in sorted(present - manifest.keys()):
+        raise Damaged(f"{name} was not there when it was recorded")
     for name, expected in manifest.items():
         path = folder / name
         if not path.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import polars as pl
@@ -14,7 +15,7 @@ from tasks.models.external import check_base, locate, reference
 from tasks.models.prompts import check_template
 from tasks.problems.files import read_problems
 from tasks.problems.synthetic import check as check_world
-from tasks.rollouts.files import read_rollouts
+from tasks.rollouts.files import heldout_split, read_rollouts
 from tasks.settings import StudySpec
 
 WORLD_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -28,17 +29,39 @@ def preflight(spec: StudySpec, out: Path | None = None) -> ModelRef | None:
     (a few seconds), but no weights beyond their digest.
     """
     slots()
-    if out is not None and out.exists() and not out.is_dir():
-        raise InputError(f"--out: {out} is a file; give a folder")
+    if out is not None:
+        _check_out(out)
     if not spec.own:
-        check_world(spec.tiny)
-        for target in spec.lora.targets:
-            if target not in WORLD_MODULES:
-                raise InputError(f"lora.targets: the base has no module {target!r}; it has {', '.join(WORLD_MODULES)}")
-        if spec.model.prompt_template is not None:
-            raise InputError("model.prompt_template: the embedded world has its own; it is for model.base of one's own")
+        _check_world(spec)
         return None
     return _own(spec)
+
+
+def _check_out(out: Path) -> None:
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise InputError(f"--out: {there} is a file; give a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"--out: {there} cannot be written to; give another folder")
+
+
+def _check_world(spec: StudySpec) -> None:
+    try:
+        check_world(spec.tiny)
+    except InputError as error:
+        raise InputError(f"tiny.{str(error).removeprefix('tiny.')}") from None
+    for target in spec.lora.targets:
+        if target not in WORLD_MODULES:
+            raise InputError(f"lora.targets: the base has no module {target!r}; it has {', '.join(WORLD_MODULES)}")
+    unused = {
+        "model.prompt_template": spec.model.prompt_template,
+        "model.pad_token": spec.model.pad_token,
+        "model.max_length": spec.model.max_length,
+        "evaluation.problems": spec.evaluation.problems,
+    }
+    for field, value in unused.items():
+        if value is not None:
+            raise InputError(f"{field}: the embedded world has its own; it is for a model.base of one's own")
 
 
 def _own(spec: StudySpec) -> ModelRef:
@@ -55,6 +78,9 @@ def _own(spec: StudySpec) -> ModelRef:
         raise InputError(
             "evaluation.problems: the rollouts carry no gold answers to evaluate against; give a file of problems"
         )
+    else:
+        held = heldout_split(rows["problem_id"], spec.rollouts.holdout)
+        rows = rows.filter(~pl.col("problem_id").is_in(list(held)))
     if rows["reward"].null_count() == 0:
         _check_rewards(spec, rows)
     folder = locate(spec.model.base)

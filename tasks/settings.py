@@ -6,8 +6,10 @@ refused in one line that names the field.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
+import reprlib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -76,6 +78,8 @@ class StudySpec(Methods):
             raise ValueError(
                 "model.base: own rollouts need the model that they are for: --set model.base=DIR_OR_HUB_ID"
             )
+        if not self.geometry.ks or min(self.geometry.ks) < 1:
+            raise ValueError(f"geometry.ks: expected dimensions of at least 1, got {list(self.geometry.ks)}")
         if self.train.micro_batch_size and self.train.batch_size % self.train.micro_batch_size:
             raise ValueError(
                 f"train.micro_batch_size: {self.train.micro_batch_size} does not divide train.batch_size "
@@ -129,13 +133,13 @@ def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str,
     A value is read as JSON where it is JSON (numbers, true, null, lists), else as text; a comma-separated text becomes
     a list where the field is one. Unknown keys are refused with the nearest known one.
     """
-    result = json.loads(json.dumps(values))
+    result = copy.deepcopy(dict(values))
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         if not separator or not key:
             raise InputError(f"--set {assignment}: expected section.key=value")
         _put(result, key.strip(), text)
-    return dict(result)
+    return result
 
 
 def _put(values: dict[str, Any], key: str, text: str) -> None:
@@ -148,11 +152,14 @@ def _put(values: dict[str, Any], key: str, text: str) -> None:
         if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
             raise InputError(f"--set {key}: no section {section!r}{nearest(section, _sections(model))}")
         place, model = place.setdefault(section, {}), kind
+        if not isinstance(place, dict):
+            raise InputError(f"{section}: expected a section with keys, got {_SHORT.repr(place)}")
     if last not in model.model_fields:
         raise InputError(f"--set {key}: unknown setting {last!r}{nearest(last, model.model_fields)}")
     annotation = model.model_fields[last].annotation
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        raise InputError(f"--set {key}: {last!r} is a section; set one of its keys: {', '.join(annotation.model_fields)}")
+        keys = ", ".join(annotation.model_fields)
+        raise InputError(f"--set {key}: {last!r} is a section; set one of its keys: {keys}")
     place[last] = _parse(text, many="tuple" in str(annotation), text_only=annotation in (str, str | None))
 
 
@@ -162,10 +169,11 @@ def _parse(text: str, *, many: bool, text_only: bool) -> Any:
         return text.replace("\\n", "\n")
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, or a number or nesting beyond what is read
         value = text
     if many and not isinstance(value, list):
-        return [_parse(part.strip(), many=False, text_only=False) for part in text.split(",") if part.strip()]
+        parts = text.strip().removeprefix("[").removesuffix("]").split(",")
+        return [_parse(part.strip(), many=False, text_only=False) for part in parts if part.strip()]
     return value
 
 
@@ -177,10 +185,17 @@ def _sections(model: type[BaseModel]) -> list[str]:
     ]
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of an error about ``word``: the known name that is most like it, or all of them."""
     options = list(known)
     near = difflib.get_close_matches(word, options, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(options)}"
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; known: {', '.join(options)}" if options else ""
 
 
 def _one_line(error: ValidationError) -> str:
@@ -195,6 +210,8 @@ def _one_line(error: ValidationError) -> str:
             assert isinstance(annotation, type)
             model = annotation
         return f"{where}: unknown setting{nearest(last, model.model_fields)}"
-    got = "" if isinstance(first["input"], dict) or not where else f", got {first['input']!r}"
+    if first["type"] == "missing" and isinstance(first["loc"][-1], int):
+        message = f"Value {first['loc'][-1] + 1} is missing"
+    got = "" if isinstance(first["input"], dict) or not where else f", got {_SHORT.repr(first['input'])}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{where}: {message}{got}{more}" if where else f"{message}{more}"

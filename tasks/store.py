@@ -83,7 +83,7 @@ class Store:
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
         self._local_files = self.uri.startswith("sqlite:///")
         self._verified: dict[str, Path] = {}
-        self._alive: FileLock | None = None
+        self._alive: dict[str, FileLock] = {}
         with FileLock(self.root / "init.lock"):  # two processes creating a fresh database at once race
             self.client = self._connect()
             self.experiments = {name: self._experiment(name) for name in (STUDIES, CACHE)}
@@ -99,11 +99,19 @@ class Store:
         return MlflowClient(tracking_uri=self.uri)
 
     def _experiment(self, name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
         found = self.client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
         location = (self.root / "artifacts" / name).as_uri() if self._local_files else None
-        return str(self.client.create_experiment(name, artifact_location=location))
+        try:
+            return str(self.client.create_experiment(name, artifact_location=location))
+        except MlflowException:
+            found = self.client.get_experiment_by_name(name)
+            if found is None:
+                raise
+            return str(found.experiment_id)  # on a shared server somebody else was first
 
     # --- cache ------------------------------------------------------------------------------------------------------
 
@@ -142,11 +150,14 @@ class Store:
         )
 
     def _runs(self, query: str) -> list[Run]:
-        return list(
-            self.client.search_runs(
-                list(self.experiments.values()), query, order_by=["attributes.start_time DESC"], max_results=20
-            )
-        )
+        """All runs that match, the newest first."""
+        experiments, order = list(self.experiments.values()), ["attributes.start_time DESC"]
+        page = self.client.search_runs(experiments, query, order_by=order, max_results=200)
+        runs = list(page)
+        while page.token:
+            page = self.client.search_runs(experiments, query, order_by=order, max_results=200, page_token=page.token)
+            runs += page
+        return runs
 
     def produce(
         self, key: StageKey, run_id: str, compute: Callable[[Path], Mapping[str, Any]], *, keep: bool = True
@@ -171,8 +182,9 @@ class Store:
             if keep:
                 self.client.set_terminated(run_id, "FINISHED")
         except BaseException as error:
-            self.client.set_tag(run_id, "error", f"{type(error).__name__}: {error}"[:2000])
-            self.client.set_terminated(run_id, "FAILED")
+            with suppress(Exception):  # the store itself may be what failed: its message counts
+                self.client.set_tag(run_id, "error", f"{type(error).__name__}: {error}"[:2000])
+                self.client.set_terminated(run_id, "FAILED")
             raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -193,37 +205,40 @@ class Store:
         parsed = urllib.parse.urlparse(ref.uri)
         if parsed.scheme in ("", "file"):
             folder = Path(urllib.request.url2pathname(parsed.path))
-            manifest_path = folder.parent / MANIFEST
+            _check(folder, ref.sha256)
         else:
-            folder = self._download(ref)
-            manifest_path = folder.parent / MANIFEST
-        if not manifest_path.is_file():
-            raise Damaged(f"{MANIFEST} is missing")
-        try:
-            manifest = json.loads(manifest_path.read_text())
-        except json.JSONDecodeError as error:
-            raise Damaged(f"{MANIFEST} is not JSON") from error
-        if manifest_digest(manifest) != ref.sha256:
-            raise Damaged(f"{MANIFEST} is not the one that was recorded")
-        verify(folder, manifest)
+            folder = self._downloaded(ref)
         self._verified[ref.sha256] = folder
         return folder
 
-    def _download(self, ref: ArtifactRef) -> Path:
-        import mlflow
-
-        target = home.subfolder("downloads") / ref.sha256
-        if not target.is_dir():
-            partial = Path(tempfile.mkdtemp(prefix="partial-", dir=home.subfolder("downloads")))
-            for name in (FOLDER, MANIFEST):
-                mlflow.artifacts.download_artifacts(
-                    run_id=ref.run_id, artifact_path=name, dst_path=str(partial), tracking_uri=self.uri
-                )
+    def _downloaded(self, ref: ArtifactRef) -> Path:
+        """The verified copy of a remote artifact. A copy that was damaged here is fetched again."""
+        downloads = home.subfolder("downloads")
+        target = downloads / ref.sha256
+        with FileLock(downloads / f"{ref.sha256}.lock", thread_local=False):
+            if target.is_dir():
+                try:
+                    _check(target / FOLDER, ref.sha256)
+                    return target / FOLDER
+                except Damaged:
+                    shutil.rmtree(target)
+            partial = Path(tempfile.mkdtemp(prefix="partial-", dir=downloads))
             try:
+                self._fetch(ref, partial)
+                _check(partial / FOLDER, ref.sha256)
                 partial.rename(target)
-            except OSError:  # another process was first
+            finally:
                 shutil.rmtree(partial, ignore_errors=True)
         return target / FOLDER
+
+    def _fetch(self, ref: ArtifactRef, folder: Path) -> None:
+        from mlflow.artifacts import download_artifacts
+
+        present = {item.path for item in self.client.list_artifacts(ref.run_id)}
+        for name in (FOLDER, MANIFEST):
+            if name not in present:
+                raise Damaged(f"{name} is missing")
+            download_artifacts(run_id=ref.run_id, artifact_path=name, dst_path=str(folder), tracking_uri=self.uri)
 
     # --- runs that people browse ------------------------------------------------------------------------------------
 
@@ -238,7 +253,7 @@ class Store:
         experiment: str = CACHE,
     ) -> str:
         """Start an MLflow run. With ``key`` it can become a cache entry; forgotten runs of that key are closed."""
-        all_tags = {"host": socket.gethostname(), **(tags or {})}
+        all_tags = {**self._place(), **(tags or {})}
         if key is not None:
             all_tags |= {"cache.key": key.digest, "stage": key.stage, "cache.complete": "0"}
             self._close_forgotten(key)
@@ -249,35 +264,42 @@ class Store:
             self.log_params(run.info.run_id, params)
         return str(run.info.run_id)
 
+    def _place(self) -> dict[str, str]:
+        """Tags that say whose locks guard a run: they are files of this host's state folder."""
+        return {"host": socket.gethostname(), "home": str(self.root)}
+
+    def _ours(self, query: str) -> list[Run]:
+        """Runs that say RUNNING and are guarded by locks that this process can try."""
+        runs = self._runs(f"{query} and attributes.status = 'RUNNING'")
+        return [run for run in runs if self._place().items() <= run.data.tags.items()]
+
     def _close_forgotten(self, key: StageKey) -> None:
-        """A run of this key that still says RUNNING on this host was killed: we hold the key's lock."""
-        host = socket.gethostname()
-        for run in self._runs(f"tags.`cache.key` = '{key.digest}' and attributes.status = 'RUNNING'"):
-            if run.data.tags.get("host") == host:
-                self.client.set_terminated(run.info.run_id, "KILLED")
+        """A run of this key that still says RUNNING here was killed: we hold the key's lock."""
+        for run in self._ours(f"tags.`cache.key` = '{key.digest}'"):
+            self.client.set_terminated(run.info.run_id, "KILLED")
 
     def open_study(self, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> str:
-        """Start a study's parent run; those of this host that were killed and still say RUNNING are closed.
+        """Start a study's parent run; those of this state folder that were killed and still say RUNNING are closed.
 
-        A study holds a lock of its own while it lives, so a RUNNING study whose lock is free is dead.
+        A study holds a lock of its own while it lives, so a RUNNING study whose lock is free is dead. One study opens
+        at a time: between its run's creation and its lock it would look dead.
         """
         folder = home.subfolder("locks")
-        host = socket.gethostname()
-        for run in self._runs("tags.kind = 'study' and attributes.status = 'RUNNING'"):
-            if run.data.tags.get("host") == host:
+        with FileLock(folder / "studies.lock", thread_local=False):
+            for run in self._ours("tags.kind = 'study'"):
                 lock = FileLock(folder / f"study-{run.info.run_id}.lock", thread_local=False)
                 with suppress(Timeout), lock.acquire(timeout=0):
                     self.client.set_terminated(run.info.run_id, "KILLED")
-        run_id = self.open_run(name, tags={"kind": "study", **tags}, params=params, experiment=STUDIES)
-        self._alive = FileLock(folder / f"study-{run_id}.lock", thread_local=False)
-        self._alive.acquire()
+            run_id = self.open_run(name, tags={"kind": "study", **tags}, params=params, experiment=STUDIES)
+            self._alive[run_id] = FileLock(folder / f"study-{run_id}.lock", thread_local=False)
+            self._alive[run_id].acquire()
         return run_id
 
     def end_study(self, run_id: str, status: str) -> None:
         """Close a study's parent run and give back its lock."""
         self.end_run(run_id, status)
-        if self._alive is not None:
-            self._alive.release()
+        if run_id in self._alive:
+            self._alive.pop(run_id).release()
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Log parameters, as text."""
@@ -312,6 +334,20 @@ class Store:
     def runs_of(self, parent: str) -> list[str]:
         """Run ids of a study's children."""
         return [run.info.run_id for run in self._runs(f"tags.`mlflow.parentRunId` = '{parent}'")]
+
+
+def _check(folder: Path, sha256: str) -> None:
+    """Raise `Damaged` unless ``folder`` holds what the manifest beside it says, and that has the digest ``sha256``."""
+    path = folder.parent / MANIFEST
+    if not path.is_file():
+        raise Damaged(f"{MANIFEST} is missing")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # neither JSON nor UTF-8
+        raise Damaged(f"{MANIFEST} is not JSON") from error
+    if manifest_digest(manifest) != sha256:
+        raise Damaged(f"{MANIFEST} is not the one that was recorded")
+    verify(folder, manifest)
 
 
 @lru_cache(maxsize=4)

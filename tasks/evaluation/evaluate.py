@@ -65,7 +65,7 @@ def evaluate_run(
         pad_id=tokenizer.pad_token_id,
         max_new_tokens=spec.max_new_tokens,
         batch_size=spec.batch_size,
-        progress=lambda done, total, note="": progress(done, 2 * total, "answers"),
+        progress=lambda done, total, note: progress(done, 2 * total, "answers"),
     )
     texts = [tokenizer.decode(answer.ids, skip_special_tokens=True) for answer in answers]
     grades = grade_many(texts, frame["answer"].to_list())
@@ -75,7 +75,7 @@ def evaluate_run(
         references,
         pad_id=tokenizer.pad_token_id,
         batch_size=spec.batch_size,
-        progress=lambda done, total, note="": progress(total + done, 2 * total, note),
+        progress=lambda done, total, note: progress(total + done, 2 * total, note),
     )
     n = frame.height
     items = pl.DataFrame(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import polars as pl
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tasks.contracts import InputError
 from tasks.methods.common import PAIR_EXAMPLES, Method
@@ -29,12 +29,29 @@ class Dpo(Method):
     )
     beta: float = Field(0.1, title="beta", gt=0, le=10)
     loss_type: Literal["sigmoid", "hinge", "ipo", "robust", "exo_pair"] = Field("sigmoid", title="TRL loss type")
+    label_smoothing: float = Field(
+        0.0,
+        title="Label smoothing",
+        description="Share of pairs taken to be labelled the wrong way round. For robust and exo_pair only, which need "
+        "it.",
+        ge=0,
+        lt=0.5,
+    )
     pairs: Literal["product", "zip"] = Field(
         "product",
         title="Pair rule",
         description="product: every correct with every wrong completion; zip: each completion in at most one pair.",
     )
     max_pairs: int = Field(4, title="Most pairs a problem", ge=1)
+
+    @model_validator(mode="after")
+    def _smoothing_where_used(self) -> Dpo:
+        uses = self.loss_type in ("robust", "exo_pair")
+        if uses and self.label_smoothing == 0.0:
+            raise ValueError(f"loss_type {self.loss_type} needs label_smoothing above 0, e.g. 0.1")
+        if not uses and self.label_smoothing > 0.0:
+            raise ValueError(f"label_smoothing has no effect with loss_type {self.loss_type}; leave it at 0")
+        return self
 
     def select(self, graded: pl.DataFrame) -> pl.DataFrame:
         """PAIR_EXAMPLES in the order of their chosen rows. Raises `InputError` where no group is mixed."""

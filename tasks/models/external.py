@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,9 @@ def reference(folder: Path) -> ArtifactRef:
     Digests of files are remembered by path, size and time of change, so that a large model is read once.
     """
     memory = home.home() / "digests.json"
-    known: dict[str, str] = json.loads(memory.read_text()) if memory.is_file() else {}
+    known: dict[str, str] = {}
+    with suppress(FileNotFoundError, ValueError):  # damaged: read the files again
+        known = dict(json.loads(memory.read_text()))
     manifest: dict[str, Any] = {}
     for path in sorted({path for pattern in FILES for path in folder.glob(pattern)}):
         stat = path.stat()
@@ -60,9 +64,9 @@ def reference(folder: Path) -> ArtifactRef:
         known.setdefault(key, "")
         known[key] = known[key] or file_digest(path)
         manifest[path.name] = {"size": stat.st_size, "sha256": known[key]}
-    partial = memory.with_suffix(".partial")
-    partial.write_text(json.dumps(known))
-    partial.replace(memory)
+    with tempfile.NamedTemporaryFile("w", dir=memory.parent, prefix="digests-", delete=False) as partial:
+        json.dump(known, partial)  # a name of its own: two studies may do this at once
+    Path(partial.name).replace(memory)
     return ArtifactRef(uri=str(folder), sha256=manifest_digest(manifest), kind=f"{EXTERNAL}-model", run_id="")
 
 
@@ -79,23 +83,35 @@ def check_base(
 
     Raises `InputError` naming the field: no chat template and no ``model.prompt_template``, no pad token, a length
     beyond the context, a LoRA target that the model does not have. No weights are read: the modules are laid out on the
-    meta device.
+    meta device. The same for a folder whose tokenizer or configuration transformers cannot read.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
 
     from tasks.models.load import context_length, load_tokenizer
     from tasks.models.prompts import prompt_ids
 
-    tokenizer = load_tokenizer(folder, pad_token)
-    prompt_ids(tokenizer, "What is 1 + 1?", prompt_template)
-    limit = context_length(folder, max_length)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            AutoConfig.from_pretrained(str(folder), trust_remote_code=False), trust_remote_code=False
-        )
+    try:
+        tokenizer = load_tokenizer(folder, pad_token)
+        prompt_ids(tokenizer, "What is 1 + 1?", prompt_template)
+        limit = context_length(folder, max_length)
+        model = _layout(folder)
+    except InputError:
+        raise
+    except Exception as error:  # whatever transformers says of a damaged or unknown model
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"model.base: transformers cannot use {folder}: {reason}") from error
     linear = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     for target in targets:
         if target not in linear:
             raise InputError(f"lora.targets: the base has no module {target!r}; it has {', '.join(sorted(linear))}")
     return {"max_length": limit, "parameters": sum(parameter.numel() for parameter in model.parameters())}
+
+
+def _layout(folder: Path) -> Any:
+    """The model's modules without its weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)

@@ -33,7 +33,8 @@ def load_tokenizer(base: Path | str, pad_token: str | None = None) -> Any:
 
     tokenizer = AutoTokenizer.from_pretrained(str(base), trust_remote_code=False)
     if pad_token is not None:
-        if tokenizer.convert_tokens_to_ids(pad_token) in (None, tokenizer.unk_token_id):
+        unknown = tokenizer.convert_tokens_to_ids(pad_token) in (None, tokenizer.unk_token_id)
+        if unknown and pad_token != tokenizer.unk_token:  # the unknown token itself is a common choice
             raise InputError(f"model.pad_token: {pad_token!r} is not in the tokenizer of {base}")
         tokenizer.pad_token = pad_token
     if tokenizer.pad_token_id is None:

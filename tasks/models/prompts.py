@@ -8,7 +8,7 @@ from tasks.contracts import InputError
 
 
 def check_template(template: str | None) -> None:
-    """Raise `InputError` unless ``template`` is None or has ``{question}`` in it, once, and no other field."""
+    """Raise `InputError` unless ``template`` is None or has ``{question}`` in it, once. Other braces are plain text."""
     if template is not None and template.count("{question}") != 1:
         raise InputError(f"model.prompt_template: expected {{question}} exactly once, got {template!r}")
 
@@ -38,6 +38,9 @@ def prompt_ids(tokenizer: Any, question: str, template: str | None = None) -> li
 
 
 def completion_ids(tokenizer: Any, completion: str, *, closed: bool = True) -> list[int]:
-    """The completion's token ids, ended by the end-of-sequence token unless it was cut (``closed=False``)."""
+    """The completion's token ids, ended by the end-of-sequence token unless it was cut (``closed=False``).
+
+    A text that spells that token at its end, as some engines return it, does not get it twice.
+    """
     ids = list(tokenizer(completion, add_special_tokens=False)["input_ids"])
-    return [*ids, tokenizer.eos_token_id] if closed else ids
+    return [*ids, tokenizer.eos_token_id] if closed and ids[-1:] != [tokenizer.eos_token_id] else ids

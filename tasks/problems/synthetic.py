@@ -232,7 +232,7 @@ def vocabulary() -> list[str]:
     fixed = "has does have now how many he she so the answer is doubles them of"
     templates = " ".join((*GAINS, *LOSSES, *INSTRUCTIONS.values(), INSTRUCTION.rstrip("."), fixed))
     words = {word for word in templates.split() if "{" not in word} | {*HOLDERS, *HE, *SHE, *ITEMS}
-    starts = {*HE, *SHE, "start"}  # words that can open a question or a solution, hence without a space
+    starts = {"start", *HE, *SHE}  # words that can open a question or a solution, hence without a space
     signs = {" +", " -", " *", " =", " \\boxed{", "}", ".", ",", "?"}
-    digits = {f"{space}{digit}" for digit in "0123456789" for space in ("", " ")}
-    return sorted({f" {word}" for word in words} | starts | signs | digits)
+    digits = {*"0123456789", *(f" {digit}" for digit in "123456789")}  # no number starts with 0
+    return sorted({f" {word}" for word in words - {"start"}} | starts | signs | digits)

@@ -6,9 +6,8 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = (
-    "colinear torch transformers trl peft datasets prefect mlflow polars scipy math-verify numpy safetensors".split()
-)
+PACKAGES: tuple[str, ...] = ("colinear", "torch", "transformers", "trl", "peft", "datasets", "prefect", "mlflow", "polars", "scipy")
+PACKAGES += ("math-verify", "numpy", "safetensors")
 
 
 def versions() -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ def report_task(
 ) -> str:
     """Write the folder ``out`` and return its page. ``study``: the parent MLflow run; ``record``: settings, versions,
     stages and checks (see `tasks.reporting.record`)."""
+    began = time.perf_counter()
     emit(Event("start", "report"))
     store = open_store()
     accuracy = store.local(scored.ref)
@@ -49,7 +52,7 @@ def report_task(
     store.log_folder(study, Path(out))
     _log_numbers(tables, study, trained)
     _prefect_artifacts(tables, files[0])
-    emit(Event("done", "report"))
+    emit(Event("done", "report", seconds=time.perf_counter() - began))
     return str(files[0])
 
 
@@ -108,10 +111,15 @@ def _prefect_artifacts(tables: StudyTables, page: Path) -> None:
     create_table_artifact(
         key="cosine",
         table=[
-            {"run": name, **{other: round(float(matrix[i, j]), 4) for j, other in enumerate(names)}}
+            {"run": name, **{other: _rounded(matrix[i, j]) for j, other in enumerate(names)}}
             for i, name in enumerate(names)
         ],
         description=f"Global cosine of the weight updates. Noise floor (same method, another data order): {view.floor}",
     )
     create_markdown_artifact(key="report", markdown=(page.parent / "report.md").read_text())
     create_link_artifact(key="report-page", link=page.absolute().as_uri(), link_text="report.html")
+
+
+def _rounded(value: float) -> float | None:
+    """NaN is what was not measured; JSON has no word for it."""
+    return None if math.isnan(value) else round(float(value), 4)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from tasks.contracts import InputError
-from tasks.rollouts.layouts import Row, completions, show
+from tasks.rollouts.layouts import completions
+from tasks.rows import Row, name_of, read_rows, show
 
 ROLLOUT_FILE: dict[str, pl.DataType] = {
     "problem_id": pl.String(),
@@ -46,7 +46,7 @@ def read_rollouts(path: Path | str) -> pl.DataFrame:
     golds: dict[str, tuple[str, str]] = {}
     seen: Counter[str] = Counter()
     records: list[dict[str, Any]] = []
-    for row in _rows(path):
+    for row in read_rows(path, skip=("prompt_ids", "completion_ids")):  # tokens of another model
         for record in completions(row):
             problem = record["problem_id"]
             _same(row, "prompt", record["prompt"], problem, prompts)
@@ -56,7 +56,9 @@ def read_rollouts(path: Path | str) -> pl.DataFrame:
             seen[problem] += 1
             records.append(record)
     if not records:
-        raise InputError(f"{_name(path)}: expected at least one rollout, got an empty file; write one row a completion")
+        raise InputError(
+            f"{name_of(path)}: expected at least one rollout, got an empty file; write one row a completion"
+        )
     for record in records:
         record["answer"] = golds.get(record["problem_id"], (None, ""))[0]
     return pl.DataFrame(records, schema=ROLLOUT_FILE)
@@ -109,65 +111,3 @@ def _same(row: Row, field: str, value: str, problem: str, known: dict[str, tuple
             f"what problem_id {show(problem)} has in {where}, {show(first)}, got {show(value)}",
             "give different problems different `problem_id`s",
         )
-
-
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
-def _name(path: Path) -> str:
-    return str(path).replace("\n", " ").replace("\r", " ")
-
-
-def _rows(path: Path) -> Iterator[Row]:
-    """The file's rows, lazily; `InputError` for a file that cannot be read."""
-    readers = {".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet}
-    if path.suffix.lower() not in readers:
-        raise InputError(f"{_name(path)}: expected a .jsonl or .parquet file; convert it, or rename it if it is one")
-    try:
-        if "\0" in str(path) or not path.is_file():
-            raise InputError(f"{_name(path)}: no such file; check the path (it is relative to the current directory)")
-        yield from readers[path.suffix.lower()](path)
-    except OSError as error:
-        raise InputError(f"{_name(path)}: cannot be read ({error.strerror or 'I/O error'}); check it") from error
-
-
-def _jsonl(path: Path) -> Iterator[Row]:
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            where = f"{_name(path)}, line {number}"
-            try:
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip()
-                values = json.loads(text) if text else {}
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{where}: expected UTF-8, got byte {error.object[error.start]:#04x} at {error.start}; "
-                    "convert the file to UTF-8"
-                ) from error
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    f"{where}: expected one JSON object a line, got invalid JSON at column {error.colno} "
-                    f"({error.msg}); correct the line"
-                ) from error
-            except (ValueError, RecursionError) as error:  # an integer of > 4,300 digits; brackets nested too deep
-                raise InputError(
-                    f"{where}: expected JSON with numbers and nesting of ordinary size; correct the line"
-                ) from error
-            if not isinstance(values, dict):
-                raise InputError(
-                    f"{where}: expected one JSON object {{...}} a line, got {show(values)}; correct the line"
-                )
-            if text:
-                yield Row(where, values)
-
-
-def _parquet(path: Path) -> Iterator[Row]:
-    try:
-        frame = pl.read_parquet(path).drop("prompt_ids", "completion_ids", strict=False)  # another run's tokens
-        rows = frame.rows(named=True)
-    except (Exception, pl.exceptions.PanicException) as error:  # the reader panics on some damaged files
-        note = next(iter(str(error).splitlines()), type(error).__name__)[:120]
-        raise InputError(
-            f"{_name(path)}: expected a parquet file, got one that cannot be read ({note}); write it again"
-        ) from error
-    for number, values in enumerate(rows, start=1):
-        yield Row(f"{_name(path)}, row {number}", values)

@@ -19,15 +19,12 @@ Every completion needs a reward or a gold answer. A gold that is a worked soluti
 
 from __future__ import annotations
 
-import hashlib
 import math
-import re
-import reprlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from tasks.contracts import InputError
+from tasks.problems.files import worked
+from tasks.rows import Row, question_id, show
 
 PROMPT = ("prompt", "question", "problem")
 COMPLETION = ("completion", "response", "solution")
@@ -36,24 +33,6 @@ REWARD = ("reward", "is_correct", "score", "given_reward")
 FINISH_REASONS = ("stop", "length")
 _INT64 = 2**63
 _LOGPROB_SLACK = 1e-3  # a log-probability is <= 0; bfloat16 rounding may lift a certain token a little above
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a file and the words that name it in an error, such as ``mine.jsonl, line 3``."""
-
-    where: str
-    values: Mapping[str, Any]
-
-    def refuse(self, field: str, expected: str, way_out: str) -> InputError:
-        """The one-line error for a field of this row."""
-        return InputError(f"{self.where}, field `{field}`: expected {expected}; {way_out}")
-
-    def first(self, names: tuple[str, ...]) -> tuple[str, Any]:
-        """The first of ``names`` that has a value, and the value; (first name, None) where none has."""
-        present = (name for name in names if self.values.get(name) is not None)
-        name = next(present, names[0])
-        return name, self.values.get(name)
 
 
 def completions(row: Row) -> Iterator[dict[str, Any]]:
@@ -98,7 +77,7 @@ def _shared(row: Row, gold: tuple[str, ...]) -> dict[str, Any]:
             name, f"the question as a non-empty string, got {show(prompt)}", f"give it as one of {_either(PROMPT)}"
         )
     return {
-        "problem_id": _problem_id(row, _text(row, name, prompt)),
+        "problem_id": _problem_id(row, row.text(name, prompt)),
         "prompt": prompt,
         "answer": _gold(row, gold),
     }
@@ -122,7 +101,7 @@ def _one(row: Row, shared: dict[str, Any], prefix: str) -> dict[str, Any]:
         )
     return {
         **shared,
-        "completion": _text(row, prefix + name, completion),
+        "completion": row.text(prefix + name, completion),
         "reward": reward,
         "logprobs": _logprobs(row, prefix),
         "finish_reason": _finish_reason(row, prefix),
@@ -133,14 +112,14 @@ def _one(row: Row, shared: dict[str, Any], prefix: str) -> dict[str, Any]:
 def _problem_id(row: Row, prompt: str) -> str:
     given = row.values.get("problem_id")
     if given is None:
-        return "p-" + hashlib.sha256(prompt.encode()).hexdigest()[:16]
+        return question_id(prompt)
     if isinstance(given, bool) or not isinstance(given, str | int) or given == "":
         raise row.refuse(
             "problem_id",
             f"a non-empty string or an integer, got {show(given)}",
             "leave the field out to have it derived from the question",
         )
-    return _text(row, "problem_id", str(given))
+    return row.text("problem_id", str(given))
 
 
 def _gold(row: Row, names: tuple[str, ...]) -> str | None:
@@ -152,21 +131,12 @@ def _gold(row: Row, names: tuple[str, ...]) -> str | None:
         raise row.refuse(
             name, f"the gold answer as a non-empty string or a number, got {show(gold)}", "use null where it is unknown"
         )
-    return bare_gold(_text(row, name, str(gold)))
-
-
-_HASHES = re.compile(r"(?:^|\n)[ \t]*####[ \t]*(\S[^\n]*)\s*\Z")
-_A_LINE = re.compile(r"\n[ \t]*A:[ \t]*(\S[^\n]*)\s*\Z")
-_SEPARATED = re.compile(r"-?\$?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
+    return bare_gold(row.text(name, str(gold)))
 
 
 def bare_gold(gold: str) -> str:
     """``"... so 9 * 2 = 18\\n#### 1,234" -> "1234"``; a gold that is no worked solution stays as it is."""
-    match = _HASHES.search(gold) or _A_LINE.search(gold)
-    if match is None:
-        return gold
-    answer = match[1].strip()
-    return answer.replace(",", "") if _SEPARATED.fullmatch(answer) else answer
+    return worked(gold)[0]
 
 
 def _reward(row: Row, prefix: str) -> float | None:
@@ -217,23 +187,5 @@ def _seed(row: Row, prefix: str) -> int:
     return given
 
 
-def _text(row: Row, field: str, text: str) -> str:
-    """``text``, refused where it cannot be written as UTF-8 (JSON escapes can spell half a surrogate pair)."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise row.refuse(field, "text that is valid Unicode, got half a surrogate pair", "correct the escape") from None
-    return text
-
-
 def _either(names: tuple[str, ...]) -> str:
     return ", ".join(f"`{name}`" for name in names)
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
-
-
-def show(value: object) -> str:
-    """``value`` on one line, cut short, for an error message."""
-    return "nothing" if value is None else _SHORT.repr(value).replace("\n", " ")

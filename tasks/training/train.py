@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from tasks.contracts import GRADED, TRAINING, Progress, RunInfo, checked, no_progress
+from tasks.contracts import GRADED, TRAINING, InputError, Progress, RunInfo, StageError, checked, no_progress
 from tasks.methods import Method
 from tasks.specs import LoraSpec, TrainSpec
 
@@ -33,7 +34,10 @@ def train_adapter(
 
     ``info.seed`` draws the LoRA initialisation, ``info.data_seed`` the order of the data, ``info.lr`` is the peak
     learning rate. Also written: ``training.parquet`` (TRAINING), ``stream.parquet`` (step, row). Returns numbers for
-    the study's checks: ``lora_a_sha256`` before the first step, ``examples``, ``tokens``, the last loss.
+    the study's checks: ``lora_a_sha256`` before the first step, ``examples``, ``tokens`` read, the last loss.
+
+    The files hold no path and no time: the same arguments give the same bytes in any folder. Raises `StageError` at
+    the first step whose loss or gradient is not finite, `InputError` for settings that no trainer can follow.
     """
     from tasks.training.examples import build_dataset
 
@@ -44,7 +48,7 @@ def train_adapter(
     lora_a = lora_a_digest(trainer.model)
     trainer.add_callback(_log_callback(out / LOG, train.steps, progress))
     trainer.train()
-    trainer.model.save_pretrained(out / "adapter", safe_serialization=True)
+    save_adapter(trainer.model, out / "adapter")
     _write_log(out, info)
     seen = collator.seen
     pl.DataFrame({"step": [i // train.batch_size for i in range(len(seen))], "row": seen}).write_parquet(
@@ -56,8 +60,8 @@ def train_adapter(
         "lora_a_sha256": lora_a,
         "examples": selected.height,
         "steps": int(trainer.state.global_step),
+        "tokens": collator.tokens,
         "last_loss": float(final.get("loss", math.nan)),
-        "finite": all(math.isfinite(float(row.get("loss", 0.0))) for row in trainer.state.log_history),
     }
 
 
@@ -71,7 +75,7 @@ def build_trainer(
     pad_token: str | None,
     folder: Path,
 ) -> tuple[Any, Any]:
-    """The TRL trainer for ``method`` on ``dataset`` and its collator. The adapter is fresh, drawn from ``info.seed``."""
+    """The TRL trainer for ``method`` on ``dataset``, and its collator. The adapter is fresh: ``info.seed`` draws it."""
     from peft import LoraConfig
     from trl import DPOConfig, SFTConfig, SFTTrainer
 
@@ -95,13 +99,13 @@ def build_trainer(
     collator: Any
     if isinstance(method, Dpo):
         collator = PairCollator(tokenizer.pad_token_id)
-        config = DPOConfig(**arguments, beta=method.beta, loss_type=[method.loss_type])
+        config = DPOConfig(
+            **arguments, beta=method.beta, loss_type=[method.loss_type], label_smoothing=method.label_smoothing
+        )
         return TokenizedDPOTrainer(**common, args=config, data_collator=collator), collator
     assert isinstance(method, RowMethod)
     collator = RowCollator(tokenizer.pad_token_id, weighted=method.trl_loss is None)
-    config = SFTConfig(
-        **arguments, loss_type=method.trl_loss or "nll", dataset_kwargs={"skip_prepare_dataset": True}
-    )
+    config = SFTConfig(**arguments, loss_type=method.trl_loss or "nll", dataset_kwargs={"skip_prepare_dataset": True})
     if method.trl_loss is None:
         return WeightedSFTTrainer(**common, args=config, data_collator=collator, method=method), collator
     return SFTTrainer(**common, args=config, data_collator=collator), collator
@@ -112,11 +116,13 @@ def _arguments(train: TrainSpec, info: RunInfo, folder: Path) -> dict[str, Any]:
     from tasks.models.load import device, dtype
 
     micro = min(train.micro_batch_size or train.batch_size, train.batch_size)
+    if train.batch_size % micro:
+        raise InputError(f"train.micro_batch_size: {micro} does not divide train.batch_size {train.batch_size}")
     return {
         "output_dir": str(folder),
         "max_steps": train.steps,
         "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": max(1, train.batch_size // micro),
+        "gradient_accumulation_steps": train.batch_size // micro,
         "learning_rate": info.lr,
         "lr_scheduler_type": train.scheduler,
         "warmup_steps": round(train.warmup * train.steps),
@@ -130,6 +136,7 @@ def _arguments(train: TrainSpec, info: RunInfo, folder: Path) -> dict[str, Any]:
         "remove_unused_columns": False,
         "max_length": None,
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # by default the Trainer logs the mean of earlier losses in place of a NaN
         "save_strategy": "no",
         "report_to": [],
         "disable_tqdm": True,
@@ -147,6 +154,21 @@ def lora_a_digest(model: Any) -> str:
     return digest.hexdigest()
 
 
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write ``model``'s adapter as PEFT does, less what depends on the place or the process.
+
+    Those are the base's path, the model card that repeats it, and the order of the target modules, which PEFT keeps as
+    a set: any of them would give two equal adapters different digests.
+    """
+    model.save_pretrained(folder, safe_serialization=True)
+    (folder / "README.md").unlink(missing_ok=True)
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = None
+    config["target_modules"] = sorted(config["target_modules"])
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def _log_callback(path: Path, steps: int, progress: Progress) -> Any:
     from transformers import TrainerCallback
 
@@ -159,9 +181,16 @@ def _log_callback(path: Path, steps: int, progress: Progress) -> Any:
                 return
             with path.open("a") as file:
                 file.write(json.dumps({"step": state.global_step, **values}) + "\n")
+            _refuse_divergence(values, state.global_step)
             progress(state.global_step, steps, f"loss {values.get('loss', math.nan):.3f}")
 
     return Log()
+
+
+def _refuse_divergence(values: Mapping[str, float], step: int) -> None:
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(values.get(name, 0.0)):
+            raise StageError(f"training diverged: {name} is {values[name]} at step {step}; lower train.lr")
 
 
 def read_log(path: Path) -> list[tuple[str, float, int]]:

@@ -20,12 +20,14 @@ class RowCollator:
         self.collate = DataCollatorForLanguageModeling(pad_token_id=pad_id)
         self.weighted = weighted
         self.seen: list[int] = []
+        self.tokens = 0
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Rows -> input_ids, attention_mask, labels (B, T) [, weight (B,), behaviour (B, T-1)]."""
         self.seen.extend(example["row"] for example in examples)
         plain = [{"input_ids": example["input_ids"], "labels": example["labels"]} for example in examples]
         batch: dict[str, Any] = self.collate(plain)
+        self.tokens += int(batch["attention_mask"].sum())
         if self.weighted:
             batch["weight"] = torch.tensor([example["weight"] for example in examples], dtype=torch.float32)
             if examples[0]["behaviour"] is not None:
@@ -49,11 +51,13 @@ class PairCollator:
     def __init__(self, pad_id: int) -> None:
         self.collate = DataCollatorForPreference(pad_token_id=pad_id)
         self.seen: list[int] = []
+        self.tokens = 0
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Pairs -> TRL's batch of 2B sequences, chosen first."""
         self.seen.extend(example["row"] for example in examples)
         batch: dict[str, Any] = self.collate(examples)
+        self.tokens += int(batch["attention_mask"].sum())
         return batch
 
 
@@ -83,6 +87,8 @@ class WeightedSFTTrainer(SFTTrainer):
         valid = mask_BT.sum().clamp(min=1)
         self._metrics["train"]["mean_token_accuracy"].append((outputs.is_top1.sum() / valid).item())
         self._metrics["train"]["entropy"].append((outputs.entropy.detach().sum() / valid).item())
+        self._total_train_tokens += int(inputs["attention_mask"].sum())
+        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
         return terms_BT.sum() / torch.as_tensor(tokens).clamp(min=1)
 
 

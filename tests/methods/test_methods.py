@@ -1,0 +1,44 @@
+"""The registry of methods, and that naming them costs nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from tasks.methods import METHOD_NAMES, METHOD_TITLES, Dpo, Method, Methods, RowMethod
+
+
+def test_the_six_methods_with_the_papers_defaults() -> None:
+    assert METHOD_NAMES == ("sft", "rft", "dft", "rift", "offline_grpo", "dpo")
+    assert METHOD_TITLES["offline_grpo"] == "Offline GRPO"
+    methods = Methods()
+    assert (methods.rift.form, methods.rift.correct_weight, methods.rift.wrong_weight) == ("linear", 1.0, -0.2)
+    grpo = methods.offline_grpo
+    assert (grpo.b, grpo.bias, grpo.scale, grpo.clip) == (0.1, "all", "none", None)
+    assert (methods.dpo.beta, methods.dpo.lr_ratio, methods.dpo.loss_type) == (0.1, 0.1, "sigmoid")
+    assert not methods.rft.distinct
+
+
+@pytest.mark.parametrize("name", METHOD_NAMES)
+def test_sections_are_frozen_and_refuse_unknown_keys(name: str) -> None:
+    method = getattr(Methods(), name)
+    assert isinstance(method, Method)
+    assert method.kind == ("pairs" if isinstance(method, Dpo) else "rows")
+    assert isinstance(method, RowMethod) == (name != "dpo")
+    with pytest.raises(ValidationError, match="frozen"):
+        method.lr_ratio = 2.0
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        type(method).model_validate({"no_such_setting": 1})
+
+
+def test_importing_methods_and_training_loads_no_torch() -> None:
+    code = (
+        "import sys, tasks.methods, tasks.training.train, tasks.training.examples, tasks.training.checks;"
+        "heavy = {'torch', 'transformers', 'trl', 'peft', 'datasets', 'mlflow', 'prefect'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
