@@ -24,7 +24,9 @@ EXTERNAL = "external"
 """Prefix of the kind of references to folders that colinear did not make and does not copy."""
 
 Progress = Callable[[int, int, str], None]
-"""``progress(done, total, note)``: how a plain function tells how far it is. Units are the caller's."""
+"""``progress(done, total, note)``: how a plain function tells how far it is. Units are the caller's.
+
+``progress(0, 0, "")`` says that a device was had and work begins."""
 
 
 def no_progress(done: int, total: int, note: str = "") -> None:

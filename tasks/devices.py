@@ -148,6 +148,7 @@ def run_pinned(
     """
     warm_up()
     with take(processes) as held:
+        progress(0, 0, "")  # waiting is over: see `tasks.contracts.Progress`
         return _run_ranks(function, kwargs, held, log, progress, several=processes > 1)
 
 

@@ -57,7 +57,7 @@ def own() -> Values:
     """
     return {
         "name": "own",
-        "train": {"steps": 60, "batch_size": 32, "lr": 5e-4},
+        "train": {"steps": 40, "batch_size": 32, "lr": 5e-4},
         "evaluation": {"n": 200, "hard_n": 0, "max_new_tokens": 128, "batch_size": 64},
     }
 

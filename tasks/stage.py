@@ -67,13 +67,14 @@ def run_stage(
             logger.info("%s: found in MLflow run %s", name, entry.ref.run_id)
             return _result(key, name, entry, began, time.perf_counter() - clock, hit=True)
         logger.info("%s: computing (key %s, output of its worker in %s)", name, key.digest[:12], log_file(key))
-        emit(Event("start", name))
         run_id = store.open_run(name, key=key, parent=parent, experiment=experiment, tags=tags, params=params)
         if on_run is not None:
             on_run(run_id)
         progress = _PrefectProgress(name)
         try:
-            entry = store.produce(key, run_id, lambda staging: compute(staging, progress))
+            entry = store.produce(
+                key, run_id, lambda staging: compute(staging, progress), waited=lambda: progress.waited
+            )
         except (InputError, StageError) as error:
             emit(Event("failed", name, note=str(error)))
             if isinstance(error, InputError):
@@ -116,11 +117,16 @@ class _PrefectProgress:
     def __init__(self, name: str) -> None:
         self.name = name
         self.artifact: Any = None
-        self.told = time.monotonic()
+        self.told = self.made = time.monotonic()
+        self.waited = 0.0
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
+        if total == 0:
+            self.waited = time.monotonic() - self.made
+            emit(Event("start", self.name))
+            return
         emit(Event("progress", self.name, done=done, total=total, note=note))
-        if time.monotonic() - self.told < 2 or total <= 0:
+        if time.monotonic() - self.told < 2:
             return
         self.told = time.monotonic()
         self._tell(min(100.0, 100.0 * done / total))

@@ -92,10 +92,10 @@ class Store:
         home.quiet_environment()
         import logging
 
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
         from mlflow import MlflowClient
 
+        for name in ("mlflow", "mlflow.store.db.utils", "alembic"):  # creating tables is nothing to tell a user
+            logging.getLogger(name).setLevel(logging.WARNING)
         return MlflowClient(tracking_uri=self.uri)
 
     def _experiment(self, name: str) -> str:
@@ -160,18 +160,23 @@ class Store:
         return runs
 
     def produce(
-        self, key: StageKey, run_id: str, compute: Callable[[Path], Mapping[str, Any]], *, keep: bool = True
+        self,
+        key: StageKey,
+        run_id: str,
+        compute: Callable[[Path], Mapping[str, Any]],
+        *,
+        waited: Callable[[], float] = lambda: 0.0,
     ) -> Entry:
         """Compute a stage in a staging folder and make it ``run_id``'s artifact, whole or not at all.
 
         ``compute(staging)`` writes its files there and returns a small summary of numbers. The caller holds the key's
-        lock and has opened ``run_id`` with `open_run`. ``keep=False`` leaves ending the run to the caller.
+        lock and has opened ``run_id`` with `open_run`. ``waited()`` seconds (for a device) do not count as work.
         """
         staging = Path(tempfile.mkdtemp(prefix=f"{key.stage}-", dir=home.subfolder("staging")))
         began = time.perf_counter()
         try:
             summary = dict(compute(staging))
-            seconds = time.perf_counter() - began
+            seconds = max(0.0, time.perf_counter() - began - waited())
             (staging / "summary.json").write_text(json.dumps(summary, sort_keys=True, indent=1) + "\n")
             manifest = build_manifest(staging)
             self.client.log_artifacts(run_id, str(staging), FOLDER)
@@ -179,8 +184,7 @@ class Store:
             self.client.set_tag(run_id, "stage.seconds", f"{seconds:.3f}")
             self.client.set_tag(run_id, "cache.manifest", manifest_digest(manifest))
             self.client.set_tag(run_id, "cache.complete", "1")
-            if keep:
-                self.client.set_terminated(run_id, "FINISHED")
+            self.client.set_terminated(run_id, "FINISHED")
         except BaseException as error:
             with suppress(Exception):  # the store itself may be what failed: its message counts
                 self.client.set_tag(run_id, "error", f"{type(error).__name__}: {error}"[:2000])

@@ -55,7 +55,7 @@ def reference(folder: Path) -> ArtifactRef:
     """
     memory = home.home() / "digests.json"
     known: dict[str, str] = {}
-    with suppress(FileNotFoundError, ValueError):  # damaged: read the files again
+    with suppress(FileNotFoundError, ValueError, TypeError):  # damaged: read the files again
         known = dict(json.loads(memory.read_text()))
     manifest: dict[str, Any] = {}
     for path in sorted({path for pattern in FILES for path in folder.glob(pattern)}):

@@ -1,0 +1,67 @@
+"""Loading a base, its tokenizer and an adapter on top."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tasks.contracts import InputError
+from tasks.models.load import context_length, dtype, load_model, load_tokenizer
+
+CONTEXT = 64
+
+
+def test_a_tokenizer_without_pad_token_is_refused_and_a_given_one_is_used(variant: Callable[..., Path]) -> None:
+    base = variant("unpadded", pad_token=None)
+    with pytest.raises(InputError, match=r"^model\.pad_token: .* has none; give one: --set model\.pad_token='<eos>'$"):
+        load_tokenizer(base)
+    assert load_tokenizer(base, "<eos>").pad_token_id == 1
+    assert load_tokenizer(base, "<unk>").pad_token_id == 2
+
+
+def test_a_pad_token_that_the_tokenizer_does_not_know_is_refused(base_model: Path) -> None:
+    with pytest.raises(InputError, match=r"^model\.pad_token: '<nope>' is not in the tokenizer of "):
+        load_tokenizer(base_model, "<nope>")
+
+
+def test_a_tokenizer_without_end_of_sequence_token_is_refused(variant: Callable[..., Path]) -> None:
+    with pytest.raises(InputError, match=r"^model\.base: .* no end-of-sequence token"):
+        load_tokenizer(variant("endless", eos_token=None))
+
+
+def test_the_context_is_the_models_and_a_shorter_limit_wins(base_model: Path) -> None:
+    assert context_length(base_model) == CONTEXT
+    assert context_length(base_model, 40) == 40
+    assert context_length(base_model, CONTEXT) == CONTEXT
+    with pytest.raises(InputError, match=r"^model\.max_length: 65 tokens is beyond the model's context of 64$"):
+        context_length(base_model, CONTEXT + 1)
+
+
+def test_a_merged_adapter_adds_its_delta_and_nothing_else(base_model: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base = load_model(base_model, "float32")
+    before = {name: value.clone() for name, value in base.state_dict().items()}
+    # alpha / r = 6 / 2 = 3: the merged weight is W + 3 B A.
+    peft = get_peft_model(base, LoraConfig(r=2, lora_alpha=6, target_modules=["q_proj"]))
+    layer = peft.base_model.model.model.layers[0].self_attn.q_proj
+    torch.manual_seed(1)
+    torch.nn.init.normal_(layer.lora_B["default"].weight)
+    delta = 3 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    peft.save_pretrained(tmp_path / "adapter")
+
+    merged = load_model(base_model, "float32", tmp_path / "adapter")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    after = merged.state_dict()
+    torch.testing.assert_close(after[name], before[name] + delta.detach(), atol=1e-6, rtol=1e-5)
+    assert all(torch.equal(after[other], before[other]) for other in before if other != name)
+    assert not merged.training
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="auto is bfloat16 on a GPU")
+def test_precision_on_a_cpu(base_model: Path) -> None:
+    assert dtype("auto") is torch.float32
+    assert load_model(base_model, "bfloat16").dtype is torch.bfloat16
