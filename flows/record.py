@@ -13,7 +13,7 @@ import polars as pl
 from prefect.futures import PrefectFuture, wait
 
 from tasks.contracts import InputError, RunInfo, StageError, StageResult
-from tasks.devices import describe_machine
+from tasks.devices import allow, describe_machine, stop
 from tasks.reporting.record import commit, versions
 from tasks.settings import StudySpec
 from tasks.store import open_store
@@ -45,6 +45,7 @@ class Recorder:
         self.study_run = ""
 
     def __enter__(self) -> Recorder:
+        allow()
         settings = self.spec.model_dump(mode="json")
         self.study_run = open_store().open_study(
             f"{self.spec.name} seed={self.spec.seed}",
@@ -56,7 +57,10 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        status = "FINISHED" if error is None else "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        interrupted = error is not None and not isinstance(error, Exception)  # Ctrl-C, SIGTERM, a cancelled run
+        if interrupted:
+            stop()
+        status = "FINISHED" if error is None else "KILLED" if interrupted else "FAILED"
         open_store().end_study(self.study_run, status)
 
     def stage(self, future: PrefectFuture[Any]) -> StageResult:

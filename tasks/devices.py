@@ -43,8 +43,33 @@ class Slot:
     threads: int
 
 
+class Stopped(StageError):
+    """The study is being stopped: workers are ended and no new one begins."""
+
+
 class WorkerDied(StageError):
     """The worker process was killed from outside (out of memory, a lost device): trying again can heal it."""
+
+
+_stopping = threading.Event()
+_living: set[Any] = set()
+
+
+def stop() -> None:
+    """End every worker process now and refuse new ones: for Ctrl-C and SIGTERM. `allow` lifts it."""
+    _stopping.set()
+    for worker in list(_living):
+        worker.kill()
+
+
+def allow() -> None:
+    """A new study begins in this process."""
+    _stopping.clear()
+
+
+def _check_stopping() -> None:
+    if _stopping.is_set():
+        raise Stopped("stopped before it was done")
 
 
 @lru_cache(maxsize=1)
@@ -108,6 +133,7 @@ def take(count: int = 1) -> Iterator[list[Slot]]:
                 held.callback(lock.release)
                 taken.append(slot)
             if len(taken) < count:
+                _check_stopping()
                 time.sleep(POLL_SECONDS)
         yield taken
 
@@ -176,7 +202,9 @@ def _run_ranks(
             extra = {"rank": rank, "world": len(held), "rendezvous": rendezvous.as_uri()} if several else {}
             ours, theirs = _context().Pipe()
             worker = _context().Process(target=_worker, args=(theirs, function, {**kwargs, **extra}, slot, str(log)))
+            _check_stopping()
             worker.start()
+            _living.add(worker)
             theirs.close()
             workers.append((worker, ours))
         result = _await(workers, log, progress)
@@ -189,6 +217,7 @@ def _run_ranks(
             if worker.is_alive():
                 worker.kill()
             worker.join()
+            _living.discard(worker)
             ours.close()
         rendezvous.unlink(missing_ok=True)
 
@@ -207,6 +236,7 @@ def _await(workers: list[tuple[Any, Any]], log: Path, progress: Progress) -> Any
             except (EOFError, ConnectionResetError):
                 worker = pending.pop(ready)
                 worker.join()
+                _check_stopping()
                 raise WorkerDied(f"the worker process died ({_cause(worker.exitcode)}); its output: {log}") from None
             if kind == "progress" and ready is first:
                 progress(*body)

@@ -40,6 +40,7 @@ STUDIES = "colinear"
 CACHE = "colinear.cache"
 FOLDER = "output"  # within a run's artifacts
 MANIFEST = "manifest.json"
+PAGE = 200  # runs asked for at a time
 
 
 @dataclass(frozen=True)
@@ -152,10 +153,10 @@ class Store:
     def _runs(self, query: str) -> list[Run]:
         """All runs that match, the newest first."""
         experiments, order = list(self.experiments.values()), ["attributes.start_time DESC"]
-        page = self.client.search_runs(experiments, query, order_by=order, max_results=200)
+        page = self.client.search_runs(experiments, query, order_by=order, max_results=PAGE)
         runs = list(page)
         while page.token:
-            page = self.client.search_runs(experiments, query, order_by=order, max_results=200, page_token=page.token)
+            page = self.client.search_runs(experiments, query, order_by=order, max_results=PAGE, page_token=page.token)
             runs += page
         return runs
 
@@ -172,7 +173,9 @@ class Store:
         ``compute(staging)`` writes its files there and returns a small summary of numbers. The caller holds the key's
         lock and has opened ``run_id`` with `open_run`. ``waited()`` seconds (for a device) do not count as work.
         """
-        staging = Path(tempfile.mkdtemp(prefix=f"{key.stage}-", dir=home.subfolder("staging")))
+        staging = home.subfolder("staging") / f"{key.stage}-{key.digest[:16]}"
+        shutil.rmtree(staging, ignore_errors=True)  # of a run of this key that was killed
+        staging.mkdir()
         began = time.perf_counter()
         try:
             summary = dict(compute(staging))

@@ -155,7 +155,7 @@ def test_sft_on_all_rollouts_a_step_lowers_the_loss_that_it_logs(world: World, t
 def test_a_diverged_training_fails_at_its_step_and_leaves_no_adapter(world: World, tmp_path: Path) -> None:
     explosive = RunInfo("sft", "sft", seed=3, data_seed=7, lr=1e30)
     train = TrainSpec(steps=5, batch_size=8, scheduler="constant", warmup=0.0)
-    with pytest.raises(StageError, match=r"^training diverged: (loss|grad_norm) is nan at step 2; lower train\.lr$"):
+    with pytest.raises(StageError, match=r"^training diverged: loss is nan at step 2; lower train\.lr$"):
         world.train(tmp_path / "sft", Sft(), explosive, train)
     assert not (tmp_path / "sft" / "adapter").exists()
 

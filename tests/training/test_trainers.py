@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from math import log
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +18,6 @@ from tasks.methods.common import Method, RowMethod
 from tasks.methods.dft import Dft
 from tasks.methods.dpo import Dpo, preference_loss
 from tasks.methods.offline_grpo import OfflineGrpo
-from tasks.methods.rft import Rft
 from tasks.methods.rift import Rift
 from tasks.methods.sft import Sft
 from tasks.specs import TrainSpec
@@ -31,12 +31,6 @@ RUN = RunInfo("run", "any", seed=3, data_seed=7, lr=1e-2)
 
 class WeightedSft(Sft):
     """SFT through our subclass instead of TRL's ``nll``."""
-
-    trl_loss: ClassVar[str | None] = None
-
-
-class WeightedRft(Rft):
-    """RFT through our subclass."""
 
     trl_loss: ClassVar[str | None] = None
 
@@ -77,11 +71,7 @@ def batches(trainer: Any) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("micro", [None, 4])
-@pytest.mark.parametrize(
-    ("ours", "trls"),
-    [(WeightedSft(), Sft()), (WeightedRft(), Rft()), (WeightedDft(), Dft())],
-    ids=["nll", "rft", "dft"],
-)
+@pytest.mark.parametrize(("ours", "trls"), [(WeightedSft(), Sft()), (WeightedDft(), Dft())], ids=["nll", "dft"])
 def test_weight_one_through_our_subclass_is_trl_bit_for_bit(
     world: World, tmp_path: Path, ours: RowMethod, trls: RowMethod, micro: int | None
 ) -> None:
@@ -128,7 +118,7 @@ def test_batch_loss_is_the_definition_over_single_sequences(world: World, tmp_pa
         )
         total, tokens = total + float(terms_BT.sum()), tokens + len(logprobs_T)
     assert len(collator.seen) == 16
-    assert float(loss) == pytest.approx(total / tokens, rel=1e-5)
+    assert float(loss.detach()) == pytest.approx(total / tokens, rel=1e-5)
 
 
 @pytest.mark.parametrize("beta", [0.1, 2.0])
@@ -142,13 +132,25 @@ def test_preference_loss_is_trls_dpo(world: World, tmp_path: Path, beta: float) 
     losses, margins = [], []
     for pair in trainer.train_dataset:
         prompt, chosen, rejected = pair["prompt_ids"], pair["chosen_ids"], pair["rejected_ids"]
-        policy = [token_logprobs(model, prompt, ids).sum()[None] for ids in (chosen, rejected)]
-        reference = [token_logprobs(model, prompt, ids, base=True).sum()[None] for ids in (chosen, rejected)]
-        losses.append(float(preference_loss(*policy, *reference, beta=beta)))
-        margins.append(float(policy[0] - reference[0] - policy[1] + reference[1]))
-    trls = float(trainer.compute_loss(model, dict(next(batches(trainer)))))
+        right, wrong = (token_logprobs(model, prompt, ids).sum()[None] for ids in (chosen, rejected))
+        ref_right, ref_wrong = (token_logprobs(model, prompt, ids, base=True).sum()[None] for ids in (chosen, rejected))
+        losses.append(float(preference_loss(right, wrong, ref_right, ref_wrong, beta=beta)))
+        margins.append(float(right - ref_right - wrong + ref_wrong))
+    trls = float(trainer.compute_loss(model, dict(next(batches(trainer)))).detach())
     assert min(margins) < -0.5 < 0.5 < max(margins)  # far from log 2 on both sides
     assert trls == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss_type", ["hinge", "ipo", "robust", "exo_pair"])
+def test_every_offered_loss_type_is_one_that_trl_runs(world: World, tmp_path: Path, loss_type: str) -> None:
+    smoothing = 0.1 if loss_type in ("robust", "exo_pair") else 0.0
+    method = Dpo.model_validate({"loss_type": loss_type, "label_smoothing": smoothing})
+    trainer, _ = make_trainer(world, method, TrainSpec(steps=1, batch_size=4), tmp_path, make_graded())
+    loss = float(trainer.compute_loss(trainer.model, dict(next(batches(trainer)))).detach())
+    # At zero margin: hinge 1; ipo (0 - 1 / (2 * 0.1))^2 = 25; robust (0.9 - 0.1) log 2 / (1 - 0.2) = log 2;
+    # exo_pair KL((.5, .5) || (.9, .1)) = -log 2 - (log .9 + log .1) / 2
+    zero = {"hinge": 1.0, "ipo": 25.0, "robust": log(2), "exo_pair": -log(2) - (log(0.9) + log(0.1)) / 2}
+    assert loss == pytest.approx(zero[loss_type], rel=1e-5)
 
 
 def test_clipped_ratio_is_one_where_the_behaviour_is_the_policy(world: World, tmp_path: Path) -> None:
@@ -166,7 +168,7 @@ def test_clipped_ratio_is_one_where_the_behaviour_is_the_policy(world: World, tm
     loss = trainer.compute_loss(trainer.model, dict(next(batches(trainer))))
     lengths = graded["completion_ids"].list.len()
     expected = -float((method.select(graded)["weight"] * lengths).sum()) / float(lengths.sum())
-    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_evaluation_losses_are_refused(world: World, tmp_path: Path) -> None:
@@ -178,11 +180,12 @@ def test_evaluation_losses_are_refused(world: World, tmp_path: Path) -> None:
 # --- accumulation ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "method", [Rift(), OfflineGrpo(), Sft(), Dpo(lr_ratio=1.0)], ids=["rift", "grpo", "sft", "dpo"]
-)
+@pytest.mark.parametrize("method", [Rift(), OfflineGrpo(), Sft(), Dpo()], ids=["rift", "grpo", "sft", "dpo"])
 def test_four_micro_batches_are_one_batch(world: World, tmp_path: Path, method: Method) -> None:
-    """Equal but for the order of float32 sums; a mean of micro-batch means would be off by far more for rows."""
+    """Equal but for the order of float32 sums (seen: 2e-7 in the log, 7e-6 in the adapters).
+
+    Micro-batches hold unequal numbers of tokens, so a mean of their means would be off by per cents for rows.
+    """
     logs, adapters = [], []
     for micro in (16, 4):
         train = TrainSpec(steps=4, batch_size=16, micro_batch_size=micro)
@@ -191,9 +194,9 @@ def test_four_micro_batches_are_one_batch(world: World, tmp_path: Path, method: 
         adapters.append(read_adapter(tmp_path / str(micro)))
     for metric in ("loss", "grad_norm"):
         whole, split = (log.filter(metric=metric)["value"].to_list() for log in logs)
-        assert split == pytest.approx(whole, rel=1e-4), metric
+        assert split == pytest.approx(whole, rel=1e-5), metric
     for name, value in adapters[0].items():
-        assert float((adapters[1][name] - value).norm() / value.norm()) < 1e-3, name
+        assert float((adapters[1][name] - value).norm() / value.norm()) < 1e-4, name
 
 
 # --- initialisation and order ---------------------------------------------------------------------------------------

@@ -1,0 +1,193 @@
+"""What is refused before any work starts, on settings, rollouts and a base of one's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from tasks import preflight as module
+from tasks.contracts import InputError
+from tasks.devices import run_unpinned
+from tasks.methods import Methods
+from tasks.preflight import check_selections, preflight
+from tasks.presets import preset
+from tasks.rollouts.files import heldout_split, read_rollouts
+from tasks.settings import StudySpec, build, override
+
+pytestmark = pytest.mark.usefixtures("state")
+NAMES = [f"p{i}" for i in range(10)]
+HELD = heldout_split(NAMES, 0.1)
+
+
+def world(*assignments: str) -> StudySpec:
+    return build(override(preset("tiny"), assignments))
+
+
+def refusal(spec: StudySpec, out: Path | None = None) -> str:
+    with pytest.raises(InputError) as error:
+        preflight(spec, out)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# --- the embedded world ----------------------------------------------------------------------------------------------
+
+
+def test_presets_of_the_embedded_world_pass() -> None:
+    for name in ("tiny", "smoke"):
+        assert preflight(build(preset(name))) is None
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("tiny.step_mix=.5,.4,.4", "tiny.step_mix: shares (0.5, 0.4, 0.4) must be >= 0 and sum to 1"),
+        ("tiny.hard_steps=5,4", "tiny.hard_steps: need 1 <= fewest <= most"),
+        ("tiny.heads=3", "tiny.heads: 3 heads"),
+        ("lora.targets=q_proj,c_attn", "lora.targets: the base has no module 'c_attn'; it has q_proj, k_proj, "),
+        ("model.prompt_template={question}", "model.prompt_template: the embedded world has its own"),
+        ("model.pad_token=<pad>", "model.pad_token: the embedded world has its own"),
+        ("model.max_length=50", "model.max_length: the embedded world has its own"),
+        ("evaluation.problems=mine.jsonl", "evaluation.problems: the embedded world has its own"),
+    ],
+)
+def test_what_the_embedded_world_cannot_do_is_refused(assignment: str, message: str) -> None:
+    assert refusal(world(assignment)).startswith(message)
+
+
+def test_a_place_that_cannot_hold_the_report_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    assert refusal(world(), tmp_path / "file") == f"--out: {tmp_path / 'file'} is a file; give a folder"
+    below = tmp_path / "file" / "a" / "b"
+    assert refusal(world(), below) == f"--out: {tmp_path / 'file'} is a file; give a folder"
+    assert preflight(world(), tmp_path / "new" / "folder") is None
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(module.os, "access", lambda *_: False)  # the tests may run as root, who may write anywhere
+    assert refusal(world(), tmp_path / "new") == f"--out: {tmp_path} cannot be written to; give another folder"
+
+
+def test_a_bad_number_of_slots_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("COLINEAR_SLOTS", "many")
+    assert refusal(world()) == "COLINEAR_SLOTS: expected a whole number of at least 1, got 'many'"
+
+
+# --- one's own -------------------------------------------------------------------------------------------------------
+
+Own = Callable[..., StudySpec]
+
+
+def rows(**rewards: tuple[int, ...] | None) -> list[dict[str, Any]]:
+    """Rows of ten problems; a problem's rewards are (0, 1) unless given; None leaves its label out."""
+    found = []
+    for name in NAMES:
+        for reward in rewards.get(name, rewards.get("others", (0, 1))) or (None,):
+            found.append({"problem_id": name, "prompt": f"{name}?", "completion": "4", "answer": "4", "reward": reward})
+    return found
+
+
+@pytest.fixture
+def own(base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Own:
+    """Settings for a base and rollouts of one's own; the base is checked in this process unless asked otherwise."""
+
+    def here(function: Any, kwargs: dict[str, Any], *, log: Path) -> Any:
+        return function(**kwargs)
+
+    monkeypatch.setattr(module, "run_unpinned", here)
+
+    def spec(content: list[dict[str, Any]], *assignments: str, base: object = base_model) -> StudySpec:
+        file = tmp_path / "mine.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in content))
+        return build(override(preset("own"), [f"model.base={base}", f"rollouts.file={file}", *assignments]))
+
+    return spec
+
+
+def test_a_base_and_rollouts_that_fit_are_accepted(own: Own, base_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "run_unpinned", run_unpinned)  # once through a real worker
+    found = preflight(own(rows(), "model.max_length=40", r"model.prompt_template=Q: {question}\n"))
+    assert found is not None
+    assert (found.ref.uri, found.ref.kind, found.max_length) == (str(base_model), "external-model", 40)
+    assert found.prompt_template == "Q: {question}\n"
+
+
+def test_what_the_worker_refuses_comes_back_as_one_line(
+    own: Own, variant: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "run_unpinned", run_unpinned)
+    base = variant("plain", chat_template=None)
+    assert refusal(own(rows(), base=base)).startswith("model.prompt_template: the base has no chat template; give one")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("model.prompt_template=no field", "model.prompt_template: expected {question} exactly once, got 'no field'"),
+        ("evaluation.problems=none.jsonl", "none.jsonl: no such file"),
+        ("rollouts.holdout=0", "evaluation.problems: rollouts.holdout is 0, so there is nothing to evaluate on"),
+        ("rollouts.file=none.parquet", "none.parquet: no such file"),
+        ("model.base=/no/such/folder", "model.base: no folder '/no/such/folder'"),
+        ("model.max_length=65", "model.max_length: 65 tokens is beyond the model's context of 64"),
+        ("lora.targets=c_attn", "lora.targets: the base has no module 'c_attn'; it has down_proj, "),
+        ("model.pad_token=<none>", "model.pad_token: '<none>' is not in the tokenizer of "),
+        ("offline_grpo.clip=0.2", "offline_grpo.clip: 18 rollouts have no behaviour log-probabilities"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(own: Own, assignment: str, message: str) -> None:
+    assert refusal(own(rows(), assignment)).startswith(message)
+
+
+def test_rollouts_without_gold_need_problems(own: Own, tmp_path: Path) -> None:
+    bare = [{name: value for name, value in row.items() if name != "answer"} for row in rows()]
+    assert refusal(own(bare)).startswith("evaluation.problems: the rollouts carry no gold answers to evaluate against")
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text('{"question": "q", "answer": "1"}\n')
+    assert preflight(own(bare, f"evaluation.problems={problems}")) is not None
+
+
+def test_one_problem_cannot_be_split(own: Own) -> None:
+    alone = [row for row in rows() if row["problem_id"] == "p0"]
+    assert refusal(own(alone)).startswith("rollouts.holdout: 1 problem cannot be split")
+
+
+def test_a_method_without_anything_to_train_on_is_refused_and_can_be_left_out(own: Own) -> None:
+    wrong = rows(others=(0, 0))
+    assert refusal(own(wrong)).startswith("methods: rft needs at least one rollout with reward 1 and there is none")
+    assert refusal(own(wrong, "methods=sft,dpo")).startswith("methods: dpo needs a problem with both a correct and a")
+    assert preflight(own(wrong, "methods=sft,dft")) is not None
+    right = rows(others=(1, 1))
+    assert refusal(own(right)).startswith("methods: dpo needs a problem with both a correct and a wrong rollout")
+    assert preflight(own(right, "methods=sft,rft")) is not None
+
+
+def test_what_is_held_out_does_not_count(own: Own) -> None:
+    (held,) = HELD  # a tenth of ten problems: this one, by its hash
+    only_held = rows(others=(0, 0), **{held: (0, 1)})
+    assert refusal(own(only_held)).startswith("methods: rft needs at least one rollout with reward 1")
+    assert preflight(own(rows(others=(0, 0), **{next(n for n in NAMES if n != held): (0, 1)}))) is not None
+
+
+def test_with_a_label_missing_the_grader_decides_later(own: Own) -> None:
+    assert preflight(own(rows(others=(0, 0), p0=None, p1=None))) is not None
+
+
+def test_cheap_refusals_come_before_the_base_is_looked_at(own: Own) -> None:
+    assert refusal(own([{"prompt": "q"}], base="/no/such/folder")).endswith("or a list as `completions`")
+
+
+# --- after grading ---------------------------------------------------------------------------------------------------
+
+
+def test_selections_are_checked_on_the_graded_rollouts(own: Own, tmp_path: Path) -> None:
+    own(rows(others=(0, 0)))
+    graded = read_rollouts(tmp_path / "mine.jsonl").with_columns(prompt_ids=pl.lit([1]), completion_ids=pl.lit([2]))
+    graded.write_parquet(tmp_path / "graded.parquet")
+    methods = Methods()
+    check_selections({"sft": methods.sft, "rift": methods.rift}, tmp_path / "graded.parquet")
+    with pytest.raises(InputError, match=r"^methods: dpo needs"):
+        check_selections({"sft": methods.sft, "dpo": methods.dpo}, tmp_path / "graded.parquet")

@@ -1,0 +1,152 @@
+"""The store on a real MLflow server: artifacts go through its HTTP proxy, and are checked where they arrive."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.digests import Damaged
+from tasks.store import Entry, StageKey, Store
+
+READY_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server's address, and the folder that only it writes artifacts to."""
+
+    uri: str
+    artifacts: Path
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [
+                sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+                "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--allowed-hosts", f"127.0.0.1:{port}",
+                "--artifacts-destination", str(folder / "artifacts"),
+            ],
+            cwd=folder, stdout=log, stderr=log, start_new_session=True,
+            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1",
+                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        )  # fmt: skip
+        try:
+            wait_until_ready(uri, process, folder / "log")
+            yield Server(uri, folder / "artifacts")
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)  # a group of its own: the server and its worker; nothing to save
+            process.wait()
+
+
+def wait_until_ready(uri: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(f"{uri}/health", timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.2)
+    pytest.fail(f"no server after {READY_SECONDS} s: {log.read_text()}")
+
+
+def machine(server: Server, home: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A store as on a machine whose state folder is ``home``."""
+    monkeypatch.setenv("COLINEAR_HOME", str(home))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    return Store()
+
+
+def output(folder: Path) -> dict[str, Any]:
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "weights.bin").write_bytes(bytes(range(256)) * 500)
+    return {"n": 1}
+
+
+def put(store: Store, name: str) -> tuple[StageKey, Entry]:
+    key = StageKey("stage", 1, {}, {"test": name})
+    with store.locked(key):
+        return key, store.produce(key, store.open_run("a stage", key=key), output)
+
+
+def on_server(server: Server, entry: Entry) -> Path:
+    (folder,) = server.artifacts.rglob(f"{entry.ref.run_id}/artifacts")
+    return folder
+
+
+def test_another_machine_finds_and_downloads(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, made = put(machine(server, tmp_path / "one", monkeypatch), "download")
+    assert made.ref.uri.startswith("mlflow-artifacts:")
+    other = machine(server, tmp_path / "two", monkeypatch)
+    assert other.find(key) == made
+    folder = other.local(made.ref)
+    assert folder.is_relative_to(tmp_path / "two" / "downloads")
+    assert (folder / "adapter" / "weights.bin").read_bytes() == bytes(range(256)) * 500
+
+    # What is here is not fetched again, and what was damaged here is: the entry itself is sound.
+    again = machine(server, tmp_path / "two", monkeypatch)
+    monkeypatch.setattr(again, "_fetch", lambda *_: pytest.fail("fetched again"))
+    assert again.local(made.ref) == folder
+    (folder / "adapter" / "weights.bin").write_bytes(b"damaged")
+    healed = machine(server, tmp_path / "two", monkeypatch)
+    assert healed.find(key) == made
+    assert (folder / "adapter" / "weights.bin").stat().st_size == 256 * 500
+    leftovers = [path.name for path in (tmp_path / "two" / "downloads").glob("partial-*")]
+    assert leftovers == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda out: (out / "output" / "adapter" / "weights.bin").write_bytes(b"x"), "weights.bin does not have its"),
+        (lambda out: (out / "output" / "adapter" / "weights.bin").unlink(), "weights.bin is missing"),
+        (lambda out: (out / "manifest.json").unlink(), "manifest.json is missing"),
+        (lambda out: shutil.rmtree(out / "output"), "output is missing"),
+        (lambda out: shutil.rmtree(out), "output is missing"),
+    ],
+)
+def test_damage_on_the_server_is_found_and_computed_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Any, message: str
+) -> None:
+    key, made = put(machine(server, tmp_path / "one", monkeypatch), f"{tmp_path}")
+    damage(on_server(server, made))
+    other = machine(server, tmp_path / "two", monkeypatch)
+    with pytest.raises(Damaged, match=message):
+        other.local(made.ref)
+    assert other.find(key) is None
+    assert message in other.client.get_run(made.ref.run_id).data.tags["cache.damaged"]
+    _, again = put(other, f"{tmp_path}")
+    assert again.ref.sha256 == made.ref.sha256
+    assert machine(server, tmp_path / "three", monkeypatch).find(key) == again
+
+
+def test_studies_of_two_state_folders_do_not_close_each_other(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = machine(server, tmp_path / "one", monkeypatch)
+    study = one.open_study("one", {}, {})
+    two = machine(server, tmp_path / "two", monkeypatch)
+    two.end_study(two.open_study("two", {}, {}), "FINISHED")
+    assert one.client.get_run(study).info.status == "RUNNING"
+    one.end_study(study, "FINISHED")
