@@ -117,25 +117,40 @@ def take(count: int = 1) -> Iterator[list[Slot]]:
     folder = home.machine_folder()
     available = slots()
     count = min(count, len(available))
+    gate = FileLock(folder / "gate.lock", thread_local=False)
     with ExitStack() as held:
-        if count > 1:
-            held.enter_context(FileLock(folder / "gate.lock", thread_local=False))
-        taken: list[Slot] = []
-        while len(taken) < count:
-            for slot in available:
-                if slot in taken or len(taken) == count:
-                    continue
-                lock = FileLock(folder / f"{slot.kind}{slot.index}.lock", thread_local=False)
-                try:
-                    lock.acquire(timeout=0)
-                except Timeout:
-                    continue
-                held.callback(lock.release)
-                taken.append(slot)
-            if len(taken) < count:
-                _check_stopping()
-                time.sleep(POLL_SECONDS)
+        while count > 1 and not _acquired(gate):
+            time.sleep(POLL_SECONDS)
+        try:
+            taken: list[Slot] = []
+            while len(taken) < count:
+                taken += _free(folder, [slot for slot in available if slot not in taken], count - len(taken), held)
+                if len(taken) < count:
+                    time.sleep(POLL_SECONDS)
+        finally:
+            gate.release()  # the slots are in hand: others may collect theirs while this one works
         yield taken
+
+
+def _free(folder: Path, wanted: list[Slot], count: int, held: ExitStack) -> list[Slot]:
+    """Up to ``count`` of the ``wanted`` slots that nobody holds, now held."""
+    taken: list[Slot] = []
+    for slot in wanted:
+        lock = FileLock(folder / f"{slot.kind}{slot.index}.lock", thread_local=False)
+        if len(taken) < count and _acquired(lock):
+            held.callback(lock.release)
+            taken.append(slot)
+    return taken
+
+
+def _acquired(lock: FileLock) -> bool:
+    """Try a lock once. Raises `Stopped` where the study is being stopped while it waits."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _check_stopping()
+        return False
+    return True
 
 
 @lru_cache(maxsize=1)
@@ -204,9 +219,10 @@ def _run_ranks(
             worker = _context().Process(target=_worker, args=(theirs, function, {**kwargs, **extra}, slot, str(log)))
             _check_stopping()
             worker.start()
+            workers.append((worker, ours))
             _living.add(worker)
             theirs.close()
-            workers.append((worker, ours))
+            _check_stopping()  # `stop` may have come between the first look and now
         result = _await(workers, log, progress)
         answered = True
         return result

@@ -48,10 +48,10 @@ class TinySpec(Section):
 
     seed: int = Field(0, title="Pretraining seed", ge=0)
     hidden: int = Field(128, title="Hidden size", ge=8, multiple_of=4)
-    layers: int = Field(4, title="Layers", ge=1)
+    layers: int = Field(3, title="Layers", ge=1)
     heads: int = Field(4, title="Attention heads", ge=1)
     kv_heads: int = Field(2, title="Key-value heads", ge=1)
-    intermediate: int = Field(256, title="MLP size", ge=8)
+    intermediate: int = Field(512, title="MLP size", ge=8)
     max_operand: int = Field(30, title="Largest operand in a problem", ge=5, le=99)
     step_mix: tuple[float, float, float] = Field(
         (0.40, 0.35, 0.25), title="Share of 2-, 3- and 4-step problems", description="Must sum to 1."

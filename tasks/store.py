@@ -17,6 +17,7 @@ import shutil
 import socket
 import tempfile
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -40,6 +41,7 @@ STUDIES = "colinear"
 CACHE = "colinear.cache"
 FOLDER = "output"  # within a run's artifacts
 MANIFEST = "manifest.json"
+REACH_SECONDS = 20.0
 PAGE = 200  # runs asked for at a time
 
 
@@ -91,6 +93,8 @@ class Store:
 
     def _connect(self) -> MlflowClient:
         home.quiet_environment()
+        if self.uri.startswith(("http://", "https://")):
+            _reach(self.uri)
         import logging
 
         from mlflow import MlflowClient
@@ -341,6 +345,14 @@ class Store:
     def runs_of(self, parent: str) -> list[str]:
         """Run ids of a study's children."""
         return [run.info.run_id for run in self._runs(f"tags.`mlflow.parentRunId` = '{parent}'")]
+
+
+def _reach(uri: str) -> None:
+    """Raise `OSError` where no server answers: MLflow's own client tries again for minutes before it says so."""
+    try:
+        urllib.request.urlopen(uri, timeout=REACH_SECONDS).close()
+    except urllib.error.HTTPError:  # it answers; whether it lets us in is MLflow's to find out
+        return
 
 
 def _check(folder: Path, sha256: str) -> None:

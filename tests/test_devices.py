@@ -189,6 +189,22 @@ def test_no_slot_is_in_two_hands_and_takers_of_several_do_not_lock_each_other_up
     assert [said for said, _ in answers] == ["done\n"] * 3, answers
 
 
+def test_takers_of_several_wait_for_slots_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
+    got: list[list[str]] = []
+
+    def other() -> None:
+        with take(2) as held:
+            got.append([slot.index for slot in held])
+
+    with take(2) as held:
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(SOON)
+        assert got == [["2", "3"]]
+        assert [slot.index for slot in held] == ["0", "1"]
+
+
 @pytest.mark.usefixtures("two_slots")
 def test_more_slots_than_there_are_means_all() -> None:
     with take(5) as held:

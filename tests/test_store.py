@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -456,3 +457,14 @@ def test_a_store_that_cannot_be_opened_is_a_stage_error(home: State, monkeypatch
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://store")
     with pytest.raises(StageError, match=r"^MLflow: cannot open nonsense://store: "):
         open_store()
+
+
+def test_a_server_that_is_not_there_is_said_at_once(home: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: refuses
+        uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        began = time.monotonic()
+        with pytest.raises(StageError, match=f"^MLflow: cannot open {uri}: .*refused"):
+            open_store()
+    assert time.monotonic() - began < 15

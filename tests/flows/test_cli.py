@@ -7,11 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -53,7 +51,7 @@ CASES = [
         "model.base: 'nobody/nothing' is neither a folder here nor to be had from the Hub: ", (("HF_HUB_OFFLINE", "1"),)
     ),
     # These load transformers in a worker, which takes seconds.
-    Case("no chat template", "--rollouts {rollouts} --set model.base={plain}", "model.prompt_template: the base has no "),
+    Case("no chat template", "--rollouts {rollouts} --set model.base={plain}", "model.prompt_template: the base has "),
     Case("no pad token", "--rollouts {rollouts} --set model.base={unpadded}", "model.pad_token: the tokenizer of "),
     Case("target of the base", f"{OWN} --set lora.targets=c_attn", "lora.targets: the base has no module 'c_attn'; it"),
 ]  # fmt: skip
@@ -141,20 +139,7 @@ def test_bad_input_is_refused_in_one_line(case: Case, answers: Answers, material
     assert list(material["cwd"].iterdir()) == []
 
 
-# --- within this process: what the command does with what the rest raises ------------------------------------------------
-
-Run = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], state: Path) -> Run:
-    from flows.cli import main
-
-    def run(*words: str) -> tuple[int, str]:
-        code = main(words)
-        return code, capsys.readouterr().err
-
-    return run
+# --- within this process ----------------------------------------------------------------------------------------------
 
 
 def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,7 +162,7 @@ def test_a_wrong_command_line_is_exit_code_2(words: tuple[str, ...], capsys: pyt
     assert "usage: colinear" in capsys.readouterr().err
 
 
-def test_several_assignments_and_a_file_of_the_working_folder(monkeypatch: Any, tmp_path: Path) -> None:
+def test_several_assignments_and_a_file_of_the_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from flows.cli import study_spec
 
     monkeypatch.chdir(tmp_path)

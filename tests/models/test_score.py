@@ -37,9 +37,11 @@ def test_batches_give_the_definition_in_the_given_order(base_model: Path, batch_
     model = load_model(base_model, "float32")
     prompts, targets = rows(11, seed=0)
     told: list[tuple[int, int]] = []
-    values = sequence_nll(
-        model, prompts, targets, pad_id=0, batch_size=batch_size, progress=lambda done, n, _="": told.append((done, n))
-    )
+
+    def progress(done: int, total: int, note: str = "") -> None:
+        told.append((done, total))
+
+    values = sequence_nll(model, prompts, targets, pad_id=0, batch_size=batch_size, progress=progress)
     expected = [slow_nll(model, prompt, target) for prompt, target in zip(prompts, targets, strict=True)]
     assert values == pytest.approx(expected, rel=1e-5, abs=1e-5)
     assert told[-1] == (11, 11)
