@@ -36,8 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments))
     except InputError as error:
-        print(f"colinear: {error}", file=sys.stderr)
+        print(f"colinear: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("colinear: interrupted; finished stages are kept: run the same command again to go on", file=sys.stderr)
+        return 130
+    except Exception as error:
+        return _failed(error)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,7 +110,6 @@ def _study(arguments: argparse.Namespace) -> int:
 
 def _run(spec: StudySpec, out: Path | None, console: Any) -> int:
     from tasks import devices, home
-    from tasks.contracts import InputError
     from tasks.events import listening
 
     console.print(
@@ -113,6 +117,7 @@ def _run(spec: StudySpec, out: Path | None, console: Any) -> int:
         f"state in {home.home()}",
         highlight=False,
     )
+    devices.allow()
     devices.warm_up()
     from flows.embedded import prepare, settle
     from flows.study_flow import study_flow
@@ -127,20 +132,9 @@ def _run(spec: StudySpec, out: Path | None, console: Any) -> int:
     try:
         with display, listening(display):
             outcome = study_flow(spec, str(out) if out else None)
-    except InputError:
+    except BaseException:
+        devices.stop()  # nothing of ours outlives the command, however it ends
         raise
-    except KeyboardInterrupt:
-        console.print("interrupted; finished stages are kept: run the same command again to go on", style="yellow")
-        return 130
-    except Exception as error:
-        log = home.subfolder("logs") / "study-failure.log"
-        log.write_text(traceback.format_exc())
-        print(f"colinear: {type(error).__name__}: {error}", file=sys.stderr)
-        print(
-            f"colinear: full traceback in {log}; finished stages are kept: run the same command again to go on",
-            file=sys.stderr,
-        )
-        return 1
     settle(outcome.flow_run)
     console.print()
     from tasks.reporting.read import read_tables
@@ -153,6 +147,20 @@ def _run(spec: StudySpec, out: Path | None, console: Any) -> int:
         highlight=False,
     )
     return 0
+
+
+def _failed(error: Exception) -> int:
+    """Say which stage failed and how to go on; what we did wrong is in the log in full."""
+    from tasks import home
+
+    log = home.subfolder("logs") / "failure.log"
+    log.write_text("".join(traceback.format_exception(error)))
+    print(f"colinear: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+    print(
+        f"colinear: full traceback in {log}; finished stages are kept: run the same command again to go on",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _quietly(function: Any) -> None:

@@ -40,6 +40,9 @@ THREADS: Any = ThreadPoolTaskRunner(max_workers=64)
 """Tasks wait for device slots, not for threads."""
 
 
+DEFAULT = build(preset("tiny"))
+
+
 @dataclass(frozen=True)
 class StudyOutcome:
     """Where a finished study is, and how much of it was there already."""
@@ -57,7 +60,7 @@ class World:
     """What methods are trained on and judged by."""
 
     base: ModelRef
-    rollouts: StageResult
+    rollouts: Any  # a future
     problems: StageResult
     teacher: ModelRef | None
 
@@ -68,7 +71,7 @@ class World:
     task_runner=THREADS,
     validate_parameters=True,
 )
-def study_flow(spec: StudySpec = build(preset("tiny")), out: str | None = None) -> StudyOutcome:
+def study_flow(spec: StudySpec = DEFAULT, out: str | None = None) -> StudyOutcome:
     """Train the methods on identical rollouts, measure how they move the weights and what that does to accuracy.
 
     Args:
@@ -78,13 +81,13 @@ def study_flow(spec: StudySpec = build(preset("tiny")), out: str | None = None) 
     base = preflight(spec, Path(out) if out else None)
     with Recorder(spec, out) as record:
         world = _own_world(spec, base, record) if base else _embedded_world(spec, record)
-        graded = record.stage(grade_task.submit(world.rollouts))
+        references = _references(spec, world)  # need no rollouts: they fill the devices that sampling leaves free
+        rollouts, graded = record.stages([world.rollouts, grade_task.submit(world.rollouts)])
         runs = spec.runs()
         check_selections(
             {info.run: spec.method(info.method) for info in runs},
             open_store().local(graded.ref) / "rollouts.parquet",
         )
-        references = _references(spec, world)
         training: dict[RunInfo, Any] = {  # futures: Prefect hands their results to the tasks that take them
             info: train_task.submit(
                 info, spec.method(info.method), spec.train, spec.lora, world.base, graded, record.study_run
@@ -95,16 +98,14 @@ def study_flow(spec: StudySpec = build(preset("tiny")), out: str | None = None) 
             evaluate_task.submit(info, world.base, world.problems, spec.evaluation, training[info]) for info in runs
         ]
         spectra = [spectrum_task.submit(info, training[info]) for info in runs]
-        pairs = [
-            pair_task.submit(a, b, training[a], training[b], spec.geometry) for a, b in combinations(runs, 2)
-        ]
+        pairs = [pair_task.submit(a, b, training[a], training[b], spec.geometry) for a, b in combinations(runs, 2)]
         trained = dict(zip(runs, record.stages([training[info] for info in runs]), strict=True))
         record.check_controls(trained, graded)
         evaluated = record.stages([references[0], *answers, *references[1:]])
         scored = record.stage(accuracy_task.submit(evaluated))
         measured, shapes = record.stages(pairs), record.stages(spectra)
         page = report_task(
-            str(record.out), record.study_run, record.summary(world.rollouts, world.problems), scored, graded, trained,
+            str(record.out), record.study_run, record.summary(rollouts, world.problems), scored, graded, trained,
             measured, shapes,
         )  # fmt: skip
     return StudyOutcome(
@@ -121,14 +122,14 @@ def _embedded_world(spec: StudySpec, record: Recorder) -> World:
     """Pretrain student and teacher, make the problems, sample the teacher."""
     pretrained = record.stage(pretrain_task.submit(spec.tiny))
     problems = record.stage(problems_task.submit(spec.tiny, spec.rollouts, spec.evaluation, pretrained))
-    rollouts = record.stage(sample_task.submit(spec.rollouts, pretrained, problems))
+    rollouts: Any = sample_task.submit(spec.rollouts, pretrained, problems)
     return World(ModelRef(pretrained.ref, "student"), rollouts, problems, ModelRef(pretrained.ref, "teacher"))
 
 
 def _own_world(spec: StudySpec, base: ModelRef, record: Recorder) -> World:
     """Take in the user's rollouts and choose the held-out problems."""
     holdout = 0.0 if spec.evaluation.problems else spec.rollouts.holdout
-    rollouts = record.stage(own_rollouts_task.submit(spec.rollouts, holdout, base))
+    rollouts: Any = own_rollouts_task.submit(spec.rollouts, holdout, base)
     problems = record.stage(own_problems_task.submit(spec.evaluation, rollouts))
     return World(base, rollouts, problems, None)
 

@@ -21,7 +21,7 @@ def tiny() -> Values:
     above .95 on held-out problems; cosine to SFT near .97 for RFT and RIFT (their noise floor is .97 as well), .75-.86
     for Offline GRPO, .76 for DFT, about 0 for DPO.
     """
-    return {"name": "tiny"}
+    return {"name": "tiny", "train": {"precision": "mixed"}}
 
 
 def smoke() -> Values:
@@ -38,14 +38,16 @@ def smoke() -> Values:
             "max_operand": 10,
             "step_mix": [1.0, 0.0, 0.0],
             "hard_steps": [3, 3],
-            "max_steps": 600,
+            "max_steps": 800,
+            "lr": 4e-3,
+            "snapshot_every": 5,
             "teacher_accuracy": 0.9,
             "dev_problems": 200,
         },
-        "rollouts": {"prompts": 96, "k": 4, "max_new_tokens": 48},
+        "rollouts": {"prompts": 96, "k": 4, "max_new_tokens": 64},
         "lora": {"r": 4, "alpha": 8.0},
-        "train": {"steps": 10, "batch_size": 16},
-        "evaluation": {"n": 128, "hard_n": 32, "max_new_tokens": 48},
+        "train": {"steps": 10, "batch_size": 16, "precision": "mixed"},
+        "evaluation": {"n": 128, "hard_n": 32, "max_new_tokens": 64},
         "geometry": {"ks": [1, 4]},
     }
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Section(BaseModel):
     """A frozen section: unknown keys are refused, defaults are checked."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class ModelSpec(Section):
@@ -111,8 +111,11 @@ class TrainSpec(Section):
     scheduler: Literal["cosine", "linear", "constant"] = Field("cosine", title="Learning-rate schedule")
     weight_decay: float = Field(0.01, title="Weight decay", ge=0)
     max_grad_norm: float = Field(1.0, title="Gradient clipping norm", gt=0)
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", title="Precision", description="auto: bfloat16 on a GPU, float32 on a CPU."
+    precision: Literal["auto", "float32", "bfloat16", "mixed"] = Field(
+        "auto",
+        title="Precision",
+        description="auto: bfloat16 on a GPU, float32 on a CPU. mixed: float32 weights, bfloat16 arithmetic where the "
+        "device has it.",
     )
 
 

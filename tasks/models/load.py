@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks.contracts import InputError
-
-if TYPE_CHECKING:
-    import torch
 
 
 def device() -> str:
@@ -18,13 +16,42 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def dtype(precision: str) -> torch.dtype:
-    """``auto`` is bfloat16 on a GPU and float32 on a CPU."""
+def native_bfloat16(where: str) -> bool:
+    """Whether bfloat16 arithmetic is fast there: GPUs and CPUs with AVX512-BF16 or AMX; elsewhere it is emulated."""
     import torch
 
+    if where != "cpu":
+        return True
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(probe and probe())
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a model is held and computed with."""
+
+    weights: str
+    """Name of the weights' torch dtype."""
+    autocast: bool
+    """Whether matrix products are in bfloat16 whatever the weights are."""
+    attention: str
+    """transformers' attention; sdpa's bfloat16 backward pass is slow on a CPU, so eager is used there."""
+
+
+def arithmetic(precision: str) -> Arithmetic:
+    """What a precision of the settings means on this process's device.
+
+    ``auto`` is ``bfloat16`` on a GPU and ``float32`` on a CPU; ``mixed`` keeps float32 weights and computes in bfloat16,
+    but in float32 on a CPU that would only emulate it.
+    """
     if precision == "auto":
         precision = "bfloat16" if device() == "cuda" else "float32"
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+    autocast = precision == "bfloat16" or (precision == "mixed" and native_bfloat16(device()))
+    return Arithmetic(
+        weights="bfloat16" if precision == "bfloat16" else "float32",
+        autocast=autocast,
+        attention="eager" if autocast and device() == "cpu" else "sdpa",
+    )
 
 
 def load_tokenizer(base: Path | str, pad_token: str | None = None) -> Any:
@@ -49,8 +76,9 @@ def load_model(base: Path | str, precision: str = "auto", adapter: Path | str | 
     """The causal language model of ``base`` on this process's device, with ``adapter`` merged into its weights."""
     from transformers import AutoModelForCausalLM
 
+    chosen = arithmetic(precision)
     model = AutoModelForCausalLM.from_pretrained(
-        str(base), dtype=dtype(precision), attn_implementation="sdpa", trust_remote_code=False
+        str(base), dtype=chosen.weights, attn_implementation=chosen.attention, trust_remote_code=False
     )
     if adapter is not None:
         from peft import PeftModel

@@ -18,13 +18,13 @@ import numpy as np
 
 from tasks.contracts import InputError, Progress, no_progress
 from tasks.models.generate import generate
+from tasks.models.load import native_bfloat16
 from tasks.models.tiny_batches import Packed
 from tasks.models.tiny_corpus import asked, batch_share, dev_batches, prompt_ids
 from tasks.models.tiny_network import (
     as_vector,
     build_network,
     exact_matches,
-    native_bfloat16,
     point_gradients,
     target_logits,
 )
@@ -112,7 +112,7 @@ def pretrain(
             "dev_problems": len(problems),
             "dev_overlap": len(np.intersect1d(corpus, dev_keys)),
             "parameters": len(weights),
-            "precision": "bfloat16" if native_bfloat16(ranks.device) else "float32",
+            "precision": "bfloat16" if native_bfloat16(ranks.device.type) else "float32",
             "device": ranks.device.type,
             "processes": world,
             "losses": trained.losses,

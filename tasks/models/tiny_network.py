@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from tasks.specs import TinySpec
 
 if TYPE_CHECKING:
-    from torch import Tensor, device
+    from torch import Tensor
 
-    from tasks.models.tiny_batches import Packed
+    from tasks.models.load import native_bfloat16
+from tasks.models.tiny_batches import Packed
 
 INITIAL_STD = 0.1
 """Qwen3's 0.02 is far too small for a width of 128: the style that needs most look-ups is then never learnt."""
@@ -71,22 +72,12 @@ def point_gradients(model: Any, buffer: Tensor) -> None:
         start = end
 
 
-def native_bfloat16(where: device) -> bool:
-    """Whether bfloat16 arithmetic is fast there: GPUs and CPUs with AVX512-BF16 or AMX; elsewhere it is emulated."""
-    import torch
-
-    if where.type != "cpu":
-        return True
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(probe and probe())
-
-
 def target_logits(model: Any, batch: Packed) -> tuple[Tensor, Tensor]:
     """Float32 logits (N, V) and next tokens (N,) of the completion positions; the others never reach the head."""
     import torch
 
     where = batch.targets >= 0
-    with torch.autocast(batch.ids.device.type, dtype=torch.bfloat16, enabled=native_bfloat16(batch.ids.device)):
+    with torch.autocast(batch.ids.device.type, dtype=torch.bfloat16, enabled=native_bfloat16(batch.ids.device.type)):
         hidden = model.model(
             input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.mask, use_cache=False
         ).last_hidden_state

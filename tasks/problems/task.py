@@ -24,7 +24,9 @@ def problems_task(tiny: TinySpec, rollouts: RolloutSpec, evaluation: EvaluationS
     settings = {"tiny": tiny.model_dump(mode="json"), **sizes}
     key = StageKey("problems", 1, {"pretrained": pretrained.ref.sha256}, settings)
     corpus = open_store().local(pretrained.ref)
-    return state_of(run_stage(key, "problems", lambda out, _: world_problems(spec=tiny, sizes=sizes, corpus=corpus, out=out)))
+    return state_of(
+        run_stage(key, "problems", lambda out, _: world_problems(spec=tiny, sizes=sizes, corpus=corpus, out=out))
+    )
 
 
 @task(task_run_name="problems", cache_policy=NO_CACHE)

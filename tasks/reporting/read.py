@@ -15,7 +15,9 @@ FRAMES = ("accuracy", "mcnemar", "items", "pair_metrics", "spectra", "training")
 
 def read_tables(folder: Path) -> StudyTables:
     """The tables of ``folder``. Raises `InputError` where it is not a finished study."""
-    missing = [name for name in ("study.json", *(f"{frame}.parquet" for frame in FRAMES)) if not (folder / name).is_file()]
+    missing = [
+        name for name in ("study.json", *(f"{frame}.parquet" for frame in FRAMES)) if not (folder / name).is_file()
+    ]
     if missing:
         raise InputError(f"{folder}: not a finished study's folder: {', '.join(missing)} missing")
     record = json.loads((folder / "study.json").read_text(encoding="utf-8"))

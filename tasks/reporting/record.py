@@ -6,7 +6,18 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES: tuple[str, ...] = ("colinear", "torch", "transformers", "trl", "peft", "datasets", "prefect", "mlflow", "polars", "scipy")
+PACKAGES: tuple[str, ...] = (
+    "colinear",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "prefect",
+    "mlflow",
+    "polars",
+    "scipy",
+)
 PACKAGES += ("math-verify", "numpy", "safetensors")
 
 

@@ -113,7 +113,7 @@ def build_trainer(
 
 def _arguments(train: TrainSpec, info: RunInfo, folder: Path) -> dict[str, Any]:
     """Settings that every trainer shares. TRL's own defaults differ from these in precision and checkpointing."""
-    from tasks.models.load import device, dtype
+    from tasks.models.load import arithmetic, device
 
     micro = min(train.micro_batch_size or train.batch_size, train.batch_size)
     if train.batch_size % micro:
@@ -129,7 +129,7 @@ def _arguments(train: TrainSpec, info: RunInfo, folder: Path) -> dict[str, Any]:
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
         "seed": info.seed,
-        "bf16": str(dtype(train.precision)) == "torch.bfloat16",
+        "bf16": arithmetic(train.precision).autocast,
         "use_cpu": device() == "cpu",
         "gradient_checkpointing": device() == "cuda",
         "train_sampling_strategy": "sequential",  # the data set is the stream already

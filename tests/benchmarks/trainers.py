@@ -57,9 +57,7 @@ def _pair(
 ) -> tuple[float, float]:
     """Tokens a second of the trainer and of the bare loop over the same ``steps`` batches."""
     train = spec.train.model_copy(update={"steps": steps})
-    dataset = build_dataset(
-        method.select(graded), method.kind, graded.height, steps * train.batch_size, info.data_seed
-    )
+    dataset = build_dataset(method.select(graded), method.kind, graded.height, steps * train.batch_size, info.data_seed)
     with tempfile.TemporaryDirectory() as folder:
         trainer, collator = build_trainer(base, dataset, method, train, spec.lora, info, None, Path(folder))
         batches = [

@@ -1,4 +1,4 @@
-"""The study on rollouts that somebody else made and a model that somebody else trained: real GSM8K, real stories260K."""
+"""The study on rollouts and a model that somebody else made: real GSM8K solutions, the real stories260K."""
 
 from __future__ import annotations
 
