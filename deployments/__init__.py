@@ -1,0 +1,1 @@
+"""Prefect deployments over the presets. Nothing is deployed yet; `flows.study_flow` can be served as it is."""

@@ -135,7 +135,7 @@ def _own_world(spec: StudySpec, base: ModelRef, record: Recorder) -> World:
 
 
 def _references(spec: StudySpec, world: World) -> list[PrefectFuture[Any]]:
-    """The rows that no method trains: the base first; in the embedded world the base asked as the teacher is, and it."""
+    """Rows that no method trains: the base; in the embedded world also the base asked as the teacher is, and it."""
     asked: list[tuple[RunInfo, ModelRef, bool]] = [(BASE, world.base, False)]
     if world.teacher is not None:
         asked += [(INSTRUCTED, world.base, True), (TEACHER, world.teacher, True)]

@@ -41,8 +41,8 @@ class Arithmetic:
 def arithmetic(precision: str) -> Arithmetic:
     """What a precision of the settings means on this process's device.
 
-    ``auto`` is ``bfloat16`` on a GPU and ``float32`` on a CPU; ``mixed`` keeps float32 weights and computes in bfloat16,
-    but in float32 on a CPU that would only emulate it.
+    ``auto`` is ``bfloat16`` on a GPU and ``float32`` on a CPU; ``mixed`` keeps float32 weights and computes in
+    bfloat16, but in float32 on a CPU that would only emulate it.
     """
     if precision == "auto":
         precision = "bfloat16" if device() == "cuda" else "float32"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tasks.models.load import native_bfloat16
 from tasks.specs import TinySpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.models.load import native_bfloat16
-from tasks.models.tiny_batches import Packed
+    from tasks.models.tiny_batches import Packed
 
 INITIAL_STD = 0.1
 """Qwen3's 0.02 is far too small for a width of 128: the style that needs most look-ups is then never learnt."""

@@ -28,7 +28,7 @@ def headline_renderable(tables: StudyTables) -> RenderableType:
     header += ["hard %", "vs base", "p", "loss", "cosine"] if with_hard else ["loss", "cosine"]
     grid = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for place, title in enumerate(header):
-        grid.add_column(Text(title), justify="right" if place else "left", no_wrap=place > 0, overflow="fold")
+        grid.add_column(Text(title), justify="right" if place else "left", no_wrap=True, overflow="ellipsis")
     for row in rows:
         grid.add_row(*(Text(text.replace(NOT_MEASURED, "n/m")) for text in _cells(row, view, with_hard)))
     legend = (

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tasks.contracts import InputError
-from tasks.models.load import context_length, dtype, load_model, load_tokenizer
+from tasks.models.load import Arithmetic, arithmetic, context_length, load_model, load_tokenizer
 
 CONTEXT = 64
 
@@ -62,6 +62,10 @@ def test_a_merged_adapter_adds_its_delta_and_nothing_else(base_model: Path, tmp_
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="auto is bfloat16 on a GPU")
-def test_precision_on_a_cpu(base_model: Path) -> None:
-    assert dtype("auto") is torch.float32
+def test_precision_on_a_cpu(base_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert arithmetic("auto") == Arithmetic("float32", autocast=False, attention="sdpa")
+    assert arithmetic("bfloat16") == Arithmetic("bfloat16", autocast=True, attention="eager")
+    for native in (True, False):
+        monkeypatch.setattr("tasks.models.load.native_bfloat16", lambda where, native=native: native)
+        assert arithmetic("mixed") == Arithmetic("float32", native, "eager" if native else "sdpa")
     assert load_model(base_model, "bfloat16").dtype is torch.bfloat16
