@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ class WorkerDied(StageError):
     """The worker process was killed from outside (out of memory, a lost device): trying again can heal it."""
 
 
+_queue: deque[object] = deque()
 _stopping = threading.Event()
 _living: set[Any] = set()
 
@@ -110,7 +112,7 @@ def describe_machine() -> str:
 
 @contextmanager
 def take(count: int = 1) -> Iterator[list[Slot]]:
-    """Hold ``count`` slots, waiting as long as it takes.
+    """Hold ``count`` slots, waiting as long as it takes; within a process, first come, first served.
 
     Only one taker of several slots collects at a time (it holds a gate), so two of them cannot wait for each other.
     """
@@ -119,6 +121,8 @@ def take(count: int = 1) -> Iterator[list[Slot]]:
     count = min(count, len(available))
     gate = FileLock(folder / "gate.lock", thread_local=False)
     with ExitStack() as held:
+        queued = held.enter_context(ExitStack())
+        queued.enter_context(_turn())
         while count > 1 and not _acquired(gate):
             time.sleep(POLL_SECONDS)
         try:
@@ -129,7 +133,22 @@ def take(count: int = 1) -> Iterator[list[Slot]]:
                     time.sleep(POLL_SECONDS)
         finally:
             gate.release()  # the slots are in hand: others may collect theirs while this one works
+            queued.close()
         yield taken
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """Wait until every earlier taker of this process has its slots: what is submitted first runs first."""
+    ticket = object()
+    _queue.append(ticket)
+    try:
+        while _queue[0] is not ticket:
+            _check_stopping()
+            time.sleep(POLL_SECONDS)
+        yield
+    finally:
+        _queue.remove(ticket)
 
 
 def _free(folder: Path, wanted: list[Slot], count: int, held: ExitStack) -> list[Slot]:

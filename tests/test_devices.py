@@ -432,3 +432,22 @@ def test_slots_are_the_machines_whatever_the_state_folder(state: Path, monkeypat
     assert folder.stat().st_mode & 0o777 == 0o700
     monkeypatch.setenv("COLINEAR_HOME", str(state / "another"))
     assert home.machine_folder() == folder
+
+
+def test_takers_of_one_process_are_served_in_the_order_they_came(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLINEAR_SLOTS", "1")
+    devices.slots.cache_clear()
+    served: list[int] = []
+
+    def taker(number: int) -> None:
+        with devices.take():
+            served.append(number)
+
+    with devices.take():
+        threads = [threading.Thread(target=taker, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.01)
+    for thread in threads:
+        thread.join()
+    assert served == list(range(8))
