@@ -16,6 +16,7 @@ from tasks.contracts import InputError, RunInfo, StageError, StageResult
 from tasks.devices import allow, describe_machine, stop
 from tasks.reporting.record import commit, versions
 from tasks.settings import StudySpec
+from tasks.specs import flatten
 from tasks.store import open_store
 from tasks.training.checks import read_stream, shared_initialisation, shared_stream
 
@@ -106,7 +107,7 @@ class Recorder:
             {
                 "name": "held-out problems unseen",
                 "ok": not overlap,
-                "detail": f"{overlap} questions shared with pretraining, rollouts or another split",
+                "detail": self._overlap(problems),
             },
         ]
         stages = [
@@ -130,7 +131,7 @@ class Recorder:
                 "versions": versions(),
                 "commit": commit(),
                 "mlflow": {"uri": store.uri, "study": self.study_run}
-                | {f"{r.name}": r.ref.run_id for r in self.results if r.stage == "train"},
+                | {r.name: r.summary["mlflow_run"] for r in self.results if r.stage == "train"},
                 "stages": stages,
                 "wall_seconds": round(time.time() - self.began, 1),
                 "machine": describe_machine(),
@@ -140,24 +141,35 @@ class Recorder:
             },
         }
 
+    def _overlap(self, problems: StageResult) -> str:
+        shared = f"{problems.summary.get('overlap', 0)} questions shared with "
+        if not self.spec.own:
+            return shared + "pretraining, rollouts or another split"
+        left_out = problems.summary["shared_with_rollouts_dropped"]
+        return shared + f"the rollouts ({left_out} were left out); what the base was pretrained on is not known"
+
     def _notes(self) -> list[str]:
         notes = [
             "Stage seconds are those of bare work; the report's own writing comes after them.",
             "TRL divides each batch's loss by its completion tokens; the paper's sums are not divided.",
         ]
+        for result in self.results:
+            if result.stage == "pretrain" and not result.summary["teacher_reached"]:
+                notes.append("The teacher did not reach tiny.teacher_accuracy within tiny.max_steps.")
+            if result.stage == "pretrain" and not result.summary["student_in_range"]:
+                notes.append("The student's accuracy is outside .55-.75: no snapshot was nearer.")
+            if result.stage == "evaluate" and result.name == "evaluate base":
+                if too_long := result.summary["too_long"]:
+                    notes.append(f"{too_long} held-out problems did not fit the context with their answer: left out.")
+                if boxed := result.summary["boxed_references"]:
+                    notes.append(f"{boxed} held-out problems have no known solution: their answer loss is of the box.")
         if not self.spec.twins:
             notes.append("No twin was trained, so there is no noise floor to hold cosines against.")
+        if not self.spec.own:
+            notes.append(
+                "Reference solutions are in the student's own style: learning the teacher's style raises the answer "
+                "loss without any harm to the answers."
+            )
         if self.spec.own:
             notes.append("Behaviour log-probabilities that do not match the base's tokens are dropped.")
         return notes
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as ``section.key`` -> value."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat

@@ -161,7 +161,7 @@ ITEMS: dict[str, pl.DataType] = {
     "gold": pl.String(),
     "correct": pl.Boolean(),
     "finish_reason": pl.String(),
-    "answer_nll": pl.Float64(),  # nats: negative log-likelihood of the reference solution given the prompt
+    "answer_nll": pl.Float64(),  # nats: -log p(reference solution | prompt); of \\boxed{gold} where none is known
     "answer_tokens": pl.Int64(),  # its length in tokens
 }
 

@@ -96,8 +96,8 @@ def _visible_gpus() -> list[str]:
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        found = (path.name.removeprefix("nvidia") for path in DEV.glob("nvidia[0-9]*"))
-        return sorted(found, key=lambda name: (len(name), name))
+        # CUDA numbers what it finds from 0, whatever the device files are called (a container may hold nvidia3 only).
+        return [str(index) for index, _ in enumerate(DEV.glob("nvidia[0-9]*"))]
     listed = (gpu.strip() for gpu in visible.split(","))
     return list(dict.fromkeys(gpu for gpu in takewhile(lambda gpu: gpu != "-1", listed) if gpu))
 
@@ -322,6 +322,8 @@ def _worker(
         import torch
 
         torch.set_num_threads(slot.threads)
+        if slot.kind == "gpu" and not torch.cuda.is_available():
+            raise StageError(f"GPU {slot.index} is there but torch cannot use it")  # never a CPU run in disguise
         result = function(**kwargs, progress=lambda done, total, note="": send("progress", done, total, note))
         send("result", result)
     except InputError as error:

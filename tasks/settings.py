@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from tasks.contracts import InputError, RunInfo
 from tasks.methods import METHOD_NAMES, Method, Methods
 from tasks.specs import (
+    LARGEST_SEED,
     EvaluationSpec,
     GeometrySpec,
     LoraSpec,
@@ -41,9 +42,11 @@ class StudySpec(Methods):
         min_length=1,
         json_schema_extra={"items": {"type": "string", "enum": list(METHOD_NAMES)}},
     )
-    seed: int = Field(0, title="Seed", description="Draws the LoRA initialisation that all methods share.", ge=0)
+    seed: int = Field(
+        0, title="Seed", description="Draws the LoRA initialisation that all methods share.", ge=0, le=LARGEST_SEED
+    )
     data_seed: int | None = Field(
-        None, title="Data seed", description="Draws the order of the data. Default: the seed.", ge=0
+        None, title="Data seed", description="Draws the order of the data. Default: the seed.", ge=0, le=LARGEST_SEED
     )
     twins: tuple[str, ...] = Field(
         ("sft",),

@@ -6,9 +6,13 @@ value is refused before any work starts. A study's whole settings are composed o
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+LARGEST_SEED = 2**31 - 1
+"""What every generator that we seed accepts."""
 
 
 class Section(BaseModel):
@@ -46,7 +50,7 @@ class ModelSpec(Section):
 class TinySpec(Section):
     """The embedded small world: what `model.base = 'tiny'` pretrains."""
 
-    seed: int = Field(0, title="Pretraining seed", ge=0)
+    seed: int = Field(0, title="Pretraining seed", ge=0, le=LARGEST_SEED)
     hidden: int = Field(128, title="Hidden size", ge=8, multiple_of=4)
     layers: int = Field(3, title="Layers", ge=1)
     heads: int = Field(4, title="Attention heads", ge=1)
@@ -57,7 +61,7 @@ class TinySpec(Section):
         (0.40, 0.35, 0.25), title="Share of 2-, 3- and 4-step problems", description="Must sum to 1."
     )
     hard_steps: tuple[int, int] = Field((4, 5), title="Fewest and most steps of the hard set")
-    batch_size: int = Field(48, title="Sequences per pretraining step", ge=2)
+    batch_size: int = Field(48, title="Sequences per pretraining step", ge=2, multiple_of=2)
     max_steps: int = Field(1200, title="Most pretraining steps", ge=10)
     lr: float = Field(3e-3, title="Pretraining learning rate", gt=0, lt=1)
     ema: float = Field(0.97, title="Decay of the weight average, each step", ge=0, lt=1)
@@ -79,7 +83,7 @@ class RolloutSpec(Section):
     k: int = Field(4, title="Completions a prompt (K)", ge=1)
     temperature: float = Field(1.0, title="Sampling temperature", gt=0, le=5)
     max_new_tokens: int = Field(96, title="Longest completion (tokens)", ge=1)
-    seed: int = Field(0, title="Sampling seed", ge=0)
+    seed: int = Field(0, title="Sampling seed", ge=0, le=LARGEST_SEED)
     holdout: float = Field(
         0.1,
         title="Share of own problems held out",
@@ -137,3 +141,14 @@ class GeometrySpec(Section):
     """Which subspaces are compared."""
 
     ks: tuple[int, ...] = Field((1, 5, 10), title="Subspace dimensions (k)", description="k above the rank is skipped.")
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as ``section.key`` -> value."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -12,7 +12,6 @@ from typing import Any
 
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.exceptions import MissingContextError
 from prefect.states import Completed, State
 from prefect.tasks import Task
 
@@ -137,7 +136,7 @@ class _PrefectProgress:
                 self.artifact = create_progress_artifact(share, description=self.name)
             else:
                 update_progress_artifact(self.artifact, share)
-        except MissingContextError:  # called outside a Prefect run: the terminal has it
+        except Exception:  # a progress bar is worth no training: outside a run, or with a server that is away
             return
 
     def finish(self) -> None:

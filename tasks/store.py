@@ -20,7 +20,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -134,6 +134,8 @@ class Store:
             try:
                 return self._entry(run)
             except Damaged as damage:
+                if self._elsewhere(run):
+                    continue
                 self.client.set_tag(run.info.run_id, "cache.complete", "0")
                 self.client.set_tag(run.info.run_id, "cache.damaged", str(damage)[:500])
         return None
@@ -279,6 +281,11 @@ class Store:
         """Tags that say whose locks guard a run: they are files of this host's state folder."""
         return {"host": socket.gethostname(), "home": str(self.root)}
 
+    def _elsewhere(self, run: Run) -> bool:
+        """Whether the run's files are on another machine's disk: a miss for us, and no damage."""
+        on_disk = urllib.parse.urlparse(run.info.artifact_uri).scheme in ("", "file")
+        return on_disk and run.data.tags.get("host") != socket.gethostname()
+
     def _ours(self, query: str) -> list[Run]:
         """Runs that say RUNNING and are guarded by locks that this process can try."""
         runs = self._runs(f"{query} and attributes.status = 'RUNNING'")
@@ -329,22 +336,14 @@ class Store:
         for start in range(0, len(metrics), 1000):
             self.client.log_batch(run_id, metrics=metrics[start : start + 1000])
 
-    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags that people filter on."""
-        for name, value in tags.items():
-            self.client.set_tag(run_id, name, value)
-
-    def log_folder(self, run_id: str, folder: Path) -> None:
-        """Upload a finished folder (a study's report and tables) as the run's artifacts."""
-        self.client.log_artifacts(run_id, str(folder))
+    def log_files(self, run_id: str, files: Iterable[Path]) -> None:
+        """Upload finished files (a study's report and tables) as the run's artifacts, side by side."""
+        for file in files:
+            self.client.log_artifact(run_id, str(file))
 
     def end_run(self, run_id: str, status: str = "FINISHED") -> None:
         """Close a run: FINISHED, FAILED or KILLED."""
         self.client.set_terminated(run_id, status)
-
-    def runs_of(self, parent: str) -> list[str]:
-        """Run ids of a study's children."""
-        return [run.info.run_id for run in self._runs(f"tags.`mlflow.parentRunId` = '{parent}'")]
 
 
 def _reach(uri: str) -> None:

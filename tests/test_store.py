@@ -432,17 +432,16 @@ def test_all_children_of_a_study_are_listed(store: Store, monkeypatch: pytest.Mo
     monkeypatch.setattr("tasks.store.PAGE", 10)
     parent = store.open_run("parent", experiment=STUDIES)
     children = {store.open_run(f"child {i}", parent=parent, experiment=STUDIES) for i in range(25)}
-    assert set(store.runs_of(parent)) == children
+    assert {run.info.run_id for run in store._runs(f"tags.`mlflow.parentRunId` = '{parent}'")} == children
     assert tags(store, min(children))["mlflow.parentRunId"] == parent
 
 
-def test_a_folder_becomes_the_runs_artifacts(store: Store, tmp_path: Path) -> None:
+def test_files_become_the_runs_artifacts_and_nothing_else_does(store: Store, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("<html>")
     run = store.open_run("study", experiment=STUDIES)
-    store.log_folder(run, tmp_path)
+    (tmp_path / "private.txt").write_text("not ours")
+    store.log_files(run, [tmp_path / "report.html"])
     assert [item.path for item in store.client.list_artifacts(run)] == ["report.html"]
-    store.set_tags(run, {"a": "1"})
-    assert tags(store, run)["a"] == "1"
 
 
 # --- opening ---------------------------------------------------------------------------------------------------------

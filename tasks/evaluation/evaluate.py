@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from tasks.contracts import ITEMS, PROBLEMS, Progress, RunInfo, checked, no_progress
+from tasks.contracts import ITEMS, PROBLEMS, InputError, Progress, RunInfo, checked, no_progress
 from tasks.specs import EvaluationSpec
 
 
@@ -57,6 +57,11 @@ def evaluate_run(
     prompts = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
     references = [reference for reference, fit in zip(references, fits, strict=True) if fit]
 
+    if frame.is_empty():
+        raise InputError(
+            f"evaluation.max_new_tokens: no problem fits: with {spec.max_new_tokens} tokens to answer, every prompt is "
+            f"beyond the model's {limit}; lower it"
+        )
     model = load_model(base, adapter=adapter)
     answers = generate(
         model,
@@ -101,6 +106,7 @@ def evaluate_run(
     heldout = items.filter(pl.col("benchmark") == "heldout")
     return {
         "n": heldout.height,
-        "accuracy": float(heldout["correct"].mean() or 0.0),  # type: ignore[arg-type]
+        "correct": int(heldout["correct"].sum()),
+        "boxed_references": frame["solution"].null_count(),
         "too_long": fits.count(False),
     }

@@ -10,9 +10,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.contracts import ModelRef, RunInfo, StageResult
-from tasks.devices import run_pinned
+from tasks.devices import run_pinned, slots
 from tasks.evaluation.accuracy import accuracy_table, mcnemar_table
 from tasks.evaluation.evaluate import evaluate_run
+from tasks.grading import grade
 from tasks.specs import EvaluationSpec
 from tasks.stage import can_heal, log_file, run_stage, state_of
 from tasks.store import StageKey, open_store
@@ -35,6 +36,8 @@ def evaluate_task(
         "run": [info.run, info.method, info.seed, info.data_seed, info.lr],
         "max_new_tokens": spec.max_new_tokens,
         "instructed": instructed,
+        "grader": grade.GRADER,
+        "device": slots()[0].kind,
     }
     key = StageKey("evaluate", 1, inputs, settings)
     arguments = {

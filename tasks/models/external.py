@@ -12,7 +12,7 @@ from tasks import home
 from tasks.contracts import EXTERNAL, ArtifactRef, InputError, Progress, no_progress
 from tasks.digests import file_digest, manifest_digest
 
-FILES = ("*.json", "*.safetensors", "tokenizer.model", "*.jinja")
+FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 """What is fetched from the Hub and what decides the digest: no pickles, no code."""
 
 

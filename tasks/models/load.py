@@ -73,10 +73,14 @@ def load_tokenizer(base: Path | str, pad_token: str | None = None) -> Any:
 
 
 def load_model(base: Path | str, precision: str = "auto", adapter: Path | str | None = None) -> Any:
-    """The causal language model of ``base`` on this process's device, with ``adapter`` merged into its weights."""
+    """The causal language model of ``base`` on this process's device, with ``adapter`` merged into its weights.
+
+    An adapter is merged into float32 weights, whatever the precision: added to bfloat16 weights, a small update would
+    mostly be rounded away.
+    """
     from transformers import AutoModelForCausalLM
 
-    chosen = arithmetic(precision)
+    chosen = arithmetic("float32" if adapter is not None else precision)
     model = AutoModelForCausalLM.from_pretrained(
         str(base), dtype=chosen.weights, attn_implementation=chosen.attention, trust_remote_code=False
     )

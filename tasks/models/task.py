@@ -8,7 +8,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.contracts import StageResult
-from tasks.devices import run_pinned
+from tasks.devices import run_pinned, slots
 from tasks.models.tiny import pretrain
 from tasks.specs import TinySpec
 from tasks.stage import can_heal, log_file, run_stage, state_of
@@ -18,13 +18,14 @@ from tasks.store import StageKey
 @task(task_run_name="pretrain seed={spec.seed}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
 def pretrain_task(spec: TinySpec) -> Any:
     """Artifact: ``student/``, ``teacher/`` (Hugging Face directories), ``pretrain.json``."""
+    processes = 1 if slots()[0].kind == "gpu" else 2
     key = StageKey("pretrain", 1, {}, spec.model_dump(mode="json"))
     name = f"pretrain seed={spec.seed}"
     result: StageResult = run_stage(
         key,
         name,
         lambda staging, progress: run_pinned(
-            pretrain, {"spec": spec, "out": staging}, log=log_file(key), progress=progress, processes=2
+            pretrain, {"spec": spec, "out": staging}, log=log_file(key), progress=progress, processes=processes
         ),
     )
     return state_of(result)

@@ -34,5 +34,5 @@ def own_problems(*, file: Path | None, rollouts: Path, n: int, out: Path) -> dic
         "heldout": chosen.height,
         "available": fresh.height,
         "shared_with_rollouts_dropped": source.height - fresh.height,
-        "overlap": 0,
+        "overlap": len(trained & set(fresh.sort("key").head(n)["key"])),
     }

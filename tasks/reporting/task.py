@@ -49,7 +49,7 @@ def report_task(
         study=record["study"],
     )
     files = write_report(tables, Path(out))
-    store.log_folder(study, Path(out))
+    store.log_files(study, files)
     _log_numbers(tables, study, trained)
     _prefect_artifacts(tables, files[0])
     emit(Event("done", "report", seconds=time.perf_counter() - began))

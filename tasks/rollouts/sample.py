@@ -30,7 +30,7 @@ def sample_rollouts(
     frame = checked(pl.read_parquet(problems), PROBLEMS, "problems").filter(pl.col("split") == "rollouts")
     rows = frame.join(pl.DataFrame({"rollout_id": range(spec.k)}), how="cross")
     asked = [prompt_ids(tokenizer, instruct(question)) for question in frame["question"]]
-    seeds = [spec.seed * 1_000_003 * 4096 + row for row in range(rows.height)]
+    seeds = [spec.seed * 1_000_003 + row for row in range(rows.height)]
     completions = generate(
         load_model(teacher),
         [prompt for prompt in asked for _ in range(spec.k)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.contracts import ModelRef, Progress, RunInfo, StageResult
-from tasks.devices import run_pinned
+from tasks.devices import run_pinned, slots
 from tasks.methods import Method
-from tasks.specs import LoraSpec, TrainSpec
+from tasks.specs import LoraSpec, TrainSpec, flatten
 from tasks.stage import can_heal, log_file, run_stage, state_of
 from tasks.store import STUDIES, StageKey, open_store
 from tasks.training.train import LOG, read_log, train_adapter
@@ -43,11 +44,12 @@ def train_task(
         "data_seed": info.data_seed,
         "lr": info.lr,
         "base": base.identity,
+        "device": slots()[0].kind,  # precision auto and mixed mean different arithmetic on a GPU
     }
     key = StageKey("train", 1, {"rollouts": graded.ref.sha256}, settings)
     name = f"train {info.label}"
     tags = _tags(info)
-    params = {**_flat(settings), "steps": train.steps}
+    params = flatten(settings)
     run_ids: list[str] = []
     arguments = {
         "base": store.local(base.ref) / base.folder,
@@ -91,16 +93,6 @@ def _tags(info: RunInfo) -> dict[str, str]:
     }
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
-
-
 class _LiveMetrics:
     """Progress of a training that also sends the steps logged so far to MLflow, at most once in `LIVE_SECONDS`."""
 
@@ -113,7 +105,10 @@ class _LiveMetrics:
         self.progress(done, total, note)
         if time.monotonic() - self.last > LIVE_SECONDS:
             self.last = time.monotonic()
-            self._send(read_log(self.log))
+            with suppress(
+                Exception
+            ):  # a server that is away for a moment must not cost a training; finish() catches up
+                self._send(read_log(self.log))
 
     def finish(self, frame: Path) -> None:
         """Send the rest, from the finished log."""

@@ -15,7 +15,9 @@ from torch.nn.functional import logsigmoid
 from tasks.contracts import ArtifactRef
 from tasks.methods import Method, RowMethod
 from tasks.methods.dpo import Dpo
+from tasks.models.load import arithmetic, device
 from tasks.settings import StudySpec, build
+from tasks.specs import TrainSpec
 from tasks.store import open_store
 from tasks.training.examples import build_dataset
 from tasks.training.train import build_trainer
@@ -72,20 +74,22 @@ def _pair(
         ours = time.perf_counter() - began
         bare_model = build_trainer(base, dataset, method, train, spec.lora, info, None, Path(folder))[0].model
         began = time.perf_counter()
-        _bare_loop(bare_model, batches, method, info.lr, train.max_grad_norm)
+        _bare_loop(bare_model, batches, method, info.lr, train)
         bare = time.perf_counter() - began
     return tokens / ours, tokens / bare
 
 
-def _bare_loop(model: Any, batches: list[dict[str, Any]], method: Method, lr: float, clip: float) -> None:
-    """Forward, loss, backward, clip, AdamW. Nothing is logged, nothing is gathered."""
+def _bare_loop(model: Any, batches: list[dict[str, Any]], method: Method, lr: float, train: TrainSpec) -> None:
+    """Forward, loss, backward, clip, AdamW, in the trainer's arithmetic. Nothing is logged, nothing is gathered."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01)
+    optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=train.weight_decay, fused=True)
+    autocast = torch.autocast(device(), torch.bfloat16, enabled=arithmetic(train.precision).autocast)
     model.train()
     for batch in batches:
-        loss = _pair_loss(model, batch, method) if isinstance(method, Dpo) else _row_loss(model, batch, method)
+        with autocast:
+            loss = _pair_loss(model, batch, method) if isinstance(method, Dpo) else _row_loss(model, batch, method)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, clip)
+        torch.nn.utils.clip_grad_norm_(parameters, train.max_grad_norm)
         optimiser.step()
         optimiser.zero_grad()
 

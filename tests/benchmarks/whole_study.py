@@ -49,7 +49,7 @@ def stage_report(wall: float, study: dict[str, Any], slots: int) -> dict[str, An
     kinds: dict[str, float] = {}
     for stage in stages:
         kinds[stage["stage"]] = kinds.get(stage["stage"], 0.0) + stage["seconds"]
-    held = sum(stage["seconds"] * (slots if stage["stage"] == "pretrain" else 1) for stage in stages)
+    held = sum(stage["seconds"] * (min(2, slots) if stage["stage"] == "pretrain" else 1) for stage in stages)
     return {
         "seconds_by_stage": {name: round(value, 1) for name, value in kinds.items()},
         "idle": round(1 - busy_seconds(stages, ends) / wall, 3),
