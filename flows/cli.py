@@ -119,11 +119,12 @@ def _run(spec: StudySpec, out: Path | None, console: Any) -> int:
     )
     devices.allow()
     devices.warm_up()
-    from flows.embedded import prepare, settle
+    from flows.embedded import load_tables, prepare, settle
     from flows.study_flow import study_flow
     from flows.terminal import StudyDisplay
     from tasks.store import open_store
 
+    load_tables()
     opening = threading.Thread(target=_quietly, args=(open_store,), daemon=True)  # overlaps with Prefect's start
     opening.start()
     prepare()

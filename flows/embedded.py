@@ -13,6 +13,12 @@ from tasks import home
 SETTLE_SECONDS = 20.0
 
 
+def load_tables() -> None:
+    """Define Prefect's database classes now. MLflow's first connection makes SQLAlchemy configure every class that it
+    knows; in another thread, half of Prefect's being defined, that fails for the whole process."""
+    import prefect.server.database.orm_models  # noqa: F401
+
+
 def prepare() -> None:
     """Start what the first flow run would start: two processes that make a fresh Prefect database at once race."""
     from prefect.client.orchestration import get_client
