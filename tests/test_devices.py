@@ -282,11 +282,14 @@ def test_a_result_progress_and_output_come_back(log: Path) -> None:
     assert eventually(lambda: gone(found["pid"]))
 
 
-def test_a_worker_sees_its_own_gpu_only(monkeypatch: pytest.MonkeyPatch, log: Path) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
-    assert run_pinned(describe, {"word": "x"}, log=log)["visible"] == "6"
-    with take(1):
-        assert run_pinned(describe, {"word": "x"}, log=log)["visible"] == "7"
+def test_a_worker_is_pinned_to_its_gpu_and_refuses_to_compute_without_it(
+    monkeypatch: pytest.MonkeyPatch, log: Path
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")  # no machine here has eight: torch sees none
+    with pytest.raises(StageError, match="GPU 6 is there but torch cannot use it"):
+        run_pinned(describe, {"word": "x"}, log=log)
+    with take(1), pytest.raises(StageError, match="GPU 7 is there but torch cannot use it"):
+        run_pinned(describe, {"word": "x"}, log=log)
 
 
 @pytest.mark.usefixtures("two_slots")

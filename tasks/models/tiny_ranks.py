@@ -73,6 +73,7 @@ def joined(rank: int, world: int, rendezvous: str | None) -> Iterator[Ranks]:
     torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world, timeout=PATIENCE)
     try:
         yield Ranks(rank, world, torch.device("cpu"))
+        torch.distributed.barrier()  # leave together: gloo aborts a rank whose peer is gone while it still talks
     finally:
         torch.distributed.destroy_process_group()
         torch.set_num_threads(threads)

@@ -174,9 +174,9 @@ def test_sigint_stops_at_once_with_130_and_says_how_to_go_on(lab: Lab, first: St
     process = lab.start("smoke", "--set", "train.steps=400", "--set", "methods=sft", out="stopped")
     kill_after(process, "cached  grade", signal.SIGINT)
     began = time.monotonic()
-    stdout, _ = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "run the same command again" in stdout
+    assert "run the same command again" in stderr
     assert time.monotonic() - began < 30
     assert wait_until_gone(process.pid)
 

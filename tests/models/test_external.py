@@ -75,7 +75,7 @@ def test_only_configuration_tokenizer_and_safetensors_are_fetched(
     assert locate("somebody/model") == base_model
     assert asked == {
         "name": "somebody/model",
-        "allow_patterns": ["*.json", "*.safetensors", "tokenizer.model", "*.jinja"],
+        "allow_patterns": ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
     }
 
 

@@ -38,12 +38,13 @@ SPEC = TinySpec(
     dev_problems=20,
 )
 RANK = """
-import sys
+import os, sys
 from pathlib import Path
 from tasks.models.tiny import pretrain
 from tasks.specs import TinySpec
 spec, out, rank, url = sys.argv[1:]
 pretrain(TinySpec.model_validate_json(spec), Path(out), rank=int(rank), world=2, rendezvous=url)
+os._exit(0)  # all is written; gloo's threads can abort an interpreter that is shutting down (devices ignores that too)
 """
 
 
