@@ -164,7 +164,7 @@ class Recorder:
                 if boxed := result.summary["boxed_references"]:
                     notes.append(f"{boxed} held-out problems have no known solution: their answer loss is of the box.")
         if not self.spec.twins:
-            notes.append("No twin was trained, so there is no noise floor to hold cosines against.")
+            notes.append("No twin of another data order was trained: there is no such floor to hold cosines against.")
         if not self.spec.own:
             notes.append(
                 "Reference solutions are in the student's own style: learning the teacher's style raises the answer "

@@ -97,7 +97,7 @@ def study_flow(spec: StudySpec = DEFAULT, out: str | None = None) -> StudyOutcom
         answers = [
             evaluate_task.submit(info, world.base, world.problems, spec.evaluation, training[info]) for info in runs
         ]
-        spectra = [spectrum_task.submit(info, training[info]) for info in runs]
+        spectra = [spectrum_task.submit(info, training[info], world.base, spec.geometry) for info in runs]
         pairs = [pair_task.submit(a, b, training[a], training[b], spec.geometry) for a, b in combinations(runs, 2)]
         trained = dict(zip(runs, record.stages([training[info] for info in runs]), strict=True))
         record.check_controls(trained, graded)

@@ -93,18 +93,25 @@ REFERENCE_METHODS = ("base", "base-instructed", "teacher")
 
 @dataclass(frozen=True)
 class RunInfo:
-    """One trained adapter of a study (or ``base``): the columns that identify it in every table."""
+    """One adapter (or ``base``): the columns that identify it in every table.
+
+    A study knows all of them; of an adapter that somebody else trained, what is not known is None.
+    """
 
     run: str
     method: str
-    seed: int
-    data_seed: int
-    lr: float
+    seed: int | None
+    """LoRA initialisation."""
+    data_seed: int | None
+    """Order of the data."""
+    lr: float | None
 
     @property
     def label(self) -> str:
         """The name a reader sees in Prefect, MLflow and the report's settings."""
         if self.method in REFERENCE_METHODS:
+            return self.run
+        if self.seed is None or self.lr is None:
             return self.run
         order = "" if self.data_seed == self.seed else f" data_seed={self.data_seed}"
         return f"{self.method} seed={self.seed}{order} lr={_short(self.lr)}"
@@ -176,12 +183,35 @@ PAIR_METRICS_FRAME: dict[str, pl.DataType] = {
     "data_seed_b": pl.Int64(),
     "lr_a": pl.Float64(),
     "lr_b": pl.Float64(),
-    "module": pl.String(),  # "*" for a value over all shared modules
-    "layer": pl.Int64(),  # null for "*"
-    "projection": pl.String(),  # "q_proj", ...; null for "*"
+    "module": pl.String(),  # "*" for several: those of one layer, of one projection, or (both null) all shared ones
+    "layer": pl.Int64(),
+    "projection": pl.String(),  # "q_proj", ...
     "metric": pl.String(),
     "k": pl.Int64(),  # subspace dimension or index; null where it has no meaning
     "value": pl.Float64(),
+    "low": pl.Float64(),  # 95 % bootstrap interval over modules, clustered by layer; only for a value over all of them
+    "high": pl.Float64(),
+    "null": pl.Float64(),  # what random subspaces of the same shape give on average; null where there is no such value
+    "percentile": pl.Float64(),  # percent of that null's draws at or below the value
+}
+
+ADAPTERS: dict[str, pl.DataType] = {
+    "run": pl.String(),
+    "source": pl.String(),  # as it was given
+    "base": pl.String(),  # the model that its configuration names; null where it names none
+    "kind": pl.String(),  # "LoRA", "rsLoRA", "DoRA", "LoRA (pissa)", "full fine-tune", ...
+    "update": pl.String(),  # how its dW was had: "scale * B A" or "merged - base"
+    "rank": pl.Int64(),  # largest rank of a module; null for a full fine-tune
+    "modules": pl.Int64(),
+    "parameters": pl.Int64(),  # entries of its factors (or of the changed weights)
+    "size": pl.Int64(),  # bytes of its weight files
+    "note": pl.String(),  # what a reader must know about it; null where nothing
+}
+
+UNSHARED: dict[str, pl.DataType] = {
+    "run": pl.String(),  # has the module
+    "other": pl.String(),  # has it not: their comparison leaves it out
+    "module": pl.String(),
 }
 
 SPECTRA: dict[str, pl.DataType] = {
@@ -193,9 +223,49 @@ SPECTRA: dict[str, pl.DataType] = {
     "module": pl.String(),  # "*" for a value over all modules
     "layer": pl.Int64(),
     "projection": pl.String(),
-    "metric": pl.String(),  # "singular_value" (k = 1..r), "norm", "effective_rank", "participation_rank", "stable_rank"
+    "metric": pl.String(),  # "singular_value" (k = 1..r), "norm", "effective_rank", ...: tasks/geometry/spectrum.py
     "k": pl.Int64(),
     "value": pl.Float64(),
+}
+
+CONNECTIVITY: dict[str, pl.DataType] = {
+    "run_a": pl.String(),
+    "run_b": pl.String(),
+    "matched": pl.Boolean(),  # whether both updates were scaled to one norm
+    "reading": pl.String(),  # "boxed" or "solution" (cross-entropy, nats a token) or "accuracy" (share, greedy)
+    "alpha": pl.Float64(),  # the model is base + (1 - alpha) dW_a + alpha dW_b
+    "value": pl.Float64(),
+    "n": pl.Int64(),  # problems
+    "tokens": pl.Int64(),  # that the cross-entropy is over; null for accuracy
+}
+
+CKA: dict[str, pl.DataType] = {
+    "run_a": pl.String(),
+    "run_b": pl.String(),
+    "layer": pl.Int64(),  # 0 is the embedding's output
+    "pooling": pl.String(),  # "last" prompt token, "mean" over the prompt, or "tokens" (each token a row)
+    "estimator": pl.String(),  # "debiased" or "biased"
+    "n": pl.Int64(),  # rows
+    "value": pl.Float64(),
+    "reason": pl.String(),  # why there is no value; null where there is one
+}
+
+LENS: dict[str, pl.DataType] = {
+    "run": pl.String(),
+    "layer": pl.Int64(),  # null for a value of the whole model
+    "metric": pl.String(),  # "agreement" with the last layer's token (share), "cross_entropy" (nats), "depth" (layers)
+    "tokens": pl.Int64(),
+    "value": pl.Float64(),
+}
+
+DIVERGENCE: dict[str, pl.DataType] = {
+    "run_a": pl.String(),
+    "run_b": pl.String(),
+    "n": pl.Int64(),  # problems
+    "tokens": pl.Int64(),
+    "value": pl.Float64(),  # KL(p_a || p_b), nats a token of the held-out solutions, each token's whole distribution
+    "low": pl.Float64(),  # 95 % bootstrap over problems
+    "high": pl.Float64(),
 }
 
 ACCURACY: dict[str, pl.DataType] = {

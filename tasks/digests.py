@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+MANIFEST = "manifest.json"
+
 
 class Damaged(Exception):
     """An entry whose files are not what its manifest says."""
@@ -44,3 +46,17 @@ def verify(folder: Path, manifest: Mapping[str, Mapping[str, Any]]) -> None:
             raise Damaged(f"{name} is missing")
         if path.stat().st_size != expected["size"] or file_digest(path) != expected["sha256"]:
             raise Damaged(f"{name} does not have its recorded digest")
+
+
+def verify_entry(folder: Path, sha256: str) -> None:
+    """Raise `Damaged` unless ``folder`` is what the `MANIFEST` beside it says, and that has the digest ``sha256``."""
+    path = folder.parent / MANIFEST
+    if not path.is_file():
+        raise Damaged(f"{MANIFEST} is missing")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # neither JSON nor UTF-8
+        raise Damaged(f"{MANIFEST} is not JSON") from error
+    if manifest_digest(manifest) != sha256:
+        raise Damaged(f"{MANIFEST} is not the one that was recorded")
+    verify(folder, manifest)

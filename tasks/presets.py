@@ -31,6 +31,7 @@ def smoke() -> Values:
     """
     return {
         "name": "smoke",
+        "init_twins": [],
         "tiny": {
             "hidden": 64,
             "layers": 2,

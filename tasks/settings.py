@@ -54,6 +54,12 @@ class StudySpec(Methods):
         description="Methods trained once more with the same initialisation and another data order: the noise floor.",
         json_schema_extra={"items": {"type": "string", "enum": list(METHOD_NAMES)}},
     )
+    init_twins: tuple[str, ...] = Field(
+        ("sft",),
+        title="Twins of another initialisation",
+        description="Methods trained once more with another LoRA initialisation and the same data order.",
+        json_schema_extra={"items": {"type": "string", "enum": list(METHOD_NAMES)}},
+    )
     model: ModelSpec = Field(ModelSpec(), title="Base model")
     tiny: TinySpec = Field(TinySpec(), title="Embedded world")
     rollouts: RolloutSpec = Field(RolloutSpec(), title="Rollouts")
@@ -62,7 +68,7 @@ class StudySpec(Methods):
     evaluation: EvaluationSpec = Field(EvaluationSpec(), title="Evaluation")
     geometry: GeometrySpec = Field(GeometrySpec(), title="Geometry")
 
-    @field_validator("methods", "twins")
+    @field_validator("methods", "twins", "init_twins")
     @classmethod
     def _known_methods(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
@@ -104,12 +110,14 @@ class StudySpec(Methods):
     def runs(self) -> list[RunInfo]:
         """The adapters to train: the methods, then the twins of those that are among them."""
         data_seed = self.seed if self.data_seed is None else self.data_seed
-        runs = [self._run(name, name, data_seed) for name in self.methods]
-        twins = [self._run(f"{name}-order{data_seed + 1}", name, data_seed + 1) for name in self.twins]
+        seed = self.seed
+        runs = [self._run(name, name, seed, data_seed) for name in self.methods]
+        twins = [self._run(f"{name}-order{data_seed + 1}", name, seed, data_seed + 1) for name in self.twins]
+        twins += [self._run(f"{name}-init{seed + 1}", name, seed + 1, data_seed) for name in self.init_twins]
         return runs + [twin for twin in twins if twin.method in self.methods]
 
-    def _run(self, run: str, method: str, data_seed: int) -> RunInfo:
-        return RunInfo(run, method, self.seed, data_seed, self.train.lr * self.method(method).lr_ratio)
+    def _run(self, run: str, method: str, seed: int, data_seed: int) -> RunInfo:
+        return RunInfo(run, method, seed, data_seed, self.train.lr * self.method(method).lr_ratio)
 
 
 def build(values: Mapping[str, Any]) -> StudySpec:

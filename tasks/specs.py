@@ -140,7 +140,15 @@ class EvaluationSpec(Section):
 class GeometrySpec(Section):
     """Which subspaces are compared."""
 
-    ks: tuple[int, ...] = Field((1, 5, 10), title="Subspace dimensions (k)", description="k above the rank is skipped.")
+    ks: tuple[int, ...] = Field(
+        (1, 5, 10), title="Subspace dimensions (k)", description="k above the rank is skipped; the rank is added."
+    )
+    base_measures: bool = Field(
+        True,
+        title="Measure against the base's weights",
+        description="Intruder dimensions, rotation, spectrum shift, sparsity: a full SVD a module and adapter, which "
+        "takes seconds at hidden size 2,560.",
+    )
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from tasks import home
-from tasks.contracts import EXTERNAL, ArtifactRef, StageError
-from tasks.digests import Damaged, build_manifest, manifest_digest, verify
+from tasks.contracts import EXTERNAL, ArtifactRef, InputError, StageError
+from tasks.digests import MANIFEST, Damaged, build_manifest, manifest_digest, verify_entry
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 STUDIES = "colinear"
 CACHE = "colinear.cache"
 FOLDER = "output"  # within a run's artifacts
-MANIFEST = "manifest.json"
+KINDS = ("study", "comparison")  # of the parent runs that hold a lock while they live
 REACH_SECONDS = 20.0
 PAGE = 200  # runs asked for at a time
 
@@ -218,7 +218,7 @@ class Store:
         parsed = urllib.parse.urlparse(ref.uri)
         if parsed.scheme in ("", "file"):
             folder = Path(urllib.request.url2pathname(parsed.path))
-            _check(folder, ref.sha256)
+            verify_entry(folder, ref.sha256)
         else:
             folder = self._downloaded(ref)
         self._verified[ref.sha256] = folder
@@ -231,14 +231,14 @@ class Store:
         with FileLock(downloads / f"{ref.sha256}.lock", thread_local=False):
             if target.is_dir():
                 try:
-                    _check(target / FOLDER, ref.sha256)
+                    verify_entry(target / FOLDER, ref.sha256)
                     return target / FOLDER
                 except Damaged:
                     shutil.rmtree(target)
             partial = Path(tempfile.mkdtemp(prefix="partial-", dir=downloads))
             try:
                 self._fetch(ref, partial)
-                _check(partial / FOLDER, ref.sha256)
+                verify_entry(partial / FOLDER, ref.sha256)
                 partial.rename(target)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -252,6 +252,30 @@ class Store:
             if name not in present:
                 raise Damaged(f"{name} is missing")
             download_artifacts(run_id=ref.run_id, artifact_path=name, dst_path=str(folder), tracking_uri=self.uri)
+
+    # --- runs and artifacts that a person names ---------------------------------------------------------------------
+
+    def run(self, run_id: str) -> Run:
+        """A run by its id. Raises `InputError` where there is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_run(run_id)
+        except MlflowException as error:
+            raise InputError(f"MLflow run {run_id}: not in {self.uri}: {_first_line(error)}") from error
+
+    def names(self, run_id: str, path: str = "") -> list[str]:
+        """The names of the files and folders in one folder of a run's artifacts; none where it is no folder."""
+        return [item.path.rpartition("/")[2] for item in self.client.list_artifacts(run_id, path or None)]
+
+    def download(self, uri: str, out: Path) -> Path:
+        """The files of an artifact URI in the new folder ``out``. Raises `InputError` where MLflow cannot give them."""
+        from mlflow.artifacts import download_artifacts
+
+        try:
+            return Path(download_artifacts(uri, dst_path=str(out), tracking_uri=self.uri, registry_uri=self.uri))
+        except Exception as error:  # MLflow's own, and those of each kind of artifact store
+            raise InputError(f"{uri}: not to be had from MLflow at {self.uri}: {_first_line(error)}") from error
 
     # --- runs that people browse ------------------------------------------------------------------------------------
 
@@ -304,7 +328,7 @@ class Store:
         """
         folder = home.subfolder("locks")
         with FileLock(folder / "studies.lock", thread_local=False):
-            for run in self._ours("tags.kind = 'study'"):
+            for run in [run for kind in KINDS for run in self._ours(f"tags.kind = '{kind}'")]:
                 lock = FileLock(folder / f"study-{run.info.run_id}.lock", thread_local=False)
                 with suppress(Timeout), lock.acquire(timeout=0):
                     self.client.set_terminated(run.info.run_id, "KILLED")
@@ -346,26 +370,16 @@ class Store:
         self.client.set_terminated(run_id, status)
 
 
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 def _reach(uri: str) -> None:
     """Raise `OSError` where no server answers: MLflow's own client tries again for minutes before it says so."""
     try:
         urllib.request.urlopen(uri, timeout=REACH_SECONDS).close()
     except urllib.error.HTTPError:  # it answers; whether it lets us in is MLflow's to find out
         return
-
-
-def _check(folder: Path, sha256: str) -> None:
-    """Raise `Damaged` unless ``folder`` holds what the manifest beside it says, and that has the digest ``sha256``."""
-    path = folder.parent / MANIFEST
-    if not path.is_file():
-        raise Damaged(f"{MANIFEST} is missing")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # neither JSON nor UTF-8
-        raise Damaged(f"{MANIFEST} is not JSON") from error
-    if manifest_digest(manifest) != sha256:
-        raise Damaged(f"{MANIFEST} is not the one that was recorded")
-    verify(folder, manifest)
 
 
 @lru_cache(maxsize=4)

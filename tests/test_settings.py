@@ -101,7 +101,7 @@ def test_every_value_is_bounded_or_one_of_a_list(name: str) -> None:
 
 
 def test_methods_are_a_choice_in_the_form() -> None:
-    for name in ("methods", "twins"):
+    for name in ("methods", "twins", "init_twins"):
         assert FIELDS[name]["items"]["enum"] == list(METHOD_NAMES)
     assert FIELDS["train.scheduler"]["enum"] == ["cosine", "linear", "constant"]
     assert FIELDS["rift.form"]["enum"] == ["linear", "stabilized", "as_printed"]
@@ -298,21 +298,29 @@ def test_rollouts_choose_the_preset_for_own_data(tmp_path: Path) -> None:
 
 def test_the_runs_of_the_default_study() -> None:
     runs = spec().runs()
-    assert [run.run for run in runs] == [*METHOD_NAMES, "sft-order1"]
-    assert {run.seed for run in runs} == {0}
-    assert [run.data_seed for run in runs] == [0] * 6 + [1]
+    assert [run.run for run in runs] == [*METHOD_NAMES, "sft-order1", "sft-init1"]
+    assert [run.seed for run in runs] == [0] * 7 + [1]
+    assert [run.data_seed for run in runs] == [0] * 6 + [1, 0]
     # train.lr 1e-3; DPO's ratio is 0.1 (PAPER's convention), all others 1
-    assert {run.run: run.lr for run in runs} == {**dict.fromkeys(METHOD_NAMES, 1e-3), "sft-order1": 1e-3, "dpo": 1e-4}
+    assert {run.run: run.lr for run in runs} == {
+        **dict.fromkeys(METHOD_NAMES, 1e-3),
+        "sft-order1": 1e-3,
+        "sft-init1": 1e-3,
+        "dpo": 1e-4,
+    }
 
 
 def test_twins_follow_the_data_seed_and_the_methods() -> None:
-    runs = spec("seed=3", "data_seed=7", "methods=dpo,rft", "twins=rft,sft,dpo", "dpo.lr_ratio=0.5").runs()
+    runs = spec(
+        "seed=3", "data_seed=7", "methods=dpo,rft", "twins=rft,sft,dpo", "init_twins=rft,sft", "dpo.lr_ratio=0.5"
+    ).runs()
     assert runs == [
         RunInfo("dpo", "dpo", 3, 7, 5e-4),
         RunInfo("rft", "rft", 3, 7, 1e-3),
         RunInfo("rft-order8", "rft", 3, 8, 1e-3),  # no twin of sft, which is not trained
         RunInfo("dpo-order8", "dpo", 3, 8, 5e-4),
+        RunInfo("rft-init4", "rft", 4, 7, 1e-3),
     ]
-    assert [run.data_seed for run in spec("seed=3").runs()] == [3] * 6 + [4]
-    assert len({run.run for run in runs}) == 4
-    assert spec("twins=").runs()[-1].run == "dpo"
+    assert [run.data_seed for run in spec("seed=3").runs()] == [3] * 6 + [4, 3]
+    assert len({run.run for run in runs}) == 5
+    assert spec("twins=", "init_twins=").runs()[-1].run == "dpo"

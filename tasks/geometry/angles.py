@@ -13,7 +13,7 @@ from tasks.geometry.factored import Factored, factor
 
 Side = Literal["left", "right"]
 
-_SMALL = 0.9999
+SMALL = 0.9999
 """Squared cosine (angle below .57 degrees) from which the sine gives the angle: arccos loses eps / sin(angle)."""
 
 
@@ -46,23 +46,12 @@ def subspace_angles(pair: Overlap, k: int) -> Array:
     _check_k(k)
     cosines = np.linalg.svd(pair.cosines[:k, :k], compute_uv=False)
     angles = np.arccos(np.clip(cosines, 0.0, 1.0))
-    small = cosines**2 >= _SMALL
+    small = cosines**2 >= SMALL
     if small.any():
         rest = pair.b[:, :k] - pair.a[:, :k] @ pair.cosines[:k, :k]
         sines = np.linalg.svd(rest, compute_uv=False)[::-1]
         angles = np.where(small, np.arcsin(np.clip(sines, 0.0, 1.0)), angles)
     return np.rad2deg(np.maximum.accumulate(angles))
-
-
-def similarity(pair: Overlap, k: int) -> float:
-    """Subspace similarity ``phi = |U_a^T U_b|_F^2 / k`` in [0, 1] of the top-k subspaces (LoRA, 2106.09685, eq. 4)."""
-    _check_k(k)
-    return float(np.sum(pair.cosines[:k, :k] ** 2) / k)
-
-
-def first_overlap(pair: Overlap) -> float:
-    """``|<u1, u1'>|`` in [0, 1]; NaN where an update is zero. Not defined by the update where s1 = s2."""
-    return float(abs(pair.cosines[0, 0])) if pair.rank else float("nan")
 
 
 def principal_angles(a: LoraDelta, b: LoraDelta, k: int = 10, side: Side = "left") -> dict[str, Array]:

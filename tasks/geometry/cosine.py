@@ -7,44 +7,67 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tasks.geometry.delta import Array, Factors, LoraDelta, shared
+from tasks.geometry.delta import Array, Dense, Factors, LoraDelta, Update, shared
 
-_CANCELS = 1e-6
+CANCELS = 1e-6
 """Share of |dW|^2 below which |dW|^2 - |P dW|^2 has lost too many digits and the remainder is computed itself."""
 
 
-def module_inner(a: Factors, b: Factors) -> float:
+def module_inner(a: Update, b: Update) -> float:
     """``<dW_a, dW_b>_F`` of one module.
 
     ``tr(A_a^T B_a^T B_b A_b) = sum((B_a^T B_b) * (A_a A_b^T))``: two (r_a, r_b) Grams. Rounding is relative to
-    ``|B_a| |A_a| |B_b| |A_b|``.
+    ``|B_a| |A_a| |B_b| |A_b|``. With a dense update on one side ``sum((W A^T) * B)``, with two ``sum(W * W')``.
     """
+    if isinstance(a, Dense) and isinstance(b, Dense):
+        return float(np.vdot(a.W, b.W))
+    if isinstance(a, Dense):
+        return module_inner(b, a)
+    if isinstance(b, Dense):
+        return float(a.scale * np.vdot(b.W @ a.A.T, a.B))
     return float(a.scale * b.scale * np.sum((a.B.T @ b.B) * (a.A @ b.A.T)))
 
 
-def module_residual(d: Factors, reference: Factors) -> float:
+def module_residual(d: Update, reference: Update) -> float:
     """``|dW - P dW|_F^2`` of one module, P the orthogonal projection on the line spanned by the reference's update."""
     dd, dr, rr = module_inner(d, d), module_inner(d, reference), module_inner(reference, reference)
     if rr <= 0:
         return dd
     rest = dd - dr * dr / rr
-    if rest >= _CANCELS * dd:
-        return rest
-    # Nearly parallel: take the norm of d - c * reference itself, factored as [B_d, B_r] [scale_d A_d; -c scale_r A_r].
+    return rest if rest >= CANCELS * dd else remainder(d, reference, dr / rr)
+
+
+def remainder(d: Update, reference: Update, coefficient: float) -> float:
+    """``|dW - c dW_ref|_F^2`` without cancellation: for updates that are nearly parallel."""
+    if isinstance(d, Dense) or isinstance(reference, Dense):
+        full, other = (u.W if isinstance(u, Dense) else u.scale * u.B @ u.A for u in (d, reference))
+        return float(np.sum((full - coefficient * other) ** 2))
+    # Factored as [B_d, B_r] [scale_d A_d; -c scale_r A_r].
     _, b = np.linalg.qr(np.hstack([d.B, reference.B]))
-    _, a = np.linalg.qr(np.vstack([d.scale * d.A, -dr / rr * reference.scale * reference.A]).T)
+    _, a = np.linalg.qr(np.vstack([d.scale * d.A, -coefficient * reference.scale * reference.A]).T)
     return float(np.sum((b @ a.T) ** 2))
 
 
-def ratio(numerator: float, denominator: float) -> float:
-    """Quotient that is NaN for a zero denominator: a zero update has no direction, so nothing to compare."""
-    return numerator / denominator if denominator > 0 else math.nan
+def quotient(numerator: Array, denominator: Array) -> Array:
+    """Element by element; NaN for a zero denominator: a zero update has no direction, so nothing to compare."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(denominator > 0, numerator / denominator, np.nan)
 
 
-def cosine_of(inner: float, squared_a: float, squared_b: float) -> float:
-    """Cosine from an inner product and two squared norms, in [-1, 1]; NaN where an update is zero."""
-    value = ratio(inner, math.sqrt(max(squared_a, 0.0)) * math.sqrt(max(squared_b, 0.0)))
-    return value if math.isnan(value) else min(1.0, max(-1.0, value))
+def cosine_of(inner: Array, squared_a: Array, squared_b: Array) -> Array:
+    """Cosine from inner products and squared norms, in [-1, 1]; NaN where an update is zero. Any one shape."""
+    # Roots first: the product of two squared norms may underflow.
+    return np.clip(quotient(inner, np.sqrt(np.maximum(squared_a, 0)) * np.sqrt(np.maximum(squared_b, 0))), -1, 1)
+
+
+def ratio_of(squared_a: Array, squared_b: Array) -> Array:
+    """``|a| / |b|`` from squared norms; NaN where b is zero."""
+    return np.sqrt(np.maximum(quotient(squared_a, squared_b), 0))
+
+
+def fraction_of(residual: Array, squared: Array) -> Array:
+    """``sqrt(residual / squared)`` in [0, 1]; NaN for a zero update."""
+    return np.sqrt(np.clip(quotient(residual, squared), 0, 1))
 
 
 def inner(a: LoraDelta, b: LoraDelta) -> dict[str, float]:
@@ -59,10 +82,9 @@ def norm(delta: LoraDelta) -> float:
 
 def module_cosines(a: LoraDelta, b: LoraDelta) -> dict[str, float]:
     """Cosine of the two updates in every shared module; NaN where one of them is zero."""
-    return {
-        name: cosine_of(value, _squared(a.modules[name]), _squared(b.modules[name]))
-        for name, value in inner(a, b).items()
-    }
+    products = inner(a, b)
+    squared = [np.array([_squared(delta.modules[name]) for name in products]) for delta in (a, b)]
+    return dict(zip(products, cosine_of(np.array(list(products.values())), *squared).tolist(), strict=True))
 
 
 def cosine_matrix(deltas: Sequence[LoraDelta]) -> Array:
@@ -78,7 +100,7 @@ def cosine_matrix(deltas: Sequence[LoraDelta]) -> Array:
         for j in range(i, len(deltas)):
             products = squared[i] if i == j else inner(a, deltas[j])
             sums = [sum(norms[name] for name in products) for norms in (squared[i], squared[j])]
-            cosines[i, j] = cosines[j, i] = cosine_of(sum(products.values()), *sums)
+            cosines[i, j] = cosines[j, i] = cosine_of(np.array(sum(products.values())), *map(np.array, sums))
     return cosines
 
 
@@ -94,13 +116,7 @@ def orthogonal_fraction(delta: LoraDelta, reference: LoraDelta) -> float:
     """
     names = shared(delta, reference)
     rest = sum(module_residual(delta.modules[name], reference.modules[name]) for name in names)
-    return fraction_of(rest, sum(_squared(delta.modules[name]) for name in names))
-
-
-def fraction_of(residual: float, squared: float) -> float:
-    """``sqrt(residual / squared)`` in [0, 1]; NaN for a zero update."""
-    value = ratio(residual, squared)
-    return value if math.isnan(value) else math.sqrt(min(1.0, max(0.0, value)))
+    return float(fraction_of(np.array(rest), np.array(sum(_squared(delta.modules[name]) for name in names))))
 
 
 def _squared(factors: Factors) -> float:

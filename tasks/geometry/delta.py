@@ -1,25 +1,19 @@
-"""LoRA weight updates in factored form: ``dW = scale * B A`` per module, never multiplied out."""
+"""Weight updates module by module: ``dW = scale * B A``, never multiplied out, and where adapters' names lead."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.contracts import InputError
-from tasks.geometry.peft_config import LoraConfig, read_config
-from tasks.geometry.tensors import read_tensors
 
 Array = NDArray[np.float64]
-
-WEIGHTS = "adapter_model.safetensors"
-_LORA_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 
 
 class Factors(NamedTuple):
@@ -37,9 +31,47 @@ class Factors(NamedTuple):
         return self.B.shape[0], self.A.shape[1]
 
 
+class Dense(NamedTuple):
+    """One module's update where no small factors give it: merged weights less the base's."""
+
+    W: Array
+    """(out, in)"""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in) of the update."""
+        return self.W.shape[0], self.W.shape[1]
+
+
+Update = Factors | Dense
+
+
+class NotFinite(InputError):
+    """A module with NaN or infinite entries; the message says which and how many."""
+
+
+class Source(Protocol):
+    """Where updates come from, one module at a time: memory need not hold an adapter."""
+
+    @property
+    def source(self) -> str:
+        """What errors call it."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, int]]:
+        """Module name -> (out, in), in the model's order."""
+
+    @property
+    def rank(self) -> int | None:
+        """Smallest min(r, out, in) of its modules; None where its updates have no small rank."""
+
+    def read(self, module: str) -> Update:
+        """One module's update, float64. Raises `NotFinite`."""
+
+
 @dataclass(frozen=True, eq=False)
 class LoraDelta:
-    """The update of a whole adapter: module name -> `Factors`, in the model's order, all float64.
+    """The update of a whole adapter in memory: module name -> `Factors`, in the model's order, all float64.
 
     Raises `InputError` naming ``source`` and the module when it has no module, when shapes do not fit each other, or
     when entries are NaN or infinite.
@@ -52,28 +84,31 @@ class LoraDelta:
     def __post_init__(self) -> None:
         if not self.modules:
             raise InputError(f"{self.source}: no LoRA module in it")
-        ordered = sorted(self.modules, key=_natural)
-        modules = {name: _checked(self.modules[name], f"{self.source}: module {name}") for name in ordered}
+        ordered = sorted(self.modules, key=natural)
+        modules = {name: checked_factors(self.modules[name], f"{self.source}: module {name}") for name in ordered}
         object.__setattr__(self, "modules", MappingProxyType(modules))
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Module name -> (out, in)."""
+        return {name: factors.shape for name, factors in self.modules.items()}
+
+    @property
+    def rank(self) -> int:
+        """Smallest min(r, out, in) of its modules."""
+        return min(min(factors.B.shape[1], *factors.shape) for factors in self.modules.values())
+
+    def read(self, module: str) -> Factors:
+        """One module's update."""
+        return self.modules[module]
 
 
 def load_delta(path: str | Path) -> LoraDelta:
-    """Read a PEFT LoRA directory (``adapter_config.json`` and ``adapter_model.safetensors``).
+    """Read a whole PEFT LoRA directory; `tasks.geometry.adapter.AdapterSource` says what is read and what refused."""
+    from tasks.geometry.adapter import AdapterSource
 
-    Files may hold float64, float32, float16 or bfloat16; arithmetic is float64 from here on. Scaling is PEFT's:
-    ``alpha / r``, ``alpha / sqrt(r)`` for rsLoRA, with ``rank_pattern`` and ``alpha_pattern`` applied.
-
-    ``B A`` has shape (out, in) also where PEFT stores the base transposed (``fan_in_fan_out``): left is always output.
-
-    Raises `InputError` naming the file and the field or module: a file that is missing or damaged, an adapter whose
-    true update is not ``scale * B A`` (DoRA, PiSSA, saved full weights, ...), a module without its A or its B.
-    """
-    folder = Path(path)
-    config = read_config(folder)
-    weights = folder / WEIGHTS
-    if not weights.is_file():
-        raise InputError(_no_weights(folder))
-    return LoraDelta(_modules(read_tensors(weights), config, weights), source=str(folder))
+    adapter = AdapterSource(Path(path))
+    return LoraDelta({name: adapter.read(name) for name in adapter.shapes}, source=adapter.source)
 
 
 def layer_of(module: str) -> int | None:
@@ -86,70 +121,53 @@ def projection_of(module: str) -> str:
     return module.rsplit(".", 1)[-1]
 
 
-def shared(a: LoraDelta, b: LoraDelta) -> list[str]:
+def shared(a: Source, b: Source) -> list[str]:
     """The modules that both adapters update, in the model's order.
 
     Raises `InputError` when there is none, or when one of them has another shape in ``b`` (another base model).
     """
-    names = [name for name in a.modules if name in b.modules]
+    theirs = b.shapes
+    names = [name for name in a.shapes if name in theirs]
     if not names:
-        raise InputError(f"{a.source} and {b.source} share no module: compare adapters of the same base and targets")
+        raise InputError(
+            f"{a.source} and {b.source}: no module in common ({next(iter(a.shapes))}, ... and "
+            f"{next(iter(theirs))}, ...): their targets or their base models differ"
+        )
     for name in names:
-        if a.modules[name].shape != b.modules[name].shape:
+        if a.shapes[name] != theirs[name]:
             raise InputError(
-                f"module {name} is {a.modules[name].shape} in {a.source} and {b.modules[name].shape} in {b.source}: "
+                f"module {name} is {a.shapes[name]} in {a.source} and {theirs[name]} in {b.source}: "
                 "compare adapters of the same base model"
             )
     return names
 
 
-def unshared(a: LoraDelta, b: LoraDelta) -> tuple[list[str], list[str]]:
+def unshared(a: Source, b: Source) -> tuple[list[str], list[str]]:
     """Modules only in ``a`` and modules only in ``b``: what a comparison leaves out, for the caller to report."""
-    return [name for name in a.modules if name not in b.modules], [name for name in b.modules if name not in a.modules]
+    return [name for name in a.shapes if name not in b.shapes], [name for name in b.shapes if name not in a.shapes]
 
 
-def _modules(tensors: dict[str, Array], config: LoraConfig, file: Path) -> dict[str, Factors]:
-    found: dict[str, dict[str, Array]] = {}
-    for key, tensor in sorted(tensors.items()):
-        match = _LORA_KEY.fullmatch(key)
-        if match is None:
-            raise InputError(f"{file}: tensor {key} is not a plain LoRA factor (base_model.model.*.lora_[AB].weight)")
-        found.setdefault(match["module"], {})[match["factor"]] = tensor
-    modules = {}
-    for name, factors in found.items():
-        if len(factors) < 2:
-            raise InputError(f"{file}: module {name} has no lora_{'B' if 'A' in factors else 'A'}.weight")
-        scale, rank = config.scale(name), config.rank(name)
-        if factors["A"].shape[0] != rank:
-            raise InputError(
-                f"{file}: module {name} has rank {factors['A'].shape[0]}, its adapter_config.json says {rank} "
-                "(r, rank_pattern): the two files do not belong together"
-            )
-        modules[name] = Factors(factors["B"], factors["A"], scale)
-    return modules
-
-
-def _checked(factors: Factors, where: str) -> Factors:
+def checked_factors(factors: Factors, where: str) -> Factors:
+    """``factors`` in float64. Raises `InputError` when their shapes do not fit, `NotFinite` for bad entries."""
     b, a = np.asarray(factors.B, dtype=np.float64), np.asarray(factors.A, dtype=np.float64)
     if b.ndim != 2 or a.ndim != 2 or b.shape[1] != a.shape[0] or 0 in (*b.shape, *a.shape):
         raise InputError(f"{where}: B {b.shape} and A {a.shape} are not (out, r) and (r, in)")
     if not np.isfinite(factors.scale):
         raise InputError(f"{where}: scale is {factors.scale}")
-    for name, matrix in (("B", b), ("A", a)):
-        if bad := int(np.count_nonzero(~np.isfinite(matrix))):
-            raise InputError(f"{where}: {bad} of {matrix.size} entries of lora_{name} are NaN or infinite")
+    for name, matrix in (("lora_B", b), ("lora_A", a)):
+        check_finite(matrix, name, where)
     return Factors(b, a, float(factors.scale))
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def check_finite(matrix: Array, name: str, where: str) -> None:
+    """Raises `NotFinite` with the share of entries that are NaN or infinite."""
+    if np.isfinite(matrix.sum()):  # a sum of finite numbers may overflow; then they are counted
+        return
+    if bad := int(np.count_nonzero(~np.isfinite(matrix))):
+        share = 100 * bad / matrix.size
+        raise NotFinite(f"{where}: {bad} of {matrix.size} entries ({share:.3g} %) of {name} are NaN or infinite")
+
+
+def natural(name: str) -> list[tuple[int, str]]:
     """Sort key that puts layer 2 before layer 10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in name.split(".")]
-
-
-def _no_weights(folder: Path) -> str:
-    if (folder / "adapter_model.bin").is_file():
-        return (
-            f"{folder}: adapter_model.bin is a pickle and is not read; load it with PEFT and save it again as "
-            f"{WEIGHTS} (`PeftModel.save_pretrained`)"
-        )
-    return f"{folder}: {WEIGHTS} is missing; give a directory that PEFT saved"

@@ -1,144 +1,98 @@
-"""`PAIR_METRICS`: every comparison of two adapters, one entry a metric, and the frame that holds them."""
+"""`PAIR_METRICS`: every comparison of two adapters, one entry a metric."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
-import polars as pl
+import numpy as np
 
-from tasks.contracts import PAIR_METRICS_FRAME, InputError, RunInfo
-from tasks.geometry.angles import Overlap, first_overlap, overlap, similarity, subspace_angles
-from tasks.geometry.cosine import cosine_of, fraction_of, module_inner, module_residual, ratio
-from tasks.geometry.delta import Factors, LoraDelta, shared
-from tasks.geometry.factored import factor
-from tasks.geometry.frames import Row, long_frame, mean, median
+from tasks.geometry.bootstrap import Counts, weighted_mean, weighted_median
+from tasks.geometry.cosine import cosine_of, fraction_of, ratio_of
+from tasks.geometry.delta import Array
+from tasks.geometry.modules import ModulePairs
 
+Key = tuple[str, int | None]
+"""(metric, k); k is None where a metric has none."""
 
-@dataclass(frozen=True, eq=False)
-class ModulePair:
-    """One module of two adapters: what every metric is computed from, each part once."""
-
-    width: int
-    """Singular directions that both can have: the smaller min(r, out, in)."""
-    left: Overlap
-    right: Overlap
-    inner: float
-    squared_a: float
-    squared_b: float
-    residual_a: float
-    """``|dW_a - P_b dW_a|_F^2``"""
-    residual_b: float
-
-
-def module_pair(a: Factors, b: Factors) -> ModulePair:
-    """Factor and compare one module."""
-    svd_a, svd_b = factor(a), factor(b)
-    return ModulePair(
-        width=min(len(svd_a.s), len(svd_b.s)),
-        left=overlap(svd_a, svd_b, "left"),
-        right=overlap(svd_a, svd_b, "right"),
-        inner=module_inner(a, b),
-        squared_a=module_inner(a, a),
-        squared_b=module_inner(b, b),
-        residual_a=module_residual(a, b),
-        residual_b=module_residual(b, a),
-    )
+Null = Literal[
+    "inner", "residual_a", "residual_b",
+    "angle_left", "angle_right", "first_left", "first_right", "phi_left", "phi_right",
+]  # fmt: skip
+"""Which of the nulls of `tasks.geometry.chance` a metric has."""
 
 
 @dataclass(frozen=True)
 class PairMetric:
-    """One metric of a pair of adapters.
+    """One metric of pairs of adapters.
 
-    ``module(pair, k)`` is one module's value, ``overall(pairs, values)`` the one of module "*", from all modules and
-    their values; NaN where it is not defined. ``by_k``: one value for each subspace dimension k.
+    ``module(pairs, k)`` is the value of one module, (P,). ``overall(parts, values, counts)`` is that of several modules
+    together: ``parts`` name -> (P, N) sums of `ModulePairs` by module (0 where a pair has not the module), ``values``
+    (P, N) the modules' values (NaN where there is none), ``counts`` (R, N) how often each module counts; (P, R). NaN
+    where it is not defined. ``by_k``: one value for each subspace dimension k. ``null``: what random subspaces give it.
     """
 
-    module: Callable[[ModulePair, int], float]
-    overall: Callable[[Sequence[ModulePair], Sequence[float]], float]
+    module: Callable[[ModulePairs, int], Array]
+    overall: Callable[[Mapping[str, Array], Array, Counts], Array]
     by_k: bool = False
+    null: Null | None = None
 
 
-def _median(_: Sequence[ModulePair], values: Sequence[float]) -> float:
-    return median(values)
+def _mean(_: Mapping[str, Array], values: Array, counts: Counts) -> Array:
+    return weighted_mean(values, counts)
 
 
-def _mean(_: Sequence[ModulePair], values: Sequence[float]) -> float:
-    return mean(values)
+def _median(_: Mapping[str, Array], values: Array, counts: Counts) -> Array:
+    return weighted_median(values, counts)
 
 
-def _global(measure: Callable[..., float], *parts: str) -> PairMetric:
-    """A metric of sums over entries: the same formula for one module's ``parts`` and for their sums over all."""
+def _global(measure: Callable[..., Array], *names: str, null: Null | None = None) -> PairMetric:
+    """A metric of sums over entries: the same formula for one module's parts and for their sums over several."""
     return PairMetric(
-        module=lambda pair, _: measure(*(getattr(pair, part) for part in parts)),
-        overall=lambda pairs, _: measure(*(sum(getattr(pair, part) for pair in pairs) for part in parts)),
+        module=lambda pairs, _: measure(*(getattr(pairs, name) for name in names)),
+        overall=lambda parts, _, counts: measure(*(parts[name] @ counts.T for name in names)),
+        null=null,
     )
 
 
-def _norm_ratio(squared_a: float, squared_b: float) -> float:
-    value = ratio(squared_a, squared_b)
-    return value if math.isnan(value) else math.sqrt(max(0.0, value))
-
-
-def _largest_angle(pair: Overlap, k: int) -> float:
-    return float(subspace_angles(pair, k)[-1]) if k <= pair.rank else math.nan
-
-
-def _similarity(pair: Overlap, k: int) -> float:
-    return similarity(pair, k) if k <= pair.rank else math.nan
-
+PARTS = (
+    "inner", "squared_a", "squared_b", "residual_a", "residual_b", "factor_inner", "factor_a", "factor_b",
+)  # fmt: skip
+"""Fields of `ModulePairs` that add up over modules."""
 
 PAIR_METRICS: dict[str, PairMetric] = {
-    "cosine": _global(cosine_of, "inner", "squared_a", "squared_b"),
-    "norm_ratio": _global(_norm_ratio, "squared_a", "squared_b"),
-    "orthogonal_fraction": _global(fraction_of, "residual_a", "squared_a"),
-    "orthogonal_fraction_reverse": _global(fraction_of, "residual_b", "squared_b"),
-    "u1_overlap": PairMetric(lambda pair, _: first_overlap(pair.left), _mean),
-    "v1_overlap": PairMetric(lambda pair, _: first_overlap(pair.right), _mean),
-    "angle_left": PairMetric(lambda pair, k: _largest_angle(pair.left, k), _median, by_k=True),
-    "angle_right": PairMetric(lambda pair, k: _largest_angle(pair.right, k), _median, by_k=True),
-    "phi_left": PairMetric(lambda pair, k: _similarity(pair.left, k), _mean, by_k=True),
-    "phi_right": PairMetric(lambda pair, k: _similarity(pair.right, k), _mean, by_k=True),
+    "cosine": _global(cosine_of, "inner", "squared_a", "squared_b", null="inner"),
+    "norm_ratio": _global(ratio_of, "squared_a", "squared_b"),
+    "orthogonal_fraction": _global(fraction_of, "residual_a", "squared_a", null="residual_a"),
+    "orthogonal_fraction_reverse": _global(fraction_of, "residual_b", "squared_b", null="residual_b"),
+    "lora_a_cosine": _global(cosine_of, "factor_inner", "factor_a", "factor_b"),
+    "u1_overlap": PairMetric(lambda pairs, _: pairs.left.first_overlap(), _mean, null="first_left"),
+    "v1_overlap": PairMetric(lambda pairs, _: pairs.right.first_overlap(), _mean, null="first_right"),
+    "angle_left": PairMetric(lambda pairs, k: pairs.left.largest_angle(k), _median, by_k=True, null="angle_left"),
+    "angle_right": PairMetric(lambda pairs, k: pairs.right.largest_angle(k), _median, by_k=True, null="angle_right"),
+    "phi_left": PairMetric(lambda pairs, k: pairs.left.similarity(k), _mean, by_k=True, null="phi_left"),
+    "phi_right": PairMetric(lambda pairs, k: pairs.right.similarity(k), _mean, by_k=True, null="phi_right"),
 }
 """Metric name -> how it is computed.
 
 cosine, norm_ratio (|a| / |b|), orthogonal_fraction (a outside the span of b, module by module; ``_reverse``: b outside
-that of a): "*" is the value over all entries of all shared modules.
-u1_overlap, v1_overlap, phi_left, phi_right: "*" is the mean over modules.
+that of a), lora_a_cosine (of the two matrices lora_A: near 1, the adapters share their initialisation): the value of
+several modules is the one over all entries of all of them.
+u1_overlap, v1_overlap, phi_left, phi_right: several modules have the mean.
 angle_left, angle_right: the LARGEST principal angle in degrees between the two top-k subspaces, so k = 1 is the paper's
-top-1 angle and k = 10 its worst of top-10; "*" is the median over modules.
+top-1 angle and k = 10 its worst of top-10; several modules have the median.
 """
 
 
-def pair_frame(a: LoraDelta, b: LoraDelta, info_a: RunInfo, info_b: RunInfo, ks: Sequence[int]) -> pl.DataFrame:
-    """Every metric of `PAIR_METRICS` for every shared module and for "*", in the PAIR_METRICS_FRAME schema.
-
-    ``ks``: subspace dimensions. A k above min(r, out, in) of either update of a module has no row there (and none at
-    all where that holds for every module). Null marks a value that is not defined: a zero update, which has no
-    direction, or a k above its numerical rank; aggregates over modules leave such modules out.
-
-    Raises `InputError` when the adapters share no module or a module's shapes differ. Modules of one side only are
-    left out; `tasks.geometry.delta.unshared` lists them.
-    """
-    if any(k < 1 for k in ks):
-        raise InputError(f"geometry.ks is {tuple(ks)}; subspace dimensions are at least 1")
-    pairs = {name: module_pair(a.modules[name], b.modules[name]) for name in shared(a, b)}
-    rows: list[Row] = []
+def module_values(pairs: ModulePairs, ks: tuple[int, ...]) -> dict[Key, Array]:
+    """(metric, k) -> (P,) values of one module; NaN where not defined. k above every pair's width is left out."""
+    values: dict[Key, Array] = {}
     for name, metric in PAIR_METRICS.items():
-        for k in sorted(set(ks)) if metric.by_k else [None]:
-            rows += _rows(name, metric, k, pairs)
-    runs = {
-        f"{name}_{side}": value for side, info in (("a", info_a), ("b", info_b)) for name, value in asdict(info).items()
-    }
-    return long_frame(rows, runs, PAIR_METRICS_FRAME, "pair_metrics")
-
-
-def _rows(name: str, metric: PairMetric, k: int | None, pairs: dict[str, ModulePair]) -> list[Row]:
-    dimension = k or 1  # a metric without k ignores it, and every module has a first direction
-    compared = {module: pair for module, pair in pairs.items() if dimension <= pair.width}
-    values = {module: metric.module(pair, dimension) for module, pair in compared.items()}
-    rows: list[Row] = [(module, name, k, value) for module, value in values.items()]
-    if rows:
-        rows.append(("*", name, k, metric.overall(list(compared.values()), list(values.values()))))
-    return rows
+        if not metric.by_k:
+            values[name, None] = metric.module(pairs, 1)
+            continue
+        for k in ks:
+            if k <= int(np.max(pairs.width)):
+                values[name, k] = metric.module(pairs, k)
+    return values

@@ -37,6 +37,25 @@ NOT_PLAIN = (
 """Fields that must be empty: each makes the adapter's effect something else than scale * B A on linear weights."""
 
 
+_REASONS = {
+    "use_dora": "DoRA rescales the rows",
+    "lora_bias": "lora_bias adds a bias",
+    "target_parameters": "target_parameters changes parameters that are not linear weights",
+    "trainable_token_indices": "trainable_token_indices trains rows of the embedding",
+    "layer_replication": "layer_replication repeats layers",
+    "use_qalora": "QALoRA pools the inputs",
+    "use_bdlora": "BD-LoRA has block-diagonal factors",
+    "alora_invocation_tokens": "aLoRA acts only after its invocation tokens",
+}
+_INITS = {
+    "pissa": "PiSSA changes the base weights",
+    "olora": "OLoRA changes the base weights",
+    "loftq": "LoftQ changes the base weights",
+    "corda": "CorDA changes the base weights",
+    "lora_ga": "LoRA-GA changes the base weights",
+}
+
+
 @dataclass(frozen=True)
 class LoraConfig:
     """The part of PEFT's LoraConfig that decides ``dW``."""
@@ -59,16 +78,12 @@ class LoraConfig:
 
 def read_config(folder: Path) -> LoraConfig:
     """Read ``folder/adapter_config.json``; `InputError` naming the field for anything but a plain LoRA adapter."""
-    file = folder / CONFIG
-    if not file.is_file():
-        raise InputError(f"{folder}: {CONFIG} is missing; give a directory that PEFT saved")
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file}: not valid JSON ({error})") from error
-    if not isinstance(raw, dict):
-        raise InputError(f"{file}: not a JSON object")
-    _refuse_others(raw, file)
+    raw, file = read_json(folder), folder / CONFIG
+    if reason := explain(raw):
+        raise InputError(
+            f"{file}: its update is not scale * B A ({reason}); compare it with the base weights at hand: "
+            "`colinear compare ... --base MODEL`"
+        )
     return LoraConfig(
         r=int(_positive(raw.get("r"), "r", file)),
         alpha=_positive(raw.get("lora_alpha"), "lora_alpha", file),
@@ -76,6 +91,38 @@ def read_config(folder: Path) -> LoraConfig:
         rank_pattern={key: int(value) for key, value in _pattern(raw, "rank_pattern", file).items()},
         alpha_pattern=_pattern(raw, "alpha_pattern", file),
     )
+
+
+def explain(config: Mapping[str, Any]) -> str | None:
+    """Why the update of a raw ``adapter_config.json`` is not ``scale * B A``, in a short phrase; None where it is.
+
+    None for plain LoRA with rsLoRA, ``rank_pattern`` and ``alpha_pattern``: those only set the rank and the scale.
+    """
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        return f"peft_type is {kind}"
+    reasons = [_reason(name, config[name]) for name in NOT_PLAIN if config.get(name)]
+    if config.get("bias", "none") != "none":
+        reasons.append(f"biases are trained (bias {config['bias']!r})")
+    init = config.get("init_lora_weights", True)
+    if init not in PLAIN_INITS:
+        known = next((text for name, text in _INITS.items() if str(init).startswith(name)), None)
+        reasons.append(known or f"init_lora_weights is {init!r}")
+    return "; ".join(reasons) or None
+
+
+def read_json(folder: Path) -> dict[str, Any]:
+    """``folder/adapter_config.json`` as it is. Raises `InputError` where it is missing or no JSON object."""
+    file = folder / CONFIG
+    if not file.is_file():
+        raise InputError(f"{folder}: {CONFIG} is missing; give a directory that PEFT saved")
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: not valid JSON ({error})") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"{file}: not a JSON object")
+    return raw
 
 
 def _lookup(pattern: Mapping[str, Number], module: str, default: Number) -> Number:
@@ -87,23 +134,10 @@ def _lookup(pattern: Mapping[str, Number], module: str, default: Number) -> Numb
     return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module)), default)
 
 
-def _refuse_others(raw: dict[str, Any], file: Path) -> None:
-    kind = raw.get("peft_type")
-    if kind != "LORA":
-        raise InputError(f"{file}: peft_type is {kind!r}; only LORA adapters can be compared")
-    for name in NOT_PLAIN:
-        if raw.get(name):
-            raise InputError(
-                f"{file}: {name} is {_short(raw[name])}; its update is not scale * B A, only plain LoRA is"
-            )
-    if raw.get("bias", "none") != "none":
-        raise InputError(f"{file}: bias is {raw['bias']!r}; only adapters with bias 'none' can be compared")
-    init = raw.get("init_lora_weights", True)
-    if init not in PLAIN_INITS:
-        raise InputError(
-            f"{file}: init_lora_weights is {init!r}, which changes the base weights; save the adapter converted to "
-            "plain LoRA (PEFT: path_initial_model_for_weight_conversion)"
-        )
+def _reason(name: str, value: Any) -> str:
+    if name == "modules_to_save":
+        return f"modules_to_save holds whole weights: {', '.join(map(str, value))}"
+    return _REASONS.get(name, f"{name} is set")
 
 
 def _pattern(raw: dict[str, Any], name: str, file: Path) -> dict[str, float]:
@@ -122,8 +156,3 @@ def _positive(value: Any, name: str, file: Path) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value < math.inf):
         raise InputError(f"{file}: {name} is {value!r}; it must be a positive number")
     return float(value)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 
-from tasks.contracts import SPECTRA, RunInfo
 from tasks.geometry.delta import Array, LoraDelta
 from tasks.geometry.factored import factor
-from tasks.geometry.frames import Row, long_frame, mean
+from tasks.geometry.frames import Row, mean
 
 
 def singular_values(delta: LoraDelta) -> dict[str, Array]:
@@ -50,23 +49,35 @@ RANKS = {"effective_rank": effective_rank, "participation_rank": participation_r
 """Scalar measures of one module's singular values: one line a measure."""
 
 
-def spectrum_frame(delta: LoraDelta, info: RunInfo) -> pl.DataFrame:
-    """One adapter's spectra in the SPECTRA schema.
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Singular values of one module's update, and its squared Frobenius norm.
+
+    ``complete``: whether ``s`` are all of them; else they are the leading ones and no rank is given.
+    """
+
+    s: Array
+    squared: float
+    complete: bool = True
+
+
+def spectrum_rows(spectra: Mapping[str, Spectrum]) -> list[Row]:
+    """One adapter's spectra: rows of the SPECTRA schema.
 
     A module has ``singular_value`` for k = 1..n (descending), ``norm`` (Frobenius) and every measure in `RANKS`. In
-    module "*", ``norm`` is that of the whole update and the ranks are means over the modules; null marks a rank of a
-    zero update, which such a mean leaves out.
+    module "*", ``norm`` is that of the whole update and the ranks are means over the modules; NaN marks a rank of a
+    zero update, or of one whose spectrum is not complete, which such a mean leaves out.
     """
     rows: list[Row] = []
-    spectra = singular_values(delta)
-    for name, s in spectra.items():
-        rows += [(name, "singular_value", k, float(value)) for k, value in enumerate(s, start=1)]
-        rows.append((name, "norm", None, float(np.linalg.norm(s))))
-        rows += [(name, metric, None, measure(s)) for metric, measure in RANKS.items()]
-    rows.append(("*", "norm", None, float(np.linalg.norm(np.concatenate(list(spectra.values()))))))
-    for metric, measure in RANKS.items():
-        rows.append(("*", metric, None, mean([measure(s) for s in spectra.values()])))
-    return long_frame(rows, asdict(info), SPECTRA, "spectra")
+    ranks: dict[str, list[float]] = {metric: [] for metric in RANKS}
+    for name, spectrum in spectra.items():
+        rows += [(name, "singular_value", k, value) for k, value in enumerate(spectrum.s.tolist(), start=1)]
+        rows.append((name, "norm", None, math.sqrt(spectrum.squared)))
+        for metric, measure in RANKS.items():
+            ranks[metric].append(measure(spectrum.s) if spectrum.complete else math.nan)
+            rows.append((name, metric, None, ranks[metric][-1]))
+    rows.append(("*", "norm", None, math.sqrt(sum(spectrum.squared for spectrum in spectra.values()))))
+    return rows + [("*", metric, None, mean(values)) for metric, values in ranks.items()]
 
 
 def _shares(singular_values: Array) -> Array:

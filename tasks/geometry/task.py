@@ -1,44 +1,53 @@
-"""Prefect tasks: the spectrum of one update, and the geometry of a pair of updates."""
+"""Prefect tasks: the spectrum of one update, the geometry of a pair, and the comparison of adapters that exist."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import polars as pl
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.contracts import RunInfo, StageResult
-from tasks.geometry.delta import LoraDelta, load_delta, unshared
-from tasks.geometry.metrics import pair_frame
-from tasks.geometry.spectrum import spectrum_frame
+from tasks import home
+from tasks.contracts import ModelRef, Progress, RunInfo, StageResult
+from tasks.geometry.adapter import AdapterSource
+from tasks.geometry.checkpoint import Checkpoint
+from tasks.geometry.delta import unshared
+from tasks.geometry.rate import with_rate
+from tasks.geometry.tables import pair_frame, spectrum_frame
+from tasks.models.external import reference
 from tasks.specs import GeometrySpec
 from tasks.stage import run_stage, state_of
 from tasks.store import StageKey, open_store
 
+if TYPE_CHECKING:
+    from tasks.geometry.compare import Named
 
-@lru_cache(maxsize=32)
-def _delta(folder: Path, sha256: str) -> LoraDelta:
-    """Adapters are read once per process; ``sha256`` names the content."""
-    return load_delta(folder)
-
-
-def _load(trained: StageResult) -> LoraDelta:
-    return _delta(open_store().local(trained.ref) / "adapter", trained.ref.sha256)
+COMPARED = ("*.json", "*.safetensors")
+"""The files of an adapter or a model that decide its update."""
 
 
-def _identity(info: RunInfo) -> list[str | int | float]:
+def _open(trained: StageResult) -> AdapterSource:
+    return AdapterSource(open_store().local(trained.ref) / "adapter")
+
+
+def _identity(info: RunInfo) -> list[str | int | float | None]:
     return [info.run, info.method, info.seed, info.data_seed, info.lr]
 
 
 @task(task_run_name="spectrum {info.run}", cache_policy=NO_CACHE)
-def spectrum_task(info: RunInfo, trained: StageResult) -> Any:
-    """Artifact: ``spectra.parquet`` (SPECTRA)."""
-    key = StageKey("spectrum", 1, {"adapter": trained.ref.sha256}, {"run": _identity(info)})
+def spectrum_task(info: RunInfo, trained: StageResult, base: ModelRef, spec: GeometrySpec) -> Any:
+    """Artifact: ``spectra.parquet`` (SPECTRA), with ``spec.base_measures`` those too that need the base's weights."""
+    inputs = {"adapter": trained.ref.sha256, **({"base": base.ref.sha256} if spec.base_measures else {})}
+    key = StageKey("spectrum", 2, inputs, {"run": _identity(info), "base": base.folder, "ks": list(spec.ks)})
 
-    def compute(out: Path, _: Any) -> dict[str, Any]:
-        frame = spectrum_frame(_load(trained), info)
+    def compute(out: Path, progress: Progress) -> dict[str, Any]:
+        weights = Checkpoint(open_store().local(base.ref) / base.folder) if spec.base_measures else None
+        frame = spectrum_frame(_open(trained), info, spec.ks, weights, progress)
         frame.write_parquet(out / "spectra.parquet")
         return {"modules": frame["module"].n_unique() - 1}
 
@@ -49,12 +58,35 @@ def spectrum_task(info: RunInfo, trained: StageResult) -> Any:
 def pair_task(a: RunInfo, b: RunInfo, trained_a: StageResult, trained_b: StageResult, spec: GeometrySpec) -> Any:
     """Artifact: ``pair_metrics.parquet`` (PAIR_METRICS_FRAME); the summary counts modules that only one side has."""
     inputs = {"a": trained_a.ref.sha256, "b": trained_b.ref.sha256}
-    key = StageKey("geometry", 1, inputs, {"a": _identity(a), "b": _identity(b), "ks": list(spec.ks)})
+    key = StageKey("geometry", 2, inputs, {"a": _identity(a), "b": _identity(b), "ks": list(spec.ks)})
 
     def compute(out: Path, _: Any) -> dict[str, Any]:
-        left, right = _load(trained_a), _load(trained_b)
+        left, right = _open(trained_a), _open(trained_b)
         pair_frame(left, right, a, b, spec.ks).write_parquet(out / "pair_metrics.parquet")
         only_a, only_b = unshared(left, right)
         return {"only_a": len(only_a), "only_b": len(only_b)}
 
     return state_of(run_stage(key, f"geometry {a.run}~{b.run}", compute))
+
+
+@task(task_run_name="compare {title}", cache_policy=NO_CACHE)
+def compare_task(title: str, adapters: Sequence[Named], base: Path | None, ks: Sequence[int]) -> Any:
+    """Artifact: the four frames of `tasks.geometry.compare.Comparison` as parquet, and ``notes.json``.
+
+    The work is done by threads of this process. Where the adapters lie is no part of the artifact: ``source`` is null.
+    """
+    inputs = {f"adapter {adapter.info.run}": reference(adapter.folder, COMPARED).sha256 for adapter in adapters}
+    if base is not None:
+        inputs["base"] = reference(base, COMPARED).sha256
+    key = StageKey("compare", 1, inputs, {"identities": [_identity(a.info) for a in adapters], "ks": list(ks)})
+
+    def compute(out: Path, progress: Progress) -> dict[str, Any]:
+        from tasks.geometry.compare import compare
+
+        progress(0, 0, "")
+        with tempfile.TemporaryDirectory(prefix="compare-", dir=home.subfolder("staging")) as scratch:
+            found = compare(adapters, ks, base, Path(scratch), with_rate(progress, "modules"))
+        replace(found, adapters=found.adapters.with_columns(source=pl.lit(None, pl.String()))).write(out)
+        return {"adapters": len(adapters), "pairs": len(adapters) * (len(adapters) - 1) // 2}
+
+    return state_of(run_stage(key, f"compare {title}", compute))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,8 @@ def _from_hub(base: str) -> Path:
         ) from error
 
 
-def reference(folder: Path) -> ArtifactRef:
-    """An `ArtifactRef` to ``folder``: digest over its configuration, tokenizer and weights.
+def reference(folder: Path, patterns: Sequence[str] = FILES) -> ArtifactRef:
+    """An `ArtifactRef` to ``folder``: digest over its files of ``patterns`` (configuration, tokenizer, weights).
 
     Digests of files are remembered by path, size and time of change, so that a large model is read once.
     """
@@ -58,7 +59,7 @@ def reference(folder: Path) -> ArtifactRef:
     with suppress(FileNotFoundError, ValueError, TypeError):  # damaged: read the files again
         known = dict(json.loads(memory.read_text()))
     manifest: dict[str, Any] = {}
-    for path in sorted({path for pattern in FILES for path in folder.glob(pattern)}):
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
         stat = path.stat()
         key = f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
         known.setdefault(key, "")

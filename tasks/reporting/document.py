@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tasks.reporting.figures import Picture, pictures
+from tasks.reporting.figures import pictures
 from tasks.reporting.findings import Findings, findings
 from tasks.reporting.formats import seconds
-from tasks.reporting.geometry_tables import matrix_table, pair_tables, spectrum_table
-from tasks.reporting.join import StudyTables
+from tasks.reporting.geometry_tables import base_table, matrix_table, spectrum_table
+from tasks.reporting.join import SCHEMAS, StudyTables
+from tasks.reporting.pair_table import pair_tables
 from tasks.reporting.pairs import Geometry, geometry
+from tasks.reporting.picture import Picture
 from tasks.reporting.study_tables import (
     checks_table,
     rollouts_table,
@@ -34,16 +36,19 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """One study's report. ``facts``: label and value, for the line under the title."""
+    """One page. ``facts``: label and value, for the line under the title; ``files``: what lies beside the page."""
 
+    brand: str
     name: str
     facts: tuple[tuple[str, str], ...]
     findings: Findings
     notes: tuple[str, ...]
     pictures: tuple[Picture, ...]
-    """The two that answer the study's question; they stand above the headline table."""
-    headline: Table
+    """Those that answer the page's question; they stand above the headline table."""
+    headline: Table | None
     sections: tuple[Section, ...]
+    files: tuple[str, ...]
+    notes_title: str = "What falls short"
 
 
 def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], list[Picture]] = pictures) -> Document:
@@ -56,15 +61,22 @@ def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], 
 
     against, *others = pair_tables(view)
     accuracy, mcnemar, matrix = accuracy_table(tables, view), mcnemar_table(tables, view), matrix_table(view)
-    folded = (matrix, *others, spectrum_table(tables, view))
+    base = base_table(tables.spectra, view)
+    folded = (matrix, *others, spectrum_table(tables.spectra, view), *([base] if base else []))
     sections = (
         Section("Accuracy", (), (accuracy,), (mcnemar,)),
         Section("Geometry of the updates", (), (against,), folded),
-        Section("Over the layers and the steps", figures("layers", "training"), (), (training_table(tables),)),
+        Section(
+            "Over the layers and the steps",
+            figures("layers", "angles", "spectra", "training"),
+            (),
+            (training_table(tables),),
+        ),
         Section("Data and checks", (), (rollouts_table(tables), checks_table(tables)), ()),
         Section("The study", (), (stages_table(tables),), (settings_table(tables), versions_table(tables))),
     )
     return Document(
+        brand="colinear study",
         name=str(tables.study.get("name") or "study"),
         facts=_facts(tables, view),
         findings=findings(tables, view),
@@ -72,6 +84,7 @@ def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], 
         pictures=figures("cosines", "accuracy"),
         headline=headline_table(tables, view),
         sections=sections,
+        files=(*(f"{name}.parquet" for name in SCHEMAS), "study.json"),
     )
 
 

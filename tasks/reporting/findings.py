@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from tasks.contracts import RunInfo
+from tasks.reporting.floors import INITIALISATION
 from tasks.reporting.formats import benchmark_name, learning_rate, listed, number, p_value, percent, points
 from tasks.reporting.join import (
     HARD,
@@ -26,7 +27,17 @@ from tasks.reporting.join import (
     trained_runs,
     versus,
 )
-from tasks.reporting.pairs import AT_FLOOR, BELOW_FLOOR, OTHER_SEED, Geometry
+from tasks.reporting.notes import floor_note
+from tasks.reporting.pairs import (
+    AT_FLOOR,
+    AT_START,
+    BELOW_FLOOR,
+    BELOW_START,
+    NO_FLOOR,
+    OTHER_SEED,
+    UNKNOWN_START,
+    Geometry,
+)
 
 _TEST = "p: exact McNemar, Holm-adjusted over all pairs of runs."
 
@@ -46,35 +57,12 @@ def findings(tables: StudyTables, view: Geometry) -> Findings:
     """The headline of a study, in plain sentences with their numbers."""
     tested = list(dict.fromkeys([primary_benchmark(tables), *(b for b in benchmarks(tables) if b == HARD)]))
     candidates = [
-        _direction(view),
+        direction(view),
         *(_accuracy(tables, benchmark) for benchmark in tested),
         _lost(tables),
         _not_measured(tables, view),
     ]
     return Findings(tuple(_warnings(tables, view)), tuple(sentence for sentence in candidates if sentence))
-
-
-def floor_note(view: Geometry) -> str:
-    """What the noise floor is and what it rests on: stands under every table and figure with a cosine in it."""
-    if view.floor is None:
-        missing = listed([f"{a} and {b}" for a, b in view.twins])
-        why = f"the cosine of {missing} is missing" if missing else "no two runs differ in the order of their data only"
-        return (
-            f"No noise floor was measured ({why}), so it is unknown how high the cosine of a method with itself is, "
-            "and none between methods can be called high or low."
-        )
-    twins = listed([f"{a} and {b}" for a, b in view.twins])
-    if len(view.twins) == 1:
-        return (
-            f"The noise floor is {number(view.floor, 3)}, the cosine between {twins}: one method, one LoRA "
-            "initialisation, two orders of the data. It is one pair, so it has no interval; it applies to pairs of one "
-            "initialisation."
-        )
-    return (
-        f"The noise floor is {number(view.floor, 3)}, the lowest of {len(view.twins)} cosines between runs of one "
-        f"method and one LoRA initialisation in two orders of the data ({twins}); it applies to pairs of one "
-        "initialisation."
-    )
 
 
 def _warnings(tables: StudyTables, view: Geometry) -> Iterator[str]:
@@ -91,18 +79,23 @@ def _warnings(tables: StudyTables, view: Geometry) -> Iterator[str]:
         yield "No accuracy was measured, neither for the base nor for any method."
     elif all(score(tables, base_of(tables).run, benchmark) is None for benchmark in benchmarks(tables)):
         yield "The base was not evaluated, so no accuracy here can be called a gain or a loss."
-    if view.floor is not None and view.floor < _WEAK_FLOOR:
-        yield (
-            f"The noise floor is only {number(view.floor, 3)}: a method does not agree with itself when the order of "
-            "its data changes, so the cosines between methods say little."
-        )
+    yield from weak_floor(view)
     for check in tables.study.get("checks") or []:
         if not check["ok"]:
             yield f"Check failed: {check['name']}: {check['detail']}"
 
 
-def _direction(view: Geometry) -> str:
-    """Which methods move the weights like the reference, relative to the noise floor."""
+def weak_floor(view: Geometry) -> Iterator[str]:
+    """A warning where a method does not agree with itself."""
+    if view.floor is not None and view.floor < _WEAK_FLOOR:
+        yield (
+            f"The noise floor is only {number(view.floor, 3)}: a method does not agree with itself when the order of "
+            "its data changes, so the cosines between methods say little."
+        )
+
+
+def direction(view: Geometry) -> str:
+    """Which runs move the weights like the reference, relative to the noise floor of their kind of pair."""
     reference = view.reference
     if reference is None:
         return ""
@@ -115,15 +108,30 @@ def _direction(view: Geometry) -> str:
         group.sort(key=lambda entry: -entry[0])
     if not groups:
         return ""
-    if view.floor is None:
-        cosines = [f"{info.run} {number(cosine, 3)}" for group in groups.values() for cosine, info in group]
-        return f"Cosine to {reference.run}: {listed(cosines)}. {floor_note(view)}"
-    return " ".join(_against_floor(groups, reference, view.floor))
+    start = view.floor_of(INITIALISATION, "cosine")
+    if view.floor is None and start is None:
+        return f"Cosine to {reference.run}: {_cosines(next(iter(groups.values())))}. {floor_note(view)}"
+    said: list[str] = []
+    if view.floor is not None:
+        meaning = f"the noise floor ({number(view.floor, 3)}: the same training in another order of the data)"
+        said += _against(groups.get(AT_FLOOR, []), groups.get(BELOW_FLOOR, []), reference, view.floor, meaning)
+    if start is not None:
+        meaning = f"the initialisation floor ({number(start.lowest, 3)}: the same method from another initialisation)"
+        said += _against(groups.get(AT_START, []), groups.get(BELOW_START, []), reference, start.lowest, meaning)
+    said += [f"{lead}: {_cosines(groups[key])}." for key, lead in _UNJUDGED.items() if key in groups]
+    return " ".join(said)
 
 
-def _against_floor(groups: dict[str, list[tuple[float, RunInfo]]], reference: RunInfo, floor: float) -> Iterator[str]:
-    at, below, other = (groups.get(standing, []) for standing in (AT_FLOOR, BELOW_FLOOR, OTHER_SEED))
-    meaning = f"the noise floor ({number(floor, 3)}: the same training in another order of the data)"
+_UNJUDGED = {
+    OTHER_SEED: "From another LoRA initialisation, where the floor does not apply",
+    NO_FLOOR: "From the same LoRA initialisation, for which no floor was measured",
+    UNKNOWN_START: "From an initialisation that is not known, so that no floor applies",
+}
+
+
+def _against(
+    at: list[tuple[float, RunInfo]], below: list[tuple[float, RunInfo]], reference: RunInfo, floor: float, meaning: str
+) -> Iterator[str]:
     if at:
         alike = listed([f"{info.run} ({number(cosine, 3)})" for cosine, info in at])
         yield (
@@ -135,9 +143,10 @@ def _against_floor(groups: dict[str, list[tuple[float, RunInfo]]], reference: Ru
     if below:
         lower = [f"{info.run} {number(cosine, 3)} ({number(floor - cosine, 3)} below)" for cosine, info in below]
         yield f"Below the floor: {listed(lower)}."
-    if other:
-        cosines = [f"{info.run} {number(cosine, 3)}" for cosine, info in other]
-        yield f"From another LoRA initialisation, where the floor does not apply: {listed(cosines)}."
+
+
+def _cosines(group: list[tuple[float, RunInfo]]) -> str:
+    return listed([f"{info.run} {number(cosine, 3)}" for cosine, info in group])
 
 
 def _accuracy(tables: StudyTables, benchmark: str) -> str:
@@ -214,14 +223,14 @@ def _not_measured(tables: StudyTables, view: Geometry) -> str:
         "held-out accuracy": HELDOUT not in benchmarks(tables),
         "a harder set": HARD not in benchmarks(tables),
         "answer loss": losses.null_count() == losses.len(),
-        "the noise floor": view.floor is None,
+        "the noise floor of the data order": view.floor is None,
+        "the noise floor of the initialisation": view.floor_of(INITIALISATION, "cosine") is None,
         f"{missing} of {len(couples)} cosines between runs": missing > 0,
-        "principal angles": view.k is None,
-        "norms and effective ranks": all(spectrum_value(tables, info.run, "norm") is None for info in runs),
+        "principal angles": not view.ks,
+        "norms and effective ranks": all(spectrum_value(tables.spectra, info.run, "norm") is None for info in runs),
         "training losses": tables.training.is_empty(),
         "path connectivity": True,
         "CKA of activations": True,
-        "spread over LoRA initialisations": len({info.seed for info in runs}) < 2,
         "spread over learning rates": all(
             len({info.lr for info in runs if info.method == method}) < 2 for method in {info.method for info in runs}
         ),

@@ -43,8 +43,10 @@ def p_value(p: float | None) -> str:
     return f"{p:.2f}" if p >= 0.1 else f"{p:.3f}" if p >= 1e-3 else f"{p:.4f}"
 
 
-def learning_rate(lr: float) -> str:
+def learning_rate(lr: float | None) -> str:
     """``0.001 -> '1e-3'``."""
+    if lr is None:
+        return "unknown"
     mantissa, exponent = f"{lr:.3e}".split("e")
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 

@@ -11,13 +11,10 @@ from tasks.reporting.document import Document
 if TYPE_CHECKING:
     from jinja2 import Template
 
-DATA_FILES = ("accuracy", "mcnemar", "items", "pair_metrics", "spectra", "training")
-"""Names of the parquet files that lie beside the page."""
-
 
 def render_html(document: Document) -> str:
     """The page. Autoescape is on; only the SVG that we drew ourselves goes in as it is."""
-    return _template().render(document=document, data_files=DATA_FILES)
+    return _template().render(document=document)
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -29,6 +29,17 @@ SIGNIFICANT = 0.05
 
 NEAR_ZERO = 0.05
 """Accuracy (share) below which a model is taken not to solve a benchmark at all."""
+
+
+SCHEMAS = {
+    "accuracy": ACCURACY,
+    "mcnemar": MCNEMAR,
+    "items": ITEMS,
+    "pair_metrics": PAIR_METRICS_FRAME,
+    "spectra": SPECTRA,
+    "training": TRAINING,
+}
+"""A study's frames, by the name of their file."""
 
 
 @dataclass(frozen=True)
@@ -101,15 +112,12 @@ class HeadlineRow:
 
 def frames(tables: StudyTables) -> dict[str, pl.DataFrame]:
     """File name -> frame, checked against its schema. Raises `InputError` naming the frame and the column."""
-    schemas = {
-        "accuracy": ACCURACY,
-        "mcnemar": MCNEMAR,
-        "items": ITEMS,
-        "pair_metrics": PAIR_METRICS_FRAME,
-        "spectra": SPECTRA,
-        "training": TRAINING,
-    }
-    return {name: checked(getattr(tables, name), schema, name) for name, schema in schemas.items()}
+    return {name: checked(getattr(tables, name), schema, name) for name, schema in SCHEMAS.items()}
+
+
+def with_frames(tables: StudyTables, data: dict[str, Any]) -> StudyTables:
+    """``tables`` with the frames of ``data``, as `frames` returns them."""
+    return replace(tables, **data)
 
 
 def base_of(tables: StudyTables) -> RunInfo:
@@ -168,9 +176,10 @@ def versus(tables: StudyTables, run: str, other: str, benchmark: str) -> Versus 
     return None
 
 
-def spectrum_value(tables: StudyTables, run: str, metric: str) -> float | None:
-    """A measure of the whole update (module "*")."""
-    found = tables.spectra.filter(pl.col("run") == run, pl.col("metric") == metric, pl.col("module") == "*")
+def spectrum_value(spectra: pl.DataFrame, run: str, metric: str, k: int | None = None) -> float | None:
+    """A measure of one run's whole update (module "*")."""
+    whole = (pl.col("module") == "*") & pl.col("layer").is_null() & pl.col("projection").is_null()
+    found = spectra.filter(whole, pl.col("run") == run, pl.col("metric") == metric, pl.col("k").eq_missing(k))
     return found["value"][0] if found.height else None
 
 

@@ -31,11 +31,12 @@ def _lines(document: Document) -> Iterator[str]:
     yield ""
     yield from (f"- {escape(sentence)}" for sentence in document.findings.sentences)
     yield ""
-    yield f"## {escape(document.headline.title)}"
-    yield ""
-    yield from _table(document.headline)
+    if document.headline:
+        yield f"## {escape(document.headline.title)}"
+        yield ""
+        yield from _table(document.headline)
     if document.notes:
-        yield "## What falls short"
+        yield f"## {escape(document.notes_title)}"
         yield ""
         yield from (f"- {escape(note)}" for note in document.notes)
         yield ""

@@ -1,14 +1,16 @@
-"""Views of the geometry: cosines between updates and the noise floor that every one of them is read against."""
+"""Views of the geometry: measures of pairs of updates, and the noise floors that every one of them is read against."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 import polars as pl
 
 from tasks.contracts import RunInfo
+from tasks.reporting.floors import INITIALISATION, KINDS, ORDER, Floor, floor_of, kind_of, same_initialisation
 from tasks.reporting.join import (
     HARD,
     HeadlineRow,
@@ -22,109 +24,160 @@ from tasks.reporting.join import (
     versus,
 )
 
-AT_FLOOR, BELOW_FLOOR, IS_FLOOR = "at the noise floor", "below the noise floor", "noise floor"
+AT_FLOOR, BELOW_FLOOR, IS_FLOOR = "at the noise floor", "below the noise floor", "noise floor: data order"
+AT_START, BELOW_START, IS_START = (
+    "at the initialisation floor",
+    "below the initialisation floor",
+    "noise floor: initialisation",
+)
 NO_FLOOR, OTHER_SEED = "no noise floor measured", "other initialisation"
+UNKNOWN_START = "initialisation unknown"
+
+REACHED = (AT_FLOOR, IS_FLOOR, AT_START, IS_START)
+"""Standings of a pair that is as near as a method is to itself, or is a method beside itself."""
+
+EVERYTHING = (pl.col("module") == "*") & pl.col("layer").is_null() & pl.col("projection").is_null()
+"""Rows over all shared modules; module "*" with a layer or a projection is the value of that part."""
 
 _REVERSED = {"orthogonal_fraction": "orthogonal_fraction_reverse"}
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A measure of a pair; ``low`` and ``high``: 95 % bootstrap interval; ``null``: mean over random subspaces of the
+    same shape; ``percentile``: percent of the null's draws at or below the value. None: not measured or not defined."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    null: float | None = None
+    percentile: float | None = None
+
+    def inverse(self) -> Estimate:
+        """The estimate of one over the measure, which has no null."""
+        value, low, high = (1 / part if part else None for part in (self.value, self.high, self.low))
+        return Estimate(value, low, high)
+
+
+@dataclass(frozen=True)
 class Geometry:
-    """Global (module "*") pair metrics, ready to look up. Build it with `geometry`."""
+    """Pair metrics over everything that a pair shares, ready to look up. Build it with `geometry` or `geometry_of`."""
 
     runs: tuple[RunInfo, ...]
     reference: RunInfo | None
-    """The run that the others are compared with: the first SFT."""
-    twins: tuple[tuple[str, str], ...]
-    """Pairs of one method, seed and learning rate that differ in the order of the data only."""
+    """The run that the others are compared with."""
+    twins: Mapping[str, tuple[tuple[str, str], ...]]
+    """Kind of floor -> the pairs of runs that measure it."""
     floor: float | None
-    """The lowest cosine of such a pair: what the order of the data alone does to a direction."""
-    k: int | None
-    """Largest subspace dimension measured."""
+    """The lowest cosine of a pair of `ORDER`: what the order of the data alone does to a direction."""
+    ks: tuple[int, ...]
+    """Subspace dimensions at which all pairs have principal angles (but for those that have none at all)."""
+    tops: Mapping[tuple[str, str], int]
+    """Pair, as the frame has it -> its own largest subspace dimension: the smaller of its ranks."""
     modules: int
-    """Modules that a global value is taken over."""
-    values: dict[tuple[str, str, str, int | None], float | None]
+    """Modules that a value over everything is taken over."""
+    layers: int
+    values: Mapping[tuple[str, str, str, int | None], Estimate]
 
-    def value(self, run: str, other: str, metric: str, k: int | None = None) -> float | None:
+    def estimate(self, run: str, other: str, metric: str, k: int | None = None) -> Estimate:
         """A metric of ``run`` against ``other``, whichever way round the frame has the pair."""
         if (run, other, metric, k) in self.values:
             return self.values[run, other, metric, k]
-        return self.values.get((other, run, _REVERSED.get(metric, metric), k))
+        found = self.values.get((other, run, _REVERSED.get(metric, metric), k), Estimate(None))
+        return found.inverse() if metric == "norm_ratio" else found
+
+    def value(self, run: str, other: str, metric: str, k: int | None = None) -> float | None:
+        return self.estimate(run, other, metric, k).value
+
+    def top(self, run: str, other: str) -> int | None:
+        """The pair's own largest subspace dimension."""
+        return self.tops.get((run, other), self.tops.get((other, run)))
 
     def cosine(self, run: str, other: str) -> float | None:
         return 1.0 if run == other else self.value(run, other, "cosine")
 
+    def twin(self, run: RunInfo, other: RunInfo) -> str | None:
+        """The kind of floor that this pair measures, or None."""
+        names = {(run.run, other.run), (other.run, run.run)}
+        return next((kind for kind, pairs in self.twins.items() if names & set(pairs)), None)
+
+    def floor_of(self, kind: str, metric: str, k: int | None = None) -> Floor | None:
+        """One floor of one measure; None where it was not measured."""
+        return floor_of(self.value(a, b, metric, k) for a, b in self.twins[kind])
+
     def standing(self, run: RunInfo, other: RunInfo) -> str:
-        """How the pair's cosine stands to the noise floor; empty where the cosine was not measured."""
+        """How the pair's cosine stands to the floor of its kind; empty where the cosine was not measured."""
         cosine = self.cosine(run.run, other.run)
         if cosine is None or run.run == other.run:
             return ""
-        if is_twin(run, other):
-            return IS_FLOOR
-        if self.floor is None:
+        twin = self.twin(run, other)
+        if twin is not None:
+            return IS_FLOOR if twin == ORDER else IS_START
+        start = self.floor_of(INITIALISATION, "cosine")
+        if self.floor is None and start is None:
             return NO_FLOOR
-        if run.seed != other.seed:
-            return OTHER_SEED
-        return AT_FLOOR if cosine >= self.floor else BELOW_FLOOR
-
-
-def is_twin(a: RunInfo, b: RunInfo) -> bool:
-    """Same method, same LoRA initialisation, same learning rate, other data order."""
-    return (a.method, a.seed, a.lr) == (b.method, b.seed, b.lr) and a.data_seed != b.data_seed
+        same = same_initialisation(run, other, self.value(run.run, other.run, "lora_a_cosine"))
+        if same is None:
+            return UNKNOWN_START
+        if not same:
+            return OTHER_SEED if start is None else AT_START if cosine >= start.lowest else BELOW_START
+        return NO_FLOOR if self.floor is None else AT_FLOOR if cosine >= self.floor else BELOW_FLOOR
 
 
 def geometry(tables: StudyTables) -> Geometry:
-    """The study's global pair metrics, its reference and its noise floor."""
-    runs = tuple(trained_runs(tables))
-    everywhere = tables.pair_metrics.filter(pl.col("module") == "*").select("run_a", "run_b", "metric", "k", "value")
-    values = {(a, b, metric, k): value for a, b, metric, k, value in everywhere.iter_rows()}
-    twins = tuple((a.run, b.run) for a, b in combinations(runs, 2) if is_twin(a, b))
-    found = [values.get((a, b, "cosine", None), values.get((b, a, "cosine", None))) for a, b in twins]
-    measured = [value for value in found if value is not None]
-    return Geometry(
-        runs=runs,
-        reference=next((info for info in runs if info.method == "sft"), None),
+    """A study's pair metrics; its reference is the first SFT."""
+    runs = trained_runs(tables)
+    return geometry_of(runs, tables.pair_metrics, next((info for info in runs if info.method == "sft"), None))
+
+
+def geometry_of(runs: Sequence[RunInfo], pair_metrics: pl.DataFrame, reference: RunInfo | None) -> Geometry:
+    """``pair_metrics`` (PAIR_METRICS_FRAME) of ``runs``, ready to look up, with the noise floors that are in it."""
+    columns = ["run_a", "run_b", "metric", "k", "value", "low", "high", "null", "percentile"]
+    rows = pair_metrics.filter(EVERYTHING).select(columns).rows()
+    values = {(a, b, metric, k): Estimate(*rest) for a, b, metric, k, *rest in rows}
+    modules = pair_metrics.filter(pl.col("module") != "*").select("module", "layer").unique()
+    kinds = [(kind_of(a, b, _either(values, a, b, "lora_a_cosine")), a.run, b.run) for a, b in combinations(runs, 2)]
+    twins = {kind: tuple((a, b) for found, a, b in kinds if found == kind) for kind in KINDS}
+    # Two adapters of other ranks have other full dimensions, so not every k is in every pair.
+    dimensions: dict[tuple[str, str], set[int]] = {}
+    for (a, b, metric, k), found in values.items():
+        if metric == "angle_left" and k is not None and found.value is not None:
+            dimensions.setdefault((a, b), set()).add(k)
+    view = Geometry(
+        runs=tuple(runs),
+        reference=reference,
         twins=twins,
-        floor=min(measured, default=None),
-        k=max((k for (*_, metric, k) in values if metric == "angle_left" and k is not None), default=None),
-        modules=tables.pair_metrics.filter(pl.col("module") != "*")["module"].n_unique(),
+        floor=None,
+        ks=tuple(sorted(set.intersection(*dimensions.values()))) if dimensions else (),
+        tops={pair: max(found) for pair, found in dimensions.items()},
+        modules=modules["module"].n_unique(),
+        layers=modules["layer"].drop_nulls().n_unique(),
         values=values,
     )
+    order = view.floor_of(ORDER, "cosine")
+    return replace(view, floor=order.lowest if order else None)
+
+
+def _either(
+    values: Mapping[tuple[str, str, str, int | None], Estimate], a: RunInfo, b: RunInfo, metric: str
+) -> float | None:
+    found = values.get((a.run, b.run, metric, None)) or values.get((b.run, a.run, metric, None))
+    return found.value if found else None
 
 
 def cosine_matrix(view: Geometry) -> np.ndarray:
-    """(M, M) global cosines of the trained runs in the study's order; NaN where not measured."""
+    """(M, M) global cosines of the runs in their order; NaN where not measured."""
     cosines = [[view.cosine(a.run, b.run) for b in view.runs] for a in view.runs]
     return np.array(cosines, dtype=np.float64).reshape(len(view.runs), len(view.runs))
 
 
 def pairs(view: Geometry) -> list[tuple[RunInfo, RunInfo]]:
-    """Every pair of trained runs: the noise floor's first, then those with the reference, then the rest."""
+    """Every pair of runs: the noise floors' first, then those with the reference, then the rest."""
 
     def rank(pair: tuple[RunInfo, RunInfo]) -> tuple[bool, bool]:
-        return not is_twin(*pair), view.reference not in pair
+        return view.twin(*pair) is None, view.reference not in pair
 
     return sorted(combinations(view.runs, 2), key=rank)
-
-
-def layer_profiles(tables: StudyTables, view: Geometry) -> dict[str, tuple[list[int], list[float]]]:
-    """Run -> (layers, cosine to the reference): in each layer the mean over its modules that have a cosine."""
-    if view.reference is None:
-        return {}
-    reference = view.reference.run
-    rows = tables.pair_metrics.filter(
-        pl.col("metric") == "cosine",
-        pl.col("layer").is_not_null(),
-        pl.col("value").is_not_null(),
-        (pl.col("run_a") == reference) | (pl.col("run_b") == reference),
-    ).with_columns(run=pl.when(pl.col("run_a") == reference).then("run_b").otherwise("run_a"))
-    means = rows.group_by("run", "layer").agg(pl.col("value").mean()).sort("run", "layer")
-    profiles = {}
-    for info in view.runs:
-        own = means.filter(pl.col("run") == info.run)
-        if own.height:
-            profiles[info.run] = (own["layer"].to_list(), own["value"].to_list())
-    return profiles
 
 
 def headline_rows(tables: StudyTables, view: Geometry) -> list[HeadlineRow]:
@@ -138,8 +191,8 @@ def headline_rows(tables: StudyTables, view: Geometry) -> list[HeadlineRow]:
             hard=score(tables, info.run, HARD) if primary != HARD else None,
             hard_versus=versus(tables, info.run, base, HARD) if primary != HARD else None,
             cosine=view.cosine(info.run, reference.run) if reference and info in view.runs else None,
-            norm=spectrum_value(tables, info.run, "norm"),
-            effective_rank=spectrum_value(tables, info.run, "effective_rank"),
+            norm=spectrum_value(tables.spectra, info.run, "norm"),
+            effective_rank=spectrum_value(tables.spectra, info.run, "effective_rank"),
         )
         for info in ordered_runs(tables)
     ]

@@ -8,7 +8,6 @@ from typing import Any
 import polars as pl
 
 from tasks.contracts import RunInfo
-from tasks.reporting.findings import floor_note
 from tasks.reporting.formats import NOT_MEASURED, benchmark_name, learning_rate, number, p_value, percent, points
 from tasks.reporting.join import (
     REFERENCES,
@@ -22,7 +21,8 @@ from tasks.reporting.join import (
     primary_benchmark,
     score,
 )
-from tasks.reporting.pairs import Geometry, headline_rows, is_twin
+from tasks.reporting.notes import floor_note, interval, interval_note, percentile
+from tasks.reporting.pairs import Geometry, headline_rows
 
 NO_UPDATE = "no update"
 """What the base's row says where a weight update would stand."""
@@ -75,7 +75,7 @@ def headline_table(tables: StudyTables, view: Geometry) -> Table:
         f"{name}: one greedy answer a problem, {many}; below it the 95 % Wilson interval. Against base: paired "
         "difference, p exact two-sided McNemar, Holm-adjusted over all pairs of runs on that benchmark. Answer loss: "
         f"the reference solutions of the {name.lower()} problems, mean over tokens. Effective rank: exp of the entropy "
-        f"of the singular values, mean over {view.modules} modules. {floor_note(view)}"
+        f"of the singular values, mean over {view.modules} modules. Cosine: {interval_note(view)} {floor_note(view)}"
     )
     return Table(
         "headline",
@@ -92,11 +92,19 @@ def _headline_row(row: HeadlineRow, view: Geometry, with_hard: bool) -> tuple[Ce
     cells = [_run_cell(info), _score_cell(row.heldout), _versus_cell(info, row.heldout_versus)]
     if with_hard:
         cells += [_score_cell(row.hard), _versus_cell(info, row.hard_versus)]
-    standing = view.standing(info, view.reference) if view.reference and trained else ""
-    cosine = Cell(number(row.cosine, 3), said("itself" if info == view.reference else standing))
-    geometry = [cosine, Cell(number(row.norm, 3)), Cell(number(row.effective_rank, 2))]
+    geometry = [_cosine_cell(info, row.cosine, view), Cell(number(row.norm, 3)), Cell(number(row.effective_rank, 2))]
     loss = Cell(number(row.heldout.answer_loss if row.heldout else None, 3))
     return (*cells, loss, *(geometry if trained else [_absent_update(info)] * 3))
+
+
+def _cosine_cell(info: RunInfo, cosine: float | None, view: Geometry) -> Cell:
+    """The cosine to the reference with its interval, where it stands in the null, and how it stands to the floor."""
+    if view.reference is None or info == view.reference or cosine is None:
+        return Cell(number(cosine, 3), said("itself" if info == view.reference else ""))
+    found = view.estimate(info.run, view.reference.run, "cosine")
+    rank = percentile(found)
+    null = f"null {number(found.null, 3)}, percentile {rank}" if rank and found.null is not None else ""
+    return Cell(number(cosine, 3), (*said(interval(found, 3)), *said(null), *said(view.standing(info, view.reference))))
 
 
 def _absent_update(info: RunInfo) -> Cell:
@@ -127,7 +135,7 @@ def _versus_cell(info: RunInfo, found: Versus | None) -> Cell:
 
 def _reference_marks(infos: list[RunInfo], view: Geometry) -> dict[int, str]:
     marks = {i: "base" for i, info in enumerate(infos) if info.method in REFERENCES}
-    floors = {i: "floor" for i, info in enumerate(infos) if view.reference and is_twin(info, view.reference)}
+    floors = {i: "floor" for i, info in enumerate(infos) if view.reference and view.twin(info, view.reference)}
     return marks | floors
 
 

@@ -1,13 +1,18 @@
-"""The headline for the terminal at the end of a study: one line a run, in 80 columns."""
+"""The headline of a study and of a comparison for the terminal: one line a run."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
 
-from tasks.reporting.findings import findings, floor_note
+import polars as pl
+
+from tasks.contracts import RunInfo
+from tasks.reporting.findings import findings
 from tasks.reporting.formats import NOT_MEASURED, benchmark_name, number, p_value, percent, points
-from tasks.reporting.join import SIGNIFICANT, HeadlineRow, StudyTables, Versus, primary_benchmark
-from tasks.reporting.pairs import AT_FLOOR, Geometry, geometry, headline_rows
+from tasks.reporting.join import SIGNIFICANT, HeadlineRow, StudyTables, Versus, primary_benchmark, spectrum_value
+from tasks.reporting.notes import floor_note, interval, percentile
+from tasks.reporting.pairs import AT_FLOOR, AT_START, REACHED, Geometry, geometry, geometry_of, headline_rows
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,7 +39,7 @@ def headline_renderable(tables: StudyTables) -> RenderableType:
     legend = (
         f"acc: {benchmark_name(primary_benchmark(tables)).lower()}; vs base: points; p: exact McNemar, Holm-adjusted, "
         f"no difference shown from {SIGNIFICANT} on; loss: nats a token of the reference solutions; cosine: to "
-        f"{reference}, * at the noise floor; n/m: not measured. {floor_note(view)}"
+        f"{reference}, * at its noise floor; n/m: not measured. {floor_note(view)}"
     )
     name = Text(str(tables.study.get("name") or "study"), style="bold")
     warnings = [Text(warning, style="bold yellow") for warning in said.warnings]
@@ -46,7 +51,7 @@ def _cells(row: HeadlineRow, view: Geometry, with_hard: bool) -> list[str]:
     base = row.info.method == "base"
     hard = [percent(row.hard.accuracy if row.hard else None), *_against(row.hard_versus, base)] if with_hard else []
     standing = view.standing(row.info, view.reference) if view.reference and row.info in view.runs else ""
-    mark = "*" if standing == AT_FLOOR else " "
+    mark = "*" if standing in (AT_FLOOR, AT_START) else " "
     return [
         row.info.run,
         percent(row.heldout.accuracy if row.heldout else None),
@@ -61,3 +66,67 @@ def _against(found: Versus | None, base: bool) -> list[str]:
     if base:
         return ["-", "-"]
     return [points(found.difference if found else None), p_value(found.p_holm if found else None)]
+
+
+def comparison_renderable(frames: Mapping[str, pl.DataFrame], reference: str) -> RenderableType:
+    """One row an adapter, against ``reference``; for ``rich``'s ``console.print``. No markup in names is obeyed.
+
+    ``frames``: at least pair_metrics, spectra and adapters, in the schemas of `tasks.contracts`; the rows are in the
+    order of adapters.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    runs = _compared(frames)
+    view = geometry_of(runs, frames["pair_metrics"], next((info for info in runs if info.run == reference), None))
+    top = max(view.ks, default=None)
+    header = ["adapter", "cosine", "95 %", "pctl", "top-1", f"top-{top}" if top else "top-k", "|u1|", "|v1|", "orth."]
+    grid = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
+    for place, title in enumerate([*header, "norm", "rank"]):
+        side: Literal["left", "right"] = "right" if place else "left"
+        # Only the name may be broken: a number cut short would be another number.
+        narrowest = None if place else 12
+        grid.add_column(Text(title), justify=side, no_wrap=place > 0, overflow="fold", min_width=narrowest)
+    for info in runs:
+        grid.add_row(*(Text(text.replace(NOT_MEASURED, "n/m")) for text in _against_reference(info, view, frames, top)))
+    legend = (
+        f"Against {reference} over {view.modules} modules. 95 %: bootstrap interval over modules, resampled by layer; "
+        "pctl: percent of random subspaces below the cosine; top-1, top-k: largest angle of the left subspaces, "
+        "degrees; |u1|, |v1|: overlap of the first left and right singular vectors; orth.: share outside the "
+        f"reference's direction; rank: effective rank (entropy); * at its noise floor; n/m: not measured. "
+        f"{floor_note(view)}"
+    )
+    return Group(grid, Text(legend, style="dim"))
+
+
+def _compared(frames: Mapping[str, pl.DataFrame]) -> list[RunInfo]:
+    """The runs of a comparison, as its pairs know them, in the order of the adapters."""
+    known: dict[str, RunInfo] = {}
+    for side in "ab":
+        columns = [f"{name}_{side}" for name in ("run", "method", "seed", "data_seed", "lr")]
+        for row in frames["pair_metrics"].select(columns).unique().iter_rows():
+            known[row[0]] = RunInfo(*row)
+    return [known.get(run, RunInfo(run, run, None, None, None)) for run in frames["adapters"]["run"]]
+
+
+def _against_reference(info: RunInfo, view: Geometry, frames: Mapping[str, pl.DataFrame], top: int | None) -> list[str]:
+    size = [
+        number(spectrum_value(frames["spectra"], info.run, "norm"), 3),
+        number(spectrum_value(frames["spectra"], info.run, "effective_rank"), 2),
+    ]
+    if view.reference is None or info == view.reference:
+        return [info.run, "itself" if info == view.reference else NOT_MEASURED, *["-"] * 7, *size]
+    reference = view.reference.run
+    cosine = view.estimate(info.run, reference, "cosine")
+    mark = "*" if view.standing(info, view.reference) in REACHED else ""
+    measures = (
+        *(("angle_left", k, 1) for k in (1, top)),
+        ("u1_overlap", None, 2),
+        ("v1_overlap", None, 2),
+        ("orthogonal_fraction", None, 2),
+    )
+    values = [number(view.value(info.run, reference, name, k), decimals) for name, k, decimals in measures]
+    close = interval(cosine, 2).replace("0.", ".").replace(", ", ",")
+    return [info.run, number(cosine.value, 3) + mark, close, percentile(cosine), *values, *size]

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import json
-import math
-import os
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from tasks.reporting.document import Document, build_document
+from tasks.reporting.files import json_text, parquet, write_files
 from tasks.reporting.html import render_html
-from tasks.reporting.join import StudyTables, frames
+from tasks.reporting.join import StudyTables, frames, with_frames
 from tasks.reporting.markdown import render_markdown
+from tasks.reporting.noise import noise_floor
 from tasks.reporting.pairs import geometry
 
 
@@ -25,57 +21,26 @@ def write_report(tables: StudyTables, out: Path) -> list[Path]:
     never finds half a file. Equal tables give equal bytes. Raises `InputError` when a frame is not in its schema.
     """
     data = frames(tables)
-    tables = _with(tables, data)
+    tables = with_frames(tables, data)
     document = build_document(tables)
     contents = {
         "report.html": render_html(document).encode(),
         "report.md": render_markdown(document).encode(),
         "study.json": study_json(tables, document).encode(),
+        **{f"{name}.parquet": parquet(frame) for name, frame in data.items()},
     }
-    for name, frame in data.items():
-        buffer = io.BytesIO()
-        frame.write_parquet(buffer)
-        contents[f"{name}.parquet"] = buffer.getvalue()
-    out.mkdir(parents=True, exist_ok=True)
-    # The page last: where it is new, so is everything it points to.
-    for name in reversed(contents):
-        _replace(out / name, contents[name])
-    return [out / name for name in contents]
-
-
-def _with(tables: StudyTables, data: dict[str, Any]) -> StudyTables:
-    return replace(tables, **data)
+    return write_files(out, contents)
 
 
 def study_json(tables: StudyTables, document: Document) -> str:
     """The study's record and its headline; what JSON cannot hold becomes null (NaN) or its text (paths)."""
-    view = geometry(tables)
-    record = {
-        **tables.study,
-        "runs": [asdict(info) for info in tables.runs],
-        "rollouts": tables.rollouts,
-        "noise_floor": {"cosine": view.floor, "pairs": view.twins},
-        "warnings": document.findings.warnings,
-        "headline": document.findings.sentences,
-    }
-    return json.dumps(_plain(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(inner) for inner in (sorted(value) if isinstance(value, set | frozenset) else value)]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int | bool) else str(value)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """``content`` in place of ``path`` in one step; a failure leaves the old file and no temporary one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return json_text(
+        {
+            **tables.study,
+            "runs": [asdict(info) for info in tables.runs],
+            "rollouts": tables.rollouts,
+            "noise_floor": noise_floor(geometry(tables)),
+            "warnings": document.findings.warnings,
+            "headline": document.findings.sentences,
+        }
+    )

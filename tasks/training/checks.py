@@ -11,10 +11,10 @@ from tasks.contracts import RunInfo
 
 def shared_initialisation(digests: Mapping[RunInfo, str]) -> dict[str, object]:
     """Whether all runs of one seed began from bit-identical lora_A. One check: {name, ok, detail}."""
-    by_seed: dict[int, set[str]] = {}
+    by_seed: dict[int | None, set[str]] = {}
     for info, digest in digests.items():
         by_seed.setdefault(info.seed, set()).add(digest)
-    wrong = sorted(seed for seed, found in by_seed.items() if len(found) > 1)
+    wrong = [seed for seed, found in by_seed.items() if len(found) > 1]
     detail = f"{len(digests)} adapters, {len(by_seed)} seed(s): lora_A " + (
         f"differs within seed(s) {wrong}" if wrong else "bit-identical before step 1"
     )

@@ -41,6 +41,8 @@ def train_adapter(
     """
     from tasks.training.examples import build_dataset
 
+    if info.seed is None or info.data_seed is None:
+        raise InputError(f"{info.run}: seed is {info.seed}, data_seed {info.data_seed}; training needs both")
     graded = checked(pl.read_parquet(rollouts), GRADED, "rollouts")
     selected = method.select(graded)
     dataset = build_dataset(selected, method.kind, graded.height, train.steps * train.batch_size, info.data_seed)

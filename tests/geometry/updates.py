@@ -1,12 +1,13 @@
-"""Random factored updates, and their dense definition to hold the formulas against."""
+"""Random updates, and their dense definition to hold the formulas against."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from tasks.geometry.delta import Factors, LoraDelta
+from tasks.contracts import RunInfo
+from tasks.geometry.delta import Dense, Factors, LoraDelta, Update
 
 Shape = tuple[int, int, int, int]
 
@@ -22,6 +23,33 @@ SHAPES: list[Shape] = [
 ]
 
 
+class Memory:
+    """A `Source` of any updates as they are, dense ones and damaged ones too."""
+
+    def __init__(self, modules: Mapping[str, Update], source: str = "memory") -> None:
+        self.modules, self.source = dict(modules), source
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        return {name: update.shape for name, update in self.modules.items()}
+
+    @property
+    def rank(self) -> int | None:
+        return min((width(u) for u in self.modules.values() if isinstance(u, Factors)), default=None)
+
+    def read(self, module: str) -> Update:
+        return self.modules[module]
+
+
+def infos(number: int) -> list[RunInfo]:
+    return [RunInfo(f"run{i}", "sft", i, i, 1e-3) for i in range(number)]
+
+
+def width(update: Update) -> int:
+    """Singular directions that it can have."""
+    return min(update.B.shape[1], *update.shape) if isinstance(update, Factors) else min(update.shape)
+
+
 def random_factors(rng: np.random.Generator, out: int, n_in: int, r: int) -> Factors:
     return Factors(rng.standard_normal((out, r)), rng.standard_normal((r, n_in)), float(rng.uniform(0.1, 3)))
 
@@ -31,9 +59,14 @@ def random_delta(rng: np.random.Generator, out: int, n_in: int, r: int, modules:
     return LoraDelta({name: random_factors(rng, out, n_in, r) for name in names})
 
 
-def dense(factors: Factors) -> np.ndarray:
+def grid(layers: int, projections: Sequence[str] = ("q_proj", "k_proj")) -> dict[str, tuple[int, str]]:
+    """Module name -> its layer and projection."""
+    return {f"model.layers.{n}.self_attn.{name}": (n, name) for n in range(layers) for name in projections}
+
+
+def dense(update: Update) -> np.ndarray:
     """The definition: (out, in) ``scale * B A``."""
-    return factors.scale * factors.B @ factors.A
+    return update.W if isinstance(update, Dense) else update.scale * update.B @ update.A
 
 
 def mapped(delta: LoraDelta, change: Callable[[Factors], Factors]) -> LoraDelta:
@@ -59,3 +92,8 @@ def flat(delta: LoraDelta) -> np.ndarray:
 
 def rotation(rng: np.random.Generator, n: int) -> np.ndarray:
     return np.linalg.qr(rng.standard_normal((n, n)))[0]
+
+
+def frame_of(rng: np.random.Generator, n: int, k: int) -> np.ndarray:
+    """(n, k) a Haar frame up to signs."""
+    return np.linalg.qr(rng.standard_normal((n, k)))[0]

@@ -13,7 +13,18 @@ from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from tasks.contracts import ACCURACY, ITEMS, MCNEMAR, PAIR_METRICS_FRAME, SPECTRA, TRAINING, RunInfo, checked
+from tasks.contracts import (
+    ACCURACY,
+    ADAPTERS,
+    ITEMS,
+    MCNEMAR,
+    PAIR_METRICS_FRAME,
+    SPECTRA,
+    TRAINING,
+    UNSHARED,
+    RunInfo,
+    checked,
+)
 from tasks.reporting.join import StudyTables
 
 RUNS = [
@@ -95,42 +106,80 @@ def make_mcnemar(items: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=MCNEMAR, orient="row")
 
 
-def make_pairs(rng: np.random.Generator, runs: list[RunInfo]) -> pl.DataFrame:
-    """Cosines as in ``COSINE_TO_SFT``, product of the two where neither run is sft; the other metrics from them."""
-    rows = []
+def make_pairs(rng: np.random.Generator, runs: list[RunInfo], layers: int = LAYERS) -> pl.DataFrame:
+    """Cosines as in ``COSINE_TO_SFT``, product of the two where neither run is sft; the other metrics from them.
+
+    As in a real frame: one row a metric for everything, for each layer, each projection and each module; an interval
+    only for everything. Runs of one seed (or of none) share their lora_A.
+    """
+    rows: list[tuple[Any, ...]] = []
     for a, b in combinations([info for info in runs if info.method != "base"], 2):
-        cosine = COSINE_TO_SFT.get(a.run, 1.0) * COSINE_TO_SFT.get(b.run, 1.0)
+        overall = COSINE_TO_SFT.get(a.run, 1.0) * COSINE_TO_SFT.get(b.run, 1.0)
         runs_columns = [value for name in ("run", "method", "seed", "data_seed", "lr") for value in
                         (getattr(a, name), getattr(b, name))]  # fmt: skip
         modules: list[tuple[str, int | None, str | None]] = [("*", None, None)]
-        modules += [(f"model.layers.{n}.self_attn.{p}", n, p) for n in range(LAYERS) for p in PROJECTIONS]
+        modules += [("*", n, None) for n in range(layers)] + [("*", None, p) for p in PROJECTIONS]
+        modules += [(f"model.layers.{n}.self_attn.{p}", n, p) for n in range(layers) for p in PROJECTIONS]
         for module, layer, projection in modules:
-            value = (
-                cosine if layer is None else float(np.clip(cosine + 0.02 * (1 - layer) + rng.normal(0, 0.01), -1, 1))
+            shift = 0.0 if layer is None and projection is None else 0.02 * (1 - (layer or 0)) + rng.normal(0, 0.01)
+            cosine = float(np.clip(overall + shift, -1, 1))
+            everything = layer is None and projection is None
+            for (metric, k), (value, null, percentile) in pair_metrics(cosine, a.seed == b.seed).items():
+                spread = 0.01 * (abs(value) + 0.1)
+                low, high = (value - spread, value + spread) if everything else (None, None)
+                place = (module, layer, projection, metric, k)
+                rows.append((*runs_columns, *place, value, low, high, null, percentile))
+    return checked(pl.DataFrame(rows, schema=PAIR_METRICS_FRAME, orient="row"), PAIR_METRICS_FRAME, "pair_metrics")
+
+
+def pair_metrics(
+    cosine: float, one_start: bool
+) -> dict[tuple[str, int | None], tuple[float, float | None, float | None]]:
+    """(metric, k) -> value, the null's mean and the percentile of one made-up comparison of rank 8."""
+    angle, fraction = float(np.degrees(np.arccos(abs(cosine)))), float(np.sqrt(1 - cosine**2))
+    above = 100.0 if cosine > 0 else 3.25
+    return {
+        ("cosine", None): (cosine, 0.0, above),
+        ("norm_ratio", None): (1.25, None, None),
+        ("orthogonal_fraction", None): (fraction, 0.9999, 100 - above),
+        ("orthogonal_fraction_reverse", None): (fraction / 2, 0.9999, 100 - above),
+        ("lora_a_cosine", None): (0.97 if one_start else 0.01, None, None),
+        ("u1_overlap", None): (abs(cosine) ** 0.5, 0.071, above),
+        ("v1_overlap", None): (abs(cosine) ** 0.25, 0.071, above),
+        **{
+            (f"{name}_{side}", k): found
+            for side in ("left", "right")
+            for k, widen in ((1, 0.5), (5, 0.8), (8, 1.0))
+            for name, found in (
+                ("angle", (widen * angle, 84.0 + 0.7 * k, 100 - above)),
+                ("phi", (cosine**2, k / 128, above)),
             )
-            angle, fraction = float(np.degrees(np.arccos(value))), float(np.sqrt(1 - value**2))
-            metrics = {
-                ("cosine", None): value,
-                ("orthogonal_fraction", None): fraction,
-                ("orthogonal_fraction_reverse", None): fraction / 2,
-                ("u1_overlap", None): abs(value) ** 0.5,
-                ("v1_overlap", None): abs(value) ** 0.25,
-                ("angle_left", 1): angle / 2,
-                ("angle_left", 5): min(90.0, 20 + angle),
-            }
-            rows += [(*runs_columns, module, layer, projection, name, k, v) for (name, k), v in metrics.items()]
-    return pl.DataFrame(rows, schema=PAIR_METRICS_FRAME, orient="row")
+        },
+    }
 
 
-def make_spectra(runs: list[RunInfo]) -> pl.DataFrame:
-    rows = []
+def make_spectra(runs: list[RunInfo], layers: int = LAYERS, base: bool = False) -> pl.DataFrame:
+    """Sizes, ranks and singular values; ``base``: also what only the base's weights can tell."""
+    rows: list[tuple[Any, ...]] = []
     for info in runs:
-        if info.method != "base":
-            norm = 0.21 if info.method == "dpo" else 2.8
-            measures = {"norm": norm, "effective_rank": 6.5, "participation_rank": 5.1, "stable_rank": 2.9}
-            identity = (info.run, info.method, info.seed, info.data_seed, info.lr)
-            rows += [(*identity, "*", None, None, name, None, value) for name, value in measures.items()]
-    return pl.DataFrame(rows, schema=SPECTRA, orient="row")
+        if info.method == "base":
+            continue
+        norm = 0.21 if info.method == "dpo" else 2.8
+        measures = {"norm": norm, "effective_rank": 6.5, "participation_rank": 5.1, "stable_rank": 2.9}
+        identity = (info.run, info.method, info.seed, info.data_seed, info.lr)
+        rows += [(*identity, "*", None, None, name, None, value) for name, value in measures.items()]
+        if base:
+            kinds = (("intruder_dimensions", 1.5), ("base_rotation_left", 4.25), ("base_rotation_right", 3.75))
+            rows += [(*identity, "*", None, None, name, k, value) for name, value in kinds for k in (1, 5)]
+            rows += [(*identity, "*", None, None, "spectrum_shift", None, 0.00123)]
+            rows += [(*identity, "*", None, None, "update_sparsity", None, 0.8125)]
+        for n in range(layers):
+            for p in PROJECTIONS:
+                module = (f"model.layers.{n}.self_attn.{p}", n, p)
+                rows += [
+                    (*identity, *module, "singular_value", k, norm / 4 * (1 + 0.1 * n) * 0.6**k) for k in range(1, 9)
+                ]
+    return checked(pl.DataFrame(rows, schema=SPECTRA, orient="row"), SPECTRA, "spectra")
 
 
 def make_training(rng: np.random.Generator, runs: list[RunInfo]) -> pl.DataFrame:
@@ -199,3 +248,23 @@ def study() -> StudyTables:
 def build_study() -> Callable[..., StudyTables]:
     """`make_study`, for tests that need another one."""
     return make_study
+
+
+def make_comparison(runs: list[RunInfo], layers: int = LAYERS, base: bool = False) -> dict[str, pl.DataFrame]:
+    """The four frames of a comparison of ``runs``."""
+    adapters = [
+        (info.run, f"adapters/{info.run}", "org/base-1B", "LoRA", "scale * B A", 8, 4 * layers, 65_536, 262_400, None)
+        for info in runs
+    ]
+    return {
+        "pair_metrics": make_pairs(np.random.default_rng(0), runs, layers),
+        "spectra": make_spectra(runs, layers, base),
+        "adapters": pl.DataFrame(adapters, schema=ADAPTERS, orient="row"),
+        "unshared": pl.DataFrame(schema=UNSHARED),
+    }
+
+
+@pytest.fixture(scope="session")
+def build_comparison() -> Callable[..., dict[str, pl.DataFrame]]:
+    """`make_comparison`, for tests of the page of a comparison."""
+    return make_comparison

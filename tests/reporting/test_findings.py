@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import polars as pl
 
-from tasks.reporting.findings import Findings, findings, floor_note
+from tasks.reporting.findings import Findings, findings
 from tasks.reporting.formats import p_value, percent, points
 from tasks.reporting.join import StudyTables
+from tasks.reporting.notes import floor_note
 from tasks.reporting.pairs import geometry
 
 

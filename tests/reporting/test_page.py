@@ -14,12 +14,14 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from tasks.contracts import RunInfo
+from tasks.contracts import PAIR_METRICS_FRAME, RunInfo
 from tasks.reporting.document import Document, build_document
 from tasks.reporting.formats import number, percent
 from tasks.reporting.html import render_html
 from tasks.reporting.join import StudyTables
 from tasks.reporting.markdown import escape, render_markdown
+from tasks.reporting.notes import interval_note
+from tasks.reporting.pairs import EVERYTHING, geometry_of
 from tasks.reporting.terminal import headline_renderable
 
 HOSTILE = 'x<script>alert("1")</script>&|`b`$a_{1}$'
@@ -88,20 +90,44 @@ def test_accuracies_are_the_frames(study: StudyTables, parsed: Tables) -> None:
 
 def test_pair_values_are_the_frames(study: StudyTables, parsed: Tables) -> None:
     rows = {cells[0][0]: cells for cells in parsed.tables["pairs"][1:]}
-    frame = study.pair_metrics.filter(module="*", run_a="sft", run_b="dft")
-    value = {(metric, k): value for metric, k, value in frame.select("metric", "k", "value").iter_rows()}
+    frame = study.pair_metrics.filter(EVERYTHING, run_a="sft", run_b="dft")
+    value = {(row["metric"], row["k"]): row for row in frame.iter_rows(named=True)}
+    header = [" ".join(cell) for cell in parsed.tables["pairs"][0]]
+    assert header[2:7] == ["Cosine", "Top-1 angle, deg", *(f"Worst of top-{k} angles, deg" for k in (5, 8)), "|u1 u1'|"]
+    angles = [value["angle_left", k] for k in (1, 5, 8)]
     expected = [
-        number(value["cosine", None], 3),
-        number(value["angle_left", 1], 1),
-        number(value["angle_left", 5], 1),
-        number(value["u1_overlap", None], 3),
-        number(value["v1_overlap", None], 3),
-        number(value["orthogonal_fraction_reverse", None], 3),  # of dft outside sft, in a frame of (sft, dft)
+        number(value["cosine", None]["value"], 3),
+        *(number(angle["value"], 1) for angle in angles),
+        number(value["u1_overlap", None]["value"], 3),
+        number(value["v1_overlap", None]["value"], 3),
+        number(value["phi_left", 8]["value"], 3),
+        "0.80",  # |dft| / |sft|, the frame having |sft| / |dft| = 1.25
+        number(value["orthogonal_fraction_reverse", None]["value"], 3),  # of dft outside sft, in a frame of (sft, dft)
     ]
     assert [cell[0] for cell in rows["dft"][2:]] == expected
-    assert rows["dft"][2] == ["0.765", "below the noise floor"]
-    assert rows["rift"][2] == ["0.981", "at the noise floor"]
-    assert parsed.tables["pairs"][0][4] == ["Worst of top-5 angles, deg"]
+    # .765 with spread .00865
+    assert rows["dft"][2] == ["0.765", "[0.756, 0.774]", "percentile 100", "below the noise floor"]
+    low, high = number(angles[0]["low"], 1), number(angles[0]["high"], 1)
+    assert rows["dft"][3][1:] == [f"[{low}, {high}]", "null 84.7", "percentile 0"]
+    assert rows["dpo"][2][2] == "percentile 3.2"
+    assert rows["rift"][2][-1] == "at the noise floor"
+
+
+def test_pair_tables_end_with_the_floors_and_the_null(parsed: Tables, document: Document) -> None:
+    for key in ("pairs", "other-pairs"):
+        order, start, null = parsed.tables[key][-3:]
+        assert [cell[0] for cell in order[:3]] == ["noise floor: data order", "1 pair", "0.975"]
+        assert start[0] == ["noise floor: initialisation"]
+        assert {cell[0] for cell in start[1:]} == {"not measured"}
+        expected = ["same shape", "0.000", "84.7", "87.5", "89.6", "0.071", "0.071", "0.062", "none", "1.000"]
+        assert [cell[0] for cell in null] == ["random subspaces (null)", *expected]
+    (pairs,) = (table for section in document.sections for table in section.shown if table.key == "pairs")
+    assert (
+        "over 16 modules, resampled in whole layers, 4 of them (fewer than 10 layers: it is too narrow)" in pairs.note
+    )
+    assert "too narrow" not in interval_note(
+        replace(geometry_of([], pl.DataFrame(schema=PAIR_METRICS_FRAME), None), layers=10)
+    )
 
 
 def test_cosine_matrix_is_the_frames(study: StudyTables, parsed: Tables) -> None:
@@ -109,10 +135,10 @@ def test_cosine_matrix_is_the_frames(study: StudyTables, parsed: Tables) -> None
     assert {cell[0] for cell in base[1:]} == {"no update"}
     names = [cell[0] for cell in header]
     table = {(cells[0][0], name): cell for cells in rows for name, cell in zip(names, cells, strict=True)}
-    for row in study.pair_metrics.filter(metric="cosine", module="*").iter_rows(named=True):
+    for row in study.pair_metrics.filter(EVERYTHING, metric="cosine").iter_rows(named=True):
         assert table[row["run_a"], row["run_b"]][0] == number(row["value"], 3)
         assert table[row["run_b"], row["run_a"]][0] == number(row["value"], 3)
-    assert table["sft", "sft-order1"][1] == "noise floor"
+    assert table["sft", "sft-order1"][1] == "noise floor: data order"
 
 
 def test_every_table_of_results_begins_with_the_base(parsed: Tables) -> None:
@@ -124,6 +150,7 @@ def test_every_table_of_results_begins_with_the_base(parsed: Tables) -> None:
 
 def test_markdown_says_what_the_page_says(document: Document, parsed: Tables) -> None:
     lines = render_markdown(document).splitlines()
+    assert document.headline is not None
     for table in (document.headline, *(t for s in document.sections for t in (*s.shown, *s.folded))):
         cells = [[" ".join(cell) for cell in row] for row in parsed.tables[table.key][1:]]
         assert len(cells) == len(table.rows)
@@ -147,7 +174,7 @@ def test_the_page_is_small_self_contained_and_well_formed(page: str, parsed: Tab
 
 
 def test_figures_are_text_in_the_pages_colours(page: str, parsed: Tables) -> None:
-    assert parsed.tags["svg"] == parsed.tags["figcaption"] == 4
+    assert parsed.tags["svg"] == parsed.tags["figcaption"] == 6
     assert parsed.tags["text"] > 100  # text, not outlines
     assert ".981" in page
     assert "0.975 floor" in page
@@ -165,7 +192,7 @@ def test_nothing_from_data_is_markup(study: StudyTables, build_study: Callable[.
     assert Tables(page).tags["script"] == 0
     assert html.escape(HOSTILE, quote=False).split("<")[0] in page
     assert "&lt;script&gt;" in page
-    assert page.count("<svg") == 4  # drawn with that name as a label
+    assert page.count("<svg") == 6  # drawn with that name as a label
     assert "<script" not in text
     assert r"&amp;\|\`b\`" in text
     # A bar in a name opens no column: all lines of a table have one width.
@@ -198,7 +225,7 @@ def test_missing_values_are_not_zeros(study: StudyTables) -> None:
     tables = Tables(render_html(build_document(holes))).tables
     sft = next(cells for cells in tables["headline"] if cells[0][0] == "rft")
     assert [sft[5], sft[6]] == [["not measured"], ["not measured"]]
-    assert {cell[0] for row in tables["pairs"][2:] for cell in row[2:]} == {"not measured"}
+    assert {cell[0] for row in tables["pairs"][2:-1] for cell in row[2:]} == {"not measured"}
     assert ["Mixed groups", "not measured"] in [[cell[0] for cell in row] for row in tables["rollouts"]]
 
 

@@ -8,20 +8,22 @@ import polars as pl
 import pytest
 
 from tasks.contracts import RunInfo
+from tasks.reporting.floors import INITIALISATION, ORDER
 from tasks.reporting.join import StudyTables
 from tasks.reporting.pairs import (
     AT_FLOOR,
     BELOW_FLOOR,
+    EVERYTHING,
     IS_FLOOR,
     NO_FLOOR,
     OTHER_SEED,
+    Estimate,
     cosine_matrix,
     geometry,
     headline_rows,
-    is_twin,
-    layer_profiles,
     pairs,
 )
+from tasks.reporting.profiles import layer_profiles, null_profile
 
 
 def swapped(frame: pl.DataFrame) -> pl.DataFrame:
@@ -42,14 +44,14 @@ def test_the_matrix_holds_the_frames_cosines(study: StudyTables) -> None:
     assert np.array_equal(cosines, cosines.T)
     assert np.array_equal(np.diag(cosines), np.ones(7))
     names = [info.run for info in view.runs]
-    for row in study.pair_metrics.filter(metric="cosine", module="*").iter_rows(named=True):
+    for row in study.pair_metrics.filter(EVERYTHING, metric="cosine").iter_rows(named=True):
         assert cosines[names.index(row["run_a"]), names.index(row["run_b"])] == row["value"]
 
 
 def test_the_floor_is_the_twins_cosine_and_judges_every_pair(study: StudyTables) -> None:
     view = geometry(study)
     info = {run.run: run for run in view.runs}
-    assert view.twins == (("sft", "sft-order1"),)
+    assert view.twins == {ORDER: (("sft", "sft-order1"),), INITIALISATION: ()}
     assert view.floor == 0.975
     standing = {name: view.standing(info[name], info["sft"]) for name in ("rft", "rift", "sft-order1")}
     # rft .958 < .975 <= rift .981
@@ -67,17 +69,8 @@ def test_a_floor_of_several_twins_is_the_lowest(build_study: Callable[..., Study
     more = build_study(runs=[*study.runs, RunInfo("rft-order1", "rft", 0, 1, 1e-3)])
     view = geometry(more)
     # rft~rft-order1 has .958 * 1.0 in the made-up study, below sft~sft-order1's .975
-    assert view.twins == (("sft", "sft-order1"), ("rft", "rft-order1"))
+    assert view.twins[ORDER] == (("sft", "sft-order1"), ("rft", "rft-order1"))
     assert view.floor == 0.958
-
-
-def test_twins_share_all_but_the_order() -> None:
-    run = RunInfo("a", "sft", 0, 0, 1e-3)
-    assert is_twin(run, replace(run, run="b", data_seed=1))
-    assert not is_twin(run, replace(run, run="b"))
-    assert not is_twin(run, replace(run, run="b", data_seed=1, seed=1))
-    assert not is_twin(run, replace(run, run="b", data_seed=1, lr=1e-4))
-    assert not is_twin(run, replace(run, run="b", data_seed=1, method="rft"))
 
 
 def test_the_floor_does_not_judge_another_initialisation(build_study: Callable[..., StudyTables]) -> None:
@@ -113,12 +106,43 @@ def test_pairs_begin_with_the_floor_then_the_reference(study: StudyTables) -> No
     assert ordered[1:6] == [("sft", name) for name in ("rft", "dft", "rift", "offline_grpo", "dpo")]
 
 
-def test_a_layer_is_the_mean_of_its_modules(study: StudyTables) -> None:
-    layers, cosines = layer_profiles(study, geometry(study))["dft"]
-    assert layers == [0, 1, 2, 3]
-    rows = study.pair_metrics.filter(run_a="sft", run_b="dft", metric="cosine", layer=2)["value"].to_list()
-    assert len(rows) == 4
-    assert cosines[2] == pytest.approx(sum(rows) / 4, rel=1e-12)
+def test_a_layers_value_is_its_own_row_not_the_mean_of_its_modules(study: StudyTables) -> None:
+    profile = layer_profiles(study.pair_metrics, geometry(study), "cosine")["dft"]
+    assert profile.layers == [0, 1, 2, 3]
+    rows = study.pair_metrics.filter(run_a="sft", run_b="dft", metric="cosine", layer=2)
+    whole = rows.filter(pl.col("module") == "*")["value"].item()
+    assert profile.values[2] == whole != pytest.approx(rows["value"].mean(), rel=1e-6)
+
+
+def test_a_profile_has_its_nulls_of_one_k(study: StudyTables) -> None:
+    profiles = layer_profiles(study.pair_metrics, geometry(study), "angle_left", 5)
+    assert profiles["rft"].nulls == [87.5] * 4  # 84 + .7 * 5
+    assert null_profile(profiles) == ([0, 1, 2, 3], pytest.approx([87.5] * 4, rel=1e-12))
+    assert null_profile(layer_profiles(study.pair_metrics, geometry(study), "norm_ratio")) == ([], [])
+
+
+def test_rows_of_a_layer_or_a_projection_are_not_the_whole(study: StudyTables) -> None:
+    parts = study.pair_metrics.filter(~EVERYTHING)
+    assert geometry(replace(study, pair_metrics=parts)).floor is None
+    assert geometry(replace(study, pair_metrics=study.pair_metrics.reverse())).floor == 0.975
+
+
+def test_a_pair_comes_with_its_interval_null_and_percentile(study: StudyTables) -> None:
+    view = geometry(study)
+    # spread .01 * (.765 + .1)
+    assert view.estimate("dft", "sft", "cosine") == Estimate(0.765, 0.765 - 0.00865, 0.765 + 0.00865, 0.0, 100.0)
+    turned = view.estimate("dft", "sft", "norm_ratio")  # 1.25 with spread .0135 as (sft, dft)
+    assert (turned.value, turned.low, turned.high) == pytest.approx((0.8, 1 / 1.2635, 1 / 1.2365), rel=1e-12)
+    assert turned.null is None
+
+
+def test_the_common_dimensions_and_each_pairs_own(study: StudyTables) -> None:
+    view = geometry(study)
+    assert (view.ks, view.top("dft", "sft"), view.modules, view.layers) == ((1, 5, 8), 8, 16, 4)
+    of_dpo = (pl.col("run_a") == "dpo") | (pl.col("run_b") == "dpo")
+    small = study.pair_metrics.filter(~(of_dpo & (pl.col("k") > 5).fill_null(False)))  # as if dpo had rank 5
+    view = geometry(replace(study, pair_metrics=small))
+    assert (view.ks, view.top("dpo", "sft"), view.top("rft", "sft")) == ((1, 5), 5, 8)
 
 
 def test_headline_rows_hold_the_frames_values(study: StudyTables) -> None:

@@ -48,7 +48,12 @@ def test_study_json_is_plain_json(study: StudyTables, tmp_path: Path) -> None:
         "lora": {"targets": ["q_proj", "k_proj"]},
         "out": None,
     }
-    assert record["noise_floor"] == {"cosine": 0.975, "pairs": [["sft", "sft-order1"]]}
+    floor = record["noise_floor"]
+    assert (floor["cosine"], floor["pairs"]) == (0.975, [["sft", "sft-order1"]])
+    assert floor["order"]["pairs"] == [["sft", "sft-order1"]]
+    (cosine,) = (row for row in floor["order"]["measures"] if row["metric"] == "cosine")
+    assert cosine == {"metric": "cosine", "k": None, "n": 1, "lowest": 0.975, "mean": 0.975, "highest": 0.975}
+    assert floor["initialisation"] is None
     assert [run["run"] for run in record["runs"]][:2] == ["base", "sft"]
     assert len(record["headline"]) == 5
 
@@ -64,7 +69,7 @@ def test_a_failure_leaves_the_old_file_and_no_other(
             raise OSError("disk full")
         os.rename(source, target)
 
-    monkeypatch.setattr("tasks.reporting.write.os.replace", full)
+    monkeypatch.setattr("tasks.reporting.files.os.replace", full)
     with pytest.raises(OSError, match="disk full"):
         write_report(study, tmp_path)
     assert page.read_text() == "old"
@@ -79,7 +84,7 @@ def test_bad_frames_are_refused_before_anything_is_written(study: StudyTables, t
 
 def test_importing_loads_nothing_heavy() -> None:
     code = (
-        "import sys, tasks.reporting.write, tasks.reporting.terminal\n"
+        "import sys, tasks.reporting.write, tasks.reporting.comparison, tasks.reporting.terminal\n"
         "print(*sorted({'torch', 'transformers', 'matplotlib', 'jinja2', 'mlflow', 'prefect'} & sys.modules.keys()))"
     )
     root = Path(__file__).parents[2]

@@ -1,0 +1,106 @@
+"""Compare adapters that exist already: resolve their names -> measure -> report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from prefect import flow, runtime, task
+from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows.comparison import DEFAULT_KS, Request, read_frames, resolve, title, write
+from tasks.contracts import InputError, StageResult
+from tasks.events import Event, emit
+from tasks.geometry.arguments import label_all, parse
+from tasks.geometry.task import compare_task
+from tasks.specs import flatten
+from tasks.store import open_store
+
+
+@dataclass(frozen=True)
+class CompareOutcome:
+    """Where a finished comparison is, and whether it was measured anew."""
+
+    page: str
+    run: str
+    """The comparison's MLflow run."""
+    flow_run: str
+    hit: bool
+    wall_seconds: float
+
+
+def _run_name() -> str:
+    try:
+        return f"compare {title(label_all([parse(adapter) for adapter in runtime.flow_run.parameters['adapters']]))}"
+    except InputError:
+        return "compare"  # the flow itself says what is wrong
+
+
+@flow(name="compare", flow_run_name=_run_name, validate_parameters=True)
+def compare_flow(
+    adapters: list[str],
+    base: str | None = None,
+    reference: str | None = None,
+    twins: tuple[str, ...] = (),
+    ks: tuple[int, ...] = DEFAULT_KS,
+    out: str | None = None,
+) -> CompareOutcome:
+    """Measure the geometry of adapters' weight updates, every pair of them.
+
+    Args:
+        adapters: PEFT or model directories, Hub ids, MLflow URIs or run ids; ``NAME=ADAPTER`` gives a name.
+        base: the model that they were trained from; needed for whole models, and adds what compares to the base.
+        reference: the name of the adapter that others are held against; default the first.
+        twins: ``A=B``: B is the method of A, trained again: their distance is the noise floor.
+        ks: subspace dimensions.
+        out: folder of the report; by default one under ``runs/``.
+    """
+    began = time.time()
+    asked = resolve(adapters, base, reference, twins, ks, out)
+    with _recorded(asked) as run:
+        state = compare_task(asked.title, asked.adapters, asked.base, asked.ks, return_state=True)
+        measured: StageResult = state.result()
+        page = report_comparison(asked, measured, run)
+    return CompareOutcome(page, run, str(runtime.flow_run.id or ""), measured.hit, time.time() - began)
+
+
+@task(task_run_name="report", cache_policy=NO_CACHE)
+def report_comparison(asked: Request, measured: StageResult, run: str) -> str:
+    """Write the report, make it the MLflow run's artifacts and Prefect's, and return its page."""
+    began = time.perf_counter()
+    emit(Event("start", "report"))
+    folder = open_store().local(measured.ref)
+    frames = read_frames(folder)
+    files = write(asked, frames, json.loads((folder / "notes.json").read_text()))
+    open_store().log_files(run, files)
+    whole = "module == '*' and metric == 'cosine' and layer is null and projection is null"
+    cosines = frames["pair_metrics"].sql(f"select run_a, run_b, value as cosine from self where {whole}")
+    create_table_artifact(
+        key="comparison", table=cosines.to_dicts(), description="Global cosine of the weight updates of each pair."
+    )
+    create_link_artifact(key="comparison-page", link=files[0].absolute().as_uri(), link_text="report.html")
+    emit(Event("done", "report", seconds=time.perf_counter() - began))
+    return str(files[0])
+
+
+@contextmanager
+def _recorded(asked: Request) -> Iterator[str]:
+    """The comparison's MLflow run, closed with its outcome."""
+    store = open_store()
+    sources = {adapter.info.run: adapter.source for adapter in asked.adapters}
+    params = {"adapter": sources, "base": asked.base, "reference": asked.reference, "ks": asked.ks}
+    tags = {"kind": "comparison", "adapters": ",".join(sources), "reference": asked.reference}
+    run = store.open_study(f"compare {asked.title}", tags, flatten(params))
+    status = "KILLED"
+    try:
+        yield run
+        status = "FINISHED"
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        store.end_study(run, status)

@@ -1,0 +1,139 @@
+"""A comparison as it was asked for: every name resolved and everything refused that can be, before any work."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from tasks.contracts import RunInfo
+    from tasks.geometry.arguments import Argument
+    from tasks.geometry.compare import Named
+
+DEFAULT_KS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is compared with what, and where the report goes."""
+
+    adapters: tuple[Named, ...]
+    base: Path | None
+    reference: str
+    ks: tuple[int, ...]
+    out: Path
+
+    @property
+    def infos(self) -> list[RunInfo]:
+        """The adapters' identities, in the order in which they were given."""
+        return [adapter.info for adapter in self.adapters]
+
+    @property
+    def title(self) -> str:
+        """``'sft rft dpo'``, and no more than a line can hold."""
+        return title([info.run for info in self.infos])
+
+
+def resolve(
+    adapters: Sequence[str],
+    base: str | None = None,
+    reference: str | None = None,
+    twins: Sequence[str] = (),
+    ks: Sequence[int] = DEFAULT_KS,
+    out: str | None = None,
+) -> Request:
+    """Find every adapter, fetching what is elsewhere, and read the headers of its files. Raises `InputError`."""
+    from tasks import home
+    from tasks.contracts import InputError
+    from tasks.geometry.arguments import is_model, label_all, locate, parse
+    from tasks.geometry.compare import Named, examine
+    from tasks.geometry.identities import choose_reference, identify
+    from tasks.preflight import _check_out as check_out
+    from tasks.recorded import fetch
+
+    if len(adapters) < 2:
+        raise InputError(f"adapters: a comparison needs two or more, got {len(adapters)}")
+    if not ks or min(ks) < 1:
+        raise InputError(f"--k: expected dimensions of at least 1, got {list(ks)}")
+    folder = Path(out) if out else Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}"
+    check_out(folder)
+    arguments = [parse(adapter) for adapter in adapters]
+    known = _recalled(arguments)
+    labels = label_all(arguments, {location: info.run for location, info in known.items()})
+    recalled = {
+        label: known[argument.location]
+        for label, argument in zip(labels, arguments, strict=True)
+        if argument.location in known
+    }
+    infos = identify(labels, recalled, twins)
+    chosen = choose_reference(labels, reference)
+    scratch = _scratch(home.subfolder("staging"))
+    named = tuple(
+        Named(info, locate(argument, fetch, scratch), argument.location)
+        for info, argument in zip(infos, arguments, strict=True)
+    )
+    start = _base(base)
+    for adapter in named:
+        if start is None and is_model(adapter.folder):
+            raise InputError(f"{adapter.source}: a whole model; its update needs what it started from: --base MODEL")
+    examine(named, start)
+    return Request(named, start, chosen, tuple(sorted(set(ks))), folder)
+
+
+def write(asked: Request, frames: Mapping[str, pl.DataFrame], notes: Sequence[str]) -> list[Path]:
+    """The report's files, the page first. Cached frames do not say where the adapters lie; this comparison does."""
+    import polars as pl
+
+    from tasks.reporting.comparison import write_comparison
+
+    sources = {adapter.info.run: adapter.source for adapter in asked.adapters}
+    own = frames["adapters"].with_columns(source=pl.col("run").replace_strict(sources, return_dtype=pl.String()))
+    return write_comparison(asked.infos, {**frames, "adapters": own}, notes, asked.reference, asked.out)
+
+
+def read_frames(folder: Path) -> dict[str, pl.DataFrame]:
+    """The frames of a comparison, from its artifact or its report's folder."""
+    import polars as pl
+
+    from tasks.geometry.compare import FRAMES
+
+    return {name: pl.read_parquet(folder / f"{name}.parquet") for name in FRAMES}
+
+
+def title(labels: Sequence[str], most: int = 6) -> str:
+    """The labels on one line; beyond ``most`` only their number."""
+    return " ".join([*labels[:most], *([f"and {len(labels) - most} more"] if len(labels) > most else [])])
+
+
+def _recalled(arguments: Sequence[Argument]) -> dict[str, RunInfo]:
+    from tasks.recorded import recall
+
+    found = {a.location: recall(a.location) for a in arguments if a.kind == "mlflow"}
+    return {location: info for location, info in found.items() if info is not None}
+
+
+def _base(base: str | None) -> Path | None:
+    from tasks.contracts import InputError
+    from tasks.models.external import locate
+
+    try:
+        return locate(base) if base else None
+    except InputError as error:
+        raise InputError(f"--base: {str(error).removeprefix('model.base: ')}") from None
+
+
+@lru_cache(maxsize=4)
+def _scratch(parent: Path) -> Path:
+    """A folder for downloads that lives as long as this process: the command and its flow fetch a file once."""
+    folder = Path(tempfile.mkdtemp(prefix="compare-", dir=parent))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

@@ -1,0 +1,91 @@
+"""A PEFT LoRA directory, read one module at a time."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from tasks.contracts import InputError
+from tasks.geometry.delta import Factors, checked_factors, natural
+from tasks.geometry.peft_config import read_config
+from tasks.geometry.tensors import TensorFile
+
+WEIGHTS = "adapter_model.safetensors"
+_LORA_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>A|B|embedding_A|embedding_B)(\.weight)?")
+
+
+class _Module(NamedTuple):
+    A: str
+    B: str
+    scale: float
+
+
+class AdapterSource:
+    """A PEFT LoRA directory (``adapter_config.json`` and ``adapter_model.safetensors``) as a `Source`.
+
+    Opening reads the headers only; `read` reads one module's two factors. Files may hold float64, float32, float16 or
+    bfloat16; arithmetic is float64 from there on. Scaling is PEFT's: ``alpha / r``, ``alpha / sqrt(r)`` for rsLoRA,
+    with ``rank_pattern`` and ``alpha_pattern`` applied. ``B A`` has shape (out, in) also where PEFT stores the base
+    transposed (``fan_in_fan_out``): left is always output. An embedding's update has shape (hidden, vocabulary).
+
+    Raises `InputError` naming the file and the field or module: a file that is missing or damaged, an adapter whose
+    true update is not ``scale * B A`` (DoRA, PiSSA, saved full weights, ...), a module without its A or its B.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.source = str(folder)
+        self.config = read_config(folder)
+        file = folder / WEIGHTS
+        if not file.is_file():
+            raise InputError(_no_weights(folder))
+        self.weights = TensorFile(file)
+        self._modules = self._found()
+        self.shapes = {name: self._shape(module) for name, module in self._modules.items()}
+        self.ranks = {name: self.weights.shapes[module.A][0] for name, module in self._modules.items()}
+        self.rank = min(min(self.ranks[name], *shape) for name, shape in self.shapes.items())
+
+    def read(self, module: str) -> Factors:
+        """One module's update, float64; raises `InputError` for shapes that do not fit, `NotFinite` for bad entries."""
+        parts = self._modules[module]
+        factors = Factors(self.weights.read(parts.B), self.weights.read(parts.A), parts.scale)
+        return checked_factors(factors, f"{self.source}: module {module}")
+
+    def _shape(self, module: _Module) -> tuple[int, int]:
+        return self.weights.shapes[module.B][0], self.weights.shapes[module.A][1]
+
+    def _found(self) -> dict[str, _Module]:
+        file = self.weights.path
+        found: dict[str, dict[str, str]] = {}
+        for key in self.weights.shapes:
+            match = _LORA_KEY.fullmatch(key)
+            if match is None:
+                raise InputError(f"{file}: tensor {key} is not a LoRA factor (base_model.model.*.lora_[AB].weight)")
+            found.setdefault(match["module"], {})[match["factor"]] = key
+        if not found:
+            raise InputError(f"{self.source}: no LoRA module in it")
+        return {name: self._module(name, found[name]) for name in sorted(found, key=natural)}
+
+    def _module(self, name: str, keys: dict[str, str]) -> _Module:
+        file, embedding = self.weights.path, any(factor.startswith("embedding") for factor in keys)
+        a, b = (keys.get(f"embedding_{side}" if embedding else side) for side in "AB")
+        if a is None or b is None:
+            raise InputError(f"{file}: module {name} has no lora_{'A' if a is None else 'B'}.weight")
+        shapes, rank = self.weights.shapes, self.config.rank(name)
+        if len(shapes[a]) != 2 or len(shapes[b]) != 2 or shapes[a][0] != shapes[b][1] or 0 in shapes[a] + shapes[b]:
+            raise InputError(f"{file}: module {name}: B {shapes[b]} and A {shapes[a]} are not (out, r) and (r, in)")
+        if shapes[a][0] != rank:
+            raise InputError(
+                f"{file}: module {name} has rank {shapes[a][0]}, its adapter_config.json says {rank} "
+                "(r, rank_pattern): the two files do not belong together"
+            )
+        return _Module(a, b, self.config.scale(name))
+
+
+def _no_weights(folder: Path) -> str:
+    if (folder / "adapter_model.bin").is_file():
+        return (
+            f"{folder}: adapter_model.bin is a pickle and is not read; load it with PEFT and save it again as "
+            f"{WEIGHTS} (`PeftModel.save_pretrained`)"
+        )
+    return f"{folder}: {WEIGHTS} is missing; give a directory that PEFT saved"

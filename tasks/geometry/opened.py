@@ -1,0 +1,151 @@
+"""Open what is to be compared, by whichever way its update can be had, and say which way that was."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.contracts import InputError, RunInfo
+from tasks.geometry.adapter import WEIGHTS, AdapterSource
+from tasks.geometry.checkpoint import Checkpoint, changed
+from tasks.geometry.delta import Dense, Source, check_finite, natural
+from tasks.geometry.merged import merge
+from tasks.geometry.peft_config import CONFIG, explain, read_json
+from tasks.geometry.tensors import TensorFile
+
+FACTORED, MERGED = "scale * B A", "merged - base"
+"""The two ways to have an update."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """One adapter to compare: what it is called, where it is, and how it was given."""
+
+    info: RunInfo
+    folder: Path
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """One adapter, open for reading module by module. ``about``: its row of the ADAPTERS frame."""
+
+    source: Source
+    about: Mapping[str, Any]
+
+
+class Difference:
+    """A fine-tuned model less its base, as a `Source`: only the matrices that differ."""
+
+    rank = None
+
+    def __init__(self, base: Checkpoint, model: Checkpoint, source: str) -> None:
+        self.source, self._base, self._model = source, base, model
+        names, self.rest = changed(base, model)
+        if not names:
+            raise InputError(f"{source}: no matrix differs from {base.folder}; there is no update to compare")
+        self.shapes = {name: model.shape_of(name) for name in sorted(names, key=natural)}
+
+    def read(self, module: str) -> Dense:
+        """One module's update, (out, in) float64."""
+        shape = self.shapes[module]
+        update = self._model.read_weight(module, shape) - self._base.read_weight(module, shape)
+        check_finite(update, "the update", f"{self.source}: module {module}")
+        return Dense(update)
+
+
+def check(adapter: Named, base: Path | None) -> AdapterSource | None:
+    """Refuse what cannot be opened, reading no weights: an `InputError` names the folder or file and the way out.
+
+    Returns the adapter where its update is scale * B A, and None where it has to be had from the base weights.
+    """
+    folder = adapter.folder
+    if not (folder / CONFIG).is_file() and (folder / "config.json").is_file():
+        Checkpoint(folder)
+        if base is None:
+            raise InputError(f"{folder}: a whole model, whose update is its difference from a base: give --base MODEL")
+        return None
+    reason = explain(read_json(folder))
+    if reason is None:
+        return AdapterSource(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(f"{folder}: {WEIGHTS} is missing; give a directory that PEFT saved as safetensors")
+    TensorFile(folder / WEIGHTS)
+    if base is None:
+        named = read_json(folder).get("base_model_name_or_path")
+        raise InputError(
+            f"{folder}: its update is not scale * B A ({reason}), so it takes the base weights: give --base MODEL"
+            + (f" (its configuration names {named})" if named else "")
+        )
+    return None
+
+
+def open_adapter(adapter: Named, base: Path | None, scratch: Path) -> Opened:
+    """Open one adapter. ``scratch``: where a merged model is written, for one whose update is not scale * B A.
+
+    Raises `InputError` as `check` does, and for what PEFT cannot merge.
+    """
+    source, folder = check(adapter, base), adapter.folder
+    if not (folder / CONFIG).is_file():
+        assert base is not None
+        return _difference(adapter, Checkpoint(base), Checkpoint(folder), {"kind": "full fine-tune"}, folder)
+    raw = read_json(folder)
+    reason = explain(raw)
+    about = {"base": raw.get("base_model_name_or_path") or None, "kind": _kind(raw)}
+    if source is not None:
+        return Opened(source, {**about, **_factored(source), **_common(adapter)})
+    assert base is not None
+    scratch.mkdir(parents=True, exist_ok=True)
+    out = Path(tempfile.mkdtemp(prefix="merged-", dir=scratch))  # a label is no file name, and two may share one
+    merge(folder, base, out)
+    return _difference(adapter, Checkpoint(base), Checkpoint(out), {**about, "note": reason}, folder)
+
+
+def _factored(source: AdapterSource) -> dict[str, Any]:
+    return {
+        "update": FACTORED,
+        "rank": max(source.ranks.values()),
+        "modules": len(source.shapes),
+        "parameters": sum(source.ranks[name] * sum(shape) for name, shape in source.shapes.items()),
+        "size": source.weights.path.stat().st_size,
+        "note": None,
+    }
+
+
+def _difference(adapter: Named, base: Checkpoint, model: Checkpoint, about: dict[str, Any], files: Path) -> Opened:
+    source = Difference(base, model, str(adapter.folder))
+    notes = [about["note"]] if about.get("note") else []
+    if source.rest:
+        what = (
+            "1 other tensor differs and is"
+            if len(source.rest) == 1
+            else f"{len(source.rest)} other tensors differ and are"
+        )
+        more = ", ..." if len(source.rest) > 3 else ""
+        notes.append(f"{what} not compared ({', '.join(source.rest[:3])}{more})")
+    measured = {
+        "update": MERGED,
+        "rank": None,
+        "modules": len(source.shapes),
+        "parameters": sum(math.prod(shape) for shape in source.shapes.values()),
+        "size": sum(file.stat().st_size for file in files.glob("*.safetensors")),
+        "note": "; ".join(notes) or None,
+    }
+    return Opened(source, {"base": str(base.folder), **about, **measured, **_common(adapter)})
+
+
+def _common(adapter: Named) -> dict[str, Any]:
+    return {"run": adapter.info.run, "source": adapter.source}
+
+
+def _kind(raw: Mapping[str, Any]) -> str:
+    """What people call it: ``LoRA``, ``rsLoRA``, ``DoRA``, ``LoRA (pissa)``, or PEFT's name of another type."""
+    if raw.get("peft_type") != "LORA":
+        return str(raw.get("peft_type"))
+    name = "DoRA" if raw.get("use_dora") else "rsLoRA" if raw.get("use_rslora") else "LoRA"
+    init = raw.get("init_lora_weights", True)
+    return f"{name} ({init})" if isinstance(init, str) else name

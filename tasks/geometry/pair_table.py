@@ -1,0 +1,205 @@
+"""The frame of pair metrics: modules joined to layers, projections and the whole, with interval and chance beside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tasks.contracts import PAIR_METRICS_FRAME, RunInfo, checked
+from tasks.geometry.bootstrap import Counts, cluster_counts, clusters_of, interval
+from tasks.geometry.chance import SEED, TotalChance
+from tasks.geometry.delta import Array, layer_of, projection_of
+from tasks.geometry.measure import ModuleMeasure
+from tasks.geometry.metrics import PAIR_METRICS, PARTS, Key
+from tasks.geometry.nulls import mean_null, median_null, percentile
+
+REPLICATES = 1000
+"""Of the bootstrap over modules, clustered by layer."""
+
+_CHUNK = 32
+"""Pairs whose rows are made at once: text columns are large before they are compressed."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Modules whose value is given together: all of them, those of one layer, or those of one projection."""
+
+    layer: int | None
+    projection: str | None
+    members: Counts
+    """(N,) 1 for its modules, else 0."""
+
+
+@dataclass(eq=False)
+class _Column:
+    """One metric (and k): arrays over pairs and modules, (P, N) unless said otherwise."""
+
+    value: Array
+    present: Array
+    percentile: Array
+    mean: Array
+    """(N,) of the null."""
+    pools: dict[int, Array] = field(default_factory=dict)
+    """Module -> draws of its null, where that depends on the shape alone."""
+
+
+class PairTable:
+    """Collects `ModuleMeasure`s, in any number of pairs, and makes their frame."""
+
+    def __init__(self, modules: Sequence[str], adapters: int) -> None:
+        self.modules = list(modules)
+        self.pairs = list(combinations(range(adapters), 2))
+        self.parts = {name: np.zeros(self._shape) for name in PARTS}
+        self.columns: dict[Key, _Column] = {}
+        self.total = TotalChance(len(self.pairs))
+        self.random = np.ones(len(self.modules))
+        """(N,) share of a random update that is outside another's direction, squared: 1 - 1 / (out in)."""
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return len(self.pairs), len(self.modules)
+
+    def add(self, measured: ModuleMeasure) -> None:
+        """Take in one module."""
+        if measured.pairs is None or measured.chance is None:
+            return
+        n, places = self.modules.index(measured.module), measured.places
+        self.random[n] = 1 - 1 / (measured.shape[0] * measured.shape[1])
+        for name, part in self.parts.items():
+            part[places, n] = getattr(measured.pairs, name)
+        self.total.add(places, measured.pairs, measured.chance)
+        for key, values in measured.values.items():
+            column = self.columns.get(key) or self.columns.setdefault(key, self._column())
+            column.value[places, n] = values
+            column.present[places, n] = measured.pairs.width >= (key[1] or 1)
+            column.percentile[places, n] = measured.chance.percentile.get(key, np.nan)
+            column.mean[n] = measured.chance.mean.get(key, np.nan)
+            if key in measured.chance.pools:
+                column.pools[n] = measured.chance.pools[key]
+
+    def _column(self) -> _Column:
+        empty = [np.full(self._shape, np.nan) for _ in range(2)]
+        return _Column(empty[0], np.zeros(self._shape, dtype=bool), empty[1], np.full(len(self.modules), np.nan))
+
+    def frame(self, infos: Sequence[RunInfo]) -> pl.DataFrame:
+        """All rows in the PAIR_METRICS_FRAME schema; ``infos`` in the adapters' order.
+
+        Module "*" with neither layer nor projection is the value over all shared modules, with its interval; with a
+        layer or a projection, over the modules of that. A module has no row for a k above min(r, out, in) of either
+        update. Null marks a value that is not defined: a zero update, which has no direction, or a k above its
+        numerical rank; values over several modules leave such modules out.
+        """
+        groups = self._groups()
+        order = {name: place for place, name in enumerate(PAIR_METRICS)}
+        keys = sorted(self.columns, key=lambda key: (order[key[0]], key[1] or 0))
+        blocks = [self._block(key, groups) for key in keys]
+        stacked = {name: np.stack([block[name] for block in blocks], axis=-1) for name in blocks[0]} if blocks else {}
+        labels: dict[str, list[Any]] = {
+            "module": ["*"] * len(groups) + self.modules,
+            "layer": [group.layer for group in groups] + [layer_of(name) for name in self.modules],
+            "projection": [group.projection for group in groups] + [projection_of(name) for name in self.modules],
+        }
+        chunks = [
+            self._rows(range(start, min(start + _CHUNK, len(self.pairs))), keys, labels, stacked, infos)
+            for start in range(0, len(self.pairs), _CHUNK)
+        ]
+        empty = pl.DataFrame(schema=PAIR_METRICS_FRAME)
+        return checked(pl.concat(chunks) if chunks and keys else empty, PAIR_METRICS_FRAME, "pair_metrics")
+
+    def _groups(self) -> list[Group]:
+        layers = [layer_of(name) for name in self.modules]
+        projections = [projection_of(name) for name in self.modules]
+        return [
+            Group(None, None, np.ones(len(self.modules), dtype=np.int64)),
+            *(
+                Group(layer, None, np.array([int(one == layer) for one in layers]))
+                for layer in dict.fromkeys(layers)
+                if layer is not None
+            ),
+            *(
+                Group(None, projection, np.array([int(one == projection) for one in projections]))
+                for projection in dict.fromkeys(projections)
+            ),
+        ]
+
+    def _block(self, key: Key, groups: Sequence[Group]) -> dict[str, Array]:
+        """One metric: every column of the frame as (P, G + N), groups first."""
+        column, metric = self.columns[key], PAIR_METRICS[key[0]]
+        members = np.stack([group.members for group in groups])
+        value = metric.overall(self.parts, column.value, members)
+        low, high = self._interval(key)
+        blank = np.full((len(self.pairs), len(groups) - 1), np.nan)
+        nothing = np.full(self._shape, np.nan)
+        mean = np.full_like(value, np.nan)
+        if metric.null is not None:
+            mean = metric.overall(self._random_parts(), np.where(np.isnan(column.value), np.nan, column.mean), members)
+        return {
+            "value": np.hstack([value, column.value]),
+            "present": np.hstack([column.present.astype(float) @ members.T > 0, column.present]),
+            "low": np.hstack([low[:, None], blank, nothing]),
+            "high": np.hstack([high[:, None], blank, nothing]),
+            "null": np.hstack([mean, np.where(np.isnan(column.value), np.nan, column.mean)]),
+            "percentile": np.hstack([self._percentile(key, value[:, 0])[:, None], blank, column.percentile]),
+        }
+
+    def _interval(self, key: Key) -> tuple[Array, Array]:
+        layers = [layer_of(name) for name in self.modules]
+        counts = cluster_counts(layers, REPLICATES, np.random.default_rng((SEED, 2)))
+        column = self.columns[key]
+        drawn = PAIR_METRICS[key[0]].overall(self.parts, column.value, counts)
+        return interval(drawn, clusters=clusters_of(layers, column.value))
+
+    def _random_parts(self) -> dict[str, Array]:
+        """What the parts are on average when one update of every pair points in a random direction."""
+        parts = dict(self.parts, inner=np.zeros(self._shape))
+        return parts | {f"residual_{side}": self.parts[f"squared_{side}"] * self.random for side in "ab"}
+
+    def _percentile(self, key: Key, values: Array) -> Array:
+        """(P,) percentiles of the values over everything, against what chance gives everything."""
+        column, metric = self.columns[key], PAIR_METRICS[key[0]]
+        result = np.full(len(self.pairs), np.nan)
+        if metric.null is None:
+            return result
+        if not column.pools:
+            squared = [self.parts[name].sum(axis=1) for name in ("squared_a", "squared_b")]
+            return self.total.percentile(metric.null, values, *squared)
+        defined = ~np.isnan(column.value)
+        null_of = median_null if key[0].startswith("angle") else mean_null
+        for which in np.unique(defined, axis=0):
+            pools = [column.pools[n] for n in np.flatnonzero(which)]
+            if pools:
+                same = (defined == which).all(axis=1)
+                null = null_of(pools, np.random.default_rng((SEED, 3)))
+                result[same] = percentile(values[same], null)
+        return result
+
+    def _rows(
+        self,
+        chosen: range,
+        keys: Sequence[Key],
+        labels: dict[str, list[Any]],
+        stacked: dict[str, Array],
+        infos: Sequence[RunInfo],
+    ) -> pl.DataFrame:
+        """The rows of some pairs: pair by pair, module by module, metric by metric."""
+        pair, module, key = np.nonzero(stacked["present"][chosen.start : chosen.stop])
+        at = (pair + chosen.start, module, key)
+        columns: dict[str, pl.Series] = {}
+        for side, name in enumerate("ab"):
+            which = np.array([one[side] for one in self.pairs])[at[0]]
+            for label in asdict(infos[0]):
+                kind = PAIR_METRICS_FRAME[f"{label}_{name}"]
+                values = pl.Series([getattr(info, label) for info in infos], dtype=kind)
+                columns[f"{label}_{name}"] = values.gather(which)
+        for label, found in labels.items():
+            columns[label] = pl.Series(found, dtype=PAIR_METRICS_FRAME[label]).gather(module)
+        columns["metric"] = pl.Series([name for name, _ in keys], dtype=pl.String()).gather(key)
+        columns["k"] = pl.Series([k for _, k in keys], dtype=pl.Int64()).gather(key)
+        measured = ("value", "low", "high", "null", "percentile")
+        numbers = {name: pl.Series(stacked[name][at], nan_to_null=True) for name in measured}
+        return pl.DataFrame(columns | numbers).select(list(PAIR_METRICS_FRAME))

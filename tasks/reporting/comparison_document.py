@@ -1,0 +1,64 @@
+"""A comparison of adapters before it is HTML or Markdown."""
+
+from __future__ import annotations
+
+from tasks.reporting.comparison_findings import Comparison, comparison_findings
+from tasks.reporting.comparison_tables import adapters_table, unshared_table
+from tasks.reporting.document import Document, Section
+from tasks.reporting.formats import listed
+from tasks.reporting.geometry_tables import base_table, matrix_table, spectrum_table
+from tasks.reporting.heat_map import cosine_picture
+from tasks.reporting.pair_table import pair_tables
+from tasks.reporting.picture import Picture
+from tasks.reporting.profile_figures import angle_picture, cosine_profile_picture
+from tasks.reporting.spectra_figure import spectra_picture
+
+_LONGEST_TITLE = 60
+
+FILES = ("pair_metrics.parquet", "spectra.parquet", "adapters.parquet", "unshared.parquet", "compare.json")
+
+
+def comparison_document(tables: Comparison, notes: tuple[str, ...]) -> Document:
+    """Derive every view of a comparison. ``notes``: what its maker has to say of it."""
+    view = tables.view
+    against, *others = pair_tables(view)
+    base, spectrum = base_table(tables.spectra, view), spectrum_table(tables.spectra, view)
+    layers = _drawn(cosine_profile_picture(tables.pair_metrics, view), spectra_picture(tables.spectra, view))
+    missing = unshared_table(tables.unshared)
+    return Document(
+        brand="colinear compare",
+        name=_title(tables),
+        facts=_facts(tables),
+        findings=comparison_findings(tables),
+        notes=notes,
+        pictures=_drawn(cosine_picture(view), angle_picture(tables.pair_metrics, view)),
+        headline=None,
+        sections=(
+            Section("Pairs", (), (against,), (*others, matrix_table(view))),
+            Section("The updates", layers, (spectrum, *([base] if base else [])), ()),
+            Section("The adapters", (), (adapters_table(tables.adapters),), (missing,) if missing else ()),
+        ),
+        files=FILES,
+        notes_title="Notes",
+    )
+
+
+def _title(tables: Comparison) -> str:
+    names = listed([info.run for info in tables.view.runs])
+    return names if len(names) <= _LONGEST_TITLE else f"{len(tables.view.runs)} adapters"
+
+
+def _drawn(*pictures: Picture | None) -> tuple[Picture, ...]:
+    return tuple(picture for picture in pictures if picture is not None)
+
+
+def _facts(tables: Comparison) -> tuple[tuple[str, str], ...]:
+    view, n = tables.view, len(tables.view.runs)
+    bases = sorted({base for base in tables.adapters["base"] if base})
+    return (
+        ("Adapters", str(n)),
+        ("Pairs", str(n * (n - 1) // 2)),
+        ("Reference", view.reference.run if view.reference else "none"),
+        ("Base", listed(bases) or "not named"),
+        ("Modules compared", str(view.modules)),
+    )

@@ -1,0 +1,103 @@
+"""Sentences that stand under tables and figures of geometry: the noise floors, the intervals and the null."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tasks.reporting.floors import INITIALISATION, ORDER
+from tasks.reporting.formats import listed, number
+from tasks.reporting.pairs import Estimate, Geometry
+
+FEW_LAYERS = 10
+"""Clusters below which a cluster bootstrap gives intervals that are too narrow (Cameron, Gelbach and Miller 2008)."""
+
+MOST_NAMED = 3
+"""Pairs or modules that a sentence names; the tables have them all."""
+
+
+def floor_note(view: Geometry) -> str:
+    """What the noise floors of the cosine are and what they rest on: stands under every table with a cosine in it."""
+    if view.floor is None and view.floor_of(INITIALISATION, "cosine") is None:
+        return (
+            f"No noise floor was measured ({_why(view, ORDER)}), so it is unknown how high the cosine of a method "
+            "with itself is, and none between methods can be called high or low."
+        )
+    return f"{_order_note(view)} {_initialisation_note(view)}"
+
+
+def _order_note(view: Geometry) -> str:
+    if view.floor is None:
+        return f"The noise floor of the data order was not measured ({_why(view, ORDER)})."
+    twins = view.twins[ORDER]
+    if len(twins) == 1:
+        return (
+            f"The noise floor is {number(view.floor, 3)}, the cosine between {named_pairs(twins)}: one method, one "
+            "LoRA initialisation, two orders of the data. It is one pair, so it has no spread; it applies to pairs of "
+            "one initialisation."
+        )
+    return (
+        f"The noise floor is {number(view.floor, 3)}, the lowest of {len(twins)} cosines between runs of one method "
+        f"and one LoRA initialisation in two orders of the data ({named_pairs(twins)}); it applies to pairs of one "
+        "initialisation."
+    )
+
+
+def _initialisation_note(view: Geometry) -> str:
+    start = view.floor_of(INITIALISATION, "cosine")
+    if start is None:
+        return f"The initialisation floor was not measured ({_why(view, INITIALISATION)})."
+    many = f"the lowest of {start.n} cosines" if start.n > 1 else "the cosine"
+    return (
+        f"The initialisation floor is {number(start.lowest, 3)}, {many} between runs of one method from two LoRA "
+        f"initialisations ({named_pairs(view.twins[INITIALISATION])}); it applies to pairs of two initialisations."
+    )
+
+
+def _why(view: Geometry, kind: str) -> str:
+    if view.twins[kind]:
+        return f"the cosine of {named_pairs(view.twins[kind])} is missing"
+    what = "the order of their data" if kind == ORDER else "their LoRA initialisation"
+    return f"no two runs of one method are known to differ in {what} only"
+
+
+def named_pairs(chosen: Sequence[tuple[str, str]]) -> str:
+    """The first few pairs by name, and how many more there are."""
+    between = " and " if len(chosen) == 1 else " ~ "
+    return named([f"{a}{between}{b}" for a, b in chosen], MOST_NAMED)
+
+
+def named(words: Sequence[str], most: int) -> str:
+    """``words`` as a list, cut after ``most`` with a count of the rest."""
+    rest = len(words) - most
+    return listed([*words[:most], f"{rest} more"] if rest > 0 else words)
+
+
+def interval_note(view: Geometry) -> str:
+    """How the interval and the null beside a measure are had, and over what n."""
+    narrow = f" (fewer than {FEW_LAYERS} layers: it is too narrow)" if view.layers < FEW_LAYERS else ""
+    return (
+        f"[low, high]: 95 % bootstrap interval over {count(view.modules, 'module')}, resampled in whole layers, "
+        f"{view.layers} of them{narrow}. Null: mean over random subspaces of the same shape, exact where a formula is "
+        "known, otherwise from seeded draws; percentile: percent of the null's draws below the value. The null "
+        "knows nothing of a shared initialisation, which alone brings the right subspaces near each other."
+    )
+
+
+def count(n: int, noun: str) -> str:
+    """``count(1, 'pair') -> '1 pair'``, ``count(2, 'pair') -> '2 pairs'``."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def interval(found: Estimate, decimals: int) -> str:
+    """``[low, high]``; empty where there is none."""
+    if found.low is None or found.high is None:
+        return ""
+    return f"[{number(found.low, decimals)}, {number(found.high, decimals)}]"
+
+
+def percentile(found: Estimate) -> str:
+    """The percentile with one decimal where it is neither 0 nor 100, so that 99.96 does not read as 100."""
+    if found.percentile is None:
+        return ""
+    inside = min(max(found.percentile, 0.1), 99.9)
+    return f"{found.percentile:.0f}" if found.percentile in (0, 100) else number(inside, 1)

@@ -1,0 +1,44 @@
+"""The training losses, one panel a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.reporting.join import StudyTables, trained_runs
+from tasks.reporting.pairs import Geometry
+from tasks.reporting.picture import Picture, colour_of
+from tasks.reporting.study_tables import losses
+from tasks.reporting.svg import inline_svg
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+
+def training_picture(tables: StudyTables, view: Geometry) -> Picture | None:
+    """Small multiples: every method has a loss of its own, so each panel has its own height."""
+    curves = [(info, *losses(tables, info.run)) for info in trained_runs(tables)]
+    curves = [curve for curve in curves if curve[1]]
+    if not curves:
+        return None
+    rows = -(-len(curves) // 2)
+
+    def draw(canvas: Canvas) -> None:
+        panels = canvas.subplots(rows, 2, sharex=True, squeeze=False).ravel()
+        for axes, (info, steps, values) in zip(panels, curves, strict=False):
+            axes.plot(steps, values, color=colour_of(info, view), linewidth=1.5)
+            axes.set_title(info.run, loc="left")
+            axes.locator_params(axis="y", nbins=4)
+            axes.grid(axis="y", alpha=0.5)
+        for axes in panels[len(curves) :]:
+            axes.set_visible(False)
+        for axes in panels[max(len(curves) - 2, 0) : len(curves)]:
+            axes.tick_params(labelbottom=True)
+            axes.set_xlabel("Optimiser step")
+
+    svg = inline_svg("training", "Training loss of every run", 0.5 + 1.15 * rows, draw)
+    n = max(len(steps) for _, steps, _ in curves)
+    note = (
+        f"Loss of each method as logged, up to {n} points a run, not smoothed. Every method minimises its own loss, so "
+        "the heights of two panels cannot be compared."
+    )
+    return Picture("training", "Did training settle?", svg, note, "training")
