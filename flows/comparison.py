@@ -57,7 +57,7 @@ def resolve(
     from tasks.geometry.arguments import is_model, label_all, locate, parse
     from tasks.geometry.compare import Named, examine
     from tasks.geometry.identities import choose_reference, identify
-    from tasks.preflight import _check_out as check_out
+    from tasks.preflight import check_out
     from tasks.recorded import fetch
 
     if len(adapters) < 2:

@@ -70,13 +70,22 @@ class Recorder:
 
     def stages(self, futures: Sequence[PrefectFuture[Any]]) -> list[StageResult]:
         """Wait for all, note those that finished, then raise the first failure if there is one."""
+        results: list[StageResult] = self._finished(futures)
+        self.results += results
+        return results
+
+    def several(self, futures: Sequence[PrefectFuture[Any]]) -> list[StageResult]:
+        """`stages` for tasks that return a list of results each."""
+        results = [result for found in self._finished(futures) for result in found]
+        self.results += results
+        return results
+
+    def _finished(self, futures: Sequence[PrefectFuture[Any]]) -> list[Any]:
         wait(list(futures))
         failure = first_failure(futures)
         if failure is not None:
             raise failure
-        results: list[StageResult] = [future.result() for future in futures]
-        self.results += results
-        return results
+        return [future.result() for future in futures]
 
     def check_controls(self, trained: Mapping[RunInfo, StageResult], graded: StageResult) -> None:
         """The study's controls: one initialisation a seed, one stream of data. Raises `StageError` where they fail."""

@@ -19,7 +19,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.record import Recorder
 from tasks.contracts import ModelRef, RunInfo, StageResult
 from tasks.evaluation.task import accuracy_task, evaluate_task
-from tasks.geometry.task import pair_task, spectrum_task
+from tasks.geometry.task import end_task, functions_task, pair_task, path_task, spectrum_task
 from tasks.grading.task import grade_task
 from tasks.models.task import pretrain_task
 from tasks.preflight import check_selections, preflight
@@ -64,6 +64,11 @@ class World:
     problems: StageResult
     teacher: ModelRef | None
 
+    @property
+    def instructed(self) -> list[RunInfo]:
+        """The base asked in the teacher's style, where there is one to ask for."""
+        return [INSTRUCTED] if self.teacher is not None else []
+
 
 @flow(
     name="study",
@@ -81,7 +86,7 @@ def study_flow(spec: StudySpec = DEFAULT, out: str | None = None) -> StudyOutcom
     base = preflight(spec, Path(out) if out else None)
     with Recorder(spec, out) as record:
         world = _own_world(spec, base, record) if base else _embedded_world(spec, record)
-        references = _references(spec, world)  # need no rollouts: they fill the devices that sampling leaves free
+        teacher = _teacher(spec, world)  # needs no rollouts: it fills the devices that sampling leaves free
         rollouts, graded = record.stages([world.rollouts, grade_task.submit(world.rollouts)])
         runs = spec.runs()
         check_selections(
@@ -94,19 +99,19 @@ def study_flow(spec: StudySpec = DEFAULT, out: str | None = None) -> StudyOutcom
             )
             for info in _longest_first(runs, spec)
         }
-        answers = [
-            evaluate_task.submit(info, world.base, world.problems, spec.evaluation, training[info]) for info in runs
-        ]
-        spectra = [spectrum_task.submit(info, training[info], world.base, spec.geometry) for info in runs]
-        pairs = [pair_task.submit(a, b, training[a], training[b], spec.geometry) for a, b in combinations(runs, 2)]
+        answers = evaluate_task.submit(
+            f"base and {len(runs)} adapters", [BASE, *runs, *world.instructed], world.base, world.problems,
+            spec.evaluation, [None, *(training[info] for info in runs), *(None for _ in world.instructed)],
+        )  # fmt: skip
+        comparison = _compare(spec, world, training)
         trained = dict(zip(runs, record.stages([training[info] for info in runs]), strict=True))
         record.check_controls(trained, graded)
-        evaluated = record.stages([references[0], *answers, *references[1:]])
+        evaluated = record.several([answers, *teacher])
         scored = record.stage(accuracy_task.submit(evaluated))
-        measured, shapes = record.stages(pairs), record.stages(spectra)
+        measured = {name: record.stages(futures) for name, futures in comparison.items()}
         page = report_task(
             str(record.out), record.study_run, record.summary(rollouts, world.problems), scored, graded, trained,
-            measured, shapes,
+            measured["pairs"], measured["spectra"], [*measured["paths"], *measured["functions"]],
         )  # fmt: skip
     return StudyOutcome(
         page=page,
@@ -134,15 +139,37 @@ def _own_world(spec: StudySpec, base: ModelRef, record: Recorder) -> World:
     return World(base, rollouts, problems, None)
 
 
-def _references(spec: StudySpec, world: World) -> list[PrefectFuture[Any]]:
-    """Rows that no method trains: the base; in the embedded world also the base asked as the teacher is, and it."""
-    asked: list[tuple[RunInfo, ModelRef, bool]] = [(BASE, world.base, False)]
-    if world.teacher is not None:
-        asked += [(INSTRUCTED, world.base, True), (TEACHER, world.teacher, True)]
-    return [
-        evaluate_task.submit(info, model, world.problems, spec.evaluation, None, instructed)
-        for info, model, instructed in asked
-    ]
+def _compare(spec: StudySpec, world: World, training: dict[RunInfo, Any]) -> dict[str, list[PrefectFuture[Any]]]:
+    """How the runs differ: in their weights, on the way from one to the other, in what they compute."""
+    runs = spec.runs()
+    pairs = list(combinations(runs, 2))
+    on = (world.base, world.problems)
+    found = {
+        "spectra": [spectrum_task.submit(info, training[info], world.base, spec.geometry) for info in runs],
+        "pairs": [pair_task.submit(a, b, training[a], training[b], spec.geometry) for a, b in pairs],
+        "paths": [],
+        "functions": [],
+    }
+    if spec.paths.n and len(runs) > 1:
+        ends: dict[RunInfo, Any] = {
+            info: end_task.submit(info, *on, training[info], spec.paths, spec.evaluation) for info in runs
+        }
+        found["paths"] = [
+            path_task.submit(a, b, *on, (training[a], training[b]), (ends[a], ends[b]), spec.paths, spec.evaluation)
+            for a, b in pairs
+        ]
+    if spec.functions.n:
+        everyone = [None, *(training[info] for info in runs)]
+        title = f"base and {len(runs)} adapters"
+        found["functions"] = [functions_task.submit(title, [BASE, *runs], *on, everyone, spec.functions)]
+    return found
+
+
+def _teacher(spec: StudySpec, world: World) -> list[PrefectFuture[Any]]:
+    """The teacher's answers, where it is at hand: a row that no method trains."""
+    if world.teacher is None:
+        return []
+    return [evaluate_task.submit("teacher", [TEACHER], world.teacher, world.problems, spec.evaluation, [None])]
 
 
 def _longest_first(runs: Sequence[RunInfo], spec: StudySpec) -> list[RunInfo]:

@@ -239,6 +239,18 @@ CONNECTIVITY: dict[str, pl.DataType] = {
     "tokens": pl.Int64(),  # that the cross-entropy is over; null for accuracy
 }
 
+BARRIERS: dict[str, pl.DataType] = {
+    "run_a": pl.String(),
+    "run_b": pl.String(),
+    "matched": pl.Boolean(),
+    "reading": pl.String(),
+    "barrier": pl.Float64(),  # max over alpha above the chord; of "accuracy" that of the error. null where undefined
+    "low": pl.Float64(),  # 95 % over problems, of the highest point above the chord; above 0: there is a barrier
+    "high": pl.Float64(),
+    "alpha": pl.Float64(),  # where it is; null where there is none
+    "n": pl.Int64(),  # problems
+}
+
 CKA: dict[str, pl.DataType] = {
     "run_a": pl.String(),
     "run_b": pl.String(),
@@ -275,10 +287,10 @@ ACCURACY: dict[str, pl.DataType] = {
     "data_seed": pl.Int64(),
     "lr": pl.Float64(),
     "benchmark": pl.String(),
-    "n": pl.Int64(),
+    "n": pl.Int64(),  # greedy answers (sample 0), one a problem; all answers of a run that has only drawn ones
     "correct": pl.Int64(),
-    "accuracy": pl.Float64(),  # share
-    "low": pl.Float64(),  # 95 % Wilson interval
+    "accuracy": pl.Float64(),  # share; every problem counts the same
+    "low": pl.Float64(),  # 95 %: Wilson for one answer a problem, else bootstrap over problems
     "high": pl.Float64(),
     "unparsed": pl.Int64(),  # answers in which the grader found nothing to read
     "truncated": pl.Int64(),  # answers cut at max_new_tokens
@@ -289,7 +301,7 @@ MCNEMAR: dict[str, pl.DataType] = {
     "benchmark": pl.String(),
     "run_a": pl.String(),
     "run_b": pl.String(),
-    "n": pl.Int64(),  # problems that both answered
+    "n": pl.Int64(),  # problems that both answered greedily (sample 0)
     "only_a": pl.Int64(),  # right in a, wrong in b
     "only_b": pl.Int64(),
     "both": pl.Int64(),
@@ -297,6 +309,20 @@ MCNEMAR: dict[str, pl.DataType] = {
     "difference": pl.Float64(),  # accuracy of a less accuracy of b, share
     "p_value": pl.Float64(),  # exact two-sided
     "p_holm": pl.Float64(),  # Holm-adjusted over the pairs of one benchmark
+    "detectable": pl.Float64(),  # smallest true difference, share, found with power .8 at .05 / pairs; null: none is
+    "verdict": pl.String(),  # "differs", "no difference shown" or "no power": tasks/evaluation/power.py
+}
+
+SAMPLES: dict[str, pl.DataType] = {
+    "run": pl.String(),
+    "benchmark": pl.String(),
+    "metric": pl.String(),  # "avg", "pass" or "maj", of k samples
+    "k": pl.Int64(),
+    "n": pl.Int64(),  # problems
+    "samples": pl.Int64(),  # drawn answers to a problem (samples 1, 2, ...); the fewest where problems differ
+    "value": pl.Float64(),  # share
+    "low": pl.Float64(),  # 95 %, bootstrap over problems
+    "high": pl.Float64(),
 }
 
 TRAINING: dict[str, pl.DataType] = {

@@ -1,10 +1,11 @@
-"""Digests of files and of whole folders: what makes an artifact content-addressed. A leaf."""
+"""Digests of files, of whole folders and of what decides a stage: what makes artifacts content-addressed. A leaf."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,27 @@ MANIFEST = "manifest.json"
 
 class Damaged(Exception):
     """An entry whose files are not what its manifest says."""
+
+
+@dataclass(frozen=True)
+class StageKey:
+    """What decides a stage's output. Two equal digests mean: the same output, already there."""
+
+    stage: str
+    version: int
+    inputs: Mapping[str, str]
+    settings: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the canonical JSON of all four parts."""
+        parts = {
+            "stage": self.stage,
+            "version": self.version,
+            "inputs": dict(self.inputs),
+            "settings": dict(self.settings),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:

@@ -30,14 +30,14 @@ def preflight(spec: StudySpec, out: Path | None = None) -> ModelRef | None:
     """
     slots()
     if out is not None:
-        _check_out(out)
+        check_out(out)
     if not spec.own:
         _check_world(spec)
         return None
     return _own(spec)
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not there.is_dir():
         raise InputError(f"--out: {there} is a file; give a folder")

@@ -50,6 +50,8 @@ def smoke() -> Values:
         "train": {"steps": 10, "batch_size": 16, "precision": "mixed"},
         "evaluation": {"n": 128, "hard_n": 32, "max_new_tokens": 64},
         "geometry": {"ks": [1, 4]},
+        "paths": {"n": 32},
+        "functions": {"n": 32},
     }
 
 
@@ -62,6 +64,8 @@ def own() -> Values:
         "name": "own",
         "train": {"steps": 40, "batch_size": 32, "lr": 5e-4},
         "evaluation": {"n": 200, "hard_n": 0, "max_new_tokens": 128, "batch_size": 64},
+        "paths": {"n": 64},
+        "functions": {"n": 64},
     }
 
 

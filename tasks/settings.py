@@ -22,9 +22,11 @@ from tasks.methods import METHOD_NAMES, Method, Methods
 from tasks.specs import (
     LARGEST_SEED,
     EvaluationSpec,
+    FunctionSpec,
     GeometrySpec,
     LoraSpec,
     ModelSpec,
+    PathSpec,
     RolloutSpec,
     TinySpec,
     TrainSpec,
@@ -67,6 +69,8 @@ class StudySpec(Methods):
     train: TrainSpec = Field(TrainSpec(), title="Training")
     evaluation: EvaluationSpec = Field(EvaluationSpec(), title="Evaluation")
     geometry: GeometrySpec = Field(GeometrySpec(), title="Geometry")
+    paths: PathSpec = Field(PathSpec(), title="Paths between solutions")
+    functions: FunctionSpec = Field(FunctionSpec(), title="Representations and distributions")
 
     @field_validator("methods", "twins", "init_twins")
     @classmethod

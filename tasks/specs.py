@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 LARGEST_SEED = 2**31 - 1
 """What every generator that we seed accepts."""
@@ -124,7 +124,7 @@ class TrainSpec(Section):
 
 
 class EvaluationSpec(Section):
-    """Held-out problems, greedy decoding."""
+    """Held-out problems, one greedy answer each, and sampled ones where asked for."""
 
     n: int = Field(1319, title="Held-out problems", ge=1)
     hard_n: int = Field(400, title="Harder problems (embedded world)", ge=0)
@@ -133,8 +133,24 @@ class EvaluationSpec(Section):
         title="Own held-out problems",
         description="JSONL or parquet with `question` and `answer` (gold after #### or bare), for own rollouts.",
     )
+    benchmarks: tuple[str, ...] = Field(
+        (),
+        title="Benchmarks",
+        description="gsm8k, math500, aime2024, aime2025, aime2026, aime (all three), files, or "
+        "hub:org/name[:config][:split]; own rollouts only. `n` applies to each.",
+    )
+    fields: dict[Literal["question", "answer", "id", "solution"], str] = Field(
+        {},
+        title="Columns of files and Hub data sets",
+        description="Which column holds what, where `evaluation.problems` or an own benchmark names it otherwise.",
+    )
     max_new_tokens: int = Field(96, title="Longest answer (tokens)", ge=1)
-    batch_size: int = Field(512, title="Problems decoded at once", ge=1)
+    batch_size: int = Field(512, title="Answers decoded at once", ge=1)
+    samples: int = Field(
+        0, title="Sampled answers a problem", description="Beside the greedy one, for avg@k, pass@k and maj@k.", ge=0
+    )
+    temperature: float = Field(1.0, title="Temperature of the sampled answers", gt=0, le=5)
+    seed: int = Field(0, title="Seed of the sampled answers", ge=0, le=LARGEST_SEED)
 
 
 class GeometrySpec(Section):
@@ -149,6 +165,42 @@ class GeometrySpec(Section):
         description="Intruder dimensions, rotation, spectrum shift, sparsity: a full SVD a module and adapter, which "
         "takes seconds at hidden size 2,560.",
     )
+
+
+class PathSpec(Section):
+    """The straight line in weight space between every two updates (linear mode connectivity)."""
+
+    n: int = Field(256, title="Held-out problems", description="0 leaves the paths out.", ge=0)
+    alphas: tuple[float, ...] = Field(
+        (0.0, 0.25, 0.5, 0.75, 1.0),
+        title="Points on a path",
+        description="Base + (1 - alpha) dW + alpha dW'; answers are generated at 0, 0.5 and 1 only.",
+    )
+    readings: tuple[Literal["boxed", "solution", "accuracy"], ...] = Field(
+        ("boxed", "solution", "accuracy"),
+        title="What is read at a point",
+        description="Cross-entropy of the boxed answer right after the prompt (the paper's), of the whole reference "
+        "solution, and the accuracy of generated answers.",
+        min_length=1,
+    )
+    matched: bool = Field(True, title="Also with both updates scaled to one norm")
+
+    @field_validator("alphas")
+    @classmethod
+    def _both_ends(cls, alphas: tuple[float, ...]) -> tuple[float, ...]:
+        if not {0.0, 1.0} <= set(alphas) or not all(0 <= alpha <= 1 for alpha in alphas):
+            raise ValueError(f"expected numbers from 0 to 1, both ends among them, got {list(alphas)}")
+        return alphas
+
+
+class FunctionSpec(Section):
+    """What the models compute: CKA of hidden states, logit lens, KL divergence."""
+
+    n: int = Field(256, title="Held-out problems", description="0 leaves these measures out.", ge=0)
+    pooling: Literal["last", "mean", "tokens"] = Field(
+        "last", title="Tokens of a prompt whose hidden states are compared", description="tokens: each one a row."
+    )
+    batch_size: int = Field(64, title="Problems in a forward pass", ge=1)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -6,7 +6,9 @@ With the ``task.py`` files this is all of ``tasks`` that knows Prefect.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,77 @@ def run_stage(
     emit(Event("done", name, seconds=entry.seconds))
     logger.info("%s: done in %.1f s, MLflow run %s", name, entry.seconds, run_id)
     return _result(key, name, entry, began, time.perf_counter() - clock, hit=False)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several stages that are computed in one go: its key, its name, and its own summary when it is done."""
+
+    key: StageKey
+    name: str
+
+
+def run_stages(
+    parts: Sequence[Part],
+    name: str,
+    compute: Callable[[Sequence[int], Progress], Mapping[int, Compute]],
+) -> list[StageResult]:
+    """As `run_stage` for stages that share their work: only those that the cache lacks are computed, together.
+
+    ``compute(missing, progress)`` does the work for the parts with these places and returns, for each, a function that
+    writes its files to a staging folder and returns its summary. The seconds are divided evenly among them.
+    """
+    logger = get_run_logger()
+    store = open_store()
+    began, clock = time.time(), time.perf_counter()
+    with ExitStack() as locks:
+        for digest in sorted({part.key.digest for part in parts}):  # one order for everybody: no deadlock
+            locks.enter_context(store.locked(next(part.key for part in parts if part.key.digest == digest)))
+        entries = [store.find(part.key) for part in parts]
+        missing = [place for place, entry in enumerate(entries) if entry is None]
+        for part, entry in zip(parts, entries, strict=True):
+            if entry is not None:
+                emit(Event("hit", part.name, seconds=entry.seconds))
+                logger.info("%s: found in MLflow run %s", part.name, entry.ref.run_id)
+        if missing:
+            logger.info("%s: computing %s", name, ", ".join(parts[place].name for place in missing))
+            progress = _PrefectProgress(name)
+            try:
+                writers = compute(missing, progress)
+                share = max(0.0, time.perf_counter() - clock - progress.waited) / len(missing)
+                for place in missing:
+                    part = parts[place]
+                    run_id = store.open_run(part.name, key=part.key)
+                    entries[place] = store.produce(
+                        part.key,
+                        run_id,
+                        lambda staging, write=writers[place]: write(staging, progress),  # type: ignore[misc]
+                        waited=lambda spent=share: -spent,  # type: ignore[misc]
+                    )
+            except (InputError, StageError) as error:
+                emit(Event("failed", name, note=str(error)))
+                if isinstance(error, InputError):
+                    raise
+                raise type(error)(f"{name}: {error}") from error
+            except Exception as error:
+                emit(Event("failed", name, note=f"{type(error).__name__}: {error}"))
+                raise
+            progress.finish()
+            emit(Event("done", name, seconds=time.perf_counter() - clock - progress.waited))
+    total = time.perf_counter() - clock
+    return [
+        _result(part.key, part.name, entry, began, total, hit=place not in missing)
+        for place, (part, entry) in enumerate(zip(parts, entries, strict=True))
+        if entry is not None
+    ]
+
+
+def states_of(results: list[StageResult]) -> list[StageResult] | State[list[StageResult]]:
+    """`state_of` for several results: a ``CacheHit`` where all of them are."""
+    if not all(result.hit for result in results):
+        return results
+    message = f"from MLflow runs {', '.join(result.ref.run_id for result in results)}"
+    return Completed(name="CacheHit", message=message, data=results)
 
 
 def state_of(result: StageResult) -> StageResult | State[StageResult]:

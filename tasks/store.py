@@ -11,7 +11,6 @@ the entries of all other stages.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import socket
@@ -31,7 +30,7 @@ from filelock import FileLock, Timeout
 
 from tasks import home
 from tasks.contracts import EXTERNAL, ArtifactRef, InputError, StageError
-from tasks.digests import MANIFEST, Damaged, build_manifest, manifest_digest, verify_entry
+from tasks.digests import MANIFEST, Damaged, StageKey, build_manifest, manifest_digest, verify_entry
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,27 +42,6 @@ FOLDER = "output"  # within a run's artifacts
 KINDS = ("study", "comparison")  # of the parent runs that hold a lock while they live
 REACH_SECONDS = 20.0
 PAGE = 200  # runs asked for at a time
-
-
-@dataclass(frozen=True)
-class StageKey:
-    """What decides a stage's output. Two equal digests mean: the same output, already there."""
-
-    stage: str
-    version: int
-    inputs: Mapping[str, str]
-    settings: Mapping[str, Any]
-
-    @property
-    def digest(self) -> str:
-        """sha256 of the canonical JSON of all four parts."""
-        parts = {
-            "stage": self.stage,
-            "version": self.version,
-            "inputs": dict(self.inputs),
-            "settings": dict(self.settings),
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -273,9 +251,22 @@ class Store:
         from mlflow.artifacts import download_artifacts
 
         try:
-            return Path(download_artifacts(uri, dst_path=str(out), tracking_uri=self.uri, registry_uri=self.uri))
+            return Path(download_artifacts(self._location(uri), dst_path=str(out), tracking_uri=self.uri))
         except Exception as error:  # MLflow's own, and those of each kind of artifact store
             raise InputError(f"{uri}: not to be had from MLflow at {self.uri}: {_first_line(error)}") from error
+
+    def _location(self, uri: str) -> str:
+        """Where a ``models:/`` URI points to; MLflow's own download would ask the process's global registry instead."""
+        if not uri.startswith("models:/"):
+            return uri
+        from mlflow.store.artifact.utils.models import get_model_name_and_version
+
+        match get_model_name_and_version(self.client, uri):
+            case (name, version):
+                return str(self.client.get_model_version_download_uri(name, version))
+            case (model_id,):
+                return str(self.client.get_logged_model(model_id).artifact_location)
+        raise ValueError("neither a registered nor a logged model")
 
     # --- runs that people browse ------------------------------------------------------------------------------------
 

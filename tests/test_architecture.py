@@ -29,7 +29,7 @@ def loaded_by(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["flows.study_flow", "flows.cli"])
+@pytest.mark.parametrize("module", ["flows.study_flow", "flows.compare_flow", "flows.cli"])
 def test_importing_a_flow_loads_nothing_heavy(module: str) -> None:
     loaded = loaded_by(f"import {module}")
     assert "flows" in loaded

@@ -1,62 +1,97 @@
-"""Accuracy tables from graded answers: one row a run and benchmark, and one row a pair of runs and benchmark."""
+"""Accuracy tables from graded answers: one row a run and benchmark, and one row a pair of runs and benchmark.
+
+Sample 0 of a problem is the greedy answer, samples 1, 2, ... are drawn at a temperature (`tasks.evaluation.samples`).
+"""
 
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from tasks.contracts import ACCURACY, ITEMS, MCNEMAR, InputError, checked
-from tasks.evaluation.intervals import holm, wilson
+from tasks.evaluation.intervals import holm, share_interval, wilson
 from tasks.evaluation.mcnemar import mcnemar
+from tasks.evaluation.power import EFFECT, LEVEL, detectable_difference, verdict
 
 _ANSWER = ["benchmark", "problem_id", "sample"]
 
 
-def accuracy_table(items: pl.DataFrame) -> pl.DataFrame:
+def accuracy_table(items: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
     """ACCURACY frame from ITEMS: benchmarks and runs in order of appearance, the base first.
 
-    The interval is Wilson's at 95 % over the ``n`` answers: right for one answer a problem. ``answer_loss`` is the
-    token-weighted mean over the reference solutions that were scored. Raises `InputError` for an answer that was not
-    graded or that appears twice.
+    Only the greedy answers count, where a run has them: the share right with Wilson's 95 % interval. Of a run that has
+    only drawn answers on a benchmark, all of those count: the mean over problems of the share right, each problem
+    counting the same, with a bootstrap over problems where there are several a problem (`share_interval`, with
+    ``seed``), because samples of one problem are no independent answers. ``answer_loss`` is the token-weighted mean
+    over the reference solutions that were scored. Raises `InputError` for an answer that was not graded or that
+    appears twice.
     """
-    items = _clean(items)
+    first = pl.col("sample") == 0
+    items = checked_items(items).filter(first | ~first.any().over("benchmark", "run"))
     known = pl.col("answer_nll").is_not_null() & pl.col("answer_tokens").is_not_null()
     tokens = pl.col("answer_tokens").filter(known).sum()
     table = items.group_by("benchmark", "run", maintain_order=True).agg(
         *(pl.col(name).first() for name in ("method", "seed", "data_seed", "lr")),
         n=pl.len(),
         correct=pl.col("correct").sum(),
-        accuracy=pl.col("correct").mean(),
         unparsed=pl.col("prediction").is_null().sum(),
         truncated=(pl.col("finish_reason") == "length").sum(),
         answer_loss=pl.when(tokens > 0).then(pl.col("answer_nll").filter(known).sum() / tokens),
     )
-    bounds = [wilson(correct, n) for correct, n in table.select("correct", "n").iter_rows()]
-    low, high = (pl.Series([bound[i] for bound in bounds], dtype=pl.Float64()) for i in range(2))
-    return checked(table.with_columns(low=low, high=high), ACCURACY, "accuracy")
+    scores = items.group_by("benchmark", "run", "problem_id", maintain_order=True).agg(score=pl.col("correct").mean())
+    shares = scores.group_by("benchmark", "run", maintain_order=True).agg(scores="score")
+    table = table.join(shares, on=["benchmark", "run"], how="left", maintain_order="left")
+    found = [_share(row, seed) for row in table.select("scores", "n", "correct").iter_rows(named=True)]
+    intervals = pl.DataFrame(found, schema=["accuracy", "low", "high"], orient="row")
+    return checked(pl.concat([table.drop("scores"), intervals], how="horizontal"), ACCURACY, "accuracy")
 
 
-def mcnemar_table(items: pl.DataFrame) -> pl.DataFrame:
+def _share(row: dict[str, Any], seed: int) -> tuple[float, float, float]:
+    """(accuracy, low, high) of one run on one benchmark."""
+    if len(row["scores"]) == row["n"]:
+        return (row["correct"] / row["n"], *wilson(row["correct"], row["n"]))
+    found = share_interval(row["scores"], seed=seed)
+    return found.estimate, found.low, found.high
+
+
+def mcnemar_table(items: pl.DataFrame, effect: float = EFFECT) -> pl.DataFrame:
     """MCNEMAR frame from ITEMS: every pair of runs on every benchmark, the base first and always a.
 
-    Answers are matched on (problem_id, sample); those that only one run gave are left out, ``n`` counts the rest.
-    Holm's correction is over all pairs of one benchmark. Raises `InputError` as `accuracy_table` does, and when two
-    runs share no answer on a benchmark.
+    Only the greedy answers (sample 0) are used: the test needs independent pairs, and samples of one problem are not.
+    Drawn answers are compared by `tasks.evaluation.samples.differences_table`. Problems that only one run answered are
+    left out, ``n`` counts the rest. Holm's correction is over all pairs of one benchmark, m of them.
+
+    ``detectable`` is `detectable_difference` at level .05 / m, the strictest of Holm's steps, so that it errs towards
+    "no power"; ``verdict`` weighs it against ``effect``, the smallest difference of interest (a share). Raises
+    `InputError` as `accuracy_table` does, for a run without a greedy answer on a benchmark that it has answers to, and
+    when two runs share no answer on a benchmark.
     """
-    items = _clean(items)
+    items = checked_items(items)
     rows = []
     for (benchmark,), group in items.group_by("benchmark", maintain_order=True):
         runs = group["run"].unique(maintain_order=True).to_list()
-        wide = group.pivot("run", index=["problem_id", "sample"], values="correct")
+        wide = group.filter(pl.col("sample") == 0).pivot("run", index="problem_id", values="correct")
+        if absent := [run for run in runs if run not in wide.columns]:
+            raise InputError(
+                f"items: run {absent[0]} has no greedy answer (sample 0) on {benchmark}; evaluate it greedily too"
+            )
         pairs = [_compare(wide, str(benchmark), a, b) for a, b in combinations(runs, 2)]
         adjusted = holm([pair["p_value"] for pair in pairs])
-        rows += [{**pair, "p_holm": float(p)} for pair, p in zip(pairs, adjusted, strict=True)]
+        rows += [_judged(pair, float(p), len(pairs), effect) for pair, p in zip(pairs, adjusted, strict=True)]
     return checked(pl.DataFrame(rows, schema=MCNEMAR), MCNEMAR, "mcnemar")
 
 
-def _compare(wide: pl.DataFrame, benchmark: str, run_a: str, run_b: str) -> dict[str, str | int | float]:
+def _judged(pair: dict[str, Any], p_holm: float, pairs: int, effect: float) -> dict[str, Any]:
+    discordance = (pair["only_a"] + pair["only_b"]) / pair["n"]
+    detectable = detectable_difference(pair["n"], discordance, alpha=LEVEL / pairs)
+    judged = verdict(p_holm, detectable, effect=effect)
+    return {**pair, "p_holm": p_holm, "detectable": detectable, "verdict": judged}
+
+
+def _compare(wide: pl.DataFrame, benchmark: str, run_a: str, run_b: str) -> dict[str, Any]:
     both = pl.DataFrame({"a": wide[run_a], "b": wide[run_b]}).drop_nulls()
     if both.is_empty():
         raise InputError(
@@ -78,8 +113,11 @@ def _compare(wide: pl.DataFrame, benchmark: str, run_a: str, run_b: str) -> dict
     }
 
 
-def _clean(items: pl.DataFrame) -> pl.DataFrame:
-    """Checked ITEMS: benchmarks in order of appearance, within each the base's answers first."""
+def checked_items(items: pl.DataFrame) -> pl.DataFrame:
+    """ITEMS that tables may be made of: benchmarks in order of appearance, within each the base's answers first.
+
+    `InputError` for a frame of another schema or without rows, an answer that was not graded, one that appears twice.
+    """
     items = checked(items, ITEMS, "items")
     if items.is_empty():
         raise InputError("items: no answers in it; evaluate at least one run")

@@ -1,4 +1,4 @@
-"""Uncertainty of accuracies: Wilson intervals, a paired bootstrap, Holm's correction."""
+"""Uncertainty of accuracies: Wilson intervals, bootstraps over problems, Holm's correction."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tasks.contracts import InputError
+
+_CONSTANT = 1e-12
+"""Scores closer than this differ by rounding only."""
 
 _CHUNK = 1_000_000
 """Drawn clusters held at once: bounds the bootstrap's memory at about 30 MB."""
@@ -38,6 +41,34 @@ def wilson(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:
 
     interval = binomtest(correct, n).proportion_ci(confidence_level=level, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def share_interval(scores: ArrayLike, seed: int = 0, draws: int = 10_000, level: float = 0.95) -> Interval:
+    """Mean of problems' scores (n,), each within [0, 1] (a share of samples solved, ...), and its interval.
+
+    The percentile bootstrap of `paired_bootstrap` over problems, for scores of several samples a problem; for one
+    answer a problem use `wilson`. Where the scores do not vary (every problem always solved, one problem only) there is
+    nothing to resample and the bootstrap would claim certainty: there it is Wilson's interval with n the number of
+    problems, which is wider than need be, since a score within [0, 1] varies at most as much as a coin of its mean.
+
+    With few problems it is a little narrow: in our simulation (16 samples a problem, 1,000 data sets) 95 % intervals
+    held the truth in 94-95 % of cases with 30 problems, in 91 % where most of the 30 were never solved.
+    `InputError` for empty input and for scores outside [0, 1].
+    """
+    scores_P = np.asarray(scores, dtype=np.float64)
+    if scores_P.ndim != 1 or scores_P.size == 0:
+        raise InputError(f"scores have shape {scores_P.shape}; need (n,) with n >= 1")
+    if not (scores_P.min() >= 0 and scores_P.max() <= 1):
+        raise InputError(f"scores reach from {scores_P.min()} to {scores_P.max()}; they are shares, within [0, 1]")
+    if np.ptp(scores_P) > _CONSTANT:
+        return paired_bootstrap(scores_P, np.zeros_like(scores_P), seed=seed, draws=draws, level=level)
+    _check_level(level)
+    # Imported here for the same reason as in `wilson`; unlike scipy's, it takes a fractional count.
+    from statsmodels.stats.proportion import proportion_confint
+
+    mean, n = float(scores_P.mean()), scores_P.size
+    low, high = proportion_confint(mean * n, n, 1 - level, method="wilson")
+    return Interval(mean, float(low), float(high))
 
 
 def paired_bootstrap(

@@ -1,7 +1,11 @@
-"""Prefect task: one model's answers to the held-out problems."""
+"""Prefect tasks: all models' answers to the held-out problems in one pass, and the tables of their accuracy."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -9,68 +13,150 @@ import polars as pl
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.contracts import ModelRef, RunInfo, StageResult
+from tasks import home
+from tasks.contracts import ModelRef, Progress, RunInfo, StageResult
 from tasks.devices import run_pinned, slots
 from tasks.evaluation.accuracy import accuracy_table, mcnemar_table
-from tasks.evaluation.evaluate import evaluate_run
+from tasks.evaluation.evaluate import NOT_EVALUATED, Asked, collect, evaluate_models
+from tasks.evaluation.samples import differences_table, samples_table
 from tasks.grading import grade
 from tasks.specs import EvaluationSpec
-from tasks.stage import can_heal, log_file, run_stage, state_of
+from tasks.stage import Part, can_heal, log_file, run_stage, run_stages, state_of, states_of
 from tasks.store import StageKey, open_store
 
+INSTRUCTED = ("base-instructed", "teacher")
+"""Those of `tasks.contracts.REFERENCE_METHODS` that are asked in the teacher's style."""
 
-@task(task_run_name="evaluate {info.label}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
+
+@task(task_run_name="evaluate {title}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
 def evaluate_task(
-    info: RunInfo,
+    title: str,
+    infos: Sequence[RunInfo],
     base: ModelRef,
     problems: StageResult,
     spec: EvaluationSpec,
-    trained: StageResult | None = None,
-    instructed: bool = False,
+    trained: Sequence[StageResult | None],
 ) -> Any:
-    """Artifact: ``items.parquet`` (ITEMS). Without ``trained`` the base itself answers."""
+    """One result a model: artifact ``items.parquet`` (ITEMS). A model without ``trained`` is the base itself.
+
+    The models that the cache lacks are asked together, the problems shared out among the devices; answers are kept as
+    they come, so a pass that was killed goes on where it was.
+    """
     store = open_store()
-    inputs = {"problems": problems.ref.sha256, "adapter": trained.ref.sha256 if trained else ""}
+    folder = store.local(problems.ref) / "problems.parquet"
+    asked = [
+        Asked(info, store.local(result.ref) / "adapter" if result else None, info.method in INSTRUCTED)
+        for info, result in zip(infos, trained, strict=True)
+    ]
+    parts = [
+        Part(_key(one, base, problems, spec, result), f"evaluate {one.info.label}")
+        for one, result in zip(asked, trained, strict=True)
+    ]
+
+    def compute(missing: Sequence[int], progress: Progress) -> Mapping[int, Any]:
+        partials = [home.subfolder("partial") / parts[place].key.digest for place in missing]
+        for partial in partials:
+            partial.mkdir(exist_ok=True)
+        count = len(slots())
+        shared = _Shares(progress, count)
+        arguments = {
+            "base": store.local(base.ref) / base.folder,
+            "asked": [asked[place] for place in missing],
+            "partials": partials,
+            "problems": folder,
+            "spec": spec,
+            "prompt_template": base.prompt_template,
+            "pad_token": base.pad_token,
+            "max_length": base.max_length,
+        }
+
+        def share(i: int) -> Any:
+            log = log_file(parts[missing[0]].key).with_suffix(f".{i}.log")
+            return run_pinned(evaluate_models, {**arguments, "share": (i, count)}, log=log, progress=shared.of(i))
+
+        with ThreadPoolExecutor(count) as pool:
+            # Prefect knows a task's run by context, which a thread does not inherit.
+            waiting = [pool.submit(copy_context().run, share, i) for i in range(count)]
+            found = [future.result() for future in waiting]
+        return {
+            place: _writer(partial, folder, int(found[0]["too_long"]))
+            for place, partial in zip(missing, partials, strict=True)
+        }
+
+    return states_of(run_stages(parts, f"evaluate {title}", compute))
+
+
+def _key(
+    asked: Asked, base: ModelRef, problems: StageResult, spec: EvaluationSpec, trained: StageResult | None
+) -> StageKey:
+    info = asked.info
     settings = {
         "base": base.identity,
         "run": [info.run, info.method, info.seed, info.data_seed, info.lr],
         "max_new_tokens": spec.max_new_tokens,
-        "instructed": instructed,
+        "sampled": [spec.samples, spec.temperature, spec.seed] if spec.samples else [],
+        "instructed": asked.instructed,
         "grader": grade.GRADER,
         "device": slots()[0].kind,
     }
-    key = StageKey("evaluate", 1, inputs, settings)
-    arguments = {
-        "base": store.local(base.ref) / base.folder,
-        "adapter": store.local(trained.ref) / "adapter" if trained else None,
-        "problems": store.local(problems.ref) / "problems.parquet",
-        "info": info,
-        "spec": spec,
-        "prompt_template": base.prompt_template,
-        "pad_token": base.pad_token,
-        "max_length": base.max_length,
-        "instructed": instructed,
-    }
-    return state_of(
-        run_stage(
-            key,
-            f"evaluate {info.label}",
-            lambda out, progress: run_pinned(
-                evaluate_run, {**arguments, "out": out}, log=log_file(key), progress=progress
-            ),
-        )
-    )
+    inputs = {"problems": problems.ref.sha256, "adapter": trained.ref.sha256 if trained else ""}
+    return StageKey("evaluate", 2, inputs, settings)
+
+
+def _writer(partial: Path, problems: Path, too_long: int) -> Any:
+    """What writes one model's answers to its artifact, and forgets the partial ones."""
+
+    def write(out: Path, _: Progress) -> dict[str, Any]:
+        known = pl.read_parquet(problems)
+        items = collect(partial, known)
+        items.write_parquet(out / "items.parquet")
+        shutil.rmtree(partial)
+        first = items.filter(pl.col("sample") == 0)
+        used = known.filter(~pl.col("split").is_in(NOT_EVALUATED))
+        return {
+            "n": first.height,
+            "correct": int(first["correct"].sum()),
+            "boxed_references": used["solution"].null_count(),
+            "too_long": too_long,
+        }
+
+    return write
+
+
+class _Shares:
+    """One progress out of several devices'. It begins when the first device is had."""
+
+    def __init__(self, progress: Progress, count: int) -> None:
+        self._progress, self._done, self._total = progress, [0] * count, [0] * count
+
+    def of(self, place: int) -> Progress:
+        def progress(done: int, total: int, note: str) -> None:
+            if total == 0:
+                if not any(self._total):
+                    self._progress(0, 0, "")
+                return
+            self._done[place], self._total[place] = done, total
+            self._progress(sum(self._done), sum(self._total), note)
+
+        return progress
 
 
 @task(task_run_name="accuracy", cache_policy=NO_CACHE)
 def accuracy_task(answers: list[StageResult]) -> Any:
-    """Artifact: ``items``, ``accuracy`` and ``mcnemar`` (parquet) over every model of the study, the base first."""
-    key = StageKey("accuracy", 1, {str(i): answer.ref.sha256 for i, answer in enumerate(answers)}, {})
+    """Artifact: ``items``, ``accuracy`` and ``mcnemar`` (parquet) over every model of the study, the base first.
+
+    Where answers were sampled beside the greedy ones, ``samples`` and ``differences`` too.
+    """
+    key = StageKey("accuracy", 2, {str(i): answer.ref.sha256 for i, answer in enumerate(answers)}, {})
     store = open_store()
 
     def compute(out: Path, _: Any) -> dict[str, Any]:
         items = pl.concat([pl.read_parquet(store.local(answer.ref) / "items.parquet") for answer in answers])
         tables = {"items": items, "accuracy": accuracy_table(items), "mcnemar": mcnemar_table(items)}
+        if most := int(items["sample"].max()):  # type: ignore[arg-type]
+            ks = [2**i for i in range(most.bit_length())]  # 1, 2, 4, ... and all
+            tables["samples"] = samples_table(items, sorted({*ks, most}), seed=0)
+            tables["differences"] = differences_table(items, seed=0)
         for name, frame in tables.items():
             frame.write_parquet(out / f"{name}.parquet")
         return {"models": len(answers), "items": items.height}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tasks.geometry.delta import Array, Dense, Factors, LoraDelta, Update, shared
+from tasks.geometry.factored import factor
 
 CANCELS = 1e-6
 """Share of |dW|^2 below which |dW|^2 - |P dW|^2 has lost too many digits and the remainder is computed itself."""
@@ -72,17 +73,18 @@ def fraction_of(residual: Array, squared: Array) -> Array:
 
 def inner(a: LoraDelta, b: LoraDelta) -> dict[str, float]:
     """``<dW_a, dW_b>_F`` for every shared module."""
-    return {name: module_inner(a.modules[name], b.modules[name]) for name in shared(a, b)}
+    return _inner(compact(a), compact(b))
 
 
 def norm(delta: LoraDelta) -> float:
     """Frobenius norm of the whole update, scale included, over all its modules."""
-    return math.sqrt(max(sum(inner(delta, delta).values()), 0.0))
+    return math.sqrt(sum(map(_squared, compact(delta).modules.values())))
 
 
 def module_cosines(a: LoraDelta, b: LoraDelta) -> dict[str, float]:
     """Cosine of the two updates in every shared module; NaN where one of them is zero."""
-    products = inner(a, b)
+    a, b = compact(a), compact(b)
+    products = _inner(a, b)
     squared = [np.array([_squared(delta.modules[name]) for name in products]) for delta in (a, b)]
     return dict(zip(products, cosine_of(np.array(list(products.values())), *squared).tolist(), strict=True))
 
@@ -94,11 +96,12 @@ def cosine_matrix(deltas: Sequence[LoraDelta]) -> Array:
     comparison whatever else is in the list. NaN, also on the diagonal, for a zero update. `InputError` where two
     adapters share no module.
     """
+    deltas = [compact(delta) for delta in deltas]
     squared = [{name: _squared(factors) for name, factors in delta.modules.items()} for delta in deltas]
     cosines = np.empty((len(deltas), len(deltas)))
     for i, a in enumerate(deltas):
         for j in range(i, len(deltas)):
-            products = squared[i] if i == j else inner(a, deltas[j])
+            products = squared[i] if i == j else _inner(a, deltas[j])
             sums = [sum(norms[name] for name in products) for norms in (squared[i], squared[j])]
             cosines[i, j] = cosines[j, i] = cosine_of(np.array(sum(products.values())), *map(np.array, sums))
     return cosines
@@ -114,9 +117,24 @@ def orthogonal_fraction(delta: LoraDelta, reference: LoraDelta) -> float:
 
     A module where the reference is zero counts as wholly orthogonal; NaN when ``delta`` itself is zero.
     """
+    delta, reference = compact(delta), compact(reference)
     names = shared(delta, reference)
     rest = sum(module_residual(delta.modules[name], reference.modules[name]) for name in names)
     return float(fraction_of(np.array(rest), np.array(sum(_squared(delta.modules[name]) for name in names))))
+
+
+def compact(delta: LoraDelta) -> LoraDelta:
+    """The same updates, refactored by their SVDs.
+
+    Grams of the factors as they are round relative to the factors' size, squared. Where that is far above the update's
+    (badly conditioned factors, terms that cancel), cosines would be wrong; after this, a zero update is exactly 0.
+    """
+    svds = {name: factor(factors) for name, factors in delta.modules.items()}
+    return LoraDelta({name: Factors(svd.U * svd.s, svd.V.T, 1.0) for name, svd in svds.items()}, delta.source)
+
+
+def _inner(a: LoraDelta, b: LoraDelta) -> dict[str, float]:
+    return {name: module_inner(a.modules[name], b.modules[name]) for name in shared(a, b)}
 
 
 def _squared(factors: Factors) -> float:

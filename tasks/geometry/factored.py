@@ -102,6 +102,7 @@ def _dense(w: Array, leading: int) -> Factored:
 
         start = np.random.default_rng(0).standard_normal(min(w.shape))
         left, s, right = svds(w, k=leading, v0=start)
-        left, s, right = left[:, ::-1], s[::-1], right[::-1]  # they come ascending
+        order = np.argsort(s)[::-1]
+        left, s, right = left[:, order], s[order], right[order]
     s = np.where(s > max(w.shape) * np.finfo(np.float64).eps * s[0], s, 0.0)
     return Factored(left, s, right.T, complete=whole or not s[-1])

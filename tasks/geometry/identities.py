@@ -10,7 +10,7 @@ from tasks.settings import nearest
 
 
 def identify(labels: Sequence[str], known: Mapping[str, RunInfo], twins: Sequence[str] = ()) -> list[RunInfo]:
-    """One `RunInfo` a label. ``known``: label -> what MLflow knows of it; where that is nothing, the method is the label.
+    """One `RunInfo` a label. ``known``: label -> what MLflow knows of it; of a stranger the method is the label.
 
     Each of ``twins`` is ``A=B``: B is the method of A, trained again with its learning rate. Raises `InputError` for a
     twin that is no label, and where the two are known to have different learning rates.

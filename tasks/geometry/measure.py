@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
@@ -78,9 +79,26 @@ def measure(
 
     workers = workers or min(len(os.sched_getaffinity(0)), len(names))
     with _single_threaded(), ThreadPoolExecutor(workers) as pool:
-        for done, found in enumerate(pool.map(one, range(len(names))), start=1):
+        for done, found in enumerate(_in_order(pool, one, len(names), ahead=2 * workers), start=1):
             progress(done, len(names), "modules")
             yield found
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, work: Callable[[int], ModuleMeasure], number: int, ahead: int
+) -> Iterator[ModuleMeasure]:
+    """``work(0), work(1), ...``, at most ``ahead`` of them not yet taken: for a slow reader they would pile up."""
+    begun: deque[Future[ModuleMeasure]] = deque()
+    try:
+        for place in range(number):
+            begun.append(pool.submit(work, place))
+            if len(begun) == ahead:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        for future in begun:
+            future.cancel()
 
 
 def _single_threaded() -> Any:

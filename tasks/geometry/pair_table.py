@@ -12,7 +12,7 @@ import polars as pl
 
 from tasks.contracts import PAIR_METRICS_FRAME, RunInfo, checked
 from tasks.geometry.bootstrap import Counts, cluster_counts, clusters_of, interval
-from tasks.geometry.chance import SEED, TotalChance
+from tasks.geometry.chance import SEED, TIES, TotalChance
 from tasks.geometry.delta import Array, layer_of, projection_of
 from tasks.geometry.measure import ModuleMeasure
 from tasks.geometry.metrics import PAIR_METRICS, PARTS, Key
@@ -59,6 +59,7 @@ class PairTable:
         self.total = TotalChance(len(self.pairs))
         self.random = np.ones(len(self.modules))
         """(N,) share of a random update that is outside another's direction, squared: 1 - 1 / (out in)."""
+        self._nulls: dict[tuple[str, tuple[int, ...]], Array] = {}
 
     @property
     def _shape(self) -> tuple[int, int]:
@@ -94,11 +95,13 @@ class PairTable:
         update. Null marks a value that is not defined: a zero update, which has no direction, or a k above its
         numerical rank; values over several modules leave such modules out.
         """
+        if not self.columns:  # one adapter alone, or pairs whose shared modules are all damaged
+            return pl.DataFrame(schema=PAIR_METRICS_FRAME)
         groups = self._groups()
         order = {name: place for place, name in enumerate(PAIR_METRICS)}
         keys = sorted(self.columns, key=lambda key: (order[key[0]], key[1] or 0))
         blocks = [self._block(key, groups) for key in keys]
-        stacked = {name: np.stack([block[name] for block in blocks], axis=-1) for name in blocks[0]} if blocks else {}
+        stacked = {name: np.stack([block[name] for block in blocks], axis=-1) for name in blocks[0]}
         labels: dict[str, list[Any]] = {
             "module": ["*"] * len(groups) + self.modules,
             "layer": [group.layer for group in groups] + [layer_of(name) for name in self.modules],
@@ -108,8 +111,7 @@ class PairTable:
             self._rows(range(start, min(start + _CHUNK, len(self.pairs))), keys, labels, stacked, infos)
             for start in range(0, len(self.pairs), _CHUNK)
         ]
-        empty = pl.DataFrame(schema=PAIR_METRICS_FRAME)
-        return checked(pl.concat(chunks) if chunks and keys else empty, PAIR_METRICS_FRAME, "pair_metrics")
+        return checked(pl.concat(chunks), PAIR_METRICS_FRAME, "pair_metrics")
 
     def _groups(self) -> list[Group]:
         layers = [layer_of(name) for name in self.modules]
@@ -135,15 +137,12 @@ class PairTable:
         low, high = self._interval(key)
         blank = np.full((len(self.pairs), len(groups) - 1), np.nan)
         nothing = np.full(self._shape, np.nan)
-        mean = np.full_like(value, np.nan)
-        if metric.null is not None:
-            mean = metric.overall(self._random_parts(), np.where(np.isnan(column.value), np.nan, column.mean), members)
         return {
             "value": np.hstack([value, column.value]),
             "present": np.hstack([column.present.astype(float) @ members.T > 0, column.present]),
             "low": np.hstack([low[:, None], blank, nothing]),
             "high": np.hstack([high[:, None], blank, nothing]),
-            "null": np.hstack([mean, np.where(np.isnan(column.value), np.nan, column.mean)]),
+            "null": self._null(key, members),
             "percentile": np.hstack([self._percentile(key, value[:, 0])[:, None], blank, column.percentile]),
         }
 
@@ -154,10 +153,40 @@ class PairTable:
         drawn = PAIR_METRICS[key[0]].overall(self.parts, column.value, counts)
         return interval(drawn, clusters=clusters_of(layers, column.value))
 
+    def _null(self, key: Key, members: Counts) -> Array:
+        """What chance gives one metric on average, (P, G + N). The mean of a median is not the median of the means."""
+        column, metric = self.columns[key], PAIR_METRICS[key[0]]
+        if metric.null is None:
+            return np.full((len(self.pairs), len(members) + len(self.modules)), np.nan)
+        defined = ~np.isnan(column.value)
+        means = np.where(defined, column.mean, np.nan)
+        if not metric.null.startswith("angle"):
+            alone = np.eye(len(self.modules), dtype=np.int64)
+            return metric.overall(self._random_parts(), means, np.vstack([members, alone]))
+        medians = np.full((len(self.pairs), len(members)), np.nan)
+        for which in np.unique(defined, axis=0):
+            same = (defined == which).all(axis=1)
+            for g, group in enumerate(members):
+                if (which * group).any():
+                    medians[same, g] = self._pooled(key, which * group).mean()
+        return np.hstack([medians, means])
+
     def _random_parts(self) -> dict[str, Array]:
         """What the parts are on average when one update of every pair points in a random direction."""
         parts = dict(self.parts, inner=np.zeros(self._shape))
-        return parts | {f"residual_{side}": self.parts[f"squared_{side}"] * self.random for side in "ab"}
+        for own, other in ("ab", "ba"):  # all of an update is outside a zero one
+            share = np.where(self.parts[f"squared_{other}"] > 0, self.random, 1.0)
+            parts[f"residual_{own}"] = self.parts[f"squared_{own}"] * share
+        return parts
+
+    def _pooled(self, key: Key, which: Counts) -> Array:
+        """(D,) draws of the value of the modules ``which`` together; made once for all groups of the same pools."""
+        pools = [self.columns[key].pools[n] for n in np.flatnonzero(which)]
+        null_of = median_null if key[0].startswith("angle") else mean_null
+        known = key[0], tuple(sorted(id(pool) for pool in pools))
+        if known not in self._nulls:
+            self._nulls[known] = null_of(pools, np.random.default_rng((SEED, 3)))
+        return self._nulls[known]
 
     def _percentile(self, key: Key, values: Array) -> Array:
         """(P,) percentiles of the values over everything, against what chance gives everything."""
@@ -169,13 +198,11 @@ class PairTable:
             squared = [self.parts[name].sum(axis=1) for name in ("squared_a", "squared_b")]
             return self.total.percentile(metric.null, values, *squared)
         defined = ~np.isnan(column.value)
-        null_of = median_null if key[0].startswith("angle") else mean_null
         for which in np.unique(defined, axis=0):
-            pools = [column.pools[n] for n in np.flatnonzero(which)]
-            if pools:
+            if which.any():
                 same = (defined == which).all(axis=1)
-                null = null_of(pools, np.random.default_rng((SEED, 3)))
-                result[same] = percentile(values[same], null)
+                tie = TIES[metric.null.split("_")[0]]
+                result[same] = percentile(values[same], self._pooled(key, which), tie)
         return result
 
     def _rows(

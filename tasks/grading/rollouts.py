@@ -15,14 +15,25 @@ def grade_rollouts(*, rollouts: Path, out: Path, progress: Progress = no_progres
     """Read ROLLOUTS, write ``rollouts.parquet`` (GRADED) and return its counts.
 
     A given label wins over the grader; on how many labelled rows the two disagree is counted, and those rows are
-    written to ``disagreements.parquet``. Rows without a gold answer keep their label ungraded.
+    written to ``disagreements.parquet``. Rows without a gold answer keep their label ungraded; labelled rows whose gold
+    cannot be read keep their label, are counted (``unparsed_gold``) and compared with nothing. Raises `InputError` for
+    a row without label whose gold cannot be read: a reward of 0 would train on nothing the completion did.
     """
     from tasks.grading import grade as module
+    from tasks.grading.golds import refuse_unread
 
     frame = checked(pl.read_parquet(rollouts), ROLLOUTS, "rollouts")
     gold = frame["answer"].is_not_null()
     gradable = frame.filter(gold)
     grades = grade_many(gradable["completion"].to_list(), gradable["answer"].to_list(), progress)
+    labels = gradable["given_reward"].to_list()
+    refuse_unread(
+        [i for i, grade in enumerate(grades) if labels[i] is None and not grade.gold_parsed],
+        gradable["answer"].to_list(),
+        gradable["problem_id"].to_list(),
+        "rollouts.file",
+        "correct it, give a reward with each row, or leave the problem out",
+    )
     found = pl.DataFrame(
         {
             "index": frame.with_row_index("index").filter(gold)["index"],
@@ -36,10 +47,18 @@ def grade_rollouts(*, rollouts: Path, out: Path, progress: Progress = no_progres
         reward=pl.coalesce(given, "graded"),
         grader=pl.when(given.is_not_null()).then(pl.lit("given")).otherwise(pl.lit(module.GRADER)),
     )
-    same = agreement(gradable["given_reward"].to_list(), grades)
+    same = agreement(
+        [label if grade.gold_parsed else None for label, grade in zip(labels, grades, strict=True)], grades
+    )
     gradable.with_columns(found["extracted"])[list(same.disagreements)].write_parquet(out / "disagreements.parquet")
     checked(graded.drop("graded"), GRADED, "graded rollouts").write_parquet(out / "rollouts.parquet")
-    return {**counts(graded), "label_and_grader_compared": same.n, "label_and_grader_disagree": same.n - same.agree}
+    unparsed_gold = sum(not grade.gold_parsed for grade in grades)
+    return {
+        **counts(graded),
+        "unparsed_gold": unparsed_gold,
+        "label_and_grader_compared": same.n,
+        "label_and_grader_disagree": same.n - same.agree,
+    }
 
 
 def counts(graded: pl.DataFrame) -> dict[str, int]:

@@ -18,7 +18,7 @@ from tasks.store import StageKey, open_store
 @task(task_run_name="grade", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
 def grade_task(rollouts: StageResult) -> Any:
     """Artifact: ``rollouts.parquet`` (GRADED) and ``disagreements.parquet``."""
-    key = StageKey("grade", 1, {"rollouts": rollouts.ref.sha256}, {"grader": grade.GRADER})
+    key = StageKey("grade", 2, {"rollouts": rollouts.ref.sha256}, {"grader": grade.GRADER})
     file = open_store().local(rollouts.ref) / "rollouts.parquet"
     return state_of(
         run_stage(

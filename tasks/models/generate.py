@@ -40,13 +40,15 @@ def generate(
     batch_size: int,
     temperature: float | None = None,
     seeds: Sequence[int] | None = None,
+    adapters: Sequence[str] | None = None,
     progress: Progress = no_progress,
 ) -> list[Generated]:
     """Completions of ``prompts`` (token ids), in their order.
 
-    ``temperature`` None decodes greedily; otherwise ``seeds`` gives one non-negative integer a prompt. Prompts are
-    decoded in order of length, ``batch_size`` at a time; ``progress`` counts prompts. Raises `InputError` for empty
-    prompts, a temperature that is not positive, or seeds that do not match the prompts.
+    ``temperature`` None decodes greedily; otherwise ``seeds`` gives one non-negative integer a prompt. ``adapters``:
+    for a model of `tasks.models.load.load_adapters`, the name of each prompt's adapter; rows of several adapters share
+    a batch. Prompts are decoded in order of length, ``batch_size`` at a time; ``progress`` counts prompts. Raises
+    `InputError` for empty prompts, a temperature that is not positive, or seeds that do not match the prompts.
     """
     import torch
 
@@ -62,12 +64,26 @@ def generate(
             if temperature is not None and seeds is not None:
                 draws = _draws([seeds[i] for i in batch], max_new_tokens)
             with torch.inference_mode():
-                rows = _decode(model, [prompts[i] for i in batch], draws, temperature, eos_id, pad_id, max_new_tokens)
+                rows = _decode(
+                    model,
+                    [prompts[i] for i in batch],
+                    draws,
+                    temperature,
+                    eos_id,
+                    pad_id,
+                    max_new_tokens,
+                    mixed([adapters[i] for i in batch] if adapters is not None else None),
+                )
             done.update(zip(batch, rows, strict=True))
             progress(len(done), len(order), "")
     finally:
         model.train(was_training)
     return [done[i] for i in range(len(prompts))]
+
+
+def mixed(adapters: list[str] | None) -> dict[str, list[str]]:
+    """The argument by which PEFT gives each row of a batch its own adapter; nothing for a model without adapters."""
+    return {} if adapters is None else {"adapter_names": adapters}
 
 
 def _check(prompts: Sequence[Sequence[int]], temperature: float | None, seeds: Sequence[int] | None) -> None:
@@ -94,6 +110,7 @@ def _decode(
     eos_id: int,
     pad_id: int,
     max_new_tokens: int,
+    mixture: dict[str, list[str]],
 ) -> list[Generated]:
     import torch
     from transformers import LogitsProcessorList
@@ -112,6 +129,7 @@ def _decode(
         attention_mask=mask.to(model.device),
         generation_config=_plain_config(eos_id, pad_id, max_new_tokens),
         logits_processor=LogitsProcessorList([sampler] if sampler else []),
+        **mixture,
     )
     logprobs_BT = sampler.logprobs() if sampler else None
     return [

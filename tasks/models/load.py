@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,31 @@ def load_model(base: Path | str, precision: str = "auto", adapter: Path | str | 
 
         model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     return model.to(device()).eval()
+
+
+BARE = "__base__"
+"""PEFT's name of no adapter at all, in a batch of rows with their own adapters."""
+
+
+def load_adapters(base: Path | str, adapters: Mapping[str, Path]) -> Any:
+    """``base`` in float32 with all ``adapters`` (name -> PEFT directory) beside it, none merged.
+
+    Each row of a batch chooses its own by name (PEFT's ``adapter_names``), `BARE` the base's. The base is held once.
+    Raises `InputError` for an adapter that does not fit the base, or that PEFT cannot mix with others in a batch.
+    """
+    from peft import PeftModel
+
+    model = load_model(base, "float32")
+    for name, folder in adapters.items():
+        try:
+            if isinstance(model, PeftModel):
+                model.load_adapter(str(folder), adapter_name=name)
+            else:
+                model = PeftModel.from_pretrained(model, str(folder), adapter_name=name)
+        except Exception as error:  # whatever PEFT says of a foreign adapter
+            said = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+            raise InputError(f"adapter {name} ({folder}) does not fit the base {base}: {said}") from error
+    return model.eval()
 
 
 def context_length(base: Path | str, limit: int | None = None) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks.contracts import Progress, no_progress
+from tasks.models.generate import mixed
 
 
 def sequence_nll(
@@ -15,11 +16,13 @@ def sequence_nll(
     *,
     pad_id: int,
     batch_size: int,
+    adapters: Sequence[str] | None = None,
     progress: Progress = no_progress,
 ) -> list[float]:
     """Negative log-likelihood in nats of each target given its prompt, summed over the target's tokens.
 
-    ``prompts`` and ``targets`` are P lists of token ids; returns P floats. Right padding, rows sorted by length so
+    ``prompts`` and ``targets`` are P lists of token ids; returns P floats. ``adapters``: each row's own, as in
+    `tasks.models.generate.generate`. Right padding, rows sorted by length so
     that a batch pads little; log-softmax in float32 over the target positions only, so no (B, T, V) tensor of
     log-probabilities is kept.
     """
@@ -41,7 +44,8 @@ def sequence_nll(
             target_BT[row, len(prompts[i]) : len(sequence)] = True
         ids_BT, mask_BT, target_BT = ids_BT.to(device), mask_BT.to(device), target_BT.to(device)
         with torch.inference_mode():
-            logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits[:, :-1]
+            mixture = mixed([adapters[i] for i in rows] if adapters is not None else None)
+            logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False, **mixture).logits[:, :-1]
             wanted_BT = target_BT[:, 1:]
             nll_N = torch.nn.functional.cross_entropy(
                 logits_BTV[wanted_BT].float(), ids_BT[:, 1:][wanted_BT], reduction="none"

@@ -26,6 +26,23 @@ def question_key(question: str) -> int:
     return int.from_bytes(blake2b(normalise(question).encode(), digest_size=8).digest(), "big") >> 1
 
 
+INSTRUCTIONS = (
+    "Please reason step by step, and put your final answer within \\boxed{}.",
+    "Let's think step by step and output the final answer within \\boxed{}.",
+    "Let's think step by step.",
+    "Please think step by step.",
+)
+"""Sentences around a question that make it no other question."""
+
+
+def bare_key(question: str) -> int:
+    """`question_key` without `INSTRUCTIONS` before or behind the question: finds it whatever template asked it."""
+    text = normalise(question)
+    for sentence in map(normalise, INSTRUCTIONS):
+        text = text.removeprefix(sentence).removesuffix(sentence).strip()
+    return question_key(text or question)
+
+
 def split_of(question: str) -> str:
     """The only split ``question`` may appear in: one of `SPLITS`, or ``"pretraining"``."""
     bucket = question_key(question) % BUCKETS

@@ -1,38 +1,80 @@
-"""The held-out problems of a study on one's own rollouts."""
+"""What a study on one's own rollouts is judged by: problems held out of them, a file, and benchmarks."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from tasks.contracts import PROBLEMS, InputError, checked
+from tasks.problems.benchmarks import Loaded
 from tasks.problems.files import read_problems
-from tasks.problems.overlap import question_key
+from tasks.problems.overlap import bare_key
 
 
-def own_problems(*, file: Path | None, rollouts: Path, n: int, out: Path) -> dict[str, Any]:
-    """Choose ``n`` held-out problems: of ``file``, else of the share that the rollouts held out.
+def own_problems(
+    *,
+    file: Path | None,
+    rollouts: Path,
+    n: int,
+    out: Path,
+    benchmarks: Sequence[Loaded] = (),
+    fields: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """Choose ``n`` held-out problems of ``file``, else of the share that the rollouts held out, and ``n`` a benchmark.
 
-    Problems whose question (white space and case aside) is among the rollouts' prompts are left out and counted. The
-    choice is by a hash of the question, so it does not depend on the file's order. Writes ``problems.parquet``.
-    Raises `InputError` where none is left.
+    Problems whose question (white space, case and an instruction sentence aside) is among the rollouts' prompts are
+    left out and counted. The choice is by a hash of the question, so it does not depend on the order. Writes
+    ``problems.parquet``; its column ``question`` is what is asked, a benchmark's template included. The summary has for
+    each benchmark its size, template, source and what was left out of it. Raises `InputError` where none is left, in
+    all or in one benchmark.
     """
-    source = read_problems(file) if file else checked(pl.read_parquet(rollouts / "heldout.parquet"), PROBLEMS, "held")
-    trained = {question_key(prompt) for prompt in pl.read_parquet(rollouts / "rollouts.parquet")["prompt"].unique()}
-    keys = [question_key(question) for question in source["question"]]
-    fresh = source.with_columns(pl.Series("key", keys)).filter(~pl.col("key").is_in(list(trained)))
-    if fresh.is_empty():
+    trained = {bare_key(prompt) for prompt in pl.read_parquet(rollouts / "rollouts.parquet")["prompt"].unique()}
+    source = (
+        read_problems(file, fields)
+        if file
+        else checked(pl.read_parquet(rollouts / "heldout.parquet"), PROBLEMS, "held")
+    )
+    fresh = _fresh(source, trained)
+    if fresh.is_empty() and (file or not benchmarks):
         raise InputError(
             "evaluation.problems: no held-out problem with a gold answer is left; give a file of problems that are "
             "not among the rollouts, or raise rollouts.holdout"
         )
-    chosen = fresh.sort("key").head(n).drop("key").with_columns(split=pl.lit("heldout"))
-    checked(chosen, PROBLEMS, "problems").write_parquet(out / "problems.parquet")
+    parts = [fresh.head(n).with_columns(split=pl.lit("heldout"))]
+    dropped = source.height - fresh.height
+    summary: dict[str, Any] = {}
+    for benchmark in benchmarks:
+        frame = benchmark.problems.frame
+        unseen = _fresh(frame, trained)
+        if unseen.is_empty():
+            raise InputError(
+                f"evaluation.benchmarks: all {frame.height} problems of {benchmark.name} are among the rollouts; "
+                "evaluate on another"
+            )
+        parts.append(unseen.head(n))
+        dropped += frame.height - unseen.height
+        summary |= {
+            f"{benchmark.name}.n": parts[-1].height,
+            f"{benchmark.name}.template": benchmark.template,
+            f"{benchmark.name}.source": benchmark.source,
+            f"{benchmark.name}.shared_with_rollouts_dropped": frame.height - unseen.height,
+        }
+    chosen = pl.concat(parts)
+    shared = len(trained & set(chosen["key"]))
+    checked(chosen.drop("key"), PROBLEMS, "problems").write_parquet(out / "problems.parquet")
     return {
-        "heldout": chosen.height,
+        "heldout": parts[0].height,
         "available": fresh.height,
-        "shared_with_rollouts_dropped": source.height - fresh.height,
-        "overlap": len(trained & set(fresh.sort("key").head(n)["key"])),
+        "shared_with_rollouts_dropped": dropped,
+        "overlap": shared,
+        **summary,
     }
+
+
+def _fresh(frame: pl.DataFrame, trained: set[int]) -> pl.DataFrame:
+    """The problems that were not trained on, in the order of their hashes (column ``key``)."""
+    keys = pl.Series("key", [bare_key(question) for question in frame["question"]], dtype=pl.Int64)
+    return frame.with_columns(keys).filter(~pl.col("key").is_in(list(trained))).sort("key")

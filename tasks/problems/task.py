@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.contracts import StageResult
 from tasks.digests import file_digest
+from tasks.problems.benchmarks import frame_digest, open_benchmark
 from tasks.problems.own import own_problems
 from tasks.problems.world import world_problems
 from tasks.specs import EvaluationSpec, RolloutSpec, TinySpec
@@ -31,11 +32,25 @@ def problems_task(tiny: TinySpec, rollouts: RolloutSpec, evaluation: EvaluationS
 
 @task(task_run_name="problems", cache_policy=NO_CACHE)
 def own_problems_task(evaluation: EvaluationSpec, rollouts: StageResult) -> Any:
-    """Artifact: ``problems.parquet`` from ``evaluation.problems``, or from what the rollouts held out."""
+    """Artifact: ``problems.parquet``: ``evaluation.problems``, or what the rollouts held out, and the benchmarks."""
     file = Path(evaluation.problems).expanduser() if evaluation.problems else None
+    fields = {str(name): column for name, column in evaluation.fields.items()}
+    benchmarks = [open_benchmark(name, fields) for name in evaluation.benchmarks]
     inputs = {"rollouts": rollouts.ref.sha256, "file": file_digest(file) if file else ""}
-    key = StageKey("problems", 1, inputs, {"n": evaluation.n})
+    inputs |= {f"benchmark {loaded.name}": frame_digest(loaded.problems.frame) for loaded in benchmarks}
+    key = StageKey("problems", 2, inputs, {"n": evaluation.n, "fields": fields})
     folder = open_store().local(rollouts.ref)
     return state_of(
-        run_stage(key, "problems", lambda out, _: own_problems(file=file, rollouts=folder, n=evaluation.n, out=out))
+        run_stage(
+            key,
+            "problems",
+            lambda out, _: own_problems(
+                file=file,
+                rollouts=folder,
+                n=evaluation.n,
+                out=out,
+                benchmarks=benchmarks,
+                fields=fields,
+            ),
+        )
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 
 from tasks.contracts import RunInfo
 from tasks.reporting.formats import benchmark_name, percent
-from tasks.reporting.join import StudyTables, base_of, benchmarks, ordered_runs, score, versus
+from tasks.reporting.join import NO_POWER, StudyTables, base_of, benchmarks, ordered_runs, score, versus
 from tasks.reporting.pairs import Geometry
 from tasks.reporting.picture import Picture, colour_of
 from tasks.reporting.svg import FAINT, INK, PAPER, inline_svg
@@ -18,9 +19,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 
+MOST_ROWS = 64
+"""Dots of the figure; the table has all benchmarks."""
+
+
 def accuracy_picture(tables: StudyTables, view: Geometry) -> Picture | None:
     """Dots with intervals, one panel a benchmark, the base as a vertical line."""
-    names = benchmarks(tables)
+    names = _drawn(tables)
     if not names:
         return None
     base = base_of(tables)
@@ -31,13 +36,31 @@ def accuracy_picture(tables: StudyTables, view: Geometry) -> Picture | None:
 
     rows = sum(len(_scored(tables, benchmark)) for benchmark in names)
     svg = inline_svg("accuracy", "Accuracy of every run with its interval", 0.55 * len(names) + 0.24 * rows, draw)
-    sizes = [f"{benchmark_name(name)} n = {max(tables.accuracy.filter(benchmark=name)['n'])}" for name in names]
+    sizes = [f"{benchmark_name(name)} n = {_most(tables, name)}" for name in names]
+    cut = "" if len(names) == len(benchmarks(tables)) else " The table has the other benchmarks."
     note = (
-        f"One greedy answer a problem; bars: 95 % Wilson interval; {', '.join(sizes)}. The line is the base, the band "
-        "its interval. A filled dot differs from the base (exact McNemar, Holm-adjusted p < 0.05); for an open one no "
-        "difference is shown. The intervals ignore the pairing: judge by the test, not by their overlap."
+        f"Bars: 95 % interval over problems; {', '.join(sizes)}. The line is the base, the band its interval. Filled "
+        "dot: differs from the base (exact McNemar, Holm-adjusted p up to 0.05); open dot: no difference shown, where "
+        "one that matters would have been found; cross: no power to tell. The intervals ignore the pairing: judge "
+        f"by the test, not by their overlap.{cut}"
     )
     return Picture("accuracy", "Does it change accuracy?", svg, note, "accuracy")
+
+
+def _drawn(tables: StudyTables) -> list[str]:
+    """The first benchmarks, as many as leave the figure a height that can be read."""
+    kept: list[str] = []
+    rows = 0
+    for name in benchmarks(tables):
+        rows += len(_scored(tables, name))
+        if kept and rows > MOST_ROWS:
+            break
+        kept.append(name)
+    return kept
+
+
+def _most(tables: StudyTables, benchmark: str) -> int:
+    return max(tables.accuracy.filter(pl.col("benchmark") == benchmark)["n"])
 
 
 def _scored(tables: StudyTables, benchmark: str) -> list[RunInfo]:
@@ -56,9 +79,18 @@ def _accuracy_panel(axes: Axes, tables: StudyTables, view: Geometry, benchmark: 
             axes.axvline(value, color=INK, linewidth=1)
         against = versus(tables, info.run, base.run, benchmark)
         filled = info == base or (against is not None and against.shown)
+        unsure = info != base and (against is None or against.verdict == NO_POWER)
         axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
         face = colour if filled else PAPER
-        axes.plot(value, place, "o", color=colour, markerfacecolor=face, markersize=6.5, markeredgewidth=1.6)
+        axes.plot(
+            value,
+            place,
+            "x" if unsure else "o",
+            color=colour,
+            markerfacecolor=face,
+            markersize=6.5,
+            markeredgewidth=1.6,
+        )
         axes.annotate(percent(found.accuracy), (high, place), (5, 0), textcoords="offset points", va="center", size=9)
     axes.set_yticks(range(len(infos)), [info.run for info in infos])
     axes.set_ylim(len(infos) - 0.4, -0.6)

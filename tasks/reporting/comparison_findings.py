@@ -9,7 +9,8 @@ from itertools import combinations
 import polars as pl
 
 from tasks.contracts import RunInfo
-from tasks.reporting.findings import Findings, direction, weak_floor
+from tasks.reporting.direction import direction, weak_floor
+from tasks.reporting.findings import Findings
 from tasks.reporting.floors import INITIALISATION, SHARED_START
 from tasks.reporting.formats import listed, number
 from tasks.reporting.notes import MOST_NAMED, count, interval, named, percentile

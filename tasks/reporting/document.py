@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tasks.reporting.accuracy_tables import accuracy_table, mcnemar_table
+from tasks.reporting.barrier_tables import barrier_tables
+from tasks.reporting.cka_tables import cka_tables
 from tasks.reporting.figures import pictures
 from tasks.reporting.findings import Findings, findings
 from tasks.reporting.formats import seconds
+from tasks.reporting.function_tables import divergence_matrix, functions_table
 from tasks.reporting.geometry_tables import base_table, matrix_table, spectrum_table
 from tasks.reporting.join import SCHEMAS, StudyTables
 from tasks.reporting.pair_table import pair_tables
 from tasks.reporting.pairs import Geometry, geometry
+from tasks.reporting.paths import READINGS
 from tasks.reporting.picture import Picture
+from tasks.reporting.sample_tables import samples_table
 from tasks.reporting.study_tables import (
     checks_table,
     rollouts_table,
@@ -21,7 +27,7 @@ from tasks.reporting.study_tables import (
     training_table,
     versions_table,
 )
-from tasks.reporting.tables import Table, accuracy_table, headline_table, mcnemar_table
+from tasks.reporting.tables import Table, headline_table
 
 
 @dataclass(frozen=True)
@@ -62,10 +68,25 @@ def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], 
     against, *others = pair_tables(view)
     accuracy, mcnemar, matrix = accuracy_table(tables, view), mcnemar_table(tables, view), matrix_table(view)
     base = base_table(tables.spectra, view)
+    barriers, *other_barriers = barrier_tables(tables, view)
+    cka, *layers = cka_tables(tables, view)
+    matrix_of_kl = divergence_matrix(tables, view)
     folded = (matrix, *others, spectrum_table(tables.spectra, view), *([base] if base else []))
     sections = (
-        Section("Accuracy", (), (accuracy,), (mcnemar,)),
+        Section("Accuracy", (), (accuracy, samples_table(tables)), (mcnemar,)),
         Section("Geometry of the updates", (), (against,), folded),
+        Section(
+            "Paths between the updates",
+            figures(*(f"path-{reading}" for reading in READINGS)),
+            (barriers,),
+            tuple(other_barriers),
+        ),
+        Section(
+            "What the models compute",
+            figures("cka"),
+            (functions_table(tables, view), cka),
+            (*([matrix_of_kl] if matrix_of_kl else []), *layers),
+        ),
         Section(
             "Over the layers and the steps",
             figures("layers", "angles", "spectra", "training"),

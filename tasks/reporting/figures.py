@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from tasks.reporting.accuracy_figure import accuracy_picture
+from tasks.reporting.cka_figure import cka_picture
 from tasks.reporting.heat_map import cosine_picture
 from tasks.reporting.join import StudyTables
 from tasks.reporting.pairs import Geometry
+from tasks.reporting.path_figures import path_pictures
 from tasks.reporting.picture import Picture
 from tasks.reporting.profile_figures import angle_picture, cosine_profile_picture
 from tasks.reporting.spectra_figure import spectra_picture
@@ -21,5 +23,7 @@ def pictures(tables: StudyTables, view: Geometry) -> list[Picture]:
         angle_picture(tables.pair_metrics, view),
         spectra_picture(tables.spectra, view),
         training_picture(tables, view),
+        *path_pictures(tables, view),
+        cka_picture(tables, view),
     )
     return [picture for picture in drawn if picture is not None]

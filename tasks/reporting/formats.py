@@ -43,6 +43,18 @@ def p_value(p: float | None) -> str:
     return f"{p:.2f}" if p >= 0.1 else f"{p:.3f}" if p >= 1e-3 else f"{p:.4f}"
 
 
+def significant(value: float | None, digits: int = 3) -> str:
+    """Three significant digits, for measures that span orders of magnitude: ``'0.0123'``, ``'4.50×10⁻⁶'``."""
+    if value is None or math.isnan(value):
+        return NOT_MEASURED
+    if value == 0 or math.isinf(value):
+        return f"{value:g}"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    if -4 <= int(exponent) < 5:
+        return f"{float(f'{value:.{digits - 1}e}'):.{max(digits - 1 - int(exponent), 0)}f}"
+    return f"{mantissa}×10{str(int(exponent)).translate(_RAISED)}"
+
+
 def learning_rate(lr: float | None) -> str:
     """``0.001 -> '1e-3'``."""
     if lr is None:
@@ -66,6 +78,33 @@ def listed(words: Sequence[str], last: str = "and") -> str:
     return " ".join([", ".join(words[:-1]), last, words[-1]]) if len(words) > 1 else "".join(words)
 
 
+_TITLES = {
+    "heldout": "Held-out",
+    "hard": "Hard",
+    "gsm8k": "GSM8K",
+    "math500": "MATH-500",
+    "aime": "AIME",
+    "aime2024": "AIME 2024",
+    "aime2025": "AIME 2025",
+    "aime2026": "AIME 2026",
+}
+
+
 def benchmark_name(benchmark: str) -> str:
-    """A benchmark as it stands in a header."""
-    return {"heldout": "Held-out", "hard": "Hard"}.get(benchmark, benchmark)
+    """A benchmark as it stands in a header; one without a title of its own keeps its name."""
+    return _TITLES.get(benchmark, benchmark)
+
+
+def in_sentence(benchmark: str) -> str:
+    """A benchmark as it stands within a sentence, before "problems" or "set": only words are put in small letters."""
+    name = benchmark_name(benchmark)
+    return name.lower() if benchmark in ("heldout", "hard") else name
+
+
+def span(values: Sequence[float | None], decimals: int) -> str:
+    """Lowest to highest of the values that are known: ``'1.2'``, ``'1.2 to 1.8'``."""
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    if not known:
+        return NOT_MEASURED
+    low, high = number(min(known), decimals), number(max(known), decimals)
+    return low if low == high else f"{low} to {high}"

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import polars as pl
 
 from tasks.contracts import (
     ACCURACY,
+    BARRIERS,
+    CKA,
+    CONNECTIVITY,
+    DIVERGENCE,
     ITEMS,
+    LENS,
     MCNEMAR,
     PAIR_METRICS_FRAME,
     REFERENCE_METHODS,
+    SAMPLES,
     SPECTRA,
     TRAINING,
     RunInfo,
@@ -24,8 +30,8 @@ HELDOUT, HARD = "heldout", "hard"
 REFERENCES = REFERENCE_METHODS
 """Methods of rows that no study trains: the base, always the first row, and the teacher, where it was evaluated."""
 
-SIGNIFICANT = 0.05
-"""Level at which a Holm-adjusted p-value counts as a difference shown."""
+DIFFERS, NONE_SHOWN, NO_POWER = "differs", "no difference shown", "no power"
+"""Verdicts of MCNEMAR. The second is never said where the test could not have found a difference of interest."""
 
 NEAR_ZERO = 0.05
 """Accuracy (share) below which a model is taken not to solve a benchmark at all."""
@@ -38,17 +44,28 @@ SCHEMAS = {
     "pair_metrics": PAIR_METRICS_FRAME,
     "spectra": SPECTRA,
     "training": TRAINING,
+    "samples": SAMPLES,
+    "connectivity": CONNECTIVITY,
+    "barriers": BARRIERS,
+    "cka": CKA,
+    "lens": LENS,
+    "divergence": DIVERGENCE,
 }
 """A study's frames, by the name of their file."""
 
 
+def _empty(name: str) -> pl.DataFrame:
+    return pl.DataFrame(schema=SCHEMAS[name])
+
+
 @dataclass(frozen=True)
 class StudyTables:
-    """Everything a report is made of. The frames are in the schemas of `tasks.contracts`.
+    """Everything a report is made of. The frames are in the schemas of `tasks.contracts`, empty where not measured.
 
     ``rollouts``: counts by name (``prompts``, ``rows``, ``correct``, ``mixed_groups``, ``dropped`` {rule: rows}, ...);
     a count may be None. ``study``: name, settings, versions, commit, mlflow, stages, wall_seconds, machine, checks,
-    notes; a key that is missing prints as not recorded.
+    notes, unparsed_golds {benchmark: problems whose gold could not be read}; a key that is missing prints as not
+    recorded.
     """
 
     runs: list[RunInfo]
@@ -60,11 +77,18 @@ class StudyTables:
     training: pl.DataFrame
     rollouts: dict[str, Any]
     study: dict[str, Any]
+    samples: pl.DataFrame = field(default_factory=partial(_empty, "samples"))
+    connectivity: pl.DataFrame = field(default_factory=partial(_empty, "connectivity"))
+    barriers: pl.DataFrame = field(default_factory=partial(_empty, "barriers"))
+    cka: pl.DataFrame = field(default_factory=partial(_empty, "cka"))
+    lens: pl.DataFrame = field(default_factory=partial(_empty, "lens"))
+    divergence: pl.DataFrame = field(default_factory=partial(_empty, "divergence"))
 
 
 @dataclass(frozen=True)
 class Score:
-    """One run on one benchmark; accuracies are shares, ``low`` and ``high`` the 95 % Wilson interval."""
+    """One run on one benchmark; accuracies are shares, ``low`` and ``high`` the 95 % interval: Wilson's for one answer
+    a problem, otherwise a bootstrap over problems."""
 
     n: int
     correct: int
@@ -81,6 +105,7 @@ class Versus:
     """One run against another on the problems that both answered; ``difference`` is this run's share less the other's.
 
     ``only_this`` and ``only_other`` are the discordant problems; ``p_value`` is exact two-sided, ``p_holm`` adjusted.
+    ``detectable``: the smallest true difference, a share, that the test would have found; None: it would find none.
     """
 
     n: int
@@ -89,22 +114,24 @@ class Versus:
     difference: float
     p_value: float | None
     p_holm: float | None
+    detectable: float | None
+    verdict: str
 
     @property
     def shown(self) -> bool:
         """Whether a difference is shown. Its absence never means that the two are equal."""
-        return self.p_holm is not None and not math.isnan(self.p_holm) and self.p_holm < SIGNIFICANT
+        return self.verdict == DIFFERS
 
 
 @dataclass(frozen=True)
 class HeadlineRow:
-    """One run's row of the headline table; None is what was not measured."""
+    """One run's row of the headline table, on the study's first benchmark and its second; None: not measured."""
 
     info: RunInfo
-    heldout: Score | None
-    heldout_versus: Versus | None
-    hard: Score | None
-    hard_versus: Versus | None
+    first: Score | None
+    first_versus: Versus | None
+    second: Score | None
+    second_versus: Versus | None
     cosine: float | None
     norm: float | None
     effective_rank: float | None
@@ -156,6 +183,11 @@ def primary_benchmark(tables: StudyTables) -> str:
     return (benchmarks(tables) or [HELDOUT])[0]
 
 
+def second_benchmark(tables: StudyTables) -> str | None:
+    """The one that stands beside it: the hard problems, or the next one; None where there is only one."""
+    return next(iter(benchmarks(tables)[1:]), None)
+
+
 def score(tables: StudyTables, run: str, benchmark: str) -> Score | None:
     """One run's accuracy on one benchmark, or None where it was not measured."""
     found = tables.accuracy.filter(pl.col("run") == run, pl.col("benchmark") == benchmark)
@@ -165,15 +197,26 @@ def score(tables: StudyTables, run: str, benchmark: str) -> Score | None:
 
 def versus(tables: StudyTables, run: str, other: str, benchmark: str) -> Versus | None:
     """``run`` against ``other``, whichever way round the McNemar table has the pair; None where it has not."""
-    columns = ["n", "only_a", "only_b", "difference", "p_value", "p_holm"]
     for a, b, sign in ((run, other, 1), (other, run, -1)):
-        found = tables.mcnemar.filter(
-            pl.col("benchmark") == benchmark, pl.col("run_a") == a, pl.col("run_b") == b
-        ).select(columns)
+        found = tables.mcnemar.filter(pl.col("benchmark") == benchmark, pl.col("run_a") == a, pl.col("run_b") == b)
         if found.height:
-            n, only_a, only_b, difference, p, p_holm = found.row(0)
-            return Versus(n, *((only_a, only_b) if sign > 0 else (only_b, only_a)), sign * difference, p, p_holm)
+            return versus_of(found.row(0, named=True), sign)
     return None
+
+
+def versus_of(row: dict[str, Any], sign: int = 1) -> Versus:
+    """A row of MCNEMAR as a against b, or with ``sign`` -1 as b against a."""
+    only_this, only_other = (row["only_a"], row["only_b"])[::sign]
+    return Versus(
+        n=row["n"],
+        only_this=only_this,
+        only_other=only_other,
+        difference=sign * row["difference"],
+        p_value=row["p_value"],
+        p_holm=row["p_holm"],
+        detectable=row["detectable"],
+        verdict=row["verdict"] or NO_POWER,
+    )
 
 
 def spectrum_value(spectra: pl.DataFrame, run: str, metric: str, k: int | None = None) -> float | None:

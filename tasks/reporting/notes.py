@@ -14,6 +14,9 @@ FEW_LAYERS = 10
 MOST_NAMED = 3
 """Pairs or modules that a sentence names; the tables have them all."""
 
+MOST_LISTED = 12
+"""Runs that a sentence lists."""
+
 
 def floor_note(view: Geometry) -> str:
     """What the noise floors of the cosine are and what they rest on: stands under every table with a cosine in it."""

@@ -12,13 +12,13 @@ import polars as pl
 from tasks.contracts import RunInfo
 from tasks.reporting.floors import INITIALISATION, KINDS, ORDER, Floor, floor_of, kind_of, same_initialisation
 from tasks.reporting.join import (
-    HARD,
     HeadlineRow,
     StudyTables,
     base_of,
     ordered_runs,
     primary_benchmark,
     score,
+    second_benchmark,
     spectrum_value,
     trained_runs,
     versus,
@@ -182,14 +182,15 @@ def pairs(view: Geometry) -> list[tuple[RunInfo, RunInfo]]:
 
 def headline_rows(tables: StudyTables, view: Geometry) -> list[HeadlineRow]:
     """One row a run: the base first, the trained runs, then the teacher where it was evaluated."""
-    base, primary, reference = base_of(tables).run, primary_benchmark(tables), view.reference
+    base, reference = base_of(tables).run, view.reference
+    first, second = primary_benchmark(tables), second_benchmark(tables)
     return [
         HeadlineRow(
             info=info,
-            heldout=score(tables, info.run, primary),
-            heldout_versus=versus(tables, info.run, base, primary),
-            hard=score(tables, info.run, HARD) if primary != HARD else None,
-            hard_versus=versus(tables, info.run, base, HARD) if primary != HARD else None,
+            first=score(tables, info.run, first),
+            first_versus=versus(tables, info.run, base, first),
+            second=score(tables, info.run, second) if second else None,
+            second_versus=versus(tables, info.run, base, second) if second else None,
             cosine=view.cosine(info.run, reference.run) if reference and info in view.runs else None,
             norm=spectrum_value(tables.spectra, info.run, "norm"),
             effective_rank=spectrum_value(tables.spectra, info.run, "effective_rank"),

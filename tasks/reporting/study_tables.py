@@ -18,6 +18,7 @@ _SHARE_OF = {
     "correct": ("rows",),
     "truncated": ("rows",),
     "unparsed": ("rows",),
+    "unparsed_gold": ("rows",),
     "disagreements": ("rows",),
     "dropped": ("rows",),
     "mixed_groups": ("groups", "prompts"),

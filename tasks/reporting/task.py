@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,14 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.contracts import PAIR_METRICS_FRAME, SPECTRA, RunInfo, StageResult
 from tasks.events import Event, emit
-from tasks.reporting.join import StudyTables
+from tasks.reporting.formats import in_sentence
+from tasks.reporting.join import SCHEMAS, StudyTables, primary_benchmark, second_benchmark
 from tasks.reporting.pairs import cosine_matrix, geometry, headline_rows
 from tasks.reporting.write import write_report
 from tasks.store import open_store
+
+_OPTIONAL = ("samples", "connectivity", "barriers", "cka", "lens", "divergence")
+"""Frames of `StudyTables` that a study may do without."""
 
 
 @task(task_run_name="report", cache_policy=NO_CACHE)
@@ -30,9 +36,11 @@ def report_task(
     trained: dict[RunInfo, StageResult],
     pairs: list[StageResult],
     spectra: list[StageResult],
+    functions: Sequence[StageResult] = (),
 ) -> str:
     """Write the folder ``out`` and return its page. ``study``: the parent MLflow run; ``record``: settings, versions,
-    stages and checks (see `tasks.reporting.record`)."""
+    stages and checks (see `tasks.reporting.record`). ``functions``: artifacts with any of connectivity, barriers, cka,
+    lens and divergence; a frame that none of them has was not measured."""
     began = time.perf_counter()
     emit(Event("start", "report"))
     store = open_store()
@@ -47,6 +55,7 @@ def report_task(
         training=_training(trained),
         rollouts={**graded.summary, **record["rollouts"]},
         study=record["study"],
+        **{name: _found([scored, *functions], name) for name in _OPTIONAL},
     )
     files = write_report(tables, Path(out))
     store.log_files(study, files)
@@ -61,6 +70,13 @@ def _joined(results: list[StageResult], name: str, schema: dict[str, pl.DataType
     return pl.concat(frames) if frames else pl.DataFrame(schema=schema)
 
 
+def _found(results: Sequence[StageResult], name: str) -> pl.DataFrame:
+    """The frame of that name in every artifact that has one; empty where none has."""
+    paths = [open_store().local(result.ref) / f"{name}.parquet" for result in results]
+    frames = [pl.read_parquet(path) for path in paths if path.is_file()]
+    return pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMAS[name])
+
+
 def _training(trained: dict[RunInfo, StageResult]) -> pl.DataFrame:
     """Every run's log; a cached one may carry the name it had in another study, so the name is set here."""
     frames = [
@@ -73,11 +89,12 @@ def _training(trained: dict[RunInfo, StageResult]) -> pl.DataFrame:
 def _log_numbers(tables: StudyTables, study: str, trained: dict[RunInfo, StageResult]) -> None:
     """Accuracy and geometry as metrics of each method's child run; the base's on the study itself."""
     store = open_store()
+    second = f"accuracy_{re.sub(r'[^A-Za-z0-9_-]', '_', second_benchmark(tables) or 'none')}"
     for row in headline_rows(tables, geometry(tables)):
         values = {
-            "accuracy": row.heldout.accuracy if row.heldout else None,
-            "accuracy_hard": row.hard.accuracy if row.hard else None,
-            "answer_loss": row.heldout.answer_loss if row.heldout else None,
+            "accuracy": row.first.accuracy if row.first else None,
+            second: row.second.accuracy if row.second else None,
+            "answer_loss": row.first.answer_loss if row.first else None,
             "cosine_to_sft": row.cosine,
             "update_norm": row.norm,
             "effective_rank": row.effective_rank,
@@ -96,15 +113,15 @@ def _prefect_artifacts(tables: StudyTables, page: Path) -> None:
         table=[
             {
                 "run": row.info.run,
-                "held-out accuracy": round(row.heldout.accuracy, 4) if row.heldout else None,
-                "95 % from": round(row.heldout.low, 4) if row.heldout else None,
-                "to": round(row.heldout.high, 4) if row.heldout else None,
-                "n": row.heldout.n if row.heldout else None,
+                "accuracy": round(row.first.accuracy, 4) if row.first else None,
+                "95 % from": round(row.first.low, 4) if row.first else None,
+                "to": round(row.first.high, 4) if row.first else None,
+                "n": row.first.n if row.first else None,
                 "cosine to sft": round(row.cosine, 4) if row.cosine is not None else None,
             }
             for row in headline_rows(tables, view)
         ],
-        description="Greedy accuracy on held-out problems; the base is the first row.",
+        description=f"Accuracy on {in_sentence(primary_benchmark(tables))} problems; the base is the first row.",
     )
     names = [info.run for info in view.runs]
     matrix = cosine_matrix(view)

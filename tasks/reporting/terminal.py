@@ -9,8 +9,16 @@ import polars as pl
 
 from tasks.contracts import RunInfo
 from tasks.reporting.findings import findings
-from tasks.reporting.formats import NOT_MEASURED, benchmark_name, number, p_value, percent, points
-from tasks.reporting.join import SIGNIFICANT, HeadlineRow, StudyTables, Versus, primary_benchmark, spectrum_value
+from tasks.reporting.formats import NOT_MEASURED, in_sentence, number, p_value, percent, points
+from tasks.reporting.join import (
+    NO_POWER,
+    HeadlineRow,
+    StudyTables,
+    Versus,
+    primary_benchmark,
+    second_benchmark,
+    spectrum_value,
+)
 from tasks.reporting.notes import floor_note, interval, percentile
 from tasks.reporting.pairs import AT_FLOOR, AT_START, REACHED, Geometry, geometry, geometry_of, headline_rows
 
@@ -27,19 +35,20 @@ def headline_renderable(tables: StudyTables) -> RenderableType:
 
     view = geometry(tables)
     said, rows = findings(tables, view), headline_rows(tables, view)
-    with_hard = any(row.hard for row in rows)
+    second = second_benchmark(tables)
     reference = view.reference.run if view.reference else "sft"
     header = ["run", "acc %", "vs base", "p"]
-    header += ["hard %", "vs base", "p", "loss", "cosine"] if with_hard else ["loss", "cosine"]
+    header += ["2nd %", "vs base", "p", "loss", "cosine"] if second else ["loss", "cosine"]
     grid = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for place, title in enumerate(header):
         grid.add_column(Text(title), justify="right" if place else "left", no_wrap=True, overflow="ellipsis")
     for row in rows:
-        grid.add_row(*(Text(text.replace(NOT_MEASURED, "n/m")) for text in _cells(row, view, with_hard)))
+        grid.add_row(*(Text(text.replace(NOT_MEASURED, "n/m")) for text in _cells(row, view, second is not None)))
+    beside = f" 2nd: {in_sentence(second)};" if second else ""
     legend = (
-        f"acc: {benchmark_name(primary_benchmark(tables)).lower()}; vs base: points; p: exact McNemar, Holm-adjusted, "
-        f"no difference shown from {SIGNIFICANT} on; loss: nats a token of the reference solutions; cosine: to "
-        f"{reference}, * at its noise floor; n/m: not measured. {floor_note(view)}"
+        f"acc: {in_sentence(primary_benchmark(tables))};{beside} vs base: points; p: exact McNemar, Holm-adjusted, ~ "
+        f"where the test had no power to tell; loss: nats a token of the reference solutions; cosine: to {reference}, "
+        f"* at its noise floor; n/m: not measured. {floor_note(view)}"
     )
     name = Text(str(tables.study.get("name") or "study"), style="bold")
     warnings = [Text(warning, style="bold yellow") for warning in said.warnings]
@@ -47,25 +56,28 @@ def headline_renderable(tables: StudyTables) -> RenderableType:
     return Group(name, *warnings, *sentences, Text(), grid, Text(legend, style="dim"))
 
 
-def _cells(row: HeadlineRow, view: Geometry, with_hard: bool) -> list[str]:
+def _cells(row: HeadlineRow, view: Geometry, with_second: bool) -> list[str]:
     base = row.info.method == "base"
-    hard = [percent(row.hard.accuracy if row.hard else None), *_against(row.hard_versus, base)] if with_hard else []
+    second = row.second.accuracy if row.second else None
+    beside = [percent(second), *_against(row.second_versus, base)] if with_second else []
     standing = view.standing(row.info, view.reference) if view.reference and row.info in view.runs else ""
     mark = "*" if standing in (AT_FLOOR, AT_START) else " "
     return [
         row.info.run,
-        percent(row.heldout.accuracy if row.heldout else None),
-        *_against(row.heldout_versus, base),
-        *hard,
-        number(row.heldout.answer_loss if row.heldout else None, 3),
+        percent(row.first.accuracy if row.first else None),
+        *_against(row.first_versus, base),
+        *beside,
+        number(row.first.answer_loss if row.first else None, 3),
         "-" if base else number(row.cosine, 3) + mark,
     ]
 
 
 def _against(found: Versus | None, base: bool) -> list[str]:
     if base:
-        return ["-", "-"]
-    return [points(found.difference if found else None), p_value(found.p_holm if found else None)]
+        return ["-", "- "]
+    if found is None:
+        return [NOT_MEASURED, f"{NOT_MEASURED} "]
+    return [points(found.difference), p_value(found.p_holm) + ("~" if found.verdict == NO_POWER else " ")]
 
 
 def comparison_renderable(frames: Mapping[str, pl.DataFrame], reference: str) -> RenderableType:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tasks.reporting.document import Document, build_document
 from tasks.reporting.files import json_text, parquet, write_files
+from tasks.reporting.headline_numbers import headline_numbers
 from tasks.reporting.html import render_html
 from tasks.reporting.join import StudyTables, frames, with_frames
 from tasks.reporting.markdown import render_markdown
@@ -34,13 +35,15 @@ def write_report(tables: StudyTables, out: Path) -> list[Path]:
 
 def study_json(tables: StudyTables, document: Document) -> str:
     """The study's record and its headline; what JSON cannot hold becomes null (NaN) or its text (paths)."""
+    view = geometry(tables)
     return json_text(
         {
             **tables.study,
             "runs": [asdict(info) for info in tables.runs],
             "rollouts": tables.rollouts,
-            "noise_floor": noise_floor(geometry(tables)),
+            "noise_floor": noise_floor(view),
             "warnings": document.findings.warnings,
             "headline": document.findings.sentences,
+            "numbers": headline_numbers(tables, view),
         }
     )

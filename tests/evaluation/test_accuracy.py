@@ -7,7 +7,8 @@ import pytest
 
 from tasks.contracts import ACCURACY, ITEMS, MCNEMAR, InputError
 from tasks.evaluation.accuracy import accuracy_table, mcnemar_table
-from tasks.evaluation.intervals import holm, wilson
+from tasks.evaluation.intervals import holm, share_interval, wilson
+from tasks.evaluation.power import detectable_difference
 
 
 def answers(run: str, marks: str, benchmark: str = "heldout", **columns: Any) -> list[dict[str, Any]]:
@@ -65,6 +66,38 @@ def test_unparsed_truncated_and_token_weighted_loss() -> None:
     assert table["answer_loss"].to_list() == [pytest.approx(14 / 24, rel=1e-15), None]
 
 
+def test_several_drawn_answers_to_a_problem_are_not_independent() -> None:
+    parts = [answers("sft", marks, sample=sample) for sample, marks in enumerate(("110", "100", "101"), 1)]
+    table = accuracy_table(frame(*parts, answers("base", "110", sample=1))).sort("run", descending=True)
+    assert table.select("run", "n", "correct", "accuracy").rows() == [
+        ("sft", 9, 5, pytest.approx(5 / 9, rel=1e-15)),
+        ("base", 3, 2, 2 / 3),
+    ]
+    clustered = share_interval([1, 1 / 3, 1 / 3], seed=0)
+    assert table.select("low", "high").rows() == [(clustered.low, clustered.high), wilson(2, 3)]
+    # The same three answers to each of 100 problems say as much as one, not as much as 300 independent ones.
+    repeated = [answers("sft", "1100100101" * 10, sample=sample) for sample in (1, 2, 3)]
+    low, high = accuracy_table(frame(*repeated)).select("low", "high").row(0)
+    once, thrice = wilson(50, 100), wilson(150, 300)
+    assert high - low == pytest.approx(once[1] - once[0], rel=0.05)
+    assert high - low > 1.5 * (thrice[1] - thrice[0])
+
+
+def test_each_problem_counts_the_same_where_samples_differ() -> None:
+    # p0 is right in 1 of 1, p1 in 0 of 2: (1 + 0) / 2, not 1 of 3.
+    items = frame(answers("sft", "10", sample=1), answers("sft", "00", sample=2)[1:])
+    assert accuracy_table(items).select("n", "correct", "accuracy").row(0) == (3, 1, 0.5)
+
+
+def test_drawn_answers_do_not_count_beside_greedy_ones() -> None:
+    greedy = [answers("base", "1100"), answers("sft", "1010", answer_nll=6.0, answer_tokens=4)]
+    drawn = [answers(run, "0001", sample=sample, prediction=None) for run in ("base", "sft") for sample in (1, 2)]
+    only_drawn = answers("dpo", "0001", sample=1)
+    expected = accuracy_table(frame(*greedy, only_drawn))
+    assert accuracy_table(frame(*greedy, *drawn, only_drawn)).equals(expected)
+    assert expected.select("run", "n", "correct").rows() == [("base", 4, 2), ("sft", 4, 2), ("dpo", 4, 1)]
+
+
 def test_mcnemar_counts_every_pair_by_hand() -> None:
     items = frame(answers("sft", "11100000"), answers("dpo", "10011111"), answers("base", "11000000"))
     table = mcnemar_table(items)
@@ -80,6 +113,35 @@ def test_mcnemar_counts_every_pair_by_hand() -> None:
     assert table["p_holm"].to_list() == pytest.approx([1.0, 0.65625, 0.90625], rel=1e-12)
 
 
+def test_verdicts_stand_beside_what_could_be_found() -> None:
+    # 1,000 problems; sft loses 60 and gains 10, dpo swaps 2, dft (100 problems) swaps 2.
+    base = "1" * 500 + "0" * 500
+    sft, dpo = "0" * 60 + "1" * 440 + "1" * 10 + "0" * 490, "0" + "1" * 499 + "1" + "0" * 499
+    dft = "0" + "1" * 49 + "1" + "0" * 49
+    few = answers("base", "1" * 50 + "0" * 50, "hard") + answers("dft", dft, "hard")
+    table = mcnemar_table(frame(answers("base", base), answers("sft", sft), answers("dpo", dpo), few))
+    assert table.select("benchmark", "run_b", "only_a", "only_b", "verdict").rows() == [
+        ("heldout", "sft", 60, 10, "differs"),
+        ("heldout", "dpo", 1, 1, "no difference shown"),
+        ("heldout", "dpo", 9, 59, "differs"),
+        ("hard", "dft", 1, 1, "no power"),
+    ]
+    # Problem 0 is lost by both sft and dpo. Three pairs on heldout, one on hard: levels .05 / 3 and .05.
+    assert table["detectable"].to_list() == [
+        detectable_difference(1000, 0.07, 0.05 / 3),
+        detectable_difference(1000, 0.002, 0.05 / 3),
+        detectable_difference(1000, 0.068, 0.05 / 3),
+        detectable_difference(100, 0.02),
+    ]
+    strict = mcnemar_table(frame(answers("base", base), answers("dpo", dpo)), effect=0.001)
+    assert strict["verdict"].to_list() == ["no power"]
+
+
+def test_one_shared_problem_has_no_power() -> None:
+    table = mcnemar_table(frame(answers("base", "1"), answers("sft", "0")))
+    assert table.select("n", "difference", "p_holm", "detectable", "verdict").row(0) == (1, 1.0, 1.0, None, "no power")
+
+
 def test_holm_is_within_one_benchmark() -> None:
     parts = [
         answers(run, marks, benchmark)
@@ -93,11 +155,11 @@ def test_holm_is_within_one_benchmark() -> None:
     assert table.filter(benchmark="heldout").drop("benchmark").equals(table.filter(benchmark="hard").drop("benchmark"))
 
 
-def test_answers_are_matched_by_problem_and_sample_not_by_position() -> None:
+def test_answers_are_matched_by_problem_and_only_sample_0_is_tested() -> None:
     a, b = answers("base", "1100"), answers("sft", "1010")
-    second = [{**row, "sample": 1, "correct": True} for row in a[:2]]
+    second = [{**row, "sample": 1, "correct": not row["correct"]} for row in a + b]
     expected = mcnemar_table(frame(a, b))
-    assert mcnemar_table(frame(a, second, b[::-1])).equals(expected)
+    assert mcnemar_table(frame(second, a, b[::-1])).equals(expected)
     assert mcnemar_table(frame(a, b[:3]))["n"].to_list() == [3]
 
 
@@ -114,7 +176,10 @@ def test_bad_items_are_named() -> None:
         mcnemar_table(frame(rows, rows[:1]))
     with pytest.raises(InputError, match="base and sft share no answer on heldout"):
         mcnemar_table(frame(rows[:1], answers("base", "11")[1:]))
-    with pytest.raises(InputError, match="no answers"):
-        accuracy_table(frame())
+    with pytest.raises(InputError, match=r"run sft has no greedy answer \(sample 0\) on heldout"):
+        mcnemar_table(frame(answers("base", "11"), answers("sft", "10", sample=1)))
+    for make in (accuracy_table, mcnemar_table):
+        with pytest.raises(InputError, match="no answers"):
+            make(frame())
     with pytest.raises(InputError, match=r"missing columns \['gold'\]"):
         accuracy_table(frame(rows).drop("gold"))

@@ -7,7 +7,7 @@ import pytest
 from statsmodels.stats.proportion import proportion_confint
 
 from tasks.contracts import InputError
-from tasks.evaluation.intervals import holm, paired_bootstrap, wilson
+from tasks.evaluation.intervals import holm, paired_bootstrap, share_interval, wilson
 
 
 def test_wilson_by_hand() -> None:
@@ -92,6 +92,31 @@ def test_bootstrap_refuses_what_does_not_pair() -> None:
         paired_bootstrap([], [])
     with pytest.raises(InputError, match="level is 95"):
         paired_bootstrap([1, 0], [0, 0], level=95)
+
+
+def test_share_interval_is_the_bootstrap_over_problems() -> None:
+    scores = np.random.default_rng(2).integers(0, 5, size=40) / 4
+    found, expected = share_interval(scores, seed=7), paired_bootstrap(scores, np.zeros(40), seed=7)
+    assert found == expected
+    half = 1.959964 * scores.std() / math.sqrt(40)
+    assert (found.low, found.high) == pytest.approx((found.estimate - half, found.estimate + half), abs=0.15 * half)
+
+
+@pytest.mark.parametrize(("score", "n"), [(0.0, 30), (1.0, 30), (1.0, 1), (0.0, 1), (0.5, 12)])
+def test_share_interval_of_scores_without_spread_is_wilsons(score: float, n: int) -> None:
+    found = share_interval([score] * n)
+    assert found.estimate == score
+    assert (found.low, found.high) == pytest.approx(wilson(round(score * n), n), abs=1e-12)
+
+
+def test_share_interval_refuses_what_is_no_share() -> None:
+    with pytest.raises(InputError, match="n >= 1"):
+        share_interval([])
+    for scores in ([0.0, 2.0], [-0.5, 0.5], [0.5, math.nan]):
+        with pytest.raises(InputError, match="they are shares"):
+            share_interval(scores)
+    with pytest.raises(InputError, match="level is 95"):
+        share_interval([1.0, 1.0], level=95)
 
 
 def test_holm_by_hand() -> None:

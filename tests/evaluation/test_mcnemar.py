@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from fractions import Fraction
+from math import comb
+
 import pytest
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
@@ -12,6 +15,38 @@ def test_by_hand() -> None:
     assert mcnemar(7, 1) == McNemar(1, pytest.approx(0.0703125, rel=1e-12))
     # 3 and 0: p = 2 / 2^3.
     assert mcnemar(0, 3) == McNemar(0, pytest.approx(0.25, rel=1e-12))
+
+
+def test_approval_ratings_of_agresti() -> None:
+    # R's ?mcnemar.test (Agresti 1990, p. 350): 794, 86, 150, 570. With continuity correction, as R computes it,
+    # (|86 - 150| - 1)^2 / 236 = 16.818, p = 4.115e-05; without, 64^2 / 236 = 17.356 (Agresti's 17.36).
+    table = [[794, 150], [86, 570]]
+    corrected = statsmodels_mcnemar(table, exact=False, correction=True)
+    assert (corrected.statistic, corrected.pvalue) == (
+        pytest.approx(16.818, abs=5e-4),
+        pytest.approx(4.115e-5, abs=5e-9),
+    )
+    assert statsmodels_mcnemar(table, exact=False, correction=False).statistic == pytest.approx(17.36, abs=5e-3)
+    # The exact p is the tail itself, summed in integers; the corrected chi-square must come close to it.
+    exact = Fraction(2 * sum(comb(236, i) for i in range(87)), 2**236)
+    result = mcnemar(86, 150)
+    assert result.statistic == 86
+    assert result.p_value == pytest.approx(float(exact), rel=1e-10)
+    assert result.p_value == pytest.approx(corrected.pvalue, rel=0.15)
+
+
+def test_airway_hyper_responsiveness_of_fagerland() -> None:
+    # Fagerland, Lydersen and Laake 2013, table 1 (Bentur et al.): 1 and 7 discordant of 21; exact conditional p = .070,
+    # asymptotic p = .034.
+    assert round(mcnemar(1, 7).p_value, 3) == 0.070
+    assert round(statsmodels_mcnemar([[1, 1], [7, 12]], exact=False, correction=False).pvalue, 3) == 0.034
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(0, 1), (2, 9), (11, 30), (101, 160), (600, 719)])
+def test_is_the_binomial_tail_in_exact_arithmetic(only_a: int, only_b: int) -> None:
+    discordant = only_a + only_b
+    exact = min(Fraction(1), Fraction(2 * sum(comb(discordant, i) for i in range(only_a + 1)), 2**discordant))
+    assert mcnemar(only_a, only_b).p_value == pytest.approx(float(exact), rel=1e-10)
 
 
 def test_no_evidence_is_one() -> None:

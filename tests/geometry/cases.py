@@ -88,7 +88,6 @@ def _orthogonal() -> Case:
         {name: f._replace(B=f.B * top, A=f.A * left) for name, f in a.items()},
         {name: f._replace(B=f.B * ~top, A=f.A * left) for name, f in b.items()},
         {name: f._replace(B=f.B * top, A=f.A * ~left) for name, f in c.items()},
-        known={},
     )
 
 
@@ -109,9 +108,8 @@ def _parallel() -> Case:
     """Two adapters 1e-9 apart."""
     (a,) = _random(5, 24, 18, 4)
     rng = np.random.default_rng(5)
-    return case(
-        a, {name: f._replace(B=f.B + 1e-9 * np.abs(f.B).max() * rng.standard_normal(f.B.shape)) for name, f in a.items()}
-    )
+    step = {name: 1e-9 * np.abs(f.B).max() * rng.standard_normal(f.B.shape) for name, f in a.items()}
+    return case(a, {name: f._replace(B=f.B + step[name]) for name, f in a.items()})
 
 
 def _turned(degrees: float) -> Case:
@@ -165,7 +163,7 @@ def _files(folder: Path) -> Case:
         (
             torch.float64,
             {"alpha_pattern": {"layers.1.self_attn.k_proj": 3}, "rank_pattern": {"k_proj": 2}, "use_rslora": True},
-            lambda layer, name: (r := 2 if name[0] == "k" else 4, (3 if (layer, name) == (1, "k_proj") else 8) / r**0.5),
+            lambda layer, name: (2, (3 if layer == 1 else 8) / 2**0.5) if name == "k_proj" else (4, 8 / 4**0.5),
         ),
     ]
     sources, matrices = [], []
@@ -181,7 +179,9 @@ def _files(folder: Path) -> Case:
             made[key.format(name, "A")] = torch.randn(rank, 18).to(dtype)
             made[key.format(name, "B")] = torch.randn(24, rank).to(dtype)
         save_file(made, adapter / "adapter_model.safetensors")
-        read = {name: tensor.double().numpy() for name, tensor in load_file(adapter / "adapter_model.safetensors").items()}
+        read = {
+            key: tensor.double().numpy() for key, tensor in load_file(adapter / "adapter_model.safetensors").items()
+        }
         sources.append(AdapterSource(adapter))
         matrices.append(
             {

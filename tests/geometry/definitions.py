@@ -42,7 +42,7 @@ def pair_value(metric: str, k: int | None, a: Modules, b: Modules) -> float:
     pairs = [(a[name], b[name]) for name in a]
     if metric == "lora_a_cosine":
         pairs = [(x, y) for x, y in pairs if _comparable(x.lora_a, y.lora_a)]
-        return _cosine(*(np.concatenate([p[i].lora_a.ravel() for p in pairs]) if pairs else np.zeros(1) for i in (0, 1)))
+        return _cosine(*(np.concatenate([np.zeros(1), *(p[i].lora_a.ravel() for p in pairs)]) for i in (0, 1)))
     if metric == "cosine":
         return _cosine(*(np.concatenate([p[i].w.ravel() * (p[i].norm > 0) for p in pairs]) for i in (0, 1)))
     norms = [np.sqrt(sum(p[i].norm ** 2 for p in pairs)) for i in (0, 1)]

@@ -1,4 +1,4 @@
-"""The largest deviation of every measure from its dense definition; ``python -m tests.geometry.deviations`` prints it."""
+"""Largest deviation of every measure from its dense definition; ``python -m tests.geometry.deviations`` prints it."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _spectrum_rows(case: Case) -> Iterator[tuple[tuple, float]]:
     for i, formed in enumerate(case.formed):
         for place, names in [(("*", None, None), list(case.places)), *(((n, *p), [n]) for n, p in case.places.items())]:
             modules = {name: formed[name] for name in names}
-            incomplete = any(module.width < min(module.w.shape) and module.lora_a is None for module in modules.values())
+            incomplete = any(one.width < min(one.w.shape) and one.lora_a is None for one in modules.values())
             for metric in ("norm", *RANKS):
                 value = np.nan if incomplete and metric in RANKS else spectrum_value(metric, None, modules)
                 yield (f"run{i}", *place, metric, None), value

@@ -17,15 +17,16 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import scipy.linalg
 import torch
 from safetensors import safe_open
 
 from tasks.contracts import InputError, RunInfo
 from tasks.geometry.compare import Comparison, Named, compare, examine
-from tasks.geometry.delta import Dense, Source, Update
+from tasks.geometry.delta import Source
 from tasks.geometry.opened import FACTORED, open_adapter
 from tasks.geometry.opened import check as openable
+from tests.geometry.definitions import Formed, pair_value
+from tests.geometry.updates import dense
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
@@ -219,21 +220,16 @@ def check_dense(found: Comparison, sources: Mapping[str, Source], sampled: int) 
 
 def dense_metrics(x: np.ndarray, y: np.ndarray, ks: Sequence[int] = (1, 5, 10)) -> dict[tuple[str, int | None], float]:
     """The definitions, on formed matrices; an angle only where the top-k subspace is well separated from the rest."""
-    norm_x, norm_y, inner = np.linalg.norm(x), np.linalg.norm(y), np.vdot(x, y)
-    rest = np.linalg.norm(x - inner / norm_y**2 * y) / norm_x
-    values: dict[tuple[str, int | None], float] = {
-        ("cosine", None): inner / norm_x / norm_y,
-        ("norm_ratio", None): norm_x / norm_y,
-        ("orthogonal_fraction", None): rest,
-    }
-    (ux, sx, vx), (uy, sy, vy) = (np.linalg.svd(matrix, full_matrices=False) for matrix in (x, y))
+    a, b = ({"": Formed(matrix, min(matrix.shape), None, 0.0)} for matrix in (x, y))
+    keys: list[tuple[str, int | None]] = [(name, None) for name in ("cosine", "norm_ratio", "orthogonal_fraction")]
     for k in ks:
-        if k > len(sx) or any(s[k - 1] - (s[k] if k < len(s) else 0) < 1e-4 * s[0] for s in (sx, sy)):
-            continue
-        for side, p, q in (("left", ux[:, :k], uy[:, :k]), ("right", vx[:k].T, vy[:k].T)):
-            values[f"angle_{side}", k] = float(np.rad2deg(scipy.linalg.subspace_angles(p, q).max()))
-            values[f"phi_{side}", k] = float(np.linalg.norm(p.T @ q) ** 2 / k)
-    return values
+        if all(_separated(side[""].s, k) for side in (a, b)):
+            keys += [(f"{name}_{side}", k) for name in ("angle", "phi") for side in ("left", "right")]
+    return {(name, k): pair_value(name, k, a, b) for name, k in keys}
+
+
+def _separated(s: np.ndarray, k: int) -> bool:
+    return k <= len(s) and bool(s[k - 1] - (s[k] if k < len(s) else 0) >= 1e-4 * s[0])
 
 
 def check_norms(found: Comparison, adapter: Named, base: Path) -> None:
@@ -261,11 +257,6 @@ def check_norms(found: Comparison, adapter: Named, base: Path) -> None:
         weight = f"{name}.weight"
         expected = float((merged[weight].double() - original[weight].double()).norm())
         np.testing.assert_allclose(value, expected, rtol=0, atol=1e-6 * float(original[weight].norm()), err_msg=name)
-
-
-def dense(update: Update) -> np.ndarray:
-    """The formed matrix (out, in)."""
-    return update.W if isinstance(update, Dense) else update.scale * update.B @ update.A
 
 
 def _modules(folder: Path) -> set[str]:

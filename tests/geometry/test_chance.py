@@ -118,9 +118,10 @@ def test_percentile_is_that_of_brute_force(compared: tuple[dict, Draws], group: 
     assert inside >= 5
 
 
-def test_percentiles_of_random_adapters_are_uniform_over_modules() -> None:
+@pytest.mark.parametrize("sides", [(30, 20), (24, 24)])  # square: both sides' draws come out of one pool
+def test_percentiles_of_random_adapters_are_uniform_over_modules(sides: tuple[int, int]) -> None:
     rng = np.random.default_rng(2)
-    a, b = (random_delta(rng, 30, 20, 4, modules=300) for _ in range(2))
+    a, b = (random_delta(rng, *sides, 4, modules=300) for _ in range(2))
     frame = pair_frame(a, b, *infos(2), (1, 2)).filter(pl.col("module") != "*")
     for metric in WITH_NULL:
         for k in (1, 2, 4) if PAIR_METRICS[metric].by_k else [None]:

@@ -10,7 +10,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tasks.contracts import InputError
-from tasks.geometry.delta import Factors, LoraDelta, layer_of, load_delta, projection_of, shared, unshared
+from tasks.geometry.adapter import AdapterSource
+from tasks.geometry.delta import (
+    Factors,
+    LoraDelta,
+    NotFinite,
+    checked_factors,
+    layer_of,
+    load_delta,
+    projection_of,
+    shared,
+    unshared,
+)
 from tests.geometry.updates import dense
 
 PREFIX = "base_model.model."
@@ -126,13 +137,13 @@ def test_other_precisions_are_read_exactly(adapter: Path, dtype: torch.dtype) ->
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"use_dora": True}, "use_dora is True"),
-        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is 'pissa_niter_4'"),
-        ({"init_lora_weights": "olora"}, "init_lora_weights is 'olora'"),
-        ({"modules_to_save": ["lm_head"]}, r"modules_to_save is \['lm_head'\]"),
-        ({"bias": "all"}, "bias is 'all'"),
-        ({"lora_bias": True}, "lora_bias is True"),
-        ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
+        ({"use_dora": True}, "DoRA rescales the rows.*--base MODEL"),
+        ({"init_lora_weights": "pissa_niter_4"}, "PiSSA changes the base weights"),
+        ({"init_lora_weights": "olora"}, "OLoRA changes the base weights"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save holds whole weights: lm_head"),
+        ({"bias": "all"}, r"biases are trained \(bias 'all'\)"),
+        ({"lora_bias": True}, "lora_bias adds a bias"),
+        ({"peft_type": "IA3"}, "peft_type is IA3"),
         ({"r": 0}, "r is 0"),
         ({"lora_alpha": None}, "lora_alpha is None"),
         ({"rank_pattern": {"q_proj": -1}}, r"rank_pattern\['q_proj'\] is -1"),
@@ -152,10 +163,10 @@ def test_configurations_that_are_not_plain_lora_are_refused_by_field(
 
 def test_dora_saved_by_peft_is_refused(tmp_path: Path) -> None:
     save_adapter(tmp_path, use_dora=True)
-    with pytest.raises(InputError, match="use_dora"):
+    with pytest.raises(InputError, match="DoRA"):
         load_delta(tmp_path)
     rewrite(tmp_path, use_dora=False)
-    with pytest.raises(InputError, match=r"lora_magnitude_vector.* is not a plain LoRA factor"):
+    with pytest.raises(InputError, match=r"lora_magnitude_vector.* is not a LoRA factor"):
         load_delta(tmp_path)
 
 
@@ -192,8 +203,12 @@ def test_damaged_contents_are_named_with_their_module(adapter: Path) -> None:
     broken = tensors[key].clone()
     broken[0, :2] = torch.tensor([float("nan"), float("inf")])
     save_file({**tensors, key: broken}, file)
-    with pytest.raises(InputError, match=f"module {FIRST}: 2 of 32 entries of lora_B are NaN or infinite"):
+    with pytest.raises(NotFinite, match=rf"module {FIRST}: 2 of 32 entries \(6.25 %\) of lora_B are NaN or infinite"):
         load_delta(adapter)
+    source = AdapterSource(adapter)  # reads the header only, so damage is found module by module
+    with pytest.raises(NotFinite, match=f"module {FIRST}: 2 of 32"):
+        source.read(FIRST)
+    assert np.isfinite(source.read(FIRST.replace("q", "o")).B).all()
     save_file({**tensors, key: tensors[key].to(torch.int32)}, file)
     with pytest.raises(InputError, match=rf"{FIRST}\.lora_B\.weight is I32"):
         load_delta(adapter)
@@ -201,8 +216,60 @@ def test_damaged_contents_are_named_with_their_module(adapter: Path) -> None:
     with pytest.raises(InputError, match=rf"module {FIRST}: B \(8, 3\) and A \(4, 6\)"):
         load_delta(adapter)
     save_file({**tensors, f"{PREFIX}lm_head.weight": torch.zeros(2, 2)}, file)
-    with pytest.raises(InputError, match=r"lm_head\.weight is not a plain LoRA factor"):
+    with pytest.raises(InputError, match=r"lm_head\.weight is not a LoRA factor"):
         load_delta(adapter)
+
+
+def test_a_file_that_shrinks_after_it_was_opened_is_named(adapter: Path) -> None:
+    file = adapter / "adapter_model.safetensors"
+    source = AdapterSource(adapter)
+    file.write_bytes(file.read_bytes()[:-8])
+    last = max(source.weights.entries.values(), key=lambda entry: entry.offset)
+    (name,) = (name for name, entry in source.weights.entries.items() if entry == last)
+    with pytest.raises(InputError, match=r"lora_[AB]\.weight is cut short; copy the file again"):
+        source.weights.read(name)
+
+
+def test_a_source_says_shapes_and_ranks_without_reading(tmp_path: Path) -> None:
+    save_adapter(tmp_path, rank_pattern={"q_proj": 2})
+    source, delta = AdapterSource(tmp_path), load_delta(tmp_path)
+    assert source.shapes == delta.shapes
+    assert (source.shapes[FIRST], source.ranks[FIRST], source.rank, delta.rank) == ((8, 6), 2, 2, 2)
+    for name, factors in delta.modules.items():
+        read = source.read(name)
+        np.testing.assert_array_equal(read.B, factors.B)
+        np.testing.assert_array_equal(read.A, factors.A)
+        assert read.scale == factors.scale
+
+
+def test_an_embeddings_update_has_its_output_on_the_left(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    model = get_peft_model(torch.nn.Sequential(torch.nn.Embedding(11, 5)), LoraConfig(r=3, target_modules=["0"]))
+    torch.nn.init.normal_(model.base_model.model[0].lora_embedding_A["default"])
+    model.save_pretrained(tmp_path, save_embedding_layers=False)
+    (factors,) = load_delta(tmp_path).modules.values()
+    assert factors.shape == (5, 11)  # hidden, vocabulary
+    expected = model.base_model.model[0].get_delta_weight("default").detach().numpy().T
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(dense(factors), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_entries_that_are_not_finite_are_counted_and_large_ones_are_not_among_them(bad: float) -> None:
+    large = np.full((4, 2), 1e308)  # finite, though their sum is not
+    assert checked_factors(Factors(large, np.ones((2, 3)), 1.0), "m").B[0, 0] == 1e308
+    broken = np.ones((2, 3))
+    broken[:, 0] = bad
+    with pytest.raises(NotFinite, match=r"m: 2 of 6 entries \(33.3 %\) of lora_A are NaN or infinite"):
+        checked_factors(Factors(np.ones((4, 2)), broken, 1.0), "m")
+    both = np.array([[np.inf, -np.inf, 1.0]])  # whose sum is NaN
+    with pytest.raises(NotFinite, match="2 of 3"):
+        checked_factors(Factors(np.ones((4, 1)), both, 1.0), "m")
+    with pytest.raises(InputError, match="scale is"):
+        checked_factors(Factors(np.ones((4, 2)), np.ones((2, 3)), bad), "m")
 
 
 def test_shared_and_unshared_modules() -> None:

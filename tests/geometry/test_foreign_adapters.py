@@ -91,8 +91,9 @@ def test_same_initialisation_shows_in_lora_a_and_on_the_right(comparison: Compar
 def test_other_initialisation_leaves_chance_in_lora_a_and_on_the_right(comparison: Comparison) -> None:
     """Two independent A of 20 x 8 x 64 entries: standard deviation 1 / sqrt(10240) = .0099."""
     assert abs(value(comparison, "seed0", "seed1", "lora_a_cosine")) < 0.04
-    same, other = (value(comparison, "seed0", run, "phi_right", k=8) for run in ("seed0-order1", "seed1"))
-    assert other < 0.5 * same
+    # E phi = 8 / 64 = .125; one module's standard deviation is about .018, the mean of twenty modules' .004.
+    assert value(comparison, "seed0", "seed1", "phi_right", k=8) == pytest.approx(8 / 64, abs=0.016)
+    assert 1 < value(comparison, "seed0", "seed1", "phi_right", "percentile", 8) < 99
     assert value(comparison, "seed0", "seed1", "cosine") < value(comparison, "seed0", "seed0-order1", "cosine")
 
 

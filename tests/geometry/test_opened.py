@@ -17,8 +17,9 @@ from tasks.geometry.adapter import WEIGHTS, AdapterSource
 from tasks.geometry.checkpoint import Checkpoint
 from tasks.geometry.compare import Named
 from tasks.geometry.opened import FACTORED, MERGED, check, open_adapter
-from tests.geometry.foreign import dense, named, tiny_base
+from tests.geometry.foreign import named, tiny_base
 from tests.geometry.test_merged import lora, train
+from tests.geometry.updates import dense
 
 Q0, Q1 = (f"model.layers.{i}.self_attn.q_proj" for i in (0, 1))
 V0, V1 = (f"model.layers.{i}.self_attn.v_proj" for i in (0, 1))

@@ -9,7 +9,8 @@ import pytest
 from tasks.contracts import SPECTRA, RunInfo
 from tasks.geometry.cosine import norm
 from tasks.geometry.delta import Factors, LoraDelta
-from tasks.geometry.spectrum import effective_rank, participation_rank, singular_values, spectrum_frame, stable_rank
+from tasks.geometry.spectrum import effective_rank, participation_rank, singular_values, stable_rank
+from tasks.geometry.tables import spectrum_frame
 from tests.geometry.updates import SHAPES, Shape, deltas, dense, zero
 
 INFO = RunInfo("sft", "sft", 1, 2, 1e-3)

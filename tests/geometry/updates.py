@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from tasks.contracts import RunInfo
-from tasks.geometry.delta import Dense, Factors, LoraDelta, Update
+from tasks.geometry.delta import Dense, Factors, LoraDelta, Update, checked_factors
 
 Shape = tuple[int, int, int, int]
 
@@ -39,6 +39,15 @@ class Memory:
 
     def read(self, module: str) -> Update:
         return self.modules[module]
+
+
+class Checked(Memory):
+    """Refuses what is not finite, as adapters on disk do."""
+
+    def read(self, module: str) -> Update:
+        factors = self.modules[module]
+        assert isinstance(factors, Factors)
+        return checked_factors(factors, f"{self.source}: module {module}")
 
 
 def infos(number: int) -> list[RunInfo]:

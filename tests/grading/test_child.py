@@ -13,10 +13,16 @@ import time
 import pytest
 
 from tasks.contracts import StageError
-from tasks.grading import grade as module
-from tasks.grading.grade import HARD_SECONDS, Grade, grade
+from tasks.grading import pool as module
+from tasks.grading.child import HARD_SECONDS
+from tasks.grading.grade import Grade, grade, grade_many, unparsed_golds
+from tasks.grading.pool import POOL, QUESTIONS_A_CHILD, Child, Pool
 
 HALF = r"\boxed{\frac12}"
+
+
+def pids(pool: Pool = POOL) -> list[int]:
+    return [child.process.pid for child in pool.children if child.process is not None]
 
 
 def test_works_in_other_threads_at_once() -> None:
@@ -34,13 +40,13 @@ def test_works_in_other_threads_at_once() -> None:
 
 
 def _graded(value: str, queue: multiprocessing.Queue) -> None:
-    queue.put((grade(HALF, value).reward, module._CHILD._process.pid))
+    queue.put((grade(HALF, value).reward, pids()))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_worker_process_gets_a_child_of_its_own(method: str) -> None:
     assert grade(HALF, "0.5").reward == 1.0
-    ours = module._CHILD._process.pid
+    ours = pids()
     context = multiprocessing.get_context(method)
     queue = context.Queue()
     worker = context.Process(target=_graded, args=("0.5", queue), daemon=True)  # daemons may not use multiprocessing
@@ -48,17 +54,21 @@ def test_a_worker_process_gets_a_child_of_its_own(method: str) -> None:
     reward, theirs = queue.get(timeout=60)
     worker.join(timeout=60)
     assert reward == 1.0
-    assert theirs != ours
+    assert len(theirs) == 1
+    assert not set(theirs) & set(ours)
     assert grade(HALF, "0.5").reward == 1.0
-    assert module._CHILD._process.pid == ours
+    assert pids() == ours
 
 
 def test_a_killed_child_is_replaced() -> None:
     grade(HALF, "0.5")
-    process = module._CHILD._process
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    for pid in (killed := pids()):
+        os.kill(pid, signal.SIGKILL)
+    for _ in range(2):  # a death that is seen only while asking costs that one answer
+        if grade(HALF, "0.5") == Grade(1.0, r"\frac12"):
+            break
     assert grade(HALF, "0.5") == Grade(1.0, r"\frac12")
+    assert set(pids()) - set(killed)
 
 
 @pytest.mark.parametrize("formula", [r"9^{9^{9^{9}}}", r"\sum_{k=1}^{1000000000} \sin(k)", r"(10^{9})!"])
@@ -73,13 +83,13 @@ def test_a_formula_that_never_ends_is_wrong_within_the_limit(formula: str) -> No
 def test_the_watchdog_ends_what_no_signal_can_interrupt() -> None:
     """A child whose judgement blocks inside C, deaf to signals: the read ends, and the next child answers."""
     code = (
-        "import signal, sys, ctypes, tasks.grading.grade as g\n"
-        "g.HARD_SECONDS, first = 0.5, g._compare\n"
+        "import signal, sys, ctypes, tasks.grading.child as g\n"
+        "g.HARD_SECONDS, first = 0.5, g.compare\n"
         "def stuck(answer, gold):\n"
         "    if 'never' in answer: ctypes.PyDLL(None).sleep(60)\n"  # PyDLL keeps the interpreter lock, like a big power
         "    return first(answer, gold)\n"
-        "g._compare = stuck\n"
-        "g._serve()\n"
+        "g.compare = stuck\n"
+        "g.serve()\n"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -105,7 +115,7 @@ def test_the_child_ends_with_its_parent() -> None:
     code = (
         "import os, signal, tasks.grading.grade as g\n"
         "g.grade(r'\\boxed{\\frac12}', '0.5')\n"
-        "print(g._CHILD._process.pid, flush=True)\n"
+        "print(*[c.process.pid for c in g.POOL.children if c.process], flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     parent = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -126,7 +136,41 @@ def _alive(pid: int) -> bool:
 
 
 def test_a_child_that_cannot_start_is_a_stage_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    child = module._Child()
+    child = Child()
     monkeypatch.setattr(module.sys, "path", [])  # nothing of ours can be imported there
     with pytest.raises(StageError, match="math-verify did not start"):
         child.ask(HALF, "0.5")
+
+
+def test_a_pool_keeps_the_order_and_uses_all_its_children() -> None:
+    pool = Pool(3)
+    halves = list(range(3 * QUESTIONS_A_CHILD))
+    try:
+        found = list(pool.map(lambda i: pool.ask(rf"\boxed{{\frac{{{i}}}{{2}}}}", rf"\boxed{{{i // 2}}}"), halves))
+        assert len(pids(pool)) == 3
+    finally:
+        pool.close()
+    assert [reply[0] for reply in found] == [i % 2 == 0 for i in halves]
+    assert pids(pool) == []
+
+
+def test_a_few_questions_start_one_child() -> None:
+    pool = Pool(4)
+    try:
+        list(pool.map(lambda i: pool.ask(HALF, r"\boxed{0.5}"), range(QUESTIONS_A_CHILD - 1)))
+        assert len(pids(pool)) == 1
+    finally:
+        pool.close()
+
+
+def test_one_endless_formula_costs_its_own_answer_only() -> None:
+    completions = [rf"\boxed{{\frac{{{i}}}{{2}}}}" for i in range(60)]
+    completions[7] = r"\boxed{\sum_{k=1}^{1000000000} \sin(k)}"
+    grades = grade_many(completions, [f"{i / 2}" for i in range(60)])
+    assert [g.reward for g in grades] == [float(i != 7) for i in range(60)]
+    assert all(g.gold_parsed for g in grades)
+
+
+def test_an_endless_gold_is_an_unparsed_gold() -> None:
+    golds = ["0.5", r"\frac{1}{", r"9^{9^{9^{9}}}"]
+    assert unparsed_golds(golds)[0] == 1

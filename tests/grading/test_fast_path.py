@@ -70,16 +70,15 @@ def test_a_final_line_is_judged_as_math_verify_judges_the_same_answer_in_a_box(a
 def test_fast_and_slow_path_return_the_same_grade(answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     golds = ["7", "-7", "1234", "0", "999999999999999"]
     fast = [grade(rf"\boxed{{{answer}}}", gold) for gold in golds]
-    monkeypatch.setattr(module, "_INTEGER", module.re.compile(r"(?!)"))  # nothing is a plain integer any more
-    slow = [grade(rf"\boxed{{{answer.replace(',', '')}}}", gold) for gold in golds]
-    assert [g.reward for g in fast] == [g.reward for g in slow]
+    monkeypatch.setattr(module, "_at_once", lambda question, gold_parsed: None)  # everything goes to a child
+    assert [grade(rf"\boxed{{{answer.replace(',', '')}}}", gold).reward for gold in golds] == [g.reward for g in fast]
 
 
-def test_plain_integers_never_start_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(answer: str, gold: str) -> tuple[bool, str | None]:
+def test_plain_integers_never_start_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(answer: str | None, gold: str) -> None:
         raise AssertionError(f"math-verify was asked about {answer!r} and {gold!r}")
 
-    monkeypatch.setattr(module._CHILD, "ask", refuse)
+    monkeypatch.setattr(module.POOL, "ask", refuse)
     assert grade("\\boxed{5}\n#### 1,234", "1234") == Grade(1.0, "1234")
     assert grade("A: -$007", "-7") == Grade(1.0, "-7")
     assert grade("Once upon a time there was a girl.", "7") == Grade(0.0, None)

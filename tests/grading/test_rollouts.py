@@ -47,7 +47,7 @@ def test_the_label_wins_and_the_grader_fills_in(tmp_path: Path) -> None:
     assert disagreements.select("problem_id", "given_reward", "extracted").rows() == [("b", 0.0, "4")]
     assert summary == {
         "rows": 6, "prompts": 4, "correct": 3, "mixed_groups": 2, "all_correct_groups": 1, "unparsed": 1,
-        "truncated": 1, "empty": 1, "label_and_grader_compared": 2, "label_and_grader_disagree": 1,
+        "truncated": 1, "empty": 1, "unparsed_gold": 0, "label_and_grader_compared": 2, "label_and_grader_disagree": 1,
     }  # fmt: skip
 
 
@@ -58,6 +58,23 @@ def test_labels_alone_need_no_grader(tmp_path: Path) -> None:
     assert disagreements.is_empty()
     assert summary["label_and_grader_compared"] == summary["label_and_grader_disagree"] == 0
     assert (summary["unparsed"], summary["mixed_groups"]) == (0, 1)
+
+
+def test_a_gold_that_cannot_be_read_is_counted_where_labels_decide_and_refused_where_they_do_not(
+    tmp_path: Path,
+) -> None:
+    graded, disagreements, summary = grade(
+        tmp_path,
+        row("a", r"\boxed{4}", r"\frac{1}{", 1.0),  # the label stands; there is nothing to compare it with
+        row("b", r"\boxed{4}", "4", 1.0),
+    )
+    assert graded["reward"].to_list() == [1.0, 1.0]
+    assert disagreements.is_empty()
+    assert (summary["unparsed_gold"], summary["unparsed"]) == (1, 0)
+    assert (summary["label_and_grader_compared"], summary["label_and_grader_disagree"]) == (1, 0)
+    (tmp_path / "again").mkdir()
+    with pytest.raises(InputError, match=r"^rollouts\.file: the gold of problem 'c' cannot be read .* give a reward"):
+        grade(tmp_path / "again", row("c", r"\boxed{4}", r"\frac{1}{", None))
 
 
 def test_counts_of_groups() -> None:

@@ -10,7 +10,10 @@ import polars as pl
 import pytest
 
 from tasks.contracts import PROBLEMS, InputError
+from tasks.problems.benchmarks import BOXED, Loaded
+from tasks.problems.files import Layout, Problems, collect
 from tasks.problems.own import own_problems
+from tasks.rows import Row
 
 
 def rollouts(folder: Path, prompts: list[str], held: list[tuple[str, str]]) -> Path:
@@ -68,3 +71,35 @@ def test_nothing_left_is_refused_with_the_way_out(
     source = file(tmp_path / "mine.jsonl", given) if given else None
     with pytest.raises(InputError, match=r"^evaluation\.problems: no held-out problem .*raise rollouts\.holdout$"):
         choose(tmp_path, file=source, rollouts=folder)
+
+
+def benchmark(name: str, questions: list[str]) -> Loaded:
+    rows = [Row(f"row {i}", {"id": i, "question": question, "answer": "1"}) for i, question in enumerate(questions)]
+    problems = Problems(collect(rows, name, Layout(split=name, template=BOXED)).frame)
+    return Loaded(name, BOXED, "somewhere", problems)
+
+
+def test_benchmarks_are_added_and_what_was_trained_on_is_left_out_whatever_sentence_asked_it(tmp_path: Path) -> None:
+    sentence = BOXED.removeprefix("{question}")
+    folder = rollouts(tmp_path / "r", ["a", f"B{sentence}"], [("x", "1"), ("y", "2")])
+    found, summary = choose(
+        tmp_path, 2, file=None, rollouts=folder, benchmarks=[benchmark("one", list("abcde")), benchmark("two", ["z"])]
+    )
+    assert found.group_by("split").len().sort("split").rows() == [("heldout", 2), ("one", 2), ("two", 1)]
+    asked = found.filter(split="one")["question"]
+    assert set(asked) < {f"{letter}{sentence}" for letter in "cde"}
+    assert set(found.filter(split="heldout")["question"]) == {"x", "y"}
+    assert summary == {
+        "heldout": 2, "available": 2, "shared_with_rollouts_dropped": 2, "overlap": 0,
+        "one.n": 2, "one.template": BOXED, "one.source": "somewhere", "one.shared_with_rollouts_dropped": 2,
+        "two.n": 1, "two.template": BOXED, "two.source": "somewhere", "two.shared_with_rollouts_dropped": 0,
+    }  # fmt: skip
+
+
+def test_benchmarks_alone_are_enough_and_one_that_was_trained_on_whole_is_refused(tmp_path: Path) -> None:
+    folder = rollouts(tmp_path / "r", ["a", "b"], [])
+    found, summary = choose(tmp_path, file=None, rollouts=folder, benchmarks=[benchmark("one", ["c"])])
+    assert found["split"].to_list() == ["one"]
+    assert summary["heldout"] == 0
+    with pytest.raises(InputError, match=r"^evaluation\.benchmarks: all 2 problems of one are among the rollouts"):
+        choose(tmp_path, file=None, rollouts=folder, benchmarks=[benchmark("one", ["A", "b"])])

@@ -1,0 +1,130 @@
+"""Held-out problems as token ids, in padded batches, and where in them the prompts and solutions are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from tasks.contracts import PROBLEMS, InputError, checked
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Pooling = Literal["last", "mean", "tokens"]
+"""How a prompt's hidden states become rows: its last token's, their mean, or each token's."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A prompt and its reference solution, as token ids."""
+
+    prompt: list[int]
+    solution: list[int]
+
+    @property
+    def ids(self) -> list[int]:
+        """The whole sequence."""
+        return [*self.prompt, *self.solution]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B texts, padded on the right to T tokens; N solution tokens in all, row by row."""
+
+    rows: list[int]
+    """(B,) numbers of the texts."""
+    ids: Tensor
+    mask: Tensor
+    prompt: Tensor
+    """(B, T) bool: tokens of the prompt."""
+    last: Tensor
+    """(B,) place of each prompt's last token."""
+    predicts: Tensor
+    """(B, T) bool: places whose next token is a solution's."""
+    targets: Tensor
+    """(N,) those tokens."""
+    owner: NDArray[np.int64]
+    """(N,) number of the text of each."""
+
+
+def read_texts(
+    tokenizer: Any, base: Path, problems: Path, n: int, template: str | None, max_length: int | None
+) -> tuple[list[Text], dict[str, int]]:
+    """The first ``n`` held-out problems that there are, and counts: ``boxed_references`` and ``too_long``.
+
+    A problem without a solution has ``\\boxed{gold}`` for one. Those longer than the model's context (or
+    ``max_length``) are left out. Raises `InputError` where none is left.
+    """
+    from tasks.models.load import context_length
+    from tasks.models.prompts import completion_ids, prompt_ids
+
+    limit = context_length(base, max_length)
+    frame = checked(pl.read_parquet(problems), PROBLEMS, "problems").filter(pl.col("split") == "heldout").head(n)
+    texts = [
+        Text(
+            prompt_ids(tokenizer, question, template),
+            completion_ids(tokenizer, solution if solution is not None else f"\\boxed{{{gold}}}"),
+        )
+        for question, solution, gold in frame.select("question", "solution", "answer").iter_rows()
+    ]
+    fits = [text for text in texts if text.prompt and len(text.ids) <= limit]
+    if not fits:
+        raise InputError(f"problems: of {len(texts)} held-out problems none fits the model's {limit} tokens")
+    return fits, {"boxed_references": frame["solution"].null_count(), "too_long": len(texts) - len(fits)}
+
+
+def rows_of(texts: Sequence[Text], pooling: Pooling) -> int:
+    """How many rows ``pooling`` makes of the texts' prompts."""
+    return sum(len(text.prompt) for text in texts) if pooling == "tokens" else len(texts)
+
+
+def batches(texts: Sequence[Text], size: int, pad_id: int, device: Any) -> Iterator[Batch]:
+    """All texts in order of length, so that a batch pads little, ``size`` at a time."""
+    order = sorted(range(len(texts)), key=lambda i: (len(texts[i].ids), i))
+    for start in range(0, len(order), size):
+        yield _batch(texts, order[start : start + size], pad_id, device)
+
+
+def _batch(texts: Sequence[Text], rows: list[int], pad_id: int, device: Any) -> Batch:
+    import torch
+
+    width = max(len(texts[i].ids) for i in rows)
+    ids = torch.full((len(rows), width), pad_id)
+    mask, prompt, predicts = (torch.zeros((len(rows), width), dtype=torch.bool) for _ in range(3))
+    for row, i in enumerate(rows):
+        whole, asked = len(texts[i].ids), len(texts[i].prompt)
+        ids[row, :whole] = torch.tensor(texts[i].ids)
+        mask[row, :whole] = True
+        prompt[row, :asked] = True
+        predicts[row, asked - 1 : whole - 1] = True
+    return Batch(
+        rows=rows,
+        ids=ids.to(device),
+        mask=mask.long().to(device),
+        prompt=prompt.to(device),
+        last=torch.tensor([len(texts[i].prompt) - 1 for i in rows], device=device),
+        predicts=predicts.to(device),
+        targets=torch.tensor([token for i in rows for token in texts[i].solution], device=device),
+        owner=np.repeat(np.array(rows, dtype=np.int64), [len(texts[i].solution) for i in rows]),
+    )
+
+
+def pooled(hidden_BTp: Tensor, batch: Batch, pooling: Pooling) -> NDArray[np.float32]:
+    """(rows, p) of one layer's hidden states at the prompts; padding and the solution never enter."""
+    import torch
+
+    if pooling == "tokens":
+        rows = hidden_BTp[batch.prompt]
+    elif pooling == "last":
+        rows = hidden_BTp[torch.arange(len(batch.rows), device=hidden_BTp.device), batch.last]
+    else:
+        # Not a product with the mask: NaN at a padded place, as some attentions leave there, would spread.
+        inside = torch.where(batch.prompt.unsqueeze(-1), hidden_BTp, 0.0)
+        rows = inside.sum(dim=1) / batch.prompt.sum(dim=1, keepdim=True)
+    return np.asarray(rows.float().cpu().numpy())

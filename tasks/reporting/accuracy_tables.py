@@ -1,0 +1,108 @@
+"""Accuracy as rows of strings: every run on every benchmark, and McNemar's test pair by pair."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from tasks.contracts import RunInfo
+from tasks.reporting.formats import NOT_MEASURED, benchmark_name, number, p_value, points
+from tasks.reporting.join import (
+    StudyTables,
+    base_of,
+    benchmarks,
+    ordered_runs,
+    primary_benchmark,
+    score,
+    versus_of,
+)
+from tasks.reporting.pairs import Geometry
+from tasks.reporting.tables import Cell, Table, detectable_points, reference_marks, said, score_cell
+
+MOST_TESTS = 60
+"""Rows of the table of tests besides those with the base; the frame beside the page has all."""
+
+POWER_NOTE = (
+    "Detectable: the smallest true difference, in points, that the test would have found with a power of 80 % at the "
+    "strictest of Holm's levels. 'No difference shown' is said only where it is no larger than the smallest difference "
+    "of interest; where it is larger there was no power to tell. Neither means equal."
+)
+
+
+def accuracy_table(tables: StudyTables, view: Geometry) -> Table:
+    """Every run on every benchmark: counts, answers that could not be read or were cut, golds that could not."""
+    rows: list[tuple[Cell, ...]] = []
+    infos: list[RunInfo] = []
+    base, golds = base_of(tables), tables.study.get("unparsed_golds") or {}
+    for benchmark in benchmarks(tables) or [primary_benchmark(tables)]:
+        unread = Cell(str(golds[benchmark]) if golds.get(benchmark) is not None else "not recorded")
+        for info in ordered_runs(tables):
+            found = score(tables, info.run, benchmark)
+            if found is None and info != base:
+                continue
+            infos.append(info)
+            counts = [found.correct, found.n, found.unparsed, found.truncated] if found else [None] * 4
+            correct, n, unparsed, truncated = (Cell(NOT_MEASURED if one is None else str(one)) for one in counts)
+            words = (Cell(benchmark_name(benchmark)), Cell(info.run))
+            loss = Cell(number(found.answer_loss if found else None, 4))
+            answers = (correct, n, Cell(score_cell(found).plain), unparsed, truncated)
+            rows.append((*words, *answers, unread, loss))
+    header = (
+        *("Benchmark", "Run", "Correct", "n", "Accuracy, %", "Unparsed answers", "Truncated"),
+        *("Unparsed golds", "Answer loss, nats/token"),
+    )
+    return Table(
+        "accuracy",
+        "Accuracy, run by run",
+        header,
+        tuple(rows),
+        "Unparsed answers: the grader found nothing to read; truncated: cut at the token limit. Both count as wrong "
+        "unless what there was reads as the right answer. Unparsed golds: problems left out because their own answer "
+        "could not be read. n: greedy answers, one a problem. Interval: 95 % Wilson; a bootstrap over problems for a run "
+        "that has only drawn answers, several a problem.",
+        words=2,
+        marks=reference_marks(infos, view),
+    )
+
+
+def mcnemar_table(tables: StudyTables, view: Geometry) -> Table:
+    """Pairs of runs on every benchmark, pairs with the base first; of very many others those of the smallest p."""
+    base = base_of(tables).run
+    cases = tables.mcnemar.with_columns(other=~((pl.col("run_a") == base) | (pl.col("run_b") == base)))
+    order = {name: place for place, name in enumerate(benchmarks(tables))}
+    kept = pl.concat([cases.filter(~pl.col("other")), _fewer(cases.filter("other"))])
+    found = sorted(kept.to_dicts(), key=lambda row: (order.get(row["benchmark"], len(order)), row["other"]))
+    cut = cases.height - kept.height
+    said_cut = f"{cut} pairs of larger p are left out here; mcnemar.parquet has all. " if cut else ""
+    header = (
+        *("Benchmark", "A", "B", "n", "Only A right", "Only B right", "A less B, points", "p", "p (Holm)"),
+        *("Detectable, points", "Verdict"),
+    )
+    return Table(
+        "mcnemar",
+        "McNemar's test, pair by pair",
+        header,
+        tuple(_mcnemar_row(row) for row in found),
+        f"{said_cut}Exact two-sided test on the problems that only one of the two runs answers right; Holm's "
+        f"adjustment over all pairs of one benchmark. {POWER_NOTE}",
+        words=3,
+        marks={i: "base" for i, row in enumerate(found) if not row["other"]},
+    )
+
+
+def _fewer(others: pl.DataFrame) -> pl.DataFrame:
+    if others.height <= MOST_TESTS:
+        return others
+    places = others.with_row_index("place").sort("p_holm", "p_value", nulls_last=True, maintain_order=True)
+    return places.head(MOST_TESTS).sort("place").drop("place")
+
+
+def _mcnemar_row(row: dict[str, Any]) -> tuple[Cell, ...]:
+    found = versus_of(row)
+    side = "" if not found.shown else "A higher" if found.difference > 0 else "A lower"
+    why = "" if found.only_this + found.only_other else "no discordant problem"
+    values = (str(found.n), str(found.only_this), str(found.only_other), points(found.difference))
+    words = (benchmark_name(row["benchmark"]), row["run_a"], row["run_b"])
+    texts = (*words, *values, p_value(found.p_value), p_value(found.p_holm), detectable_points(found))
+    return (*(Cell(text) for text in texts), Cell(found.verdict, (*said(side), *said(why))))

@@ -1,0 +1,128 @@
+"""CKA as rows of strings: every run against the base and the reference, debiased with the biased value beside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from tasks.reporting.floors import KINDS
+from tasks.reporting.formats import NOT_MEASURED, number
+from tasks.reporting.join import StudyTables, base_of
+from tasks.reporting.notes import MOST_NAMED, named
+from tasks.reporting.pair_table import MOST_PAIRS
+from tasks.reporting.pairs import Geometry
+from tasks.reporting.similarity import BIASED, POOLINGS, Similarity, similarity_of
+from tasks.reporting.tables import Cell, Table, said
+
+MOST_LAYERS = 13
+"""Columns of the table of layers; the frame beside the page has all."""
+
+Names = tuple[str, str]
+
+
+def cka_tables(tables: StudyTables, view: Geometry) -> tuple[Table, ...]:
+    """What a reader needs of each pair, and the layers one by one; one empty table where nothing was measured."""
+    found = similarity_of(tables.cka)
+    if found is None:
+        return (
+            Table("cka", "Similarity of hidden states (CKA)", (), (), "No hidden states were compared in this study."),
+        )
+    pairs = cka_pairs(tables, view)
+    return _summary(pairs, found, view), _layers(pairs, found, view)
+
+
+def cka_pairs(tables: StudyTables, view: Geometry) -> list[Names]:
+    """Every run against the base, then every other run against the reference."""
+    base, runs = base_of(tables).run, [info.run for info in view.runs]
+    reference = view.reference.run if view.reference else None
+    return [*((run, base) for run in runs), *((run, reference) for run in runs if reference and run != reference)]
+
+
+def _summary(pairs: Sequence[Names], found: Similarity, view: Geometry) -> Table:
+    last = found.layers[-1]
+    rows = []
+    for run, other in pairs:
+        place = found.lowest(run, other)
+        lowest = (
+            Cell(number(place.value, 4), (f"layer {place.layer}",))
+            if place
+            else Cell(_missing(run, other, last, found))
+        )
+        beside = found.value(run, other, place.layer, BIASED) if place else None
+        ends = (Cell(number(found.value(run, other, last, estimator), 4)) for estimator in ("debiased", BIASED))
+        measured = len(found.profile(run, other))
+        rows.append(
+            (
+                *_ends(run, other, view),
+                lowest,
+                Cell(number(beside, 4)),
+                *ends,
+                Cell(f"{measured} of {len(found.layers)}"),
+            )
+        )
+    header = (
+        "Run",
+        "against",
+        "Lowest over the layers",
+        "biased there",
+        f"Last layer ({last})",
+        "biased there",
+        "Layers with a value",
+    )
+    title = "Similarity of hidden states (CKA)"
+    return Table("cka", title, header, tuple(rows[:MOST_PAIRS]), cka_note(found), words=2, marks=_marks(pairs, view))
+
+
+def _layers(pairs: Sequence[Names], found: Similarity, view: Geometry) -> Table:
+    step = -(-(len(found.layers) - 1) // (MOST_LAYERS - 1)) or 1
+    layers = sorted({*found.layers[::step], found.layers[-1]})
+    rows = [(*_ends(run, other, view), *(_cell(run, other, layer, found) for layer in layers)) for run, other in pairs]
+    cut = "" if len(layers) == len(found.layers) else f"Every {step}th layer and the last; cka.parquet has all. "
+    header = ("Run", "against", *(f"Layer {layer}" for layer in layers))
+    note = f"{cut}Debiased, the biased value beneath. {cka_note(found)}"
+    return Table(
+        "cka-layers", "CKA layer by layer", header, tuple(rows[:MOST_PAIRS]), note, words=2, marks=_marks(pairs, view)
+    )
+
+
+def cka_note(found: Similarity) -> str:
+    """How it was computed, over what n, and why values are missing."""
+    many = f"; {' and '.join(found.others)} in cka.parquet" if found.others else ""
+    return (
+        f"Linear CKA of the hidden states at {POOLINGS.get(found.pooling, found.pooling)}, {found.rows} rows{many}: 1 "
+        "for states that are equal up to rotation and scale, about 0 for unrelated ones. Debiased: unbiased HSIC; the "
+        "biased estimator comes out high where there are fewer rows than features. Layer 0 is the embedding's output."
+        f"{''.join(_reasons(found))}"
+    )
+
+
+def _reasons(found: Similarity) -> Iterator[str]:
+    for reason, layers in list(found.reasons().items())[:MOST_NAMED]:
+        where = named([str(layer) for layer in layers], MOST_NAMED)
+        yield f" No value at layer{'s' if len(layers) > 1 else ''} {where}: {reason}."
+
+
+def _ends(run: str, other: str, view: Geometry) -> tuple[Cell, Cell]:
+    kind = _twin(run, other, view)
+    return Cell(run, said(f"noise floor: {KINDS[kind]}" if kind else "")), Cell(other)
+
+
+def _cell(run: str, other: str, layer: int, found: Similarity) -> Cell:
+    value = found.value(run, other, layer)
+    if value is None:
+        return Cell(_missing(run, other, layer, found))
+    return Cell(number(value, 3), (number(found.value(run, other, layer, BIASED), 3),))
+
+
+def _missing(run: str, other: str, layer: int, found: Similarity) -> str:
+    """A value that cannot be had is another thing than one that nobody measured; the note has the reason."""
+    return "undefined" if found.reason(run, other, layer) else NOT_MEASURED
+
+
+def _twin(run: str, other: str, view: Geometry) -> str | None:
+    return next((kind for kind, pairs in view.twins.items() if {(run, other), (other, run)} & set(pairs)), None)
+
+
+def _marks(pairs: Sequence[Names], view: Geometry) -> dict[int, str]:
+    trained = {info.run for info in view.runs}
+    marks = {i: "base" for i, (_, other) in enumerate(pairs) if other not in trained}
+    return marks | {i: "floor" for i, pair in enumerate(pairs) if _twin(*pair, view)}

@@ -1,0 +1,75 @@
+"""Sampled scores as rows of strings: avg@k, pass@k and maj@k with their intervals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from tasks.reporting.formats import NOT_MEASURED, benchmark_name, percent, span
+from tasks.reporting.join import REFERENCES, StudyTables, base_of, benchmarks, ordered_runs
+from tasks.reporting.tables import Cell, Table
+
+_KINDS = ("avg", "pass", "maj")
+MOST_SCORES = 9
+"""Columns of scores; the frame beside the page has all."""
+
+
+def samples_table(tables: StudyTables) -> Table:
+    """Every run on every benchmark that was answered several times, the base first."""
+    frame = tables.samples
+    title = "Sampled scores"
+    if frame.is_empty():
+        return Table("samples", title, (), (), "No answers were drawn beside the greedy ones (avg@k, pass@k, maj@k).")
+    scores = _scores(frame)
+    kept = scores if len(scores) <= MOST_SCORES else _ends(scores)
+    values = {(row["run"], row["benchmark"], row["metric"], row["k"]): row for row in frame.iter_rows(named=True)}
+    infos = {info.run: info for info in ordered_runs(tables)}
+    base = base_of(tables).run
+    order = {name: place for place, name in enumerate(benchmarks(tables))}
+    names = sorted(frame["benchmark"].unique(maintain_order=True), key=lambda name: order.get(name, len(order)))
+    rows: list[tuple[Cell, ...]] = []
+    marks: dict[int, str] = {}
+    for benchmark in names:
+        measured = frame.filter(pl.col("benchmark") == benchmark)["run"].unique(maintain_order=True).to_list()
+        for run in [base, *(run for run in infos if run in measured and run != base)]:
+            if run in infos and infos[run].method in REFERENCES:
+                marks[len(rows)] = "base"
+            cells = (_cell(values.get((run, benchmark, *score))) for score in kept)
+            rows.append((Cell(benchmark_name(benchmark)), Cell(run), *cells))
+    cut = (
+        ""
+        if len(kept) == len(scores)
+        else f"The smallest and largest k of {len(scores)} scores; samples.parquet has all. "
+    )
+    note = (
+        f"{cut}Percent, mean over problems (n = {span(frame['n'].to_list(), 0)}, "
+        f"{span(frame['samples'].to_list(), 0)} drawn answers each); beneath it the 95 % bootstrap interval over problems. "
+        "avg@k: share right; pass@k: at least one of k right; maj@k: the most frequent of k answers is right; "
+        "all over every choice of k of the answers, not the first k alone."
+    )
+    header = ("Benchmark", "Run", *(f"{metric}@{k}, %" for metric, k in kept))
+    return Table("samples", title, header, tuple(rows), note, words=2, marks=marks)
+
+
+def _scores(frame: pl.DataFrame) -> list[tuple[str, int]]:
+    """(metric, k) in the order of the kinds, k ascending."""
+    found = frame.select("metric", "k").unique().rows()
+    known = [score for score in found if score[0] in _KINDS]
+    return sorted(known, key=lambda score: (_KINDS.index(score[0]), score[1]))
+
+
+def _ends(scores: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Of each metric the smallest and the largest k."""
+    kept = []
+    for kind in _KINDS:
+        ks = [k for metric, k in scores if metric == kind]
+        kept += [(kind, k) for k in sorted({min(ks), max(ks)})] if ks else []
+    return kept
+
+
+def _cell(row: dict[str, Any] | None) -> Cell:
+    if row is None:
+        return Cell(NOT_MEASURED)
+    known = row["low"] is not None and row["high"] is not None
+    return Cell(percent(row["value"]), (f"{percent(row['low'])} to {percent(row['high'])}",) if known else ())

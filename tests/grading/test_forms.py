@@ -1,0 +1,129 @@
+"""The forms that real answers and golds come in: what is the same value, what is not, and what cannot be read."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.contracts import InputError
+from tasks.grading.golds import check_golds
+from tasks.grading.grade import Grade, grade, grade_many, unparsed_golds
+from tasks.grading.locate import locate, said
+from tasks.grading.tidy import balanced, tidy
+
+SAME = [
+    # marked by a line or a sentence
+    ("#### 1,234", "1234"), ("####18", "18"), ("#### $18", "18"), ("#### -18", "-18"), ("#### −18", "-18"),
+    ("#### 18.", "18"), ("#### 18 dollars", "18"), ("#### 50%", "50"), ("#### (B)", "B"), ("#### Evelyn", "Evelyn"),
+    ("Answer: 18 eggs", "18"), ("**Final Answer**: 18", "18"), ("**Final Answer**\n\n18", "18"),
+    ("### Answer\n18", "18"),
+    ("So she has 18 left.", "18"), ("The answer is 42.", "42"), ("The answer is: $42$ apples", "42"),
+    ("So the final answer is 3/4.", "0.75"), ("The answer is 1,234 dollars.", "1234"),
+    ("the answer is 18 (because 3 + 15 = 18, not 20)", "18"), ("The correct answer is **18**.", "18"),
+    ("the answer is (B).", "B"), ("So the answer is: **B**", "B"), ("The answer is Evelyn.", "Evelyn"),
+    ("The answer is $\\text{Evelyn}$.", "Evelyn"),
+    # separators
+    (r"\boxed{10{,}000}", "10000"), (r"\boxed{10000}", "10{,}000"), (r"\boxed{10,\!000}", "10000"),
+    (r"\boxed{10\,000}", "10000"), (r"\boxed{10\ 000}", "10000"), (r"\boxed{10 000}", "10000"),
+    (r"\boxed{1~234~567}", "1,234,567"), ("\\boxed{1\u202f234}", "1234"),
+    (r"\boxed{\frac{1}{29322216}}", r"\dfrac{1}{29,\!322,\!216}"), (r"\boxed{0.123450}", "0.12345"),
+    # money, units, degrees, percent
+    (r"\boxed{\$18.50}", "18.5"), (r"\boxed{18}", r"\$18"), (r"\boxed{$1,234.00}", "1234"), (r"\boxed{18 eggs}", "18"),
+    (r"\boxed{5 \text{ cm}}", "5"), (r"\boxed{5\,\text{cm}^2}", "5"), (r"\boxed{5~\text{m/s}}", "5"),
+    (r"\boxed{72 \text{ square units}}", "72"), (r"\boxed{\frac{3}{4} \text{ cup}}", "0.75"),
+    (r"\boxed{90^\circ}", "90"), (r"\boxed{90}", r"90^{\circ}"), (r"\boxed{90°}", r"90^\circ"),
+    (r"\boxed{90\text{ degrees}}", r"90^\circ"), (r"\boxed{50\%}", "50"), (r"\boxed{50}", r"50\%"),
+    (r"\boxed{0.5}", r"50\%"),
+    # numbers as they are written
+    (r"\boxed{012}", "12"), (r"\boxed{12}", "012"), (r"\boxed{142}", "142.0"), (r"\boxed{.5}", "0.5"),
+    (r"\boxed{+3}", "3"),
+    (r"\boxed{-\frac{1}{2}}", "-0.5"), (r"\boxed{\dfrac12}", "1/2"), (r"\boxed{½}", "0.5"), (r"\boxed{2^{10}}", "1024"),
+    (r"\boxed{1.5 \times 10^3}", "1500"), (r"\boxed{1\frac{1}{2}}", "1.5"), (r"\boxed{1 1/2}", "1.5"),
+    (r"\boxed{-2 3/4}", "-2.75"), (r"\boxed{\frac{3}{2}}", "1 1/2"), (r"\boxed{2√3}", r"2\sqrt{3}"),
+    (r"\boxed{\frac{1}{\sqrt2}}", r"\frac{\sqrt{2}}{2}"), (r"\boxed{∞}", r"\infty"), (r"\boxed{9i+6}", "6+9i"),
+    # intervals, sets, tuples, matrices, equations
+    (r"\boxed{(-\infty, 2) \cup (3, \infty)}", r"(-\infty,2)\cup(3,\infty)"), (r"\boxed{x \in [1,2]}", "[1,2]"),
+    (r"\boxed{[1,2)}", "[1, 2)"), (r"\boxed{\{1,2,3\}}", r"\{3,2,1\}"), (r"\boxed{1,2,3}", r"\{3,2,1\}"),
+    (r"\boxed{1 \text{ and } 2}", "1,2"), (r"\boxed{3, -3}", r"\pm 3"),
+    (r"\boxed{\left(3, \frac{\pi}{2}\right)}", r"(3,\pi/2)"),
+    (r"\boxed{\begin{pmatrix} 1 \\ 2 \end{pmatrix}}", r"\begin{pmatrix}1\\2\end{pmatrix}"), (r"\boxed{x=5}", "5"),
+    (r"\boxed{2x+3}", "y=2x+3"), (r"\boxed{3:2}", "3:2"), (r"\boxed{6{:}30}", "6:30"),
+    (r"\boxed{1011_2}", "1011"),  # math-verify drops the base
+    # words
+    (r"\boxed{\text{Evelyn}}", "Evelyn"), (r"\boxed{\textbf{(B)}}", "B"), (r"\boxed{\mathrm{Yes}}", "yes"),
+    (r"\boxed{\text{May 5}}", "May 5"), (r"\boxed{\text{no solution}}", r"\text{no  solution}"),
+]  # fmt: skip
+
+OTHER = [
+    (r"\boxed{[1,2]}", "[1,2)"), (r"\boxed{(1,2]}", "(1,2)"), (r"\boxed{(2,-1)}", "(-1,2)"),
+    (r"\boxed{\text{even}}", r"\text{odd}"),
+    (r"\boxed{-3}", "3"), (r"\boxed{0.333}", r"\frac13"), (r"\boxed{9.42}", r"3\pi"), (r"\boxed{1 1/2}", "0.5"),
+    (r"\boxed{1.000.000}", "1000000"), (r"\boxed{2 million}", "2"), (r"\boxed{10 00}", "1000"), (r"\boxed{X}", "Y"),
+    ("the answer is (B).", "C"), ("She pays $18 in 3 days.", "18"), (r"\boxed{\{1,2\}}", r"\{1,2,3\}"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("completion", "gold"), SAME)
+def test_the_same_value(completion: str, gold: str) -> None:
+    found = grade(completion, gold)
+    assert (found.reward, found.gold_parsed) == (1.0, True)
+    assert found.extracted
+
+
+@pytest.mark.parametrize(("completion", "gold"), OTHER)
+def test_another_value(completion: str, gold: str) -> None:
+    found = grade(completion, gold)
+    assert (found.reward, found.gold_parsed) == (0.0, True)
+    assert found.extracted
+
+
+@pytest.mark.parametrize(
+    ("text", "units", "expected"),
+    [
+        ("$1,234.50.", False, "1234.50"), ("-$007", False, "-7"), ("7 dozen eggs", True, "7 dozen eggs"),
+        ("7 eggs", False, "7 eggs"), ("7 eggs", True, "7"), ("60 km/h", True, "60"),
+        ("- 1 1/2", False, r"-1\frac{1}{2}"),
+        ("10 000 000", False, "10000000"), ("1 2 3", False, "1 2 3"), ("1,2,3", False, "1,2,3"),
+        (r"\frac{1}{2,\!000}", False, r"\frac{1}{2000}"), (r"\text{(E)},", False, r"\text{(E)}"),
+        ("√x", False, r"\sqrt{x}"),
+    ],
+)  # fmt: skip
+def test_tidy(text: str, units: bool, expected: str) -> None:
+    assert tidy(text, units=units) == expected
+
+
+def test_what_the_answer_is_said_to_be() -> None:
+    assert said("First A.\nThe answer is (B).") == "(B)."
+    assert said("the answer is: **Evelyn**\n") == "Evelyn"
+    assert said("The answer is B.\nThat was easy.") is None  # not the last line
+    assert locate("The answer is B.") is None  # numbers and formulas there are math-verify's to find
+
+
+UNREADABLE = ["", " ", r"\frac{1}{", r"\left( 1, 2", r"\begin{pmatrix} 1 \\ 2", "}", "???", r"\div", "1" * 501]
+
+
+def test_golds_that_cannot_be_read_are_counted_and_answers_to_them_too() -> None:
+    golds = ["72", *UNREADABLE, "Evelyn", r"\text{no solution}", "(1,2]"]
+    assert unparsed_golds(golds) == list(range(1, 1 + len(UNREADABLE)))
+    assert grade_many([r"\boxed{5}", r"\boxed{\frac12}", "nothing"], [r"\frac{1}{"] * 3) == [
+        Grade(0.0, "5", gold_parsed=False),  # the answer was read: the gold is to blame
+        Grade(0.0, r"\frac12", gold_parsed=False),
+        Grade(0.0, None, gold_parsed=False),
+    ]
+    assert grade("nothing", r"\frac12") == Grade(0.0, None, gold_parsed=True)  # the answer is to blame
+
+
+def test_a_half_open_interval_is_balanced_and_a_cut_formula_is_not() -> None:
+    assert all(
+        map(balanced, ["(1,2]", r"\left[1,2\right)", r"\{1, 2\}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", "{}"])
+    )
+    assert not any(map(balanced, [r"\frac{1}{", "}{", r"\left(", r"\end{a}\begin{a}", r"\begin{pmatrix} 1"]))
+
+
+def test_unreadable_golds_are_refused_in_one_line() -> None:
+    check_golds(["1", "x"], ["a", "b"], "mine.jsonl")
+    with pytest.raises(InputError) as error:
+        check_golds(["1", r"\frac{1}{", ""], ["a", "b", "c"], "mine.jsonl")
+    assert str(error.value) == (
+        r"mine.jsonl: the gold of problem 'b' cannot be read as an answer: '\\frac{1}{' (and 1 more); "
+        "correct it or leave it out"
+    )
