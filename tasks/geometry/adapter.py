@@ -71,6 +71,8 @@ class AdapterSource:
         a, b = (keys.get(f"embedding_{side}" if embedding else side) for side in "AB")
         if a is None or b is None:
             raise InputError(f"{file}: module {name} has no lora_{'A' if a is None else 'B'}.weight")
+        for factor in (a, b):
+            self.weights.check_floating(factor)
         shapes, rank = self.weights.shapes, self.config.rank(name)
         if len(shapes[a]) != 2 or len(shapes[b]) != 2 or shapes[a][0] != shapes[b][1] or 0 in shapes[a] + shapes[b]:
             raise InputError(f"{file}: module {name}: B {shapes[b]} and A {shapes[a]} are not (out, r) and (r, in)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -60,8 +60,8 @@ class Chance:
     adapters: see the metric lora_a_cosine.
     """
 
-    def __init__(self, ks: Sequence[int], draws: int = DRAWS, seed: int = SEED) -> None:
-        self.ks, self.draws, self.seed = tuple(ks), draws, seed
+    def __init__(self, draws: int = DRAWS, seed: int = SEED) -> None:
+        self.draws, self.seed = draws, seed
         self._kept: dict[tuple[Any, ...], Array] = {}
         self._lock = Lock()
 

@@ -72,7 +72,7 @@ def measure(
         shared(a, b)
     names = sorted({name for source in sources for name in source.shapes}, key=natural)
     number = {pair: place for place, pair in enumerate(combinations(range(len(sources)), 2))}
-    chance = Chance(ks)
+    chance = Chance()
 
     def one(place: int) -> ModuleMeasure:
         return _module(place, names[place], sources, number, tuple(ks), chance, base)

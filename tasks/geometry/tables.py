@@ -92,5 +92,5 @@ def spectrum_frame(
     base: Checkpoint | None = None,
     progress: Progress = no_progress,
 ) -> pl.DataFrame:
-    """One adapter's spectra in the SPECTRA schema; with ``base`` also the measures that need its weights, for each k."""
+    """One adapter's spectra in the SPECTRA schema; with ``base`` also the measures that need its weights."""
     return geometry([source], [info], ks, base, progress, workers=1).spectra

@@ -52,10 +52,7 @@ class TensorFile:
         Raises `InputError` where it is not floating point, or where the file has become shorter since it was opened.
         """
         entry = self.entries[name]
-        if entry.dtype not in _DTYPES:
-            raise InputError(
-                f"{self.path}: tensor {name} is {entry.dtype}; weights must be float64, float32, float16 or bfloat16"
-            )
+        self.check_floating(name)
         kind = np.dtype(_DTYPES[entry.dtype])
         raw = np.fromfile(self.path, kind, entry.size // kind.itemsize, offset=entry.offset)
         if raw.nbytes != entry.size:
@@ -64,6 +61,14 @@ class TensorFile:
             # NumPy has no bfloat16: it is the upper half of a float32, so shifting it back up is exact.
             raw = (raw.astype(np.uint32) << 16).view(np.float32)
         return raw.astype(np.float64, copy=False).reshape(entry.shape)
+
+    def check_floating(self, name: str) -> None:
+        """Raises `InputError` for a tensor that is not floating point."""
+        kind = self.entries[name].dtype
+        if kind not in _DTYPES:
+            raise InputError(
+                f"{self.path}: tensor {name} is {kind}; weights must be float64, float32, float16 or bfloat16"
+            )
 
     def same(self, name: str, other: TensorFile, other_name: str) -> bool:
         """Whether two tensors are equal bit for bit; False where their types or shapes differ."""

@@ -59,8 +59,8 @@ def accuracy_table(tables: StudyTables, view: Geometry) -> Table:
         tuple(rows),
         "Unparsed answers: the grader found nothing to read; truncated: cut at the token limit. Both count as wrong "
         "unless what there was reads as the right answer. Unparsed golds: problems left out because their own answer "
-        "could not be read. n: greedy answers, one a problem. Interval: 95 % Wilson; a bootstrap over problems for a run "
-        "that has only drawn answers, several a problem.",
+        "could not be read. n: greedy answers, one a problem. Interval: 95 % Wilson; a bootstrap over problems for a "
+        "run that has only drawn answers, several a problem.",
         words=2,
         marks=reference_marks(infos, view),
     )

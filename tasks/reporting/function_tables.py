@@ -94,7 +94,7 @@ def _note(tables: StudyTables) -> str:
         f"Over the {tokens} tokens of the reference solutions{problems}. Depth: mean over tokens of the first layer "
         "from which on the most likely token is the last layer's. KL: of the whole next-token distribution at each "
         "token; [low, high]: 95 % bootstrap over problems. KL(base || run) is the forward divergence to the base. "
-        "Shaded as a noise floor: another run of the reference's method, so what stands in its row is what noise alone does."
+        "Shaded as a noise floor: another run of the reference's method, whose row is what noise alone does."
     )
 
 
