@@ -170,6 +170,8 @@ class Recorder:
             if result.stage == "evaluate" and result.name == "evaluate base":
                 if too_long := result.summary["too_long"]:
                     notes.append(f"{too_long} held-out problems did not fit the context with their answer: left out.")
+                if unread := result.summary["unparsed_golds"]:
+                    notes.append(f"{unread} golds could not be read: no answer to those problems can count as right.")
                 if boxed := result.summary["boxed_references"]:
                     notes.append(f"{boxed} held-out problems have no known solution: their answer loss is of the box.")
         if not self.spec.twins:

@@ -10,9 +10,11 @@ import polars as pl
 from tasks import home
 from tasks.contracts import InputError, ModelRef
 from tasks.devices import run_unpinned, slots
+from tasks.grading.golds import check_golds
 from tasks.methods import Method
 from tasks.models.external import check_base, locate, reference
 from tasks.models.prompts import check_template
+from tasks.problems.benchmarks import check_names, open_benchmark
 from tasks.problems.files import read_problems
 from tasks.problems.synthetic import check as check_world
 from tasks.rollouts.files import heldout_split, read_rollouts
@@ -58,6 +60,8 @@ def _check_world(spec: StudySpec) -> None:
         "model.pad_token": spec.model.pad_token,
         "model.max_length": spec.model.max_length,
         "evaluation.problems": spec.evaluation.problems,
+        "evaluation.benchmarks": spec.evaluation.benchmarks or None,
+        "evaluation.fields": spec.evaluation.fields or None,
     }
     for field, value in unused.items():
         if value is not None:
@@ -68,17 +72,8 @@ def _own(spec: StudySpec) -> ModelRef:
     check_template(spec.model.prompt_template)
     assert spec.rollouts.file is not None
     rows = read_rollouts(Path(spec.rollouts.file).expanduser())
-    if spec.evaluation.problems is not None:
-        read_problems(Path(spec.evaluation.problems).expanduser())
-    elif spec.rollouts.holdout == 0:
-        raise InputError(
-            "evaluation.problems: rollouts.holdout is 0, so there is nothing to evaluate on; give a file of problems"
-        )
-    elif rows["answer"].null_count() == rows.height:
-        raise InputError(
-            "evaluation.problems: the rollouts carry no gold answers to evaluate against; give a file of problems"
-        )
-    else:
+    _check_golds(spec, rows)
+    if spec.evaluation.problems is None and spec.rollouts.holdout > 0:
         held = heldout_split(rows["problem_id"], spec.rollouts.holdout)
         rows = rows.filter(~pl.col("problem_id").is_in(list(held)))
     if rows["reward"].null_count() == 0:
@@ -101,6 +96,32 @@ def _own(spec: StudySpec) -> ModelRef:
         pad_token=spec.model.pad_token,
         max_length=spec.model.max_length,
     )
+
+
+def _check_golds(spec: StudySpec, rows: pl.DataFrame) -> None:
+    """Whether there is something to evaluate on, and whether the grader can read what it will compare answers with."""
+    evaluation = spec.evaluation
+    fields = {str(name): column for name, column in evaluation.fields.items()}
+    check_names(evaluation.benchmarks)
+    if evaluation.problems is not None:
+        _check_readable(read_problems(Path(evaluation.problems).expanduser(), fields), "evaluation.problems")
+    elif not evaluation.benchmarks and spec.rollouts.holdout == 0:
+        raise InputError(
+            "evaluation.problems: rollouts.holdout is 0, so there is nothing to evaluate on; give a file of problems"
+        )
+    elif not evaluation.benchmarks and rows["answer"].null_count() == rows.height:
+        raise InputError(
+            "evaluation.problems: the rollouts carry no gold answers to evaluate against; give a file of problems"
+        )
+    for name in evaluation.benchmarks:
+        _check_readable(open_benchmark(name, fields).problems.frame, f"evaluation.benchmarks: {name}")
+    known = rows.filter(pl.col("reward").is_null() & pl.col("answer").is_not_null())
+    golds = known.unique("problem_id", maintain_order=True)
+    check_golds(golds["answer"].to_list(), golds["problem_id"].to_list(), "rollouts.file")
+
+
+def _check_readable(problems: pl.DataFrame, source: str) -> None:
+    check_golds(problems["answer"].to_list(), problems["problem_id"].to_list(), source)
 
 
 def _check_rewards(spec: StudySpec, rows: pl.DataFrame) -> None:

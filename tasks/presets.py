@@ -21,7 +21,7 @@ def tiny() -> Values:
     above .95 on held-out problems; cosine to SFT near .98 for RFT and RIFT (their noise floor is .975), .85 for Offline
     GRPO, .88 for DFT, about 0 for DPO (as measured at seed 0).
     """
-    return {"name": "tiny", "train": {"precision": "mixed"}}
+    return {"name": "tiny", "train": {"precision": "mixed"}, "paths": {"n": 64}}
 
 
 def smoke() -> Values:

@@ -67,12 +67,14 @@ def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, dict
 
 TITLES = {name: title for name, _, title in fields(StudySpec)}
 FIELDS = {name: schema for name, schema, _ in fields(StudySpec) if schema}
-FREE_TEXT = {"name", "model.base", "model.prompt_template", "model.pad_token", "rollouts.file", "evaluation.problems"}
+FREE_TEXT = {"name", "model.base", "model.prompt_template", "model.pad_token", "rollouts.file"}
+FREE_TEXT |= {"evaluation.problems", "evaluation.benchmarks", "evaluation.fields"}
 CHECKED_ELSEWHERE = {
     "lora.targets": "against the base's modules",
     "tiny.step_mix": "must sum to 1",
     "tiny.hard_steps": "1 to 6",
     "geometry.ks": "at least 1",
+    "paths.alphas": "from 0 to 1, both ends",
 }
 
 

@@ -57,12 +57,13 @@ def evaluate_models(
     more, drawn at ``spec.temperature`` from a seed of their own (problem and sample decide it, so all models get one
     luck). Also scored is the cross-entropy of each problem's reference solution, or of ``\\boxed{gold}`` where no
     solution is known, given the prompt. A problem whose prompt and answer do not fit the model's context is left out
-    and counted.
+    and counted (``too_long``), as are golds that the grader cannot read (``unparsed_golds``, no answer is right there).
 
     Each model's answers are appended, problem by problem, to a file in its folder of ``partials``; what is in there
     already is not done again. `collect` makes the frame of them. The base is held once; memory is its weights, the
     adapters, and the cache of ``spec.batch_size`` rows.
     """
+    from tasks.grading.golds import unparsed_golds
     from tasks.models.load import load_adapters, load_tokenizer
 
     tokenizer = load_tokenizer(base, pad_token)
@@ -89,7 +90,7 @@ def evaluate_models(
             with (partials[i] / f"{share[0]}-{share[1]}.jsonl").open("a", encoding="utf-8") as file:
                 file.writelines(found)
         progress(min(start + size, len(todo)) * rows, total, "answers")
-    return {"too_long": left_out}
+    return {"too_long": left_out, "unparsed_golds": len(unparsed_golds([problem.gold for problem in todo]))}
 
 
 def _read(

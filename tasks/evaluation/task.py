@@ -79,7 +79,7 @@ def evaluate_task(
             waiting = [pool.submit(copy_context().run, share, i) for i in range(count)]
             found = [future.result() for future in waiting]
         return {
-            place: _writer(partial, folder, int(found[0]["too_long"]))
+            place: _writer(partial, folder, int(found[0]["too_long"]), sum(one["unparsed_golds"] for one in found))
             for place, partial in zip(missing, partials, strict=True)
         }
 
@@ -103,7 +103,7 @@ def _key(
     return StageKey("evaluate", 2, inputs, settings)
 
 
-def _writer(partial: Path, problems: Path, too_long: int) -> Any:
+def _writer(partial: Path, problems: Path, too_long: int, unparsed_golds: int) -> Any:
     """What writes one model's answers to its artifact, and forgets the partial ones."""
 
     def write(out: Path, _: Progress) -> dict[str, Any]:
@@ -118,6 +118,7 @@ def _writer(partial: Path, problems: Path, too_long: int) -> Any:
             "correct": int(first["correct"].sum()),
             "boxed_references": used["solution"].null_count(),
             "too_long": too_long,
+            "unparsed_golds": unparsed_golds,
         }
 
     return write

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike
 
-from tasks.contracts import CONNECTIVITY, InputError, checked
+from tasks.contracts import BARRIERS, CONNECTIVITY, InputError, checked
 from tasks.geometry.bootstrap import Array, cluster_counts
 
 ENDS: dict[str, pl.DataType] = {
@@ -26,16 +26,6 @@ ENDS: dict[str, pl.DataType] = {
 
 PATH_ITEMS: dict[str, pl.DataType] = {"matched": pl.Boolean(), "alpha": pl.Float64(), **ENDS}
 """The readings of every point of one pair's paths (``path_items.parquet``)."""
-
-BARRIERS: dict[str, pl.DataType] = {
-    "run_a": pl.String(),
-    "run_b": pl.String(),
-    "matched": pl.Boolean(),
-    "reading": pl.String(),
-    "barrier": pl.Float64(),  # of a loss; of "accuracy" that of the error, 1 - accuracy. null where undefined
-    "alpha": pl.Float64(),  # where it is; null where there is none
-    "n": pl.Int64(),
-}
 
 _ROUNDING = 16 * np.finfo(np.float64).eps
 """Height above the chord, relative to the losses, that a path of equal or collinear losses can have by rounding."""
@@ -156,42 +146,33 @@ def connectivity_frame(items: pl.DataFrame, run_a: str, run_b: str) -> pl.DataFr
     return checked(pooled, CONNECTIVITY, "connectivity")
 
 
-def barriers(frame: pl.DataFrame) -> pl.DataFrame:
-    """BARRIERS: the barrier of every path of ``frame`` (CONNECTIVITY), and the alpha at which it is.
+def barrier_frame(
+    items: pl.DataFrame, run_a: str, run_b: str, seed: int = 0, replicates: int = 2000, level: float = 0.95
+) -> pl.DataFrame:
+    """BARRIERS of one pair: the barrier of each of its paths in ``items`` (PATH_ITEMS), with `barrier_interval`.
 
-    Accuracy counts as its error, so a barrier of .1 is ten points of accuracy lost against the chord. Raises
-    `InputError` naming the path where an end is missing.
-    """
-    rows = []
-    paths = checked(frame, CONNECTIVITY, "connectivity").group_by(list(BARRIERS)[:4], maintain_order=True)
-    for key, path in paths:
-        alphas, losses = path["alpha"].to_numpy(), _losses(path, key[3])
-        try:
-            rows.append((*key, _some(barrier(alphas, losses)), _some(where(alphas, losses)), path["n"].min()))
-        except InputError as error:
-            raise InputError(f"{key[0]}~{key[1]} ({key[3]}): {error}") from error
-    return pl.DataFrame(rows, schema=BARRIERS, orient="row")
-
-
-def intervals(items: pl.DataFrame, seed: int, replicates: int = 2000, level: float = 0.95) -> pl.DataFrame:
-    """``matched, reading, barrier, low, high, n``: `barrier_interval` of every path in one pair's ``items``.
-
-    One generator a path, from ``seed``, so that a path's draws do not depend on which others were measured.
+    Accuracy counts as its error, so a barrier of .1 is ten points of accuracy lost against the chord. One generator a
+    path, from ``seed``, so that a path's draws do not depend on which others were measured. Raises `InputError` naming
+    the pair and the reading where an end is missing or a problem lacks a point.
     """
     rows = []
     paths = checked(items, PATH_ITEMS, "path_items").group_by("matched", "reading", maintain_order=True)
-    for key, path in paths:
+    for (matched, reading), path in paths:
         path = path.sort("alpha", "problem_id")
         alphas, n = path["alpha"].unique(maintain_order=True).to_list(), path["problem_id"].n_unique()
         if path.height != len(alphas) * n:
-            raise InputError(f"path_items ({key[1]}): some of its {n} problems lack a point; measure the path again")
+            raise InputError(
+                f"{run_a}~{run_b} ({reading}): some of its {n} problems lack a point; measure the path again"
+            )
         tokens_P = None if path["tokens"].null_count() else path["tokens"][:n].to_numpy()
-        values_AP = _losses(path, key[1]).reshape(len(alphas), n)
-        found = barrier_interval(alphas, values_AP, tokens_P, np.random.default_rng(seed), replicates, level)
-        rows.append((*key, *map(_some, found), n))
-    kinds = {name: BARRIERS["barrier"] for name in ("barrier", "low", "high")}
-    schema = {"matched": BARRIERS["matched"], "reading": BARRIERS["reading"], **kinds, "n": BARRIERS["n"]}
-    return pl.DataFrame(rows, schema=schema, orient="row")
+        values_AP = _losses(path, reading).reshape(len(alphas), n)
+        try:
+            found = barrier_interval(alphas, values_AP, tokens_P, np.random.default_rng(seed), replicates, level)
+        except InputError as error:
+            raise InputError(f"{run_a}~{run_b} ({reading}): {error}") from error
+        pooled_A = values_AP.mean(axis=1) if tokens_P is None else values_AP.sum(axis=1) / tokens_P.sum()
+        rows.append((run_a, run_b, matched, reading, *map(_some, found), _some(where(alphas, pooled_A)), n))
+    return pl.DataFrame(rows, schema=BARRIERS, orient="row")
 
 
 def _losses(frame: pl.DataFrame, reading: object) -> Array:
@@ -228,7 +209,6 @@ def _excess(alphas_A: Array, losses_A: Array) -> Array:
     if np.isnan(losses_A).any() or not np.isfinite(losses_A[[0, -1]]).all():
         return np.full_like(losses_A, math.nan)
     heights_A = _heights(alphas_A, losses_A)
-    heights_A[[0, -1]] = 0.0
     return np.where(np.abs(heights_A) <= _ROUNDING * np.abs(losses_A[[0, -1]]).max(), 0.0, heights_A)
 
 

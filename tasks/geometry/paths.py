@@ -22,7 +22,14 @@ import polars as pl
 
 from tasks.contracts import PROBLEMS, InputError, Progress, checked, no_progress
 from tasks.geometry.adapter import AdapterSource
-from tasks.geometry.connectivity import ENDS, PATH_ITEMS, check_alphas, connectivity_frame, matched_scales
+from tasks.geometry.connectivity import (
+    ENDS,
+    PATH_ITEMS,
+    barrier_frame,
+    check_alphas,
+    connectivity_frame,
+    matched_scales,
+)
 from tasks.geometry.cosine import module_inner
 from tasks.geometry.delta import Factors, Source
 from tasks.geometry.peft_config import explain, read_json
@@ -94,8 +101,9 @@ def measure_path(
 
     The first ``n`` held-out problems of a shuffle by ``seed`` that fit the context, the same for every pair. Float32.
     ``ends``: ``{"a": ..., "b": ...}``, the two adapters' ``ends.parquet``; None measures them here. The matched path
-    has ends of its own. Writes ``connectivity.parquet`` (CONNECTIVITY) and ``path_items.parquet`` (PATH_ITEMS);
-    ``progress`` counts path points. Where an update is zero there is no matched path, and the summary says so.
+    has ends of its own. Writes ``connectivity.parquet`` (CONNECTIVITY), ``barriers.parquet`` (BARRIERS) and
+    ``path_items.parquet`` (PATH_ITEMS); ``progress`` counts path points. Where an update is zero there is no matched
+    path, and the summary says so.
 
     Raises `InputError` for alphas without both ends, unknown readings, an adapter that is not plain LoRA or not of
     this base, ends of other problems, and where no problem fits.
@@ -127,6 +135,7 @@ def measure_path(
     items = pl.DataFrame(rows, schema=PATH_ITEMS, orient="row").sort("matched", "reading", "alpha", "problem_id")
     items.write_parquet(out / "path_items.parquet")
     connectivity_frame(items, run_a, run_b).write_parquet(out / "connectivity.parquet")
+    barrier_frame(items, run_a, run_b, seed).write_parquet(out / "barriers.parquet")
     norm_a, norm_b = line.norms
     summary = {**meter.summary, "points": len(plan), "norm_a": norm_a, "norm_b": norm_b}
     return {**summary, "unmatchable": matched and not matchable}

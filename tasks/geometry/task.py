@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks import home
 from tasks.contracts import ModelRef, Progress, RunInfo, StageResult
-from tasks.devices import run_pinned
+from tasks.devices import run_pinned, slots
 from tasks.geometry.adapter import AdapterSource
 from tasks.geometry.checkpoint import Checkpoint
 from tasks.geometry.delta import unshared
@@ -90,7 +90,8 @@ def _adapter(trained: StageResult) -> Path:
 
 def _path_settings(base: ModelRef, spec: PathSpec, evaluation: EvaluationSpec) -> dict[str, Any]:
     generated = [evaluation.max_new_tokens, GRADER] if "accuracy" in spec.readings else []
-    return {"base": base.identity, "n": spec.n, "readings": list(spec.readings), "generated": generated}
+    settings = {"base": base.identity, "n": spec.n, "readings": list(spec.readings), "generated": generated}
+    return {**settings, "device": slots()[0].kind}
 
 
 @task(task_run_name="path end {info.run}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
@@ -176,6 +177,7 @@ def functions_task(
     """CKA, logit lens and KL of all models in one pass. Artifact: ``cka``, ``lens``, ``divergence`` (parquet)."""
     inputs = {info.run: result.ref.sha256 if result else "" for info, result in zip(infos, trained, strict=True)}
     settings = {"base": base.identity, "n": spec.n, "pooling": spec.pooling, "runs": [info.run for info in infos]}
+    settings["device"] = slots()[0].kind
     key = StageKey("functions", 1, {**inputs, "problems": problems.ref.sha256}, settings)
 
     def compute(out: Path, progress: Progress) -> Any:

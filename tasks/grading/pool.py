@@ -31,9 +31,16 @@ class Child:
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[str] | None = None
+        self._killed = False
 
     def ask(self, answer: str | None, gold: str) -> Reply | None:
-        """`child.compare` of the two texts; None past the time limit, or where a formula took the child down."""
+        """`child.compare` of the two texts; None past the time limit, or where a formula took two children down.
+
+        A child that somebody else killed (memory, a signal) is replaced and asked again: its death is not the answer's.
+        """
+        return self._ask(answer, gold) or (self._ask(answer, gold) if self._killed else None)
+
+    def _ask(self, answer: str | None, gold: str) -> Reply | None:
         process = self.process if self.process is not None and self.process.poll() is None else self._start()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -44,6 +51,7 @@ class Child:
         except BrokenPipeError:
             reply = ""
         if not reply:
+            self._killed = process.wait() < 0  # the watchdog leaves with 1
             self.close()
             return None
         same, read, known = json.loads(reply)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 
-MOST_ROWS = 64
+MOST_ROWS = 48
 """Dots of the figure; the table has all benchmarks."""
 
 

@@ -34,9 +34,9 @@ def accuracy_table(tables: StudyTables, view: Geometry) -> Table:
     """Every run on every benchmark: counts, answers that could not be read or were cut, golds that could not."""
     rows: list[tuple[Cell, ...]] = []
     infos: list[RunInfo] = []
-    base, golds = base_of(tables), tables.study.get("unparsed_golds") or {}
+    base, golds = base_of(tables), tables.study.get("unparsed_golds")
     for benchmark in benchmarks(tables) or [primary_benchmark(tables)]:
-        unread = Cell(str(golds[benchmark]) if golds.get(benchmark) is not None else "not recorded")
+        unread = () if golds is None else (Cell(str(golds.get(benchmark, "not recorded"))),)
         for info in ordered_runs(tables):
             found = score(tables, info.run, benchmark)
             if found is None and info != base:
@@ -47,10 +47,11 @@ def accuracy_table(tables: StudyTables, view: Geometry) -> Table:
             words = (Cell(benchmark_name(benchmark)), Cell(info.run))
             loss = Cell(number(found.answer_loss if found else None, 4))
             answers = (correct, n, Cell(score_cell(found).plain), unparsed, truncated)
-            rows.append((*words, *answers, unread, loss))
+            rows.append((*words, *answers, *unread, loss))
     header = (
         *("Benchmark", "Run", "Correct", "n", "Accuracy, %", "Unparsed answers", "Truncated"),
-        *("Unparsed golds", "Answer loss, nats/token"),
+        *(() if golds is None else ("Unparsed golds",)),
+        "Answer loss, nats/token",
     )
     return Table(
         "accuracy",
@@ -58,9 +59,13 @@ def accuracy_table(tables: StudyTables, view: Geometry) -> Table:
         header,
         tuple(rows),
         "Unparsed answers: the grader found nothing to read; truncated: cut at the token limit. Both count as wrong "
-        "unless what there was reads as the right answer. Unparsed golds: problems left out because their own answer "
-        "could not be read. n: greedy answers, one a problem. Interval: 95 % Wilson; a bootstrap over problems for a "
-        "run that has only drawn answers, several a problem.",
+        "unless what there was reads as the right answer. n: greedy answers, one a problem. Interval: 95 % "
+        "Wilson; a bootstrap over problems for a run that has only drawn answers, several a problem."
+        + (
+            " Unparsed golds: problems left out because their own answer could not be read."
+            if golds is not None
+            else ""
+        ),
         words=2,
         marks=reference_marks(infos, view),
     )

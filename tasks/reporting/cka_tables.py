@@ -16,18 +16,17 @@ from tasks.reporting.tables import Cell, Table, said
 MOST_LAYERS = 13
 """Columns of the table of layers; the frame beside the page has all."""
 
+TITLE = "Similarity of hidden states (CKA)"
+
 Names = tuple[str, str]
 
 
 def cka_tables(tables: StudyTables, view: Geometry) -> tuple[Table, ...]:
-    """What a reader needs of each pair, and the layers one by one; one empty table where nothing was measured."""
+    """What a reader needs of each run, and the layers one by one; one empty table where nothing was measured."""
     found = similarity_of(tables.cka)
     if found is None:
-        return (
-            Table("cka", "Similarity of hidden states (CKA)", (), (), "No hidden states were compared in this study."),
-        )
-    pairs = cka_pairs(tables, view)
-    return _summary(pairs, found, view), _layers(pairs, found, view)
+        return (Table("cka", TITLE, (), (), "No hidden states were compared in this study."),)
+    return _summary(found, tables, view), _layers(cka_pairs(tables, view), found, view)
 
 
 def cka_pairs(tables: StudyTables, view: Geometry) -> list[Names]:
@@ -37,39 +36,37 @@ def cka_pairs(tables: StudyTables, view: Geometry) -> list[Names]:
     return [*((run, base) for run in runs), *((run, reference) for run in runs if reference and run != reference)]
 
 
-def _summary(pairs: Sequence[Names], found: Similarity, view: Geometry) -> Table:
-    last = found.layers[-1]
-    rows = []
-    for run, other in pairs:
-        place = found.lowest(run, other)
-        lowest = (
-            Cell(number(place.value, 4), (f"layer {place.layer}",))
-            if place
-            else Cell(_missing(run, other, last, found))
-        )
-        beside = found.value(run, other, place.layer, BIASED) if place else None
-        ends = (Cell(number(found.value(run, other, last, estimator), 4)) for estimator in ("debiased", BIASED))
-        measured = len(found.profile(run, other))
-        rows.append(
-            (
-                *_ends(run, other, view),
-                lowest,
-                Cell(number(beside, 4)),
-                *ends,
-                Cell(f"{measured} of {len(found.layers)}"),
-            )
-        )
-    header = (
-        "Run",
-        "against",
-        "Lowest over the layers",
-        "biased there",
-        f"Last layer ({last})",
-        "biased there",
-        "Layers with a value",
-    )
-    title = "Similarity of hidden states (CKA)"
-    return Table("cka", title, header, tuple(rows[:MOST_PAIRS]), cka_note(found), words=2, marks=_marks(pairs, view))
+def _summary(found: Similarity, tables: StudyTables, view: Geometry) -> Table:
+    """One row a run: the lowest layer and the last, against the base and against the reference."""
+    base, last = base_of(tables), found.layers[-1]
+    others = [base.run, *([view.reference.run] if view.reference else [])]
+    rows: list[tuple[Cell, ...]] = []
+    marks = {0: "base"}
+    for info in [base, *view.runs]:
+        kind = view.twin(info, view.reference) if view.reference else None
+        if kind:
+            marks[len(rows)] = "floor"
+        cells = [cell for other in others for cell in _pair_cells(info.run, other, last, found)]
+        rows.append((Cell(info.run, said(f"noise floor: {KINDS[kind]}" if kind else "")), *cells))
+    header = ["Run"]
+    for other in others:
+        header += [f"Lowest layer, against {other}", f"Last layer ({last}), against {other}", "Layers with a value"]
+    return Table("cka", TITLE, tuple(header), tuple(rows), cka_note(found), marks=marks)
+
+
+def _pair_cells(run: str, other: str, last: int, found: Similarity) -> tuple[Cell, Cell, Cell]:
+    if run == other:
+        return Cell("itself"), Cell("itself"), Cell("-")
+    measured = Cell(f"{len(found.profile(run, other))} of {len(found.layers)}")
+    place = found.lowest(run, other)
+    if place is None:
+        return Cell(_missing(run, other, last, found)), Cell(_missing(run, other, last, found)), measured
+    beside = f"biased {number(found.value(run, other, place.layer, BIASED), 4)}"
+    lowest = Cell(number(place.value, 4), (f"at layer {place.layer}", beside))
+    value = found.value(run, other, last)
+    if value is None:
+        return lowest, Cell(_missing(run, other, last, found)), measured
+    return lowest, Cell(number(value, 4), (f"biased {number(found.value(run, other, last, BIASED), 4)}",)), measured
 
 
 def _layers(pairs: Sequence[Names], found: Similarity, view: Geometry) -> Table:

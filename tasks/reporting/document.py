@@ -29,6 +29,9 @@ from tasks.reporting.study_tables import (
 )
 from tasks.reporting.tables import Table, headline_table
 
+MOST_SHOWN = 40
+"""Rows of accuracies that are not behind a fold."""
+
 
 @dataclass(frozen=True)
 class Section:
@@ -73,7 +76,7 @@ def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], 
     matrix_of_kl = divergence_matrix(tables, view)
     folded = (matrix, *others, spectrum_table(tables.spectra, view), *([base] if base else []))
     sections = (
-        Section("Accuracy", (), (accuracy, samples_table(tables)), (mcnemar,)),
+        _folding("Accuracy", (accuracy, samples_table(tables)), (mcnemar,)),
         Section("Geometry of the updates", (), (against,), folded),
         Section(
             "Paths between the updates",
@@ -107,6 +110,12 @@ def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], 
         sections=sections,
         files=(*(f"{name}.parquet" for name in SCHEMAS), "study.json"),
     )
+
+
+def _folding(title: str, tables: tuple[Table, ...], folded: tuple[Table, ...]) -> Section:
+    """A section whose long tables stand behind a fold, before those that always do."""
+    long = tuple(table for table in tables if len(table.rows) > MOST_SHOWN)
+    return Section(title, (), tuple(table for table in tables if table not in long), (*long, *folded))
 
 
 def _facts(tables: StudyTables, view: Geometry) -> tuple[tuple[str, str], ...]:

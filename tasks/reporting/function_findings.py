@@ -29,6 +29,8 @@ def _barrier(reading: str, found: Extreme) -> str:
         return number(how.scale * value, how.decimals)
 
     assert found.barrier.value is not None  # `largest` takes only those that have one
+    if found.barrier.value == 0:
+        return f"{how.barrier.lower()} none on any of {count(found.paths, 'path')}"
     unit = f"{how.unit.replace('/', ' a ')}"
     floor = f"{text(found.floor.highest)} between runs of one method" if found.floor else "no noise floor measured"
     where = f"{found.run} and {found.other}{', norm-matched' if found.matched else ''}"

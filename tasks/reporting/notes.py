@@ -14,7 +14,7 @@ FEW_LAYERS = 10
 MOST_NAMED = 3
 """Pairs or modules that a sentence names; the tables have them all."""
 
-MOST_LISTED = 12
+MOST_LISTED = 8
 """Runs that a sentence lists."""
 
 

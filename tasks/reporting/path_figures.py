@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from tasks.contracts import RunInfo
-from tasks.reporting.floors import KINDS
 from tasks.reporting.join import StudyTables
 from tasks.reporting.notes import count
 from tasks.reporting.pairs import Geometry
@@ -59,7 +58,7 @@ def _picture(
         plain, matched = (
             [
                 (alpha, scale * value)
-                for alpha, value in curve(tables.connectivity, reference.run, info.run, flag, reading)
+                for alpha, value in curve(tables.connectivity, info.run, reference.run, flag, reading)
             ]
             for flag in (False, True)
         )
@@ -82,7 +81,7 @@ def _picture(
         canvas.supylabel(unit, fontsize=10)
 
     frame = tables.connectivity.filter(reading=reading)
-    title = f"{READINGS[reading].title} on the way from {reference.run}"
+    title = f"{READINGS[reading].title} on the way to {reference.run}"
     svg = inline_svg(f"path-{reading}", title, 0.6 + 1.25 * rows, draw)
     total = {*frame["run_a"], *frame["run_b"]} - {reference.run}
     cut = (
@@ -92,7 +91,7 @@ def _picture(
     )
     points = frame["alpha"].n_unique()
     note = (
-        f"alpha 0: {reference.run}, alpha 1: the run named; {count(max(frame['n']), 'problem')}, "
+        f"alpha 0: the run named, alpha 1: {reference.run}; {count(max(frame['n']), 'problem')}, "
         f"{points} points a path. Solid: the updates as trained; dashed: both scaled to one norm, so its ends are "
         f"other models; dotted: the straight line between the ends, which a barrier {_side(reading)}. Black: noise "
         f"floor. One height for all panels.{cut}"
@@ -114,11 +113,7 @@ def _panel(axes: Axes, info: RunInfo, plain: Curve, matched: Curve, view: Geomet
             axes.plot(
                 *zip(*points, strict=True), color=colour, linestyle=style, marker="o", markersize=2.2, linewidth=1.3
             )
-    axes.set_title(label_of(info, view), loc="left", fontsize=9)
-    if twin:
-        axes.annotate(
-            f"floor: {KINDS[twin]}", (0, 1), (1, -1), "axes fraction", textcoords="offset points", va="top", size=8
-        )
+    axes.set_title(f"{label_of(info, view)}{' (floor)' if twin else ''}", loc="left", fontsize=9)
     axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
     axes.locator_params(axis="y", nbins=4)
     axes.grid(axis="y", alpha=0.5)

@@ -45,8 +45,8 @@ def samples_table(tables: StudyTables) -> Table:
     note = (
         f"{cut}Percent, mean over problems (n = {span(frame['n'].to_list(), 0)}, "
         f"{span(frame['samples'].to_list(), 0)} drawn answers each); beneath it the 95 % bootstrap interval over "
-        "problems. avg@k: share right; pass@k: at least one of k right; maj@k: the most frequent of k answers is right; "
-        "all over every choice of k of the answers, not the first k alone."
+        "problems. avg@k: share right; pass@k: at least one of k right; maj@k: the most frequent of k answers is "
+        "right; all over every choice of k of the answers, not the first k alone."
     )
     header = ("Benchmark", "Run", *(f"{metric}@{k}, %" for metric, k in kept))
     return Table("samples", title, header, tuple(rows), note, words=2, marks=marks)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tasks.reporting.join import StudyTables, trained_runs
 from tasks.reporting.pairs import Geometry
-from tasks.reporting.picture import Picture, colour_of
+from tasks.reporting.picture import Picture, apart, colour_of
 from tasks.reporting.study_tables import losses
 from tasks.reporting.svg import inline_svg
 
@@ -14,12 +14,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 
+MOST_PANELS = 12
+"""Runs that are all drawn; of more, the reference with the nearest and the farthest to it."""
+
+
 def training_picture(tables: StudyTables, view: Geometry) -> Picture | None:
     """Small multiples: every method has a loss of its own, so each panel has its own height."""
-    curves = [(info, *losses(tables, info.run)) for info in trained_runs(tables)]
-    curves = [curve for curve in curves if curve[1]]
-    if not curves:
+    every = [(info, *losses(tables, info.run)) for info in trained_runs(tables)]
+    every = [curve for curve in every if curve[1]]
+    if not every:
         return None
+    shown = apart([info for info, *_ in every], view)
+    curves = every if len(every) <= MOST_PANELS else [curve for curve in every if curve[0] in shown]
     rows = -(-len(curves) // 2)
 
     def draw(canvas: Canvas) -> None:
@@ -39,6 +45,12 @@ def training_picture(tables: StudyTables, view: Geometry) -> Picture | None:
     n = max(len(steps) for _, steps, _ in curves)
     note = (
         f"Loss of each method as logged, up to {n} points a run, not smoothed. Every method minimises its own loss, so "
-        "the heights of two panels cannot be compared."
+        f"the heights of two panels cannot be compared.{_cut(len(every), len(curves))}"
     )
     return Picture("training", "Did training settle?", svg, note, "training")
+
+
+def _cut(total: int, shown: int) -> str:
+    if shown == total:
+        return ""
+    return f" Shown: {shown} of {total} runs, the nearest and the farthest; training.parquet has all."

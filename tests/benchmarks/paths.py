@@ -11,8 +11,8 @@ q, k, v and o. The ways:
 - ``PEFT``: the base read again, both adapters concatenated by `add_weighted_adapter`, merged.
 
 The machine may be shared, so the clock is the process's CPU time (one thread: what the wall would show with a core to
-itself, but for caches) and each round takes all ways in turn, each first once. Printed are medians over rounds of a way's rate and of
-its time over that round's floor.
+itself, but for caches), and each round takes all ways in turn, beginning with another one. Printed are medians over
+rounds of a way's rate and of its time over that round's floor.
 """
 
 from __future__ import annotations

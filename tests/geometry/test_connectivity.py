@@ -8,14 +8,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tasks.contracts import CONNECTIVITY, InputError
+from tasks.contracts import BARRIERS, CONNECTIVITY, InputError
 from tasks.geometry.connectivity import (
     PATH_ITEMS,
     barrier,
+    barrier_frame,
     barrier_interval,
-    barriers,
     connectivity_frame,
-    intervals,
     matched_scales,
     where,
 )
@@ -116,6 +115,13 @@ def test_a_barrier_that_every_problem_has_is_certain() -> None:
     assert barrier_interval([0, 0.5, 1], values, None, np.random.default_rng(0)) == (1.0, 1.0, 1.0)
 
 
+def test_so_is_one_that_every_token_has_however_long_the_texts() -> None:
+    """1 nat a token at the ends and 2 in the middle, whichever problems are drawn: their tokens are drawn with them."""
+    tokens = np.array([1.0, 2.0, 16.0])
+    found = barrier_interval([0, 0.5, 1], [tokens, 2 * tokens, tokens], tokens, np.random.default_rng(0))
+    assert found == (1.0, 1.0, 1.0)
+
+
 def test_one_problem_has_no_interval() -> None:
     found = barrier_interval([0, 0.5, 1], [[0], [1], [0]], None, np.random.default_rng(0))
     assert found.barrier == 1.0
@@ -186,29 +192,31 @@ def test_the_frames_by_hand() -> None:
         ("sft", "dpo", False, "boxed", 0.5, 3.5, 2, 4),
         ("sft", "dpo", False, "boxed", 1.0, 1.0, 2, 4),
     ]
-    assert barriers(frame).sort("reading").rows() == [
+    found = barrier_frame(items(), "sft", "dpo").sort("reading")
+    assert found.schema == BARRIERS
+    assert found.drop("low", "high").rows() == [
         ("sft", "dpo", False, "accuracy", 0.5, 0.5, 2),
         ("sft", "dpo", False, "boxed", 2.5, 0.5, 2),
     ]
 
 
 def test_a_path_without_a_barrier_has_no_alpha_and_one_without_an_end_is_named() -> None:
-    frame = connectivity_frame(items(), "sft", "dpo").filter(reading="boxed")
-    flat = frame.with_columns(value=pl.lit(1.0))
-    assert barriers(flat).select("barrier", "alpha").rows() == [(0.0, None)]
-    unknown = frame.with_columns(value=pl.lit(None, pl.Float64))
-    assert barriers(unknown).select("barrier", "alpha").rows() == [(None, None)]
+    boxed = items().filter(reading="boxed")
+    flat = boxed.with_columns(value=pl.col("tokens").cast(pl.Float64))
+    assert barrier_frame(flat, "sft", "dpo").select("barrier", "alpha").rows() == [(0.0, None)]
+    unknown = boxed.with_columns(value=pl.lit(None, pl.Float64))
+    assert barrier_frame(unknown, "sft", "dpo").select("barrier", "alpha").rows() == [(None, None)]
     with pytest.raises(InputError, match=r"sft~dpo \(boxed\): alphas"):
-        barriers(frame.filter(pl.col("alpha") > 0))
+        barrier_frame(boxed.filter(pl.col("alpha") > 0), "sft", "dpo")
 
 
 def test_intervals_of_items_are_those_of_their_arrays() -> None:
     shuffled = items().sample(fraction=1, shuffle=True, seed=3)
-    found = {row["reading"]: row for row in intervals(shuffled, seed=5).rows(named=True)}
+    found = {row["reading"]: row for row in barrier_frame(shuffled, "a", "b", seed=5).rows(named=True)}
     expected = barrier_interval([0, 0.5, 1], [[1, 3], [2, 12], [1, 3]], [1, 3], np.random.default_rng(5))
     assert tuple(found["boxed"][name] for name in expected._fields) == expected
     errors = barrier_interval([0, 0.5, 1], [[0, 0], [1, 0], [0, 0]], None, np.random.default_rng(5))
     assert tuple(found["accuracy"][name] for name in errors._fields) == errors
     assert found["accuracy"]["n"] == 2
     with pytest.raises(InputError, match="lack a point"):
-        intervals(items()[1:], seed=5)
+        barrier_frame(items()[1:], "a", "b", seed=5)

@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 import torch
 
-from tasks.contracts import CONNECTIVITY, PROBLEMS, InputError
-from tasks.geometry.connectivity import ENDS, PATH_ITEMS, barriers
+from tasks.contracts import BARRIERS, CONNECTIVITY, PROBLEMS, InputError
+from tasks.geometry.connectivity import ENDS, PATH_ITEMS
 from tasks.geometry.delta import LoraDelta, load_delta
 from tasks.geometry.paths import Line, boxed_ids, measure_ends, measure_path, open_plain
 from tasks.models.load import load_model
@@ -225,7 +225,9 @@ def test_the_readings_are_their_definitions(
     assert row["value"] == pytest.approx(boxed["value"].sum() / boxed["tokens"].sum(), rel=1e-12)
     assert (row["run_a"], row["run_b"], row["n"]) == ("a", "b", N)
     assert summary["problems"] == N
-    assert barriers(frame)["barrier"].min() >= 0
+    found = pl.read_parquet(tmp_path / "out" / "barriers.parquet")
+    assert found.schema == BARRIERS
+    assert found["barrier"].min() >= 0
 
 
 def test_answers_are_generated_at_the_ends_and_the_middle_only(

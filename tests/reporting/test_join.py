@@ -7,7 +7,18 @@ import polars as pl
 import pytest
 
 from tasks.contracts import InputError, RunInfo
-from tasks.reporting.join import StudyTables, Versus, base_of, frames, nobody_solves, ordered_runs, score, versus
+from tasks.reporting.join import (
+    StudyTables,
+    Versus,
+    base_of,
+    frames,
+    nobody_solves,
+    ordered_runs,
+    primary_benchmark,
+    score,
+    second_benchmark,
+    versus,
+)
 
 
 def test_the_base_is_first_whatever_the_order_of_the_runs(study: StudyTables) -> None:
@@ -41,10 +52,24 @@ def test_versus_turns_the_pair_round(study: StudyTables) -> None:
     assert back.difference == -found.difference
 
 
-def test_a_difference_is_shown_by_the_adjusted_p_only() -> None:
-    assert not Versus(100, 9, 1, 0.08, p_value=0.021, p_holm=0.08).shown
-    assert Versus(100, 9, 1, 0.08, p_value=0.0021, p_holm=0.03).shown
-    assert not Versus(100, 0, 0, 0.0, p_value=None, p_holm=None).shown
+def test_a_difference_is_shown_by_the_verdict_only() -> None:
+    assert not Versus(100, 9, 1, 0.08, 0.0021, 0.08, detectable=0.12, verdict="no power").shown
+    assert Versus(100, 9, 1, 0.08, 0.0021, 0.03, detectable=0.12, verdict="differs").shown
+
+
+def test_a_pair_without_a_verdict_has_no_power(study: StudyTables) -> None:
+    unjudged = study.mcnemar.with_columns(verdict=pl.lit(None, pl.String()), detectable=pl.lit(None, pl.Float64()))
+    found = versus(replace(study, mcnemar=unjudged), "sft", "base", "heldout")
+    assert found is not None
+    assert (found.verdict, found.shown, found.detectable) == ("no power", False, None)
+
+
+def test_benchmarks_of_any_name_take_the_headline(study: StudyTables) -> None:
+    names = pl.col("benchmark").replace({"heldout": "gsm8k", "hard": "math500"})
+    renamed = replace(study, accuracy=study.accuracy.with_columns(names), mcnemar=study.mcnemar.with_columns(names))
+    assert (primary_benchmark(renamed), second_benchmark(renamed)) == ("gsm8k", "math500")
+    alone = replace(study, accuracy=study.accuracy.filter(benchmark="hard"))
+    assert (primary_benchmark(alone), second_benchmark(alone)) == ("hard", None)
 
 
 def test_nobody_solves(build_study: Callable[..., StudyTables], study: StudyTables) -> None:

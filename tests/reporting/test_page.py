@@ -24,6 +24,7 @@ from tasks.reporting.notes import interval_note
 from tasks.reporting.pairs import EVERYTHING, geometry_of
 from tasks.reporting.terminal import headline_renderable
 
+OPTIONAL = ("samples", "connectivity", "barriers", "cka", "lens", "divergence")
 HOSTILE = 'x<script>alert("1")</script>&|`b`$a_{1}$'
 
 
@@ -142,9 +143,9 @@ def test_cosine_matrix_is_the_frames(study: StudyTables, parsed: Tables) -> None
 
 
 def test_every_table_of_results_begins_with_the_base(parsed: Tables) -> None:
-    for key in ("headline", "pairs", "other-pairs", "cosines", "spectra", "training"):
+    for key in ("headline", "pairs", "other-pairs", "cosines", "spectra", "barriers", "functions", "cka", "training"):
         assert parsed.tables[key][1][0][0] == "base", key
-    for key in ("accuracy", "mcnemar"):
+    for key in ("accuracy", "samples", "mcnemar"):
         assert parsed.tables[key][1][1][0] == "base", key
 
 
@@ -174,7 +175,7 @@ def test_the_page_is_small_self_contained_and_well_formed(page: str, parsed: Tab
 
 
 def test_figures_are_text_in_the_pages_colours(page: str, parsed: Tables) -> None:
-    assert parsed.tags["svg"] == parsed.tags["figcaption"] == 6
+    assert parsed.tags["svg"] == parsed.tags["figcaption"] == 10
     assert parsed.tags["text"] > 100  # text, not outlines
     assert ".981" in page
     assert "0.975 floor" in page
@@ -192,7 +193,7 @@ def test_nothing_from_data_is_markup(study: StudyTables, build_study: Callable[.
     assert Tables(page).tags["script"] == 0
     assert html.escape(HOSTILE, quote=False).split("<")[0] in page
     assert "&lt;script&gt;" in page
-    assert page.count("<svg") == 6  # drawn with that name as a label
+    assert page.count("<svg") == 10  # drawn with that name as a label
     assert "<script" not in text
     assert r"&amp;\|\`b\`" in text
     # A bar in a name opens no column: all lines of a table have one width.
@@ -206,7 +207,7 @@ def test_answers_of_models_are_not_on_the_page(page: str) -> None:
     assert "alert(1)" not in page  # what every completion of the made-up study says
 
 
-@pytest.mark.parametrize("frame", ["accuracy", "mcnemar", "pair_metrics", "spectra", "training"])
+@pytest.mark.parametrize("frame", ["accuracy", "mcnemar", "pair_metrics", "spectra", "training", *OPTIONAL])
 def test_a_missing_frame_leaves_a_page_that_says_so(study: StudyTables, frame: str) -> None:
     document = build_document(replace(study, **{frame: getattr(study, frame).clear()}))
     page = render_html(document)

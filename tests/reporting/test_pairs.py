@@ -153,5 +153,5 @@ def test_headline_rows_hold_the_frames_values(study: StudyTables) -> None:
     assert rows["sft"].cosine == 1.0
     assert (rows["dpo"].cosine, rows["dpo"].norm, rows["dpo"].effective_rank) == (-0.021, 0.21, 6.5)
     hard = study.accuracy.filter(run="dpo", benchmark="hard").row(0, named=True)
-    assert rows["dpo"].hard is not None
-    assert (rows["dpo"].hard.correct, rows["dpo"].hard.high) == (hard["correct"], hard["high"])
+    assert rows["dpo"].second is not None
+    assert (rows["dpo"].second.correct, rows["dpo"].second.high) == (hard["correct"], hard["high"])

@@ -14,10 +14,11 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from tasks.contracts import InputError
-from tasks.reporting.join import StudyTables
+from tasks.reporting.join import SCHEMAS, StudyTables
+from tasks.reporting.read import read_tables
 from tasks.reporting.write import write_report
 
-FRAMES = ("accuracy", "mcnemar", "items", "pair_metrics", "spectra", "training")
+FRAMES = tuple(SCHEMAS)
 
 
 def test_every_file_is_there_and_holds_the_frames(study: StudyTables, tmp_path: Path) -> None:
@@ -35,6 +36,24 @@ def test_equal_tables_give_equal_bytes(build_study: Callable[..., StudyTables], 
     first, second = (write_report(build_study(), tmp_path / name) for name in "ab")
     for a, b in zip(first, second, strict=True):
         assert a.read_bytes() == b.read_bytes(), a.name
+
+
+def test_a_written_folder_reads_back(study: StudyTables, tmp_path: Path) -> None:
+    write_report(study, tmp_path)
+    again = read_tables(tmp_path)
+    assert again.runs == study.runs
+    for name in FRAMES:
+        assert_frame_equal(getattr(again, name), getattr(study, name))
+    (tmp_path / "barriers.parquet").unlink()
+    with pytest.raises(InputError, match=r"not a finished study's folder: barriers\.parquet missing"):
+        read_tables(tmp_path)
+
+
+def test_numbers_of_what_was_not_measured_are_null(study: StudyTables, tmp_path: Path) -> None:
+    unmeasured = {name: getattr(study, name).clear() for name in ("barriers", "cka", "lens", "divergence")}
+    write_report(replace(study, **unmeasured), tmp_path)
+    numbers = json.loads((tmp_path / "study.json").read_text())["numbers"]
+    assert [numbers[key] for key in ("barriers", "cka", "lens_depth", "kl_base_run", "kl_run_base")] == [None] * 5
 
 
 def test_study_json_is_plain_json(study: StudyTables, tmp_path: Path) -> None:
@@ -55,7 +74,18 @@ def test_study_json_is_plain_json(study: StudyTables, tmp_path: Path) -> None:
     assert cosine == {"metric": "cosine", "k": None, "n": 1, "lowest": 0.975, "mean": 0.975, "highest": 0.975}
     assert floor["initialisation"] is None
     assert [run["run"] for run in record["runs"]][:2] == ["base", "sft"]
-    assert len(record["headline"]) == 5
+    assert len(record["headline"]) == 8
+    numbers = record["numbers"]
+    # The highest path: 4 h a (1 - a) at a = 1/2 is h = .2 (1 + .021), against .2 (1 - .975) for the twins.
+    boxed = numbers["barriers"]["boxed"]
+    assert (boxed["run"], boxed["other"], boxed["matched"]) == ("sft", "dpo", False)
+    assert boxed["barrier"]["value"] == pytest.approx(0.2042, abs=1e-12)
+    assert boxed["floor"]["highest"] == pytest.approx(0.005, abs=1e-12)
+    # 1 - 4 / 20 * (1 + .021)
+    assert numbers["cka"]["lowest"] == {"run": "sft", "other": "dpo", "value": pytest.approx(0.7958), "layer": 4}
+    assert numbers["lens_depth"]["sft"] == 2.125
+    assert numbers["accuracy"]["heldout"]["base"]["against_base"] is None
+    assert numbers["accuracy"]["heldout"]["sft"]["against_base"]["verdict"] == "differs"
 
 
 def test_a_failure_leaves_the_old_file_and_no_other(
