@@ -100,7 +100,7 @@ def _key(
         "device": slots()[0].kind,
     }
     inputs = {"problems": problems.ref.sha256, "adapter": trained.ref.sha256 if trained else ""}
-    return StageKey("evaluate", 2, inputs, settings)
+    return StageKey("evaluate", 3, inputs, settings)
 
 
 def _writer(partial: Path, problems: Path, too_long: int, unparsed_golds: int) -> Any:

@@ -73,7 +73,7 @@ def _layers(pairs: Sequence[Names], found: Similarity, view: Geometry) -> Table:
     step = -(-(len(found.layers) - 1) // (MOST_LAYERS - 1)) or 1
     layers = sorted({*found.layers[::step], found.layers[-1]})
     rows = [(*_ends(run, other, view), *(_cell(run, other, layer, found) for layer in layers)) for run, other in pairs]
-    cut = "" if len(layers) == len(found.layers) else f"Every {step}th layer and the last; cka.parquet has all. "
+    cut = "" if len(layers) == len(found.layers) else f"One layer in {step} and the last; cka.parquet has all. "
     header = ("Run", "against", *(f"Layer {layer}" for layer in layers))
     note = f"{cut}Debiased, the biased value beneath. {cka_note(found)}"
     return Table(

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 MOST_PANELS = 9
 """Pairs that are drawn: the noise floors first, then those of the highest barriers."""
 
+_NARROW = 18
+"""Characters of a title over one of three panels side by side."""
+
 Curve = list[tuple[float, float]]
 
 
@@ -66,15 +69,16 @@ def _picture(
             curves.append((info, plain, matched))
     if not curves:
         return None
-    rows = -(-len(curves) // 3)
+    columns = 3 if max(len(_title(info, view, reference)) for info, *_ in curves) <= _NARROW else 2
+    rows = -(-len(curves) // columns)
 
     def draw(canvas: Canvas) -> None:
-        panels = canvas.subplots(rows, 3, sharex=True, sharey=True, squeeze=False).ravel()
+        panels = canvas.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         for axes, (info, plain, matched) in zip(panels, curves, strict=False):
             _panel(axes, info, plain, matched, view, reference)
         for axes in panels[len(curves) :]:
             axes.set_visible(False)
-        for axes in panels[max(len(curves) - 3, 0) : len(curves)]:
+        for axes in panels[max(len(curves) - columns, 0) : len(curves)]:
             axes.tick_params(labelbottom=True)
             axes.set_xlabel("alpha")
         unit = "Accuracy, %" if reading == "accuracy" else f"Loss, {READINGS[reading].unit}"
@@ -103,6 +107,10 @@ def _side(reading: str) -> str:
     return "lies below" if reading == "accuracy" else "rises above"
 
 
+def _title(info: RunInfo, view: Geometry, reference: RunInfo) -> str:
+    return f"{label_of(info, view)}{' (floor)' if view.twin(info, reference) else ''}"
+
+
 def _panel(axes: Axes, info: RunInfo, plain: Curve, matched: Curve, view: Geometry, reference: RunInfo) -> None:
     twin = view.twin(info, reference)
     colour = INK if twin else colour_of(info, view)
@@ -113,7 +121,7 @@ def _panel(axes: Axes, info: RunInfo, plain: Curve, matched: Curve, view: Geomet
             axes.plot(
                 *zip(*points, strict=True), color=colour, linestyle=style, marker="o", markersize=2.2, linewidth=1.3
             )
-    axes.set_title(f"{label_of(info, view)}{' (floor)' if twin else ''}", loc="left", fontsize=9)
+    axes.set_title(_title(info, view, reference), loc="left", fontsize=9)
     axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
     axes.locator_params(axis="y", nbins=4)
     axes.grid(axis="y", alpha=0.5)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +15,9 @@ from prefect.cache_policies import NO_CACHE
 from tasks.contracts import PAIR_METRICS_FRAME, SPECTRA, RunInfo, StageResult
 from tasks.events import Event, emit
 from tasks.reporting.formats import in_sentence
-from tasks.reporting.join import SCHEMAS, StudyTables, primary_benchmark, second_benchmark
-from tasks.reporting.pairs import cosine_matrix, geometry, headline_rows
+from tasks.reporting.join import SCHEMAS, StudyTables, primary_benchmark
+from tasks.reporting.pairs import geometry
+from tasks.reporting.published import accuracy_rows, cosine_rows, run_metrics
 from tasks.reporting.write import write_report
 from tasks.store import open_store
 
@@ -89,54 +88,25 @@ def _training(trained: dict[RunInfo, StageResult]) -> pl.DataFrame:
 def _log_numbers(tables: StudyTables, study: str, trained: dict[RunInfo, StageResult]) -> None:
     """Accuracy and geometry as metrics of each method's child run; the base's on the study itself."""
     store = open_store()
-    second = f"accuracy_{re.sub(r'[^A-Za-z0-9_-]', '_', second_benchmark(tables) or 'none')}"
-    for row in headline_rows(tables, geometry(tables)):
-        values = {
-            "accuracy": row.first.accuracy if row.first else None,
-            second: row.second.accuracy if row.second else None,
-            "answer_loss": row.first.answer_loss if row.first else None,
-            "cosine_to_sft": row.cosine,
-            "update_norm": row.norm,
-            "effective_rank": row.effective_rank,
-        }
-        known = [(name, value, 0) for name, value in values.items() if value is not None]
-        if row.info in trained:
-            store.log_metrics(str(trained[row.info].summary["mlflow_run"]), known)
-        elif row.info.method == "base":
-            store.log_metrics(study, [(f"base_{name}", value, step) for name, value, step in known])
+    for info, values in run_metrics(tables, geometry(tables)).items():
+        if info in trained:
+            known = [(name, value, 0) for name, value in values.items()]
+            store.log_metrics(str(trained[info].summary["mlflow_run"]), known)
+        elif info.method == "base":
+            store.log_metrics(study, [(f"base_{name}", value, 0) for name, value in values.items()])
 
 
 def _prefect_artifacts(tables: StudyTables, page: Path) -> None:
     view = geometry(tables)
     create_table_artifact(
         key="accuracy",
-        table=[
-            {
-                "run": row.info.run,
-                "accuracy": round(row.first.accuracy, 4) if row.first else None,
-                "95 % from": round(row.first.low, 4) if row.first else None,
-                "to": round(row.first.high, 4) if row.first else None,
-                "n": row.first.n if row.first else None,
-                "cosine to sft": round(row.cosine, 4) if row.cosine is not None else None,
-            }
-            for row in headline_rows(tables, view)
-        ],
+        table=accuracy_rows(tables, view),
         description=f"Accuracy on {in_sentence(primary_benchmark(tables))} problems; the base is the first row.",
     )
-    names = [info.run for info in view.runs]
-    matrix = cosine_matrix(view)
     create_table_artifact(
         key="cosine",
-        table=[
-            {"run": name, **{other: _rounded(matrix[i, j]) for j, other in enumerate(names)}}
-            for i, name in enumerate(names)
-        ],
+        table=cosine_rows(view),
         description=f"Global cosine of the weight updates. Noise floor (same method, another data order): {view.floor}",
     )
     create_markdown_artifact(key="report", markdown=(page.parent / "report.md").read_text())
     create_link_artifact(key="report-page", link=page.absolute().as_uri(), link_text="report.html")
-
-
-def _rounded(value: float) -> float | None:
-    """NaN is what was not measured; JSON has no word for it."""
-    return None if math.isnan(value) else round(float(value), 4)

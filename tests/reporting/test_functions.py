@@ -57,8 +57,8 @@ def test_the_lowest_pair_is_no_noise_floor(study: StudyTables) -> None:
     assert found is not None
     assert lowest_pair(found, geometry(tables)) == ("sft", "dft", Place(0.5, 1))
     assert cka_finding(tables, geometry(tables)) == (
-        "Hidden states at the prompts' last token (debiased CKA, 50 rows): lowest between sft and dft, 0.500 at layer 1; "
-        "between runs of one method it is never below 0.250 (sft and sft-order1, layer 1)."
+        "Hidden states at the prompts' last token (debiased CKA, 50 rows): lowest between sft and dft, 0.500 at layer "
+        "1; between runs of one method it is never below 0.250 (sft and sft-order1, layer 1)."
     )
     alone = replace(tables, cka=tables.cka.filter(pl.col("run_b") != "sft-order1"))
     assert cka_finding(alone, geometry(alone)).endswith("; no noise floor was measured for it.")
@@ -89,7 +89,7 @@ def test_deep_models_show_some_layers_and_the_last(build_study: Callable[..., St
     table = cka_tables(deep, geometry(deep))[1]
     assert len(table.header) - 2 == MOST_LAYERS
     assert table.header[2:4] + table.header[-1:] == ("Layer 0", "Layer 3", "Layer 36")
-    assert table.note.startswith("Every 3th layer and the last; cka.parquet has all.")
+    assert table.note.startswith("One layer in 3 and the last; cka.parquet has all.")
 
 
 def test_the_profile_is_against_the_base_and_the_reference(study: StudyTables) -> None:
@@ -131,8 +131,8 @@ def test_divergence_has_a_direction(study: StudyTables) -> None:
     assert (cells["base", "sft"].text, cells["sft", "base"].text) == ("0.500", "0.250")
     assert cells["sft", "sft-order1"].subs == ("[0.00500, 0.0200]", "noise floor: data order")
     assert divergence_finding(tables, view) == (
-        "Output distributions, KL(base || run) in nats a token of the reference solutions, nearest first: dpo 2.00×10⁻⁶ "
-        "and sft 0.500; runs of one method are at most 0.0100 apart, KL(sft || sft-order1)."
+        "Output distributions, KL(base || run) in nats a token of the reference solutions, nearest first: dpo "
+        "2.00×10⁻⁶ and sft 0.500; runs of one method are at most 0.0100 apart, KL(sft || sft-order1)."
     )
 
 

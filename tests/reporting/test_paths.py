@@ -75,8 +75,8 @@ def test_the_sentence_sets_the_largest_against_the_floor(study: StudyTables) -> 
     tables = three(study)
     assert barrier_finding(tables, geometry(tables)) == (
         "Barriers on the straight paths between updates: solution at most 0.0400 nats a token (rft and dft, at alpha "
-        "0.75; 0.0020 between runs of one method; interval above 0 on 1 of 2 paths); error at most 10.0 points (sft and "
-        "dft, at alpha 0.50; no noise floor measured; interval above 0 on 0 of 1 path)."
+        "0.75; 0.0020 between runs of one method; interval above 0 on 1 of 2 paths); error at most 10.0 points (sft "
+        "and dft, at alpha 0.50; no noise floor measured; interval above 0 on 0 of 1 path)."
     )
     flat = with_barriers(study, ("sft", "dft", False, "solution", 0.0, 0.0, 0.01, None, 60))
     assert barrier_finding(flat, geometry(flat)).endswith(": solution none on any of 1 path.")

@@ -39,10 +39,10 @@ def test_every_verdict_stands_with_what_would_have_been_found(study: StudyTables
     lead, rest = against_base(tables, "heldout").split("(n = 400): ")
     assert lead.startswith("Held-out accuracy against the base's")
     assert rest == (
-        "higher for sft (+5.0 points, p = 0.0010); lower for rft (-4.0 points, p = 0.0040); no difference shown for dft "
-        "(+0.4 points, p = 1.00) and rift (-0.2 points, p = 1.00), where one of 1.2 to 1.8 points would have been found; "
-        "no power to tell for dpo (+1.9 points, p = 0.090): only one of 4.1 points or more would have been found. p: "
-        "exact McNemar, Holm-adjusted over all pairs of runs; found: with a power of 80 %."
+        "higher for sft (+5.0 points, p = 0.001); lower for rft (-4.0 points, p = 0.004); no difference shown for "
+        "dft (+0.4 points, p = 1.00) and rift (-0.2 points, p = 1.00), where one of 1.2 to 1.8 points would have been "
+        "found; no power to tell for dpo (+1.9 points, p = 0.090): only one of 4.1 points or more would have been "
+        "found. p: exact McNemar, Holm-adjusted over all pairs of runs; found: with a power of 80 %."
     )
 
 
@@ -60,7 +60,7 @@ def test_tables_carry_verdict_and_detectable_difference(study: StudyTables) -> N
     assert rows["sft"][-2:] == (Cell("3.1"), Cell("differs", ("A lower",)))
     assert rows["dft"][-2:] == (Cell("1.8"), Cell("no difference shown"))
     runs = {row[0].text: row[2] for row in headline_table(tables, view).rows}
-    assert runs["sft"] == Cell("+5.0", ("p 0.0010", "differs", "detectable 3.1"))
+    assert runs["sft"] == Cell("+5.0", ("p 0.001", "differs", "detectable 3.1"))
     assert runs["dft"] == Cell("+0.4", ("p 1.00", "no difference shown", "detectable 1.8"))
     assert runs["dpo"] == Cell("not measured")
 
