@@ -19,7 +19,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.record import Recorder
 from tasks.contracts import ModelRef, RunInfo, StageResult
 from tasks.evaluation.task import accuracy_task, evaluate_task
-from tasks.geometry.task import end_task, functions_task, pair_task, path_task, spectrum_task
+from tasks.geometry.function_tasks import end_task, functions_task, path_task
+from tasks.geometry.task import pair_task, spectrum_task
 from tasks.grading.task import grade_task
 from tasks.models.task import pretrain_task
 from tasks.preflight import check_selections, preflight

@@ -85,7 +85,7 @@ def evaluate_models(
         ]
         lines: dict[int, list[str]] = {}
         for i, row in _answer(model, tokenizer, asked, wanted, spec):
-            lines.setdefault(i, []).append(json.dumps(row) + "\n")
+            lines.setdefault(i, []).append("\n" + json.dumps(row))  # a line left half written ends here
         for i, found in lines.items():
             with (partials[i] / f"{share[0]}-{share[1]}.jsonl").open("a", encoding="utf-8") as file:
                 file.writelines(found)

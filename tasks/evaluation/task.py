@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -17,8 +16,9 @@ from tasks import home
 from tasks.contracts import ModelRef, Progress, RunInfo, StageResult
 from tasks.devices import run_pinned, slots
 from tasks.evaluation.accuracy import accuracy_table, mcnemar_table
-from tasks.evaluation.evaluate import NOT_EVALUATED, Asked, collect, evaluate_models
+from tasks.evaluation.evaluate import Asked, evaluate_models
 from tasks.evaluation.samples import differences_table, samples_table
+from tasks.evaluation.together import Shares, writer
 from tasks.grading import grade
 from tasks.specs import EvaluationSpec
 from tasks.stage import Part, can_heal, log_file, run_stage, run_stages, state_of, states_of
@@ -58,7 +58,7 @@ def evaluate_task(
         for partial in partials:
             partial.mkdir(exist_ok=True)
         count = len(slots())
-        shared = _Shares(progress, count)
+        shared = Shares(progress, count)
         arguments = {
             "base": store.local(base.ref) / base.folder,
             "asked": [asked[place] for place in missing],
@@ -79,7 +79,7 @@ def evaluate_task(
             waiting = [pool.submit(copy_context().run, share, i) for i in range(count)]
             found = [future.result() for future in waiting]
         return {
-            place: _writer(partial, folder, int(found[0]["too_long"]), sum(one["unparsed_golds"] for one in found))
+            place: writer(partial, folder, int(found[0]["too_long"]), sum(one["unparsed_golds"] for one in found))
             for place, partial in zip(missing, partials, strict=True)
         }
 
@@ -101,45 +101,6 @@ def _key(
     }
     inputs = {"problems": problems.ref.sha256, "adapter": trained.ref.sha256 if trained else ""}
     return StageKey("evaluate", 3, inputs, settings)
-
-
-def _writer(partial: Path, problems: Path, too_long: int, unparsed_golds: int) -> Any:
-    """What writes one model's answers to its artifact, and forgets the partial ones."""
-
-    def write(out: Path, _: Progress) -> dict[str, Any]:
-        known = pl.read_parquet(problems)
-        items = collect(partial, known)
-        items.write_parquet(out / "items.parquet")
-        shutil.rmtree(partial)
-        first = items.filter(pl.col("sample") == 0)
-        used = known.filter(~pl.col("split").is_in(NOT_EVALUATED))
-        return {
-            "n": first.height,
-            "correct": int(first["correct"].sum()),
-            "boxed_references": used["solution"].null_count(),
-            "too_long": too_long,
-            "unparsed_golds": unparsed_golds,
-        }
-
-    return write
-
-
-class _Shares:
-    """One progress out of several devices'. It begins when the first device is had."""
-
-    def __init__(self, progress: Progress, count: int) -> None:
-        self._progress, self._done, self._total = progress, [0] * count, [0] * count
-
-    def of(self, place: int) -> Progress:
-        def progress(done: int, total: int, note: str) -> None:
-            if total == 0:
-                if not any(self._total):
-                    self._progress(0, 0, "")
-                return
-            self._done[place], self._total[place] = done, total
-            self._progress(sum(self._done), sum(self._total), note)
-
-        return progress
 
 
 @task(task_run_name="accuracy", cache_policy=NO_CACHE)

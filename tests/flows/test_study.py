@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from safetensors.numpy import load_file
 
+from tasks.reporting.join import SCHEMAS
 from tests.flows.study_runs import Lab, Study, kill_after
 
 pytestmark = pytest.mark.slow
@@ -34,8 +35,7 @@ def first(lab: Lab) -> Study:
 
 
 def test_every_file_of_the_folder_is_there_and_the_page_is_named(first: Study) -> None:
-    frames = ("accuracy", "mcnemar", "items", "pair_metrics", "spectra", "training")
-    expected = {"report.html", "report.md", "study.json", *(f"{name}.parquet" for name in frames)}
+    expected = {"report.html", "report.md", "study.json", *(f"{name}.parquet" for name in SCHEMAS)}
     assert {path.name for path in first.folder.iterdir()} == expected
     assert str(first.folder / "report.html") in first.stdout
 
@@ -100,6 +100,8 @@ def test_noise_floor_is_the_twins_cosine(first: Study) -> None:
         & (pl.col("run_b") == "sft-order1")
         & (pl.col("metric") == "cosine")
         & (pl.col("module") == "*")
+        & pl.col("layer").is_null()
+        & pl.col("projection").is_null()
     )["value"].item()
     assert first.record["noise_floor"]["cosine"] == twin
     assert 0.3 < twin < 1.0
@@ -137,12 +139,13 @@ def test_second_run_computes_nothing_and_gives_the_same_tables(lab: Lab, first: 
     assert again.code == 0, again.stderr
     assert again.names(hit=False) == set()
     assert again.names(hit=True) == first.names(hit=False)
-    for name in ("accuracy", "mcnemar", "items", "pair_metrics", "spectra", "training"):
+    for name in SCHEMAS:
         assert pl.read_parquet(again.folder / f"{name}.parquet").equals(
             pl.read_parquet(first.folder / f"{name}.parquet")
         )
     hits = lab.prefect("select count(*) from task_run where state_name = 'CacheHit'")
-    assert hits == [(len(again.names(hit=True)),)]
+    together = len(RUNS) + 1  # one task answers for the base, every run and the instructed base
+    assert hits == [(len(again.names(hit=True)) - together,)]
     assert again.seconds <= 40  # 20 s is the promise on a quiet machine; the benchmark measures it
 
 
@@ -153,7 +156,32 @@ def test_one_methods_setting_retrains_that_method_only(lab: Lab, first: Study) -
     pairs = {f"geometry {a}~{b}" for a, b in combinations(RUNS, 2) if "rift" in (a, b)}
     assert len(pairs) == len(others)
     expected = {"train rift seed=0 lr=1e-3", "evaluate rift seed=0 lr=1e-3", "spectrum rift", "accuracy"} | pairs
+    expected |= {"path end rift", "functions of base and 7 adapters"}
+    expected |= {pair.replace("geometry", "path") for pair in pairs}
     assert changed.names(hit=False) == expected
+
+
+def test_paths_start_and_end_at_the_adapters_own_readings(first: Study) -> None:
+    paths = pl.read_parquet(first.folder / "connectivity.parquet").filter(~pl.col("matched"))
+    assert paths["n"].unique().to_list() == [32]
+    ends = paths.filter(pl.col("alpha").is_in([0.0, 1.0])).with_columns(
+        run=pl.when(pl.col("alpha") == 0).then("run_a").otherwise("run_b")
+    )
+    assert set(ends["run"]) == set(RUNS)
+    assert ends.group_by("run", "reading").agg(pl.col("value").n_unique())["value"].unique().to_list() == [1]
+    barriers = pl.read_parquet(first.folder / "barriers.parquet")
+    assert barriers.height == 21 * 2 * 3
+    assert barriers["barrier"].min() >= 0
+
+
+def test_functions_compare_the_base_and_every_run(first: Study) -> None:
+    divergence = pl.read_parquet(first.folder / "divergence.parquet")
+    assert set(divergence["run_a"]) == {"base", *RUNS}
+    assert divergence.height == 8 * 7
+    assert divergence["value"].min() >= 0
+    cka = pl.read_parquet(first.folder / "cka.parquet").filter(pl.col("estimator") == "debiased")
+    assert cka["layer"].unique().sort().to_list() == [0, 1, 2]
+    assert cka.filter(pl.col("value").is_null())["reason"].null_count() == 0
 
 
 def test_kill_9_in_the_middle_repeats_no_finished_stage_and_leaves_no_process(lab: Lab, first: Study) -> None:

@@ -1,0 +1,142 @@
+"""Prefect tasks: the paths between the runs' updates, and what their models compute. Worker processes do the work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.contracts import ModelRef, Progress, RunInfo, StageResult
+from tasks.devices import run_pinned, slots
+from tasks.geometry.functions import measure_functions
+from tasks.geometry.paths import measure_ends, measure_path
+from tasks.grading.grade import GRADER
+from tasks.specs import EvaluationSpec, FunctionSpec, PathSpec
+from tasks.stage import can_heal, log_file, run_stage, state_of
+from tasks.store import StageKey, open_store
+
+
+def _base_arguments(base: ModelRef, problems: StageResult) -> dict[str, Any]:
+    store = open_store()
+    return {
+        "base": store.local(base.ref) / base.folder,
+        "problems": store.local(problems.ref) / "problems.parquet",
+        "prompt_template": base.prompt_template,
+        "pad_token": base.pad_token,
+        "max_length": base.max_length,
+    }
+
+
+def _adapter(trained: StageResult) -> Path:
+    return open_store().local(trained.ref) / "adapter"
+
+
+def _path_settings(base: ModelRef, spec: PathSpec, evaluation: EvaluationSpec) -> dict[str, Any]:
+    generated = [evaluation.max_new_tokens, GRADER] if "accuracy" in spec.readings else []
+    settings = {"base": base.identity, "n": spec.n, "readings": list(spec.readings), "generated": generated}
+    return {**settings, "device": slots()[0].kind}
+
+
+@task(task_run_name="path end {info.run}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
+def end_task(
+    info: RunInfo,
+    base: ModelRef,
+    problems: StageResult,
+    trained: StageResult,
+    spec: PathSpec,
+    evaluation: EvaluationSpec,
+) -> Any:
+    """One adapter's readings, shared by all its paths. Artifact: ``ends.parquet`` (`connectivity.ENDS`)."""
+    inputs = {"adapter": trained.ref.sha256, "problems": problems.ref.sha256}
+    key = StageKey("path end", 1, inputs, _path_settings(base, spec, evaluation))
+
+    def compute(out: Path, progress: Progress) -> Any:
+        arguments = {
+            **_base_arguments(base, problems),
+            "adapter": _adapter(trained),
+            "n": spec.n,
+            "readings": spec.readings,
+            "batch_size": evaluation.batch_size,
+            "max_new_tokens": evaluation.max_new_tokens,
+            "out": out,
+        }
+        return run_pinned(measure_ends, arguments, log=log_file(key), progress=progress)
+
+    return state_of(run_stage(key, f"path end {info.run}", compute))
+
+
+@task(task_run_name="path {a.run}~{b.run}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
+def path_task(
+    a: RunInfo,
+    b: RunInfo,
+    base: ModelRef,
+    problems: StageResult,
+    trained: tuple[StageResult, StageResult],
+    ends: tuple[StageResult, StageResult],
+    spec: PathSpec,
+    evaluation: EvaluationSpec,
+) -> Any:
+    """Artifact: ``connectivity.parquet``, ``barriers.parquet`` (schemas of their names), ``path_items.parquet``."""
+    inputs = {"a": trained[0].ref.sha256, "b": trained[1].ref.sha256, "problems": problems.ref.sha256}
+    settings = {
+        **_path_settings(base, spec, evaluation),
+        "runs": [a.run, b.run],
+        "alphas": list(spec.alphas),
+        "matched": spec.matched,
+    }
+    key = StageKey("path", 1, inputs, settings)
+
+    def compute(out: Path, progress: Progress) -> Any:
+        store = open_store()
+        arguments = {
+            **_base_arguments(base, problems),
+            "adapter_a": _adapter(trained[0]),
+            "adapter_b": _adapter(trained[1]),
+            "run_a": a.run,
+            "run_b": b.run,
+            "ends": {side: store.local(end.ref) / "ends.parquet" for side, end in zip("ab", ends, strict=True)},
+            "n": spec.n,
+            "alphas": spec.alphas,
+            "readings": spec.readings,
+            "matched": spec.matched,
+            "batch_size": evaluation.batch_size,
+            "max_new_tokens": evaluation.max_new_tokens,
+            "out": out,
+        }
+        return run_pinned(measure_path, arguments, log=log_file(key), progress=progress)
+
+    return state_of(run_stage(key, f"path {a.run}~{b.run}", compute))
+
+
+@task(task_run_name="functions of {title}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
+def functions_task(
+    title: str,
+    infos: Sequence[RunInfo],
+    base: ModelRef,
+    problems: StageResult,
+    trained: Sequence[StageResult | None],
+    spec: FunctionSpec,
+) -> Any:
+    """CKA, logit lens and KL of all models in one pass. Artifact: ``cka``, ``lens``, ``divergence`` (parquet)."""
+    inputs = {info.run: result.ref.sha256 if result else "" for info, result in zip(infos, trained, strict=True)}
+    settings = {"base": base.identity, "n": spec.n, "pooling": spec.pooling, "runs": [info.run for info in infos]}
+    settings["device"] = slots()[0].kind
+    key = StageKey("functions", 1, {**inputs, "problems": problems.ref.sha256}, settings)
+
+    def compute(out: Path, progress: Progress) -> Any:
+        arguments = {
+            **_base_arguments(base, problems),
+            "adapters": {
+                info.run: _adapter(result) if result else None for info, result in zip(infos, trained, strict=True)
+            },
+            "n": spec.n,
+            "pooling": spec.pooling,
+            "batch_size": spec.batch_size,
+            "out": out,
+        }
+        return run_pinned(measure_functions, arguments, log=log_file(key), progress=progress)
+
+    return state_of(run_stage(key, f"functions of {title}", compute))
