@@ -69,23 +69,18 @@ class Recorder:
         return self.stages([future])[0]
 
     def stages(self, futures: Sequence[PrefectFuture[Any]]) -> list[StageResult]:
-        """Wait for all, note those that finished, then raise the first failure if there is one."""
-        results: list[StageResult] = self._finished(futures)
-        self.results += results
-        return results
+        """Wait for all, note those that finished, then raise the first failure if there is one.
 
-    def several(self, futures: Sequence[PrefectFuture[Any]]) -> list[StageResult]:
-        """`stages` for tasks that return a list of results each."""
-        results = [result for found in self._finished(futures) for result in found]
-        self.results += results
-        return results
-
-    def _finished(self, futures: Sequence[PrefectFuture[Any]]) -> list[Any]:
+        A task that does several stages in one go returns a list, which is taken apart.
+        """
         wait(list(futures))
         failure = first_failure(futures)
         if failure is not None:
             raise failure
-        return [future.result() for future in futures]
+        found = [future.result() for future in futures]
+        results = [one for many in found for one in (many if isinstance(many, list) else [many])]
+        self.results += results
+        return results
 
     def check_controls(self, trained: Mapping[RunInfo, StageResult], graded: StageResult) -> None:
         """The study's controls: one initialisation a seed, one stream of data. Raises `StageError` where they fail."""

@@ -19,7 +19,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.record import Recorder
 from tasks.contracts import ModelRef, RunInfo, StageResult
 from tasks.evaluation.task import accuracy_task, evaluate_task
-from tasks.geometry.function_tasks import end_task, functions_task, path_task
+from tasks.geometry.function_tasks import base_task, end_task, functions_task, path_task
 from tasks.geometry.task import pair_task, spectrum_task
 from tasks.grading.task import grade_task
 from tasks.models.task import pretrain_task
@@ -107,12 +107,12 @@ def study_flow(spec: StudySpec = DEFAULT, out: str | None = None) -> StudyOutcom
         comparison = _compare(spec, world, training)
         trained = dict(zip(runs, record.stages([training[info] for info in runs]), strict=True))
         record.check_controls(trained, graded)
-        evaluated = record.several([answers, *teacher])
+        evaluated = record.stages([answers, *teacher])
         scored = record.stage(accuracy_task.submit(evaluated))
         measured = {name: record.stages(futures) for name, futures in comparison.items()}
         page = report_task(
             str(record.out), record.study_run, record.summary(rollouts, world.problems), scored, graded, trained,
-            measured["pairs"], measured["spectra"], [*measured["paths"], *measured["functions"]],
+            measured["pairs"], [*measured["spectra"], *measured["base"]], [*measured["paths"], *measured["functions"]],
         )  # fmt: skip
     return StudyOutcome(
         page=page,
@@ -146,11 +146,16 @@ def _compare(spec: StudySpec, world: World, training: dict[RunInfo, Any]) -> dic
     pairs = list(combinations(runs, 2))
     on = (world.base, world.problems)
     found = {
-        "spectra": [spectrum_task.submit(info, training[info], world.base, spec.geometry) for info in runs],
+        "spectra": [spectrum_task.submit(info, training[info]) for info in runs],
         "pairs": [pair_task.submit(a, b, training[a], training[b], spec.geometry) for a, b in pairs],
+        "base": [],
         "paths": [],
         "functions": [],
     }
+    title = f"{len(runs)} adapters"
+    if spec.geometry.base_measures:
+        everyone: Any = [training[info] for info in runs]
+        found["base"] = [base_task.submit(title, runs, world.base, everyone, spec.geometry)]
     if spec.paths.n and len(runs) > 1:
         ends: dict[RunInfo, Any] = {
             info: end_task.submit(info, *on, training[info], spec.paths, spec.evaluation) for info in runs
@@ -161,8 +166,7 @@ def _compare(spec: StudySpec, world: World, training: dict[RunInfo, Any]) -> dic
         ]
     if spec.functions.n:
         everyone = [None, *(training[info] for info in runs)]
-        title = f"base and {len(runs)} adapters"
-        found["functions"] = [functions_task.submit(title, [BASE, *runs], *on, everyone, spec.functions)]
+        found["functions"] = [functions_task.submit(f"base and {title}", [BASE, *runs], *on, everyone, spec.functions)]
     return found
 
 

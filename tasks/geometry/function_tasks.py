@@ -1,21 +1,25 @@
-"""Prefect tasks: the paths between the runs' updates, and what their models compute. Worker processes do the work."""
+"""Prefect tasks that need the base: its measures, the paths between updates, what the models compute. In workers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks import home
 from tasks.contracts import ModelRef, Progress, RunInfo, StageResult
 from tasks.devices import run_pinned, slots
+from tasks.geometry.base_measures import measure_base
 from tasks.geometry.functions import measure_functions
 from tasks.geometry.paths import measure_ends, measure_path
+from tasks.geometry.task import identity
 from tasks.grading.grade import GRADER
-from tasks.specs import EvaluationSpec, FunctionSpec, PathSpec
-from tasks.stage import can_heal, log_file, run_stage, state_of
+from tasks.specs import EvaluationSpec, FunctionSpec, GeometrySpec, PathSpec
+from tasks.stage import Part, can_heal, log_file, run_stage, run_stages, state_of, states_of
 from tasks.store import StageKey, open_store
 
 
@@ -38,6 +42,55 @@ def _path_settings(base: ModelRef, spec: PathSpec, evaluation: EvaluationSpec) -
     generated = [evaluation.max_new_tokens, GRADER] if "accuracy" in spec.readings else []
     settings = {"base": base.identity, "n": spec.n, "readings": list(spec.readings), "generated": generated}
     return {**settings, "device": slots()[0].kind}
+
+
+@task(task_run_name="base measures of {title}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
+def base_task(
+    title: str, infos: Sequence[RunInfo], base: ModelRef, trained: Sequence[StageResult], spec: GeometrySpec
+) -> Any:
+    """One result a run: artifact ``spectra.parquet`` (SPECTRA), the measures that need the base's weights.
+
+    The runs that the cache lacks are measured together, since the base's decomposition is the same for all.
+    """
+    store = open_store()
+    parts = [
+        Part(
+            StageKey(
+                "base measures",
+                1,
+                {"adapter": result.ref.sha256},
+                {"base": base.identity, "run": identity(info), "ks": list(spec.ks)},
+            ),
+            f"base measures {info.run}",
+        )
+        for info, result in zip(infos, trained, strict=True)
+    ]
+
+    def compute(missing: Sequence[int], progress: Progress) -> Mapping[int, Any]:
+        folder = home.subfolder("staging") / f"base-{parts[missing[0]].key.digest[:16]}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        arguments = {
+            "base": store.local(base.ref) / base.folder,
+            "adapters": [_adapter(trained[place]) for place in missing],
+            "infos": [infos[place] for place in missing],
+            "ks": spec.ks,
+            "out": folder,
+        }
+        run_pinned(measure_base, arguments, log=log_file(parts[missing[0]].key), progress=progress)
+
+        def writer(i: int) -> Any:
+            def write(out: Path, _: Progress) -> dict[str, Any]:
+                shutil.move(folder / f"{i}.parquet", out / "spectra.parquet")
+                if not any(folder.iterdir()):
+                    folder.rmdir()
+                return {}
+
+            return write
+
+        return {place: writer(i) for i, place in enumerate(missing)}
+
+    return states_of(run_stages(parts, f"base measures of {title}", compute))
 
 
 @task(task_run_name="path end {info.run}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)

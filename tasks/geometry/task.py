@@ -13,9 +13,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks import home
-from tasks.contracts import ModelRef, Progress, RunInfo, StageResult
+from tasks.contracts import Progress, RunInfo, StageResult
 from tasks.geometry.adapter import AdapterSource
-from tasks.geometry.checkpoint import Checkpoint
 from tasks.geometry.delta import unshared
 from tasks.geometry.rate import with_rate
 from tasks.geometry.tables import pair_frame, spectrum_frame
@@ -35,19 +34,18 @@ def _open(trained: StageResult) -> AdapterSource:
     return AdapterSource(open_store().local(trained.ref) / "adapter")
 
 
-def _identity(info: RunInfo) -> list[str | int | float | None]:
+def identity(info: RunInfo) -> list[str | int | float | None]:
+    """What of a run's identity stands in its tables, for cache keys."""
     return [info.run, info.method, info.seed, info.data_seed, info.lr]
 
 
 @task(task_run_name="spectrum {info.run}", cache_policy=NO_CACHE)
-def spectrum_task(info: RunInfo, trained: StageResult, base: ModelRef, spec: GeometrySpec) -> Any:
-    """Artifact: ``spectra.parquet`` (SPECTRA), with ``spec.base_measures`` those too that need the base's weights."""
-    inputs = {"adapter": trained.ref.sha256, **({"base": base.ref.sha256} if spec.base_measures else {})}
-    key = StageKey("spectrum", 2, inputs, {"run": _identity(info), "base": base.folder, "ks": list(spec.ks)})
+def spectrum_task(info: RunInfo, trained: StageResult) -> Any:
+    """Artifact: ``spectra.parquet`` (SPECTRA)."""
+    key = StageKey("spectrum", 3, {"adapter": trained.ref.sha256}, {"run": identity(info)})
 
-    def compute(out: Path, progress: Progress) -> dict[str, Any]:
-        weights = Checkpoint(open_store().local(base.ref) / base.folder) if spec.base_measures else None
-        frame = spectrum_frame(_open(trained), info, spec.ks, weights, progress)
+    def compute(out: Path, _: Progress) -> dict[str, Any]:
+        frame = spectrum_frame(_open(trained), info)
         frame.write_parquet(out / "spectra.parquet")
         return {"modules": frame["module"].n_unique() - 1}
 
@@ -58,7 +56,7 @@ def spectrum_task(info: RunInfo, trained: StageResult, base: ModelRef, spec: Geo
 def pair_task(a: RunInfo, b: RunInfo, trained_a: StageResult, trained_b: StageResult, spec: GeometrySpec) -> Any:
     """Artifact: ``pair_metrics.parquet`` (PAIR_METRICS_FRAME); the summary counts modules that only one side has."""
     inputs = {"a": trained_a.ref.sha256, "b": trained_b.ref.sha256}
-    key = StageKey("geometry", 2, inputs, {"a": _identity(a), "b": _identity(b), "ks": list(spec.ks)})
+    key = StageKey("geometry", 2, inputs, {"a": identity(a), "b": identity(b), "ks": list(spec.ks)})
 
     def compute(out: Path, _: Any) -> dict[str, Any]:
         left, right = _open(trained_a), _open(trained_b)
@@ -78,7 +76,7 @@ def compare_task(title: str, adapters: Sequence[Named], base: Path | None, ks: S
     inputs = {f"adapter {adapter.info.run}": reference(adapter.folder, COMPARED).sha256 for adapter in adapters}
     if base is not None:
         inputs["base"] = reference(base, COMPARED).sha256
-    key = StageKey("compare", 1, inputs, {"identities": [_identity(a.info) for a in adapters], "ks": list(ks)})
+    key = StageKey("compare", 1, inputs, {"identities": [identity(a.info) for a in adapters], "ks": list(ks)})
 
     def compute(out: Path, progress: Progress) -> dict[str, Any]:
         from tasks.geometry.compare import compare
