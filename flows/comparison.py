@@ -66,6 +66,7 @@ def resolve(
         raise InputError(f"--k: expected dimensions of at least 1, got {list(ks)}")
     folder = Path(out) if out else Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}"
     check_out(folder)
+    _check_writable(folder)
     arguments = [parse(adapter) for adapter in adapters]
     known = _recalled(arguments)
     labels = label_all(arguments, {location: info.run for location, info in known.items()})
@@ -90,13 +91,19 @@ def resolve(
 
 
 def write(asked: Request, frames: Mapping[str, pl.DataFrame], notes: Sequence[str]) -> list[Path]:
-    """The report's files, the page first. Cached frames do not say where the adapters lie; this comparison does."""
+    """The report's files, the page first. Cached frames do not say where anything lies; this comparison does."""
     import polars as pl
 
+    from tasks.geometry.opened import MERGED
     from tasks.reporting.comparison import write_comparison
 
     sources = {adapter.info.run: adapter.source for adapter in asked.adapters}
-    own = frames["adapters"].with_columns(source=pl.col("run").replace_strict(sources, return_dtype=pl.String()))
+    base = pl.lit(str(asked.base) if asked.base else None, pl.String())
+    own = frames["adapters"].with_columns(
+        source=pl.col("run").replace_strict(sources, return_dtype=pl.String()),
+        # What names no base itself was measured against the one that was given.
+        base=pl.when(pl.col("update") == MERGED).then(pl.coalesce("base", base)).otherwise("base"),
+    )
     return write_comparison(asked.infos, {**frames, "adapters": own}, notes, asked.reference, asked.out)
 
 
@@ -112,6 +119,22 @@ def read_frames(folder: Path) -> dict[str, pl.DataFrame]:
 def title(labels: Sequence[str], most: int = 6) -> str:
     """The labels on one line; beyond ``most`` only their number."""
     return " ".join([*labels[:most], *([f"and {len(labels) - most} more"] if len(labels) > most else [])])
+
+
+def _check_writable(out: Path) -> None:
+    """Find out by writing: root has every permission, and still /proc, or a read-only file system, takes no file.
+
+    A folder of a random name is made, and removed, in ``out`` or in the nearest one above it that exists.
+    """
+    from tasks.contracts import InputError
+
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".colinear-", dir=there):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"--out: {there} cannot be written to ({reason}); give another folder") from None
 
 
 def _recalled(arguments: Sequence[Argument]) -> dict[str, RunInfo]:

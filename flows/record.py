@@ -12,13 +12,22 @@ from typing import Any
 import polars as pl
 from prefect.futures import PrefectFuture, wait
 
+from flows.function_notes import function_notes
 from tasks.contracts import InputError, RunInfo, StageError, StageResult
 from tasks.devices import allow, describe_machine, stop
+from tasks.evaluation.together import UNPARSED_GOLDS
+from tasks.problems.files import QUESTION_ALONE
+from tasks.reporting.notes import count
 from tasks.reporting.record import commit, versions
 from tasks.settings import StudySpec
 from tasks.specs import flatten
 from tasks.store import open_store
 from tasks.training.checks import read_stream, shared_initialisation, shared_stream
+
+BASE_ANSWERS = "evaluate base"
+"""Name of the stage of the base's answers."""
+
+SEEN = "shared_with_rollouts_dropped"
 
 
 def first_failure(futures: Sequence[PrefectFuture[Any]]) -> BaseException | None:
@@ -31,6 +40,35 @@ def first_failure(futures: Sequence[PrefectFuture[Any]]) -> BaseException | None
             failures.append(error)
     own = [error for error in failures if isinstance(error, InputError | StageError)]
     return next(iter(own or failures), None)
+
+
+def judged_by(spec: StudySpec, problems: StageResult) -> list[dict[str, Any]]:
+    """What the models are asked: of each benchmark its name, problems, source, template, and what training had seen."""
+    found = problems.summary
+    source = Path(spec.evaluation.problems).name if spec.evaluation.problems else "held out of the rollouts"
+    named = [key.removesuffix(".template") for key in found if key.endswith(".template")]
+    benchmarks = [
+        {"name": name, **{key: found[f"{name}.{key}"] for key in ("n", "source", "template", SEEN)}} for name in named
+    ]
+    everything = int(found.get(SEEN) or 0)  # of the world's own problems none was: it is checked
+    own = {
+        "source": source if spec.own else "made by the study",
+        "template": QUESTION_ALONE,
+        SEEN: everything - sum(int(one[SEEN] or 0) for one in benchmarks),
+    }
+    splits = [{"name": name, "n": found[name], **own} for name in ("heldout", "hard") if found.get(name)]
+    return [*splits, *benchmarks]
+
+
+def unparsed_golds(results: Sequence[StageResult]) -> dict[str, int]:
+    """{benchmark: problems whose gold the grader cannot read}, of those that the base was asked."""
+    return {
+        key.removesuffix(UNPARSED_GOLDS): int(number or 0)
+        for result in results
+        if result.name == BASE_ANSWERS
+        for key, number in result.summary.items()
+        if key.endswith(UNPARSED_GOLDS)
+    }
 
 
 class Recorder:
@@ -141,6 +179,8 @@ class Recorder:
                 "machine": describe_machine(),
                 "checks": checks,
                 "notes": self._notes(),
+                "benchmarks": judged_by(self.spec, problems),
+                "unparsed_golds": unparsed_golds(self.results),
                 "runs": [asdict(info) for info in self.spec.runs()],
             },
         }
@@ -157,18 +197,21 @@ class Recorder:
             "Stage seconds are those of bare work; the report's own writing comes after them.",
             "TRL divides each batch's loss by its completion tokens; the paper's sums are not divided.",
         ]
+        left_out: dict[int, list[str]] = {}
         for result in self.results:
             if result.stage == "pretrain" and not result.summary["teacher_reached"]:
                 notes.append("The teacher did not reach tiny.teacher_accuracy within tiny.max_steps.")
             if result.stage == "pretrain" and not result.summary["student_in_range"]:
                 notes.append("The student's accuracy is outside .55-.75: no snapshot was nearer.")
-            if result.stage == "evaluate" and result.name == "evaluate base":
-                if too_long := result.summary["too_long"]:
-                    notes.append(f"{too_long} held-out problems did not fit the context with their answer: left out.")
-                if unread := result.summary["unparsed_golds"]:
-                    notes.append(f"{unread} golds could not be read: no answer to those problems can count as right.")
-                if boxed := result.summary["boxed_references"]:
-                    notes.append(f"{boxed} held-out problems have no known solution: their answer loss is of the box.")
+            if result.stage == "evaluate" and (too_long := result.summary["too_long"]):
+                left_out.setdefault(int(too_long), []).append(result.name.removeprefix("evaluate "))
+            if result.name == BASE_ANSWERS and (boxed := result.summary["boxed_references"]):
+                notes.append(f"{boxed} held-out problems have no known solution: their answer loss is of the box.")
+        for too_long, models in left_out.items():  # by prompt: those that are asked alike leave out the same
+            who = f"{models[0]} and {len(models) - 1} more" if len(models) > 1 else models[0]
+            passed = count(too_long, "problem")
+            notes.append(f"{passed} did not fit the context with prompt and answer: left out for {who}.")
+        notes += function_notes(self.results, self.spec.paths.readings)
         if not self.spec.twins:
             notes.append("No twin of another data order was trained: there is no such floor to hold cosines against.")
         if not self.spec.own:

@@ -112,7 +112,8 @@ def study_flow(spec: StudySpec = DEFAULT, out: str | None = None) -> StudyOutcom
         measured = {name: record.stages(futures) for name, futures in comparison.items()}
         page = report_task(
             str(record.out), record.study_run, record.summary(rollouts, world.problems), scored, graded, trained,
-            measured["pairs"], [*measured["spectra"], *measured["base"]], [*measured["paths"], *measured["functions"]],
+            measured["pairs"], [*measured["spectra"], *measured["base"]],
+            [*measured["ends"], *measured["paths"], *measured["functions"]],
         )  # fmt: skip
     return StudyOutcome(
         page=page,
@@ -149,6 +150,7 @@ def _compare(spec: StudySpec, world: World, training: dict[RunInfo, Any]) -> dic
         "spectra": [spectrum_task.submit(info, training[info]) for info in runs],
         "pairs": [pair_task.submit(a, b, training[a], training[b], spec.geometry) for a, b in pairs],
         "base": [],
+        "ends": [],
         "paths": [],
         "functions": [],
     }
@@ -158,15 +160,18 @@ def _compare(spec: StudySpec, world: World, training: dict[RunInfo, Any]) -> dic
         found["base"] = [base_task.submit(title, runs, world.base, everyone, spec.geometry)]
     if spec.paths.n and len(runs) > 1:
         ends: dict[RunInfo, Any] = {
-            info: end_task.submit(info, *on, training[info], spec.paths, spec.evaluation) for info in runs
+            info: end_task.submit(info, *on, training.get(info), spec.paths, spec.evaluation) for info in [BASE, *runs]
         }
+        found["ends"] = list(ends.values())
         found["paths"] = [
             path_task.submit(a, b, *on, (training[a], training[b]), (ends[a], ends[b]), spec.paths, spec.evaluation)
             for a, b in pairs
         ]
     if spec.functions.n:
         everyone = [None, *(training[info] for info in runs)]
-        found["functions"] = [functions_task.submit(f"base and {title}", [BASE, *runs], *on, everyone, spec.functions)]
+        found["functions"] = [
+            functions_task.submit(f"base and {title}", [BASE, *runs], *on, everyone, spec.functions, spec.evaluation)
+        ]
     return found
 
 

@@ -325,6 +325,17 @@ SAMPLES: dict[str, pl.DataType] = {
     "high": pl.Float64(),
 }
 
+DIFFERENCES: dict[str, pl.DataType] = {
+    "benchmark": pl.String(),
+    "run_a": pl.String(),
+    "run_b": pl.String(),
+    "n": pl.Int64(),  # problems that both answered
+    "samples": pl.Int64(),  # drawn answers of a run to a problem; the fewest where they differ
+    "difference": pl.Float64(),  # avg@k of a less that of b, share
+    "low": pl.Float64(),  # 95 %, paired bootstrap over problems; null where the problems' differences do not vary
+    "high": pl.Float64(),
+}
+
 TRAINING: dict[str, pl.DataType] = {
     "run": pl.String(),
     "step": pl.Int64(),

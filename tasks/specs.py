@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 LARGEST_SEED = 2**31 - 1
 """What every generator that we seed accepts."""
 
+MOST_SAMPLES = 1000
+"""Sampled answers a problem, beyond which maj@k is not computed."""
+
 
 class Section(BaseModel):
     """A frozen section: unknown keys are refused, defaults are checked."""
@@ -147,7 +150,11 @@ class EvaluationSpec(Section):
     max_new_tokens: int = Field(96, title="Longest answer (tokens)", ge=1)
     batch_size: int = Field(512, title="Answers decoded at once", ge=1)
     samples: int = Field(
-        0, title="Sampled answers a problem", description="Beside the greedy one, for avg@k, pass@k and maj@k.", ge=0
+        0,
+        title="Sampled answers a problem",
+        description="Beside the greedy one, for avg@k, pass@k and maj@k.",
+        ge=0,
+        le=MOST_SAMPLES,
     )
     temperature: float = Field(1.0, title="Temperature of the sampled answers", gt=0, le=5)
     seed: int = Field(0, title="Seed of the sampled answers", ge=0, le=LARGEST_SEED)
@@ -191,6 +198,13 @@ class PathSpec(Section):
         if not {0.0, 1.0} <= set(alphas) or not all(0 <= alpha <= 1 for alpha in alphas):
             raise ValueError(f"expected numbers from 0 to 1, both ends among them, got {list(alphas)}")
         return alphas
+
+    @field_validator("alphas", "readings")
+    @classmethod
+    def _each_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if twice := [value for i, value in enumerate(values) if value in values[:i]]:
+            raise ValueError(f"{twice[0]} is listed twice")
+        return values
 
 
 class FunctionSpec(Section):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,13 +76,8 @@ def run_stage(
             entry = store.produce(
                 key, run_id, lambda staging: compute(staging, progress), waited=lambda: progress.waited
             )
-        except (InputError, StageError) as error:
-            emit(Event("failed", name, note=str(error)))
-            if isinstance(error, InputError):
-                raise
-            raise type(error)(f"{name}: {error}") from error
         except Exception as error:
-            emit(Event("failed", name, note=f"{type(error).__name__}: {error}"))
+            _complain(name, error)
             raise
         progress.finish()
     emit(Event("done", name, seconds=entry.seconds))
@@ -106,51 +101,76 @@ def run_stages(
     """As `run_stage` for stages that share their work: only those that the cache lacks are computed, together.
 
     ``compute(missing, progress)`` does the work for the parts with these places and returns, for each, a function that
-    writes its files to a staging folder and returns its summary. The seconds are divided evenly among them.
+    writes its files to a staging folder and returns its summary. The seconds are divided evenly among them. Each has
+    its MLflow run from the beginning; a pass that fails leaves those that it did not finish FAILED, with the reason.
     """
     logger = get_run_logger()
     store = open_store()
     began, clock = time.time(), time.perf_counter()
+    places = {part.key.digest: place for place, part in reversed(list(enumerate(parts)))}
     with ExitStack() as locks:
-        for digest in sorted({part.key.digest for part in parts}):  # one order for everybody: no deadlock
-            locks.enter_context(store.locked(next(part.key for part in parts if part.key.digest == digest)))
-        entries = [store.find(part.key) for part in parts]
-        missing = [place for place, entry in enumerate(entries) if entry is None]
-        for part, entry in zip(parts, entries, strict=True):
-            if entry is not None:
+        for _, place in sorted(places.items()):  # one order for everybody: no deadlock
+            locks.enter_context(store.locked(parts[place].key))
+        found = {digest: store.find(parts[place].key) for digest, place in places.items()}
+        missing = sorted(places[digest] for digest, entry in found.items() if entry is None)
+        for part in parts:
+            if (entry := found[part.key.digest]) is not None:
                 emit(Event("hit", part.name, seconds=entry.seconds))
                 logger.info("%s: found in MLflow run %s", part.name, entry.ref.run_id)
         if missing:
             logger.info("%s: computing %s", name, ", ".join(parts[place].name for place in missing))
-            progress = _PrefectProgress(name)
-            try:
-                writers = compute(missing, progress)
-                share = max(0.0, time.perf_counter() - clock - progress.waited) / len(missing)
-                for place in missing:
-                    part = parts[place]
-                    run_id = store.open_run(part.name, key=part.key)
-                    entries[place] = store.produce(
-                        part.key,
-                        run_id,
-                        lambda staging, write=writers[place]: write(staging, progress),  # type: ignore[misc]
-                        waited=lambda spent=share: -spent,  # type: ignore[misc]
-                    )
-            except (InputError, StageError) as error:
-                emit(Event("failed", name, note=str(error)))
-                if isinstance(error, InputError):
-                    raise
-                raise type(error)(f"{name}: {error}") from error
-            except Exception as error:
-                emit(Event("failed", name, note=f"{type(error).__name__}: {error}"))
-                raise
-            progress.finish()
-            emit(Event("done", name, seconds=time.perf_counter() - clock - progress.waited))
+            made = _compute_parts(parts, missing, name, compute)
+            found |= {parts[place].key.digest: entry for place, entry in made.items()}
     total = time.perf_counter() - clock
     return [
         _result(part.key, part.name, entry, began, total, hit=place not in missing)
-        for place, (part, entry) in enumerate(zip(parts, entries, strict=True))
-        if entry is not None
+        for place, part in enumerate(parts)
+        if (entry := found[part.key.digest]) is not None
     ]
+
+
+def _compute_parts(
+    parts: Sequence[Part],
+    missing: Sequence[int],
+    name: str,
+    compute: Callable[[Sequence[int], Progress], Mapping[int, Compute]],
+) -> dict[int, Entry]:
+    """The entries of the missing parts, whose locks the caller holds."""
+    store = open_store()
+    runs: dict[int, str] = {}
+    entries: dict[int, Entry] = {}
+    try:
+        for place in missing:
+            runs[place] = store.open_run(parts[place].name, key=parts[place].key)
+        progress, clock = _PrefectProgress(name), time.perf_counter()
+        writers = compute(missing, progress)
+        share = max(0.0, time.perf_counter() - clock - progress.waited) / len(missing)
+        for place in missing:
+            entries[place] = store.produce(
+                parts[place].key,
+                runs[place],
+                lambda staging, write=writers[place]: write(staging, progress),  # type: ignore[misc]
+                waited=lambda: -share,
+            )
+    except BaseException as error:
+        for place in runs.keys() - entries.keys():
+            with suppress(Exception):  # the store itself may be what failed: its message counts
+                store.client.set_tag(runs[place], "error", f"{type(error).__name__}: {error}"[:2000])
+                store.end_run(runs[place], "FAILED")
+        if isinstance(error, Exception):
+            _complain(name, error)
+        raise
+    progress.finish()
+    emit(Event("done", name, seconds=time.perf_counter() - clock - progress.waited))
+    return entries
+
+
+def _complain(name: str, error: Exception) -> None:
+    """Tell the terminal that a stage failed; a `StageError` is raised again under the stage's name."""
+    known = isinstance(error, InputError | StageError)
+    emit(Event("failed", name, note=str(error) if known else f"{type(error).__name__}: {error}"))
+    if isinstance(error, StageError):
+        raise type(error)(f"{name}: {error}") from error
 
 
 def states_of(results: list[StageResult]) -> list[StageResult] | State[list[StageResult]]:

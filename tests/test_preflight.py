@@ -150,6 +150,19 @@ def test_rollouts_without_gold_need_problems(own: Own, tmp_path: Path) -> None:
     assert preflight(own(bare, f"evaluation.problems={problems}")) is not None
 
 
+def test_benchmarks_alone_are_enough_to_be_judged_by(own: Own, tmp_path: Path) -> None:
+    """Nothing held out, or no gold to hold out: the study then measures on the first benchmark's problems."""
+    judge = tmp_path / "judge.jsonl"
+    judge.write_text('{"question": "q", "answer": "1"}\n')
+    assert preflight(own(rows(), "rollouts.holdout=0", f"evaluation.benchmarks={judge}")) is not None
+    bare = [{name: value for name, value in row.items() if name != "answer"} for row in rows()]
+    assert preflight(own(bare, f"evaluation.benchmarks={judge}")) is not None
+    judge.write_text('{"question": "q", "answer": "{"}\n')
+    assert refusal(own(rows(), "rollouts.holdout=0", f"evaluation.benchmarks={judge}")).startswith(
+        f"evaluation.benchmarks: {judge}"
+    )
+
+
 def test_one_problem_cannot_be_split(own: Own) -> None:
     alone = [row for row in rows() if row["problem_id"] == "p0"]
     assert refusal(own(alone)).startswith("rollouts.holdout: 1 problem cannot be split")

@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from flows.cli import study_spec
+from tasks import specs
 from tasks.contracts import InputError, RunInfo
 from tasks.methods import METHOD_NAMES
 from tasks.presets import PRESETS, preset, summary
@@ -154,6 +155,10 @@ def test_settings_are_frozen(section: tuple[str, ...]) -> None:
         ("name=null", "name: Input should be a valid string, got None"),
         ("geometry.ks=0", "geometry.ks: expected dimensions of at least 1, got [0]"),
         ("geometry.ks=", "geometry.ks: expected dimensions of at least 1, got []"),
+        ("paths.alphas=0,.5", "paths.alphas: expected numbers from 0 to 1, both ends among them, got [0.0, 0.5]"),
+        ("paths.alphas=0,.5,.5,1", "paths.alphas: 0.5 is listed twice"),
+        ("paths.readings=boxed,boxed", "paths.readings: boxed is listed twice"),
+        ("evaluation.samples=1001", "evaluation.samples: Input should be less than or equal to 1000, got 1001"),
         ("lora.targets=", "lora.targets: Tuple should have at least 1 item"),
         ("tiny.step_mix=.5,.5", "tiny.step_mix: Value 3 is missing, got ['.5', '.5']"),
         ("tiny.hard_steps=1,2,3", "tiny.hard_steps: Tuple should have at most 2 items"),
@@ -191,6 +196,19 @@ def test_the_micro_batch_divides_the_batch() -> None:
     assert refusal("train.batch_size=12", "train.micro_batch_size=24").endswith(
         "24 does not divide train.batch_size 12"
     )
+
+
+def test_what_the_stages_refuse_is_refused_before_them() -> None:
+    """The bounds of settings are those of the code that would refuse them after training."""
+    from tasks.evaluation import samples
+    from tasks.geometry.connectivity import check_alphas
+
+    assert spec(f"evaluation.samples={samples.MOST_SAMPLES}").evaluation.samples == samples.MOST_SAMPLES
+    assert specs.MOST_SAMPLES == samples.MOST_SAMPLES
+    for alphas in ((0.0, 0.5), (0.5, 1.0), (0.0, 0.5, 0.5, 1.0), (0.0, 1.0, 1.5), (0.0, -0.5, 1.0), (0.0, 0.0, 1.0)):
+        with pytest.raises(InputError):
+            check_alphas(alphas)
+        assert refusal(paths={"alphas": alphas}).startswith("paths.alphas: ")
 
 
 def test_nearest_of_nothing_says_nothing() -> None:

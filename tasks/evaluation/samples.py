@@ -17,20 +17,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tasks.contracts import SAMPLES, InputError, checked
+from tasks.contracts import DIFFERENCES, SAMPLES, InputError, checked
 from tasks.evaluation.accuracy import checked_items
 from tasks.evaluation.intervals import paired_bootstrap, share_interval
-
-DIFFERENCES: dict[str, pl.DataType] = {
-    "benchmark": pl.String(),
-    "run_a": pl.String(),
-    "run_b": pl.String(),
-    "n": pl.Int64(),  # problems that both answered
-    "samples": pl.Int64(),  # drawn answers of a run to a problem; the fewest where they differ
-    "difference": pl.Float64(),  # avg@k of a less that of b, share
-    "low": pl.Float64(),  # 95 %, paired bootstrap over problems; null where the problems' differences do not vary
-    "high": pl.Float64(),
-}
 
 MOST_SAMPLES = 1000
 """Of one problem: beyond it, numbers of choices leave the range of float64."""
@@ -104,7 +93,7 @@ def samples_table(items: pl.DataFrame, ks: Sequence[int] | None = None, seed: in
 
 
 def differences_table(items: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
-    """`DIFFERENCES` frame from ITEMS: avg@k of every pair of runs with drawn answers, the base first and always a.
+    """DIFFERENCES frame from ITEMS: avg@k of every pair of runs with drawn answers, the base first and always a.
 
     The comparison for drawn answers, in place of McNemar's test. Paired by problem: the mean over shared problems of
     the difference in the share right, with `paired_bootstrap` over problems. The 95 % are each pair's own, not of all

@@ -79,8 +79,10 @@ def evaluate_task(
             waiting = [pool.submit(copy_context().run, share, i) for i in range(count)]
             found = [future.result() for future in waiting]
         return {
-            place: writer(partial, folder, int(found[0]["too_long"]), sum(one["unparsed_golds"] for one in found))
-            for place, partial in zip(missing, partials, strict=True)
+            place: writer(
+                partial, folder, spec.samples, found[0]["too_long"][i], [one["unparsed_golds"][i] for one in found]
+            )
+            for i, (place, partial) in enumerate(zip(missing, partials, strict=True))
         }
 
     return states_of(run_stages(parts, f"evaluate {title}", compute))
@@ -100,7 +102,7 @@ def _key(
         "device": slots()[0].kind,
     }
     inputs = {"problems": problems.ref.sha256, "adapter": trained.ref.sha256 if trained else ""}
-    return StageKey("evaluate", 3, inputs, settings)
+    return StageKey("evaluate", 4, inputs, settings)
 
 
 @task(task_run_name="accuracy", cache_policy=NO_CACHE)

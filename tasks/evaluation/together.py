@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from tasks.contracts import Progress
-from tasks.evaluation.evaluate import NOT_EVALUATED, collect
+from tasks.evaluation.evaluate import collect
+from tasks.evaluation.questions import evaluated
+
+UNPARSED_GOLDS = ".unparsed_golds"
+"""After a benchmark's name: the entry of the summary with how many of its golds could not be read."""
 
 
 def writer(
-    partial: Path, problems: Path, too_long: int, unparsed_golds: int
+    partial: Path, problems: Path, samples: int, too_long: int, unparsed_golds: Sequence[Mapping[str, int]]
 ) -> Callable[[Path, Progress], dict[str, Any]]:
-    """What writes one model's answers to its artifact, and forgets the partial ones."""
+    """What writes one model's answers to its artifact, and forgets the partial ones.
+
+    ``samples``: drawn answers a problem; ``too_long``: problems that do not fit; ``unparsed_golds``: {benchmark: count}
+    of each device. `StageError`, and nothing is forgotten, where answers are missing.
+    """
 
     def write(out: Path, _: Progress) -> dict[str, Any]:
-        known = pl.read_parquet(problems)
-        items = collect(partial, known)
+        used = evaluated(problems)
+        items = collect(partial, used, (used.height - too_long) * (1 + samples))
         items.write_parquet(out / "items.parquet")
         shutil.rmtree(partial)
         first = items.filter(pl.col("sample") == 0)
-        used = known.filter(~pl.col("split").is_in(NOT_EVALUATED))
+        unread = {name: sum(one.get(name, 0) for one in unparsed_golds) for name in first["benchmark"].unique()}
         return {
             "n": first.height,
             "correct": int(first["correct"].sum()),
             "boxed_references": used["solution"].null_count(),
             "too_long": too_long,
-            "unparsed_golds": unparsed_golds,
+            **{f"{name}{UNPARSED_GOLDS}": count for name, count in unread.items()},
         }
 
     return write

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tasks.contracts import InputError
-from tasks.geometry.delta import Factors, checked_factors, natural
-from tasks.geometry.peft_config import read_config
+from tasks.geometry.delta import LARGEST, SMALLEST, Array, Factors, check_finite, checked_factors, natural
+from tasks.geometry.peft_config import CONFIG, read_config
 from tasks.geometry.tensors import TensorFile
 
 WEIGHTS = "adapter_model.safetensors"
@@ -81,7 +81,30 @@ class AdapterSource:
                 f"{file}: module {name} has rank {shapes[a][0]}, its adapter_config.json says {rank} "
                 "(r, rank_pattern): the two files do not belong together"
             )
-        return _Module(a, b, self.config.scale(name))
+        scale = self.config.scale(name)
+        if not SMALLEST <= scale <= LARGEST:
+            raise InputError(
+                f"{file.with_name(CONFIG)}: lora_alpha gives module {name} the scale {scale:.3g}; it must be between "
+                f"{SMALLEST:g} and {LARGEST:g}, or squared norms leave double precision"
+            )
+        return _Module(a, b, scale)
+
+
+class LoraA:
+    """The lora_A matrices of an adapter's file, whatever else is in it (DoRA's magnitudes, whole weights, ...)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source, self._file = str(folder), TensorFile(folder / WEIGHTS)
+        found = ((key, _LORA_KEY.fullmatch(key)) for key, shape in self._file.shapes.items() if len(shape) == 2)
+        self._keys = {match["module"]: key for key, match in found if match and match["factor"].endswith("A")}
+
+    def read(self, module: str) -> Array | None:
+        """(r, in) float64; None for a module that has none. Raises `NotFinite`."""
+        if module not in self._keys:
+            return None
+        matrix = self._file.read(self._keys[module])
+        check_finite(matrix, "lora_A", f"{self.source}: module {module}")
+        return matrix
 
 
 def _no_weights(folder: Path) -> str:

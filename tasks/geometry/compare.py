@@ -23,7 +23,10 @@ FRAMES = ("pair_metrics", "spectra", "adapters", "unshared")
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What was measured, in the schemas of `tasks.contracts`. ``notes``: what a reader must know beside the numbers."""
+    """What was measured, in the schemas of `tasks.contracts`. ``notes``: what a reader must know beside the numbers.
+
+    Where the adapters lie stands in ``adapters.source`` only; everywhere else they have their labels.
+    """
 
     pair_metrics: pl.DataFrame
     spectra: pl.DataFrame
@@ -73,8 +76,8 @@ def compare(
     it the measures that need its weights are taken too (one full SVD a module and adapter: see
     `tasks.geometry.base_metrics` for the cost). ``scratch``: an empty folder for merged models, which can be large.
 
-    Raises `InputError` as `examine` does. A module that one side lacks is in ``unshared``; NaN or infinite entries
-    leave their module out of that adapter, and a note says so.
+    Raises `InputError` as `examine` does, and for an update too large or too small to be squared. A module that one
+    side lacks is in ``unshared``; NaN or infinite entries leave their module out of that adapter, and a note says so.
     """
     examine(adapters, base)
     opened = [open_adapter(adapter, base, scratch) for adapter in adapters]
@@ -85,8 +88,12 @@ def compare(
         pair_metrics=found.pair_metrics,
         spectra=found.spectra,
         adapters=checked(pl.DataFrame([dict(one.about) for one in opened], schema=ADAPTERS), ADAPTERS, "adapters"),
-        unshared=_unshared([one.source for one in opened], infos, found.damaged),
-        notes=tuple(note for notes in found.damaged.values() for note in notes.values()),
+        unshared=_unshared([one.source for one in opened], infos),
+        notes=tuple(
+            f"{infos[i].run}: {why}; the module is left out of this adapter's comparisons"
+            for i, modules in sorted(found.damaged.items())
+            for why in modules.values()
+        ),
     )
 
 
@@ -100,9 +107,9 @@ def _fits(source: Source, base: Checkpoint) -> None:
             )
 
 
-def _unshared(sources: Sequence[Source], infos: Sequence[RunInfo], damaged: dict[int, dict[str, str]]) -> pl.DataFrame:
+def _unshared(sources: Sequence[Source], infos: Sequence[RunInfo]) -> pl.DataFrame:
     """One row for each module that a pair's comparison leaves out because one side has it not."""
-    has = [[name for name in source.shapes if name not in damaged.get(i, {})] for i, source in enumerate(sources)]
+    has = [list(source.shapes) for source in sources]
     rows = [
         (infos[i].run, infos[j].run, name)
         for i, j in permutations(range(len(sources)), 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,10 @@ from numpy.typing import NDArray
 from tasks.contracts import InputError
 
 Array = NDArray[np.float64]
+
+LARGEST, SMALLEST = 1e60, 1e-60
+"""Bounds of an update's largest entry. Between them squared norms, and the ratio of any two, are in double precision;
+beyond them a square is inf or 0, and with it a cosine 0 or undefined. Float32 factors are far inside."""
 
 
 class Factors(NamedTuple):
@@ -36,6 +41,8 @@ class Dense(NamedTuple):
 
     W: Array
     """(out, in)"""
+    lora_a: Array | None = None
+    """(r, in) lora_A, where the adapter has one: it tells which initialisation the adapter began from."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -66,7 +73,7 @@ class Source(Protocol):
         """Smallest min(r, out, in) of its modules; None where its updates have no small rank."""
 
     def read(self, module: str) -> Update:
-        """One module's update, float64. Raises `NotFinite`."""
+        """One module's update, float64; a `Dense` one may bring its lora_A. Raises `NotFinite`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,11 +168,46 @@ def checked_factors(factors: Factors, where: str) -> Factors:
 
 def check_finite(matrix: Array, name: str, where: str) -> None:
     """Raises `NotFinite` with the share of entries that are NaN or infinite."""
-    if np.isfinite(matrix.sum()):  # a sum of finite numbers may overflow; then they are counted
-        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(matrix.sum()):  # a sum of finite numbers may overflow; then they are counted
+            return
     if bad := int(np.count_nonzero(~np.isfinite(matrix))):
         share = 100 * bad / matrix.size
         raise NotFinite(f"{where}: {bad} of {matrix.size} entries ({share:.3g} %) of {name} are NaN or infinite")
+
+
+def check_size(update: Update, where: str) -> None:
+    """Refuse an update too large or too small to be squared; one that is exactly zero passes.
+
+    Raises `InputError` with the part that is beyond `LARGEST`, or the update whose entries are all below `SMALLEST`.
+    """
+    beside: dict[str, float] = {}
+    if isinstance(update, Dense):
+        whole, factors = "the update", {"the update": _peak(update.W)}
+        if update.lora_a is not None:
+            beside["lora_A"] = _peak(update.lora_a)
+    else:
+        whole = "scale * B A"
+        factors = {"lora_B": _peak(update.B), "lora_A": _peak(update.A), "scale": abs(update.scale)}
+    for name, size in {**factors, **beside}.items():
+        if size > LARGEST:
+            raise InputError(f"{where}: {name} reaches {size:.3g}; {_RANGE}")
+    product = math.prod(factors.values())
+    if product > LARGEST:
+        raise InputError(f"{where}: {whole} reaches {product:.3g}; {_RANGE}")
+    if product < SMALLEST and all(factors.values()):
+        raise InputError(f"{where}: {whole} is not zero, yet nowhere above {product:.3g}; {_RANGE}")
+
+
+_RANGE = (
+    f"beyond {SMALLEST:g} to {LARGEST:g} squared norms leave double precision; correct lora_alpha or the weights, or "
+    "leave this adapter out"
+)
+
+
+def _peak(matrix: Array) -> float:
+    """The largest absolute entry."""
+    return float(max(matrix.max(), -matrix.min()))
 
 
 def natural(name: str) -> list[tuple[int, str]]:

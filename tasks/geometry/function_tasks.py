@@ -39,8 +39,13 @@ def _adapter(trained: StageResult) -> Path:
 
 
 def _path_settings(base: ModelRef, spec: PathSpec, evaluation: EvaluationSpec) -> dict[str, Any]:
-    generated = [evaluation.max_new_tokens, GRADER] if "accuracy" in spec.readings else []
-    settings = {"base": base.identity, "n": spec.n, "readings": list(spec.readings), "generated": generated}
+    settings = {
+        "base": base.identity,
+        "n": spec.n,
+        "readings": list(spec.readings),
+        "max_new_tokens": evaluation.max_new_tokens,  # also decides which problems fit
+        "grader": GRADER if "accuracy" in spec.readings else "",
+    }
     return {**settings, "device": slots()[0].kind}
 
 
@@ -98,18 +103,23 @@ def end_task(
     info: RunInfo,
     base: ModelRef,
     problems: StageResult,
-    trained: StageResult,
+    trained: StageResult | None,
     spec: PathSpec,
     evaluation: EvaluationSpec,
 ) -> Any:
-    """One adapter's readings, shared by all its paths. Artifact: ``ends.parquet`` (`connectivity.ENDS`)."""
-    inputs = {"adapter": trained.ref.sha256, "problems": problems.ref.sha256}
-    key = StageKey("path end", 1, inputs, _path_settings(base, spec, evaluation))
+    """One adapter's readings, shared by all its paths; without ``trained`` the base's, in which no path ends.
+
+    Artifact: ``ends.parquet`` (`connectivity.ENDS`), of the base also ``connectivity.parquet``.
+    """
+    inputs = {"adapter": trained.ref.sha256 if trained else "", "problems": problems.ref.sha256}
+    settings = _path_settings(base, spec, evaluation) | ({} if trained else {"run": info.run})
+    key = StageKey("path end", 2, inputs, settings)
 
     def compute(out: Path, progress: Progress) -> Any:
         arguments = {
             **_base_arguments(base, problems),
-            "adapter": _adapter(trained),
+            "run": info.run,
+            "adapter": _adapter(trained) if trained else None,
             "n": spec.n,
             "readings": spec.readings,
             "batch_size": evaluation.batch_size,
@@ -140,7 +150,7 @@ def path_task(
         "alphas": list(spec.alphas),
         "matched": spec.matched,
     }
-    key = StageKey("path", 1, inputs, settings)
+    key = StageKey("path", 2, inputs, settings)
 
     def compute(out: Path, progress: Progress) -> Any:
         store = open_store()
@@ -172,12 +182,13 @@ def functions_task(
     problems: StageResult,
     trained: Sequence[StageResult | None],
     spec: FunctionSpec,
+    evaluation: EvaluationSpec,
 ) -> Any:
     """CKA, logit lens and KL of all models in one pass. Artifact: ``cka``, ``lens``, ``divergence`` (parquet)."""
     inputs = {info.run: result.ref.sha256 if result else "" for info, result in zip(infos, trained, strict=True)}
     settings = {"base": base.identity, "n": spec.n, "pooling": spec.pooling, "runs": [info.run for info in infos]}
-    settings["device"] = slots()[0].kind
-    key = StageKey("functions", 1, {**inputs, "problems": problems.ref.sha256}, settings)
+    settings |= {"max_new_tokens": evaluation.max_new_tokens, "device": slots()[0].kind}
+    key = StageKey("functions", 2, {**inputs, "problems": problems.ref.sha256}, settings)
 
     def compute(out: Path, progress: Progress) -> Any:
         arguments = {
@@ -187,6 +198,7 @@ def functions_task(
             },
             "n": spec.n,
             "pooling": spec.pooling,
+            "max_new_tokens": evaluation.max_new_tokens,
             "batch_size": spec.batch_size,
             "out": out,
         }

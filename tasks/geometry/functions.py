@@ -14,12 +14,13 @@ import numpy as np
 import polars as pl
 
 from tasks.contracts import CKA, DIVERGENCE, LENS, InputError, Progress, checked, no_progress
+from tasks.geometry.chosen import choose
 from tasks.geometry.cka import Accumulator, Similarities
 from tasks.geometry.divergence import BYTES_A_LOGIT, divergence_frame, pair_divergences
 from tasks.geometry.lens import Lens, lens_frame
 from tasks.geometry.readout import Readout, find_readout
 from tasks.geometry.switched import Switched, check_switchable
-from tasks.geometry.texts import Batch, Pooling, Text, batches, pooled, read_texts, rows_of
+from tasks.geometry.texts import Batch, Pooling, Text, as_texts, batches, pooled, rows_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,15 +41,17 @@ def measure_functions(
     prompt_template: str | None,
     pad_token: str | None,
     max_length: int | None,
+    max_new_tokens: int,
     batch_size: int,
     out: Path,
+    seed: int = 0,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Compare what ``adapters`` (run -> PEFT directory, None for the base itself) compute on held-out problems.
 
     One pass: for each batch of prompts with their reference solutions (teacher-forced) the base and every adapter in
-    turn. Used are the first ``n`` problems of the split ``heldout`` in PROBLEMS (parquet); where no solution is known,
-    ``\\boxed{gold}``; those beyond ``max_length`` tokens are left out and counted. Writes to ``out``
+    turn. Used are the first ``n`` problems of `tasks.geometry.chosen.choose`, as for the paths (``max_new_tokens`` only
+    decides which of them fit); where no solution is known, ``\\boxed{gold}``. Writes to ``out``
 
     - ``cka.parquet`` (CKA): every pair and layer, debiased and biased, of hidden states at the prompts' ``pooling``:
       ``last`` token, ``mean``, or ``tokens`` (each one a row). Layers as transformers gives them: 0 is the embedding's
@@ -67,10 +70,10 @@ def measure_functions(
     Cost: M forward passes of all tokens, the head M (L + 1) times at the solutions' tokens for the lens (most of the
     cost where V is large), M^2 V multiplications a token for the divergence.
 
-    ``progress`` counts problems. Returns counts: problems, boxed_references, too_long, tokens (of solutions), rows (of
-    CKA), layers, unmeasured (CKA rows without a value), and ``note``. Raises `InputError` for fewer than 2 runs,
-    another pooling, an adapter that does not fit, no problem that fits, hidden states that are not finite, and CKA
-    beyond `CKA_BYTES`.
+    ``progress`` counts problems. Returns counts: problems (of ``split``), boxed_references, too_long, tokens (of
+    solutions), rows (of CKA), layers, unmeasured (CKA rows without a value), and ``note``. Raises `InputError` for
+    fewer than 2 runs, another pooling, an adapter that does not fit, no problem that fits, hidden states that are not
+    finite, and CKA beyond `CKA_BYTES`.
     """
     from tasks.models.load import load_model, load_tokenizer
 
@@ -81,7 +84,8 @@ def measure_functions(
     for folder in filter(None, adapters.values()):
         check_switchable(folder)
     tokenizer = load_tokenizer(base, pad_token)
-    texts, counts = read_texts(tokenizer, base, problems, n, prompt_template, max_length)
+    chosen = choose(tokenizer, base, problems, n, max_new_tokens, prompt_template, max_length, seed)
+    texts = as_texts(tokenizer, chosen)
     model = load_model(base, "float32")
     readout, note = _readout(model, texts[0])
     measured = _Pass(Switched(model, adapters), list(adapters), texts, pooling, readout)
@@ -96,7 +100,9 @@ def measure_functions(
     measured.divergence_frame().write_parquet(out / "divergence.parquet")
     return {
         "problems": len(texts),
-        **counts,
+        "split": chosen.split,
+        "boxed_references": sum(problem.solution is None for problem in chosen.problems),
+        "too_long": chosen.too_long,
         "tokens": sum(len(text.solution) for text in texts),
         "rows": rows_of(texts, pooling),
         "layers": measured.layers,

@@ -14,7 +14,7 @@ import numpy as np
 
 from tasks.contracts import InputError, Progress, no_progress
 from tasks.geometry.chance import Chance, ModuleChance
-from tasks.geometry.delta import Array, NotFinite, Source, Update, natural, shared
+from tasks.geometry.delta import Array, NotFinite, Source, Update, check_size, natural, shared
 from tasks.geometry.frames import Row
 from tasks.geometry.metrics import Key, module_values
 from tasks.geometry.modules import Decomposed, Index, ModulePairs, pair_up
@@ -38,7 +38,7 @@ class ModuleMeasure:
     chance: ModuleChance | None = None
     base: Mapping[int, list[Row]] = field(default_factory=dict)
     damaged: dict[int, str] = field(default_factory=dict)
-    """Adapter -> why its update of this module was left out."""
+    """Adapter -> why its update of this module was left out; which adapter it is the caller knows."""
 
     def without_pairs(self) -> ModuleMeasure:
         """What is left to keep when its pairs have been taken into a table."""
@@ -65,8 +65,9 @@ def measure(
     ``workers``: threads, each with one BLAS thread; default: one a core. ``progress(done, total, note)`` counts
     modules. The order of modules, and every value, is the same for any number of workers.
 
-    Raises `InputError`, before any weight is read, for a pair without a common module or with a module of two shapes.
-    A module with NaN or infinite entries is left out and reported as ``damaged``.
+    Raises `InputError`, before any weight is read, for a pair without a common module or with a module of two shapes;
+    when it is read, for an update too large or too small to be squared. A module with NaN or infinite entries is left
+    out and reported as ``damaged``.
     """
     for a, b in combinations(sources, 2):
         shared(a, b)
@@ -77,7 +78,7 @@ def measure(
     def one(place: int) -> ModuleMeasure:
         return _module(place, names[place], sources, number, tuple(ks), chance, base)
 
-    workers = workers or min(len(os.sched_getaffinity(0)), len(names))
+    workers = workers or min(_cores(), len(names))
     with _single_threaded(), ThreadPoolExecutor(workers) as pool:
         for done, found in enumerate(_in_order(pool, one, len(names), ahead=2 * workers), start=1):
             progress(done, len(names), "modules")
@@ -99,6 +100,11 @@ def _in_order(
     finally:
         for future in begun:
             future.cancel()
+
+
+def _cores() -> int:
+    """Those that this process may use; not every system says which they are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _single_threaded() -> Any:
@@ -124,7 +130,9 @@ def _module(
             try:
                 updates[i] = source.read(name)
             except NotFinite as error:
-                damaged[i] = str(error)
+                damaged[i] = str(error).removeprefix(f"{source.source}: ")
+                continue
+            check_size(updates[i], f"{source.source}: module {name}")
     decomposed = {i: Decomposed(update, max(ks, default=1)) for i, update in updates.items()}
     members = list(updates)
     couples = list(combinations(range(len(members)), 2))

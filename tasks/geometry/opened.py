@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.contracts import InputError, RunInfo
-from tasks.geometry.adapter import WEIGHTS, AdapterSource
+from tasks.geometry.adapter import WEIGHTS, AdapterSource, LoraA
 from tasks.geometry.checkpoint import Checkpoint, changed
 from tasks.geometry.delta import Dense, Source, check_finite, natural
 from tasks.geometry.merged import merge
@@ -32,19 +32,25 @@ class Named:
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """One adapter, open for reading module by module. ``about``: its row of the ADAPTERS frame."""
+    """One adapter, open for reading module by module. ``about``: its row of the ADAPTERS frame.
+
+    But for ``source`` nothing in it depends on where the files lie: ``base`` is what the adapter's configuration names.
+    """
 
     source: Source
     about: Mapping[str, Any]
 
 
 class Difference:
-    """A fine-tuned model less its base, as a `Source`: only the matrices that differ."""
+    """A fine-tuned model less its base, as a `Source`: only the matrices that differ.
+
+    ``initial``: the lora_A of the adapter that was merged, to be given along with the updates.
+    """
 
     rank = None
 
-    def __init__(self, base: Checkpoint, model: Checkpoint, source: str) -> None:
-        self.source, self._base, self._model = source, base, model
+    def __init__(self, base: Checkpoint, model: Checkpoint, source: str, initial: LoraA | None = None) -> None:
+        self.source, self._base, self._model, self._initial = source, base, model, initial
         names, self.rest = changed(base, model)
         if not names:
             raise InputError(f"{source}: no matrix differs from {base.folder}; there is no update to compare")
@@ -55,7 +61,7 @@ class Difference:
         shape = self.shapes[module]
         update = self._model.read_weight(module, shape) - self._base.read_weight(module, shape)
         check_finite(update, "the update", f"{self.source}: module {module}")
-        return Dense(update)
+        return Dense(update, self._initial.read(module) if self._initial else None)
 
 
 def check(adapter: Named, base: Path | None) -> AdapterSource | None:
@@ -92,7 +98,8 @@ def open_adapter(adapter: Named, base: Path | None, scratch: Path) -> Opened:
     source, folder = check(adapter, base), adapter.folder
     if not (folder / CONFIG).is_file():
         assert base is not None
-        return _difference(adapter, Checkpoint(base), Checkpoint(folder), {"kind": "full fine-tune"}, folder)
+        whole = Difference(Checkpoint(base), Checkpoint(folder), str(folder))
+        return _difference(adapter, whole, {"base": None, "kind": "full fine-tune"})
     raw = read_json(folder)
     reason = explain(raw)
     about = {"base": raw.get("base_model_name_or_path") or None, "kind": _kind(raw)}
@@ -102,7 +109,8 @@ def open_adapter(adapter: Named, base: Path | None, scratch: Path) -> Opened:
     scratch.mkdir(parents=True, exist_ok=True)
     out = Path(tempfile.mkdtemp(prefix="merged-", dir=scratch))  # a label is no file name, and two may share one
     merge(folder, base, out)
-    return _difference(adapter, Checkpoint(base), Checkpoint(out), {**about, "note": reason}, folder)
+    merged = Difference(Checkpoint(base), Checkpoint(out), str(folder), LoraA(folder))
+    return _difference(adapter, merged, {**about, "note": reason})
 
 
 def _factored(source: AdapterSource) -> dict[str, Any]:
@@ -116,8 +124,7 @@ def _factored(source: AdapterSource) -> dict[str, Any]:
     }
 
 
-def _difference(adapter: Named, base: Checkpoint, model: Checkpoint, about: dict[str, Any], files: Path) -> Opened:
-    source = Difference(base, model, str(adapter.folder))
+def _difference(adapter: Named, source: Difference, about: dict[str, Any]) -> Opened:
     notes = [about["note"]] if about.get("note") else []
     if source.rest:
         what = (
@@ -132,10 +139,10 @@ def _difference(adapter: Named, base: Checkpoint, model: Checkpoint, about: dict
         "rank": None,
         "modules": len(source.shapes),
         "parameters": sum(math.prod(shape) for shape in source.shapes.values()),
-        "size": sum(file.stat().st_size for file in files.glob("*.safetensors")),
+        "size": sum(file.stat().st_size for file in adapter.folder.glob("*.safetensors")),
         "note": "; ".join(notes) or None,
     }
-    return Opened(source, {"base": str(base.folder), **about, **measured, **_common(adapter)})
+    return Opened(source, {**about, **measured, **_common(adapter)})
 
 
 def _common(adapter: Named) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,6 +57,22 @@ _INITS = {
 }
 
 
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(
+        ("use_dora", "use_rslora", "lora_bias", "use_qalora"),
+        (lambda value: isinstance(value, bool), "true or false"),
+    ),
+    **dict.fromkeys(("modules_to_save", "target_parameters"), (_is_names, "a list of names")),
+    **dict.fromkeys(("peft_type", "bias", "base_model_name_or_path"), (lambda value: isinstance(value, str), "a text")),
+    "init_lora_weights": (lambda value: isinstance(value, bool | str), "true, false or the name of an initialisation"),
+}
+"""Field -> whether a value fits it, and what does; every field may be null."""
+
+
 @dataclass(frozen=True)
 class LoraConfig:
     """The part of PEFT's LoraConfig that decides ``dW``."""
@@ -85,11 +102,11 @@ def read_config(folder: Path) -> LoraConfig:
             "`colinear compare ... --base MODEL`"
         )
     return LoraConfig(
-        r=int(_positive(raw.get("r"), "r", file)),
+        r=_whole(raw.get("r"), "r", file),
         alpha=_positive(raw.get("lora_alpha"), "lora_alpha", file),
         rslora=bool(raw.get("use_rslora")),
-        rank_pattern={key: int(value) for key, value in _pattern(raw, "rank_pattern", file).items()},
-        alpha_pattern=_pattern(raw, "alpha_pattern", file),
+        rank_pattern=_pattern(raw, "rank_pattern", file, _whole),
+        alpha_pattern=_pattern(raw, "alpha_pattern", file, _positive),
     )
 
 
@@ -112,7 +129,11 @@ def explain(config: Mapping[str, Any]) -> str | None:
 
 
 def read_json(folder: Path) -> dict[str, Any]:
-    """``folder/adapter_config.json`` as it is. Raises `InputError` where it is missing or no JSON object."""
+    """``folder/adapter_config.json`` as it is.
+
+    Raises `InputError` where it is missing or no JSON object, or where a field that decides which kind of adapter it is
+    has a value of another type than PEFT writes: taken for true or false, it would say something it does not.
+    """
     file = folder / CONFIG
     if not file.is_file():
         raise InputError(f"{folder}: {CONFIG} is missing; give a directory that PEFT saved")
@@ -122,7 +143,15 @@ def read_json(folder: Path) -> dict[str, Any]:
         raise InputError(f"{file}: not valid JSON ({error})") from error
     if not isinstance(raw, dict):
         raise InputError(f"{file}: not a JSON object")
+    _check_types(raw, file)
     return raw
+
+
+def _check_types(raw: Mapping[str, Any], file: Path) -> None:
+    for name, (fits, expected) in _TYPES.items():
+        value = raw.get(name)
+        if value is not None and not fits(value):
+            raise InputError(f"{file}: {name} is {json.dumps(value)[:60]}; it must be {expected}")
 
 
 def _lookup(pattern: Mapping[str, Number], module: str, default: Number) -> Number:
@@ -140,7 +169,9 @@ def _reason(name: str, value: Any) -> str:
     return _REASONS.get(name, f"{name} is set")
 
 
-def _pattern(raw: dict[str, Any], name: str, file: Path) -> dict[str, float]:
+def _pattern(
+    raw: dict[str, Any], name: str, file: Path, check: Callable[[Any, str, Path], Number]
+) -> dict[str, Number]:
     pattern = raw.get(name) or {}
     if not isinstance(pattern, dict):
         raise InputError(f"{file}: {name} is not an object")
@@ -149,10 +180,16 @@ def _pattern(raw: dict[str, Any], name: str, file: Path) -> dict[str, float]:
             re.compile(key)
         except re.error as error:
             raise InputError(f"{file}: {name} key {key!r} is not a regular expression ({error})") from error
-    return {key: _positive(value, f"{name}[{key!r}]", file) for key, value in pattern.items()}
+    return {key: check(value, f"{name}[{key!r}]", file) for key, value in pattern.items()}
+
+
+def _whole(value: Any, name: str, file: Path) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{file}: {name} is {value!r}; it must be a whole number of at least 1")
+    return value
 
 
 def _positive(value: Any, name: str, file: Path) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value < math.inf):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value <= sys.float_info.max):
         raise InputError(f"{file}: {name} is {value!r}; it must be a positive number")
     return float(value)

@@ -50,7 +50,8 @@ def geometry(
             damaged.setdefault(i, {})[one.module] = why
     for i, modules in damaged.items():
         if len(modules) == len(sources[i].shapes):
-            raise InputError(f"{next(iter(modules.values()))}, and so in every other module: nothing to compare")
+            first = f"{sources[i].source}: {next(iter(modules.values()))}"
+            raise InputError(f"{first}, and so in every other module: nothing to compare")
     spectra = pl.concat([_spectra(i, info, found) for i, info in enumerate(infos)])
     return Measured(table.frame(infos), spectra, damaged)
 

@@ -76,7 +76,7 @@ def compare_task(title: str, adapters: Sequence[Named], base: Path | None, ks: S
     inputs = {f"adapter {adapter.info.run}": reference(adapter.folder, COMPARED).sha256 for adapter in adapters}
     if base is not None:
         inputs["base"] = reference(base, COMPARED).sha256
-    key = StageKey("compare", 1, inputs, {"identities": [identity(a.info) for a in adapters], "ks": list(ks)})
+    key = StageKey("compare", 2, inputs, {"identities": [identity(a.info) for a in adapters], "ks": list(ks)})
 
     def compute(out: Path, progress: Progress) -> dict[str, Any]:
         from tasks.geometry.compare import compare

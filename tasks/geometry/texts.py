@@ -1,17 +1,15 @@
-"""Held-out problems as token ids, in padded batches, and where in them the prompts and solutions are."""
+"""Problems as token ids, in padded batches, and where in them the prompts and solutions are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
-from tasks.contracts import PROBLEMS, InputError, checked
+from tasks.geometry.chosen import Chosen
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,30 +51,13 @@ class Batch:
     """(N,) number of the text of each."""
 
 
-def read_texts(
-    tokenizer: Any, base: Path, problems: Path, n: int, template: str | None, max_length: int | None
-) -> tuple[list[Text], dict[str, int]]:
-    """The first ``n`` held-out problems that there are, and counts: ``boxed_references`` and ``too_long``.
-
-    A problem without a solution has ``\\boxed{gold}`` for one. Those longer than the model's context (or
-    ``max_length``) are left out. Raises `InputError` where none is left.
-    """
-    from tasks.models.load import context_length
-    from tasks.models.prompts import completion_ids, prompt_ids
-
-    limit = context_length(base, max_length)
-    frame = checked(pl.read_parquet(problems), PROBLEMS, "problems").filter(pl.col("split") == "heldout").head(n)
-    texts = [
-        Text(
-            prompt_ids(tokenizer, question, template),
-            completion_ids(tokenizer, solution if solution is not None else f"\\boxed{{{gold}}}"),
-        )
-        for question, solution, gold in frame.select("question", "solution", "answer").iter_rows()
+def as_texts(tokenizer: Any, chosen: Chosen) -> list[Text]:
+    """The problems with their solutions, ``\\boxed{gold}`` for one where none is known."""
+    eos = tokenizer.eos_token_id
+    return [
+        Text(problem.prompt, [*problem.boxed, eos] if problem.solution is None else problem.solution)
+        for problem in chosen.problems
     ]
-    fits = [text for text in texts if text.prompt and len(text.ids) <= limit]
-    if not fits:
-        raise InputError(f"problems: of {len(texts)} held-out problems none fits the model's {limit} tokens")
-    return fits, {"boxed_references": frame["solution"].null_count(), "too_long": len(texts) - len(fits)}
 
 
 def rows_of(texts: Sequence[Text], pooling: Pooling) -> int:

@@ -44,3 +44,12 @@ def completion_ids(tokenizer: Any, completion: str, *, closed: bool = True) -> l
     """
     ids = list(tokenizer(completion, add_special_tokens=False)["input_ids"])
     return [*ids, tokenizer.eos_token_id] if closed and ids[-1:] != [tokenizer.eos_token_id] else ids
+
+
+def boxed_ids(tokenizer: Any, gold: str, *, closed: bool = True) -> list[int]:
+    r"""``\boxed{gold}`` in tokens: the target of a problem without a known solution, and (not closed) the paper's.
+
+    A word-level tokenizer may know the command only with a space in front; then it gets one.
+    """
+    plain, spaced = (completion_ids(tokenizer, rf"{space}\boxed{{{gold}}}", closed=closed) for space in ("", " "))
+    return spaced if tokenizer.unk_token_id in plain and tokenizer.unk_token_id not in spaced else plain

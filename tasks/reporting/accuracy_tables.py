@@ -62,7 +62,7 @@ def accuracy_table(tables: StudyTables, view: Geometry) -> Table:
         "unless what there was reads as the right answer. n: greedy answers, one a problem. Interval: 95 % "
         "Wilson; a bootstrap over problems for a run that has only drawn answers, several a problem."
         + (
-            " Unparsed golds: problems left out because their own answer could not be read."
+            " Unparsed golds: problems whose own answer the grader cannot read: every answer to them counts as wrong."
             if golds is not None
             else ""
         ),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tasks.reporting.floors import KINDS
-from tasks.reporting.formats import NOT_MEASURED, number
-from tasks.reporting.join import StudyTables
+from tasks.reporting.formats import NOT_MEASURED, number, significant
+from tasks.reporting.join import StudyTables, base_of
 from tasks.reporting.notes import count
 from tasks.reporting.pair_table import MOST_PAIRS
 from tasks.reporting.pairs import Geometry
-from tasks.reporting.paths import READINGS, Barrier, Names, Paths, near_and_other, paths_of
+from tasks.reporting.paths import MISSED_BELOW, READINGS, Barrier, Names, Paths, base_readings, near_and_other, paths_of
 from tasks.reporting.tables import NO_UPDATE, Cell, Table, said
 
 Column = tuple[str, bool]
@@ -23,12 +23,19 @@ def barrier_tables(tables: StudyTables, view: Geometry) -> list[Table]:
     if not paths.readings:
         return [Table("barriers", "Barriers", (), (), "No path between two updates was read in this study.")]
     near, others = near_and_other(view, paths.pairs())
+    own = base_readings(tables.connectivity, base_of(tables).run)
     title = f"Barriers on the way to {view.reference.run}" if view.reference else "Barriers"
-    first = _table("barriers", title, near, paths, view)
-    return [first, _table("other-barriers", "Barriers of all other pairs", others, paths, view)] if others else [first]
+    first = _table("barriers", title, near, paths, view, own)
+    return (
+        [first, _table("other-barriers", "Barriers of all other pairs", others, paths, view, own)]
+        if others
+        else [first]
+    )
 
 
-def _table(key: str, title: str, chosen: Sequence[Names], paths: Paths, view: Geometry) -> Table:
+def _table(
+    key: str, title: str, chosen: Sequence[Names], paths: Paths, view: Geometry, own: Mapping[str, float]
+) -> Table:
     columns = [
         (reading, matched) for reading in paths.readings for matched in (False, True) if _has(paths, (reading, matched))
     ]
@@ -41,15 +48,14 @@ def _table(key: str, title: str, chosen: Sequence[Names], paths: Paths, view: Ge
     if len(shown) < len(chosen):
         title = f"{title}: the {len(shown)} highest of {len(chosen)} pairs"
         cut = f"Only the {len(shown)} pairs of the highest barriers stand here; barriers.parquet has all. "
-    twins = {frozenset(pair): kind for kind, pairs in view.twins.items() for pair in pairs}
-    rows = [(Cell("base"), Cell("any run"), *(Cell(NO_UPDATE) for _ in columns))]
+    rows = [(Cell("base"), Cell("itself"), *(_base_cell(own, *column) for column in columns))]
     marks = {0: "base"}
     for run, other in shown:
-        kind = twins.get(frozenset((run, other)))
-        if kind:
+        twin = view.twin_label(run, other)
+        if twin:
             marks[len(rows)] = "floor"
         cells = (_cell(paths.find(run, other, matched, reading), reading) for reading, matched in columns)
-        rows.append((Cell(run, said(f"noise floor: {KINDS[kind]}" if kind else "")), Cell(other), *cells))
+        rows.append((Cell(run, said(twin)), Cell(other), *cells))
     for kind in KINDS:
         marks[len(rows)] = "floor"
         pairs = view.twins[kind]
@@ -58,7 +64,15 @@ def _table(key: str, title: str, chosen: Sequence[Names], paths: Paths, view: Ge
             (Cell(f"noise floor: {KINDS[kind]}"), of, *(_floor_cell(pairs, column, paths) for column in columns))
         )
     header = ("Run (alpha 0)", "and (alpha 1)", *(_title(column) for column in columns))
-    return Table(key, title, header, tuple(rows), f"{cut}{barrier_note(paths)}", words=2, marks=marks)
+    return Table(
+        key,
+        title,
+        header,
+        tuple(rows),
+        f"{cut}{barrier_note(paths)}{_chance_note(chosen, paths)}",
+        words=2,
+        marks=marks,
+    )
 
 
 def barrier_note(paths: Paths) -> str:
@@ -74,8 +88,29 @@ def barrier_note(paths: Paths) -> str:
         "B A interpolated, not the factors. Barrier: largest height, over the alphas that were read, of the loss above "
         "the straight line between its two ends; that of accuracy is of the error, in points. Norm-matched: both "
         "updates scaled to the geometric mean of their norms. [low, high]: 95 % over problems, of all alphas at once: "
-        f"only a low above 0 shows a barrier. Problems: {', '.join(sizes) or NOT_MEASURED}."
+        "only a low above 0 shows a barrier. The base's row has its own loss and accuracy on the same problems. "
+        f"Problems: {', '.join(sizes) or NOT_MEASURED}."
     )
+
+
+def _chance_note(chosen: Sequence[Names], paths: Paths) -> str:
+    """How many intervals of a column lie above 0 by chance alone: so many paths are so many tests."""
+    known = {pair for pair in paths.pairs() if pair in chosen or pair[::-1] in chosen}
+    if not known:
+        return ""
+    return (
+        f" Each interval stands for itself, so of {count(len(known), 'path')} without a barrier about "
+        f"{significant(MISSED_BELOW * len(known), 2)} a column would have a low above 0 by chance."
+    )
+
+
+def _base_cell(own: Mapping[str, float], reading: str, matched: bool) -> Cell:
+    """The base has no path; what it reads itself stands beside that, once."""
+    if matched or reading not in own:
+        return Cell(NO_UPDATE)
+    how = READINGS[reading]
+    value = number(how.scale * own[reading], how.decimals)
+    return Cell(NO_UPDATE, (f"accuracy {value} %" if reading == "accuracy" else f"loss {value}",))
 
 
 def _has(paths: Paths, column: Column) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tasks.reporting.floors import KINDS
 from tasks.reporting.formats import NOT_MEASURED, number
 from tasks.reporting.join import StudyTables, base_of
 from tasks.reporting.notes import MOST_NAMED, named
@@ -43,11 +42,11 @@ def _summary(found: Similarity, tables: StudyTables, view: Geometry) -> Table:
     rows: list[tuple[Cell, ...]] = []
     marks = {0: "base"}
     for info in [base, *view.runs]:
-        kind = view.twin(info, view.reference) if view.reference else None
-        if kind:
+        twin = view.twin_label(info.run, view.reference.run) if view.reference else ""
+        if twin:
             marks[len(rows)] = "floor"
         cells = [cell for other in others for cell in _pair_cells(info.run, other, last, found)]
-        rows.append((Cell(info.run, said(f"noise floor: {KINDS[kind]}" if kind else "")), *cells))
+        rows.append((Cell(info.run, said(twin)), *cells))
     header = ["Run"]
     for other in others:
         header += [f"Lowest layer, against {other}", f"Last layer ({last}), against {other}", "Layers with a value"]
@@ -99,8 +98,7 @@ def _reasons(found: Similarity) -> Iterator[str]:
 
 
 def _ends(run: str, other: str, view: Geometry) -> tuple[Cell, Cell]:
-    kind = _twin(run, other, view)
-    return Cell(run, said(f"noise floor: {KINDS[kind]}" if kind else "")), Cell(other)
+    return Cell(run, said(view.twin_label(run, other))), Cell(other)
 
 
 def _cell(run: str, other: str, layer: int, found: Similarity) -> Cell:
@@ -115,11 +113,7 @@ def _missing(run: str, other: str, layer: int, found: Similarity) -> str:
     return "undefined" if found.reason(run, other, layer) else NOT_MEASURED
 
 
-def _twin(run: str, other: str, view: Geometry) -> str | None:
-    return next((kind for kind, pairs in view.twins.items() if {(run, other), (other, run)} & set(pairs)), None)
-
-
 def _marks(pairs: Sequence[Names], view: Geometry) -> dict[int, str]:
     trained = {info.run for info in view.runs}
     marks = {i: "base" for i, (_, other) in enumerate(pairs) if other not in trained}
-    return marks | {i: "floor" for i, pair in enumerate(pairs) if _twin(*pair, view)}
+    return marks | {i: "floor" for i, pair in enumerate(pairs) if view.kind(*pair)}

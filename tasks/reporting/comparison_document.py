@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import polars as pl
+
 from tasks.reporting.comparison_findings import Comparison, comparison_findings
 from tasks.reporting.comparison_tables import adapters_table, unshared_table
 from tasks.reporting.document import Document, Section
+from tasks.reporting.explore import build_explore
+from tasks.reporting.figure_numbers import figure_numbers
 from tasks.reporting.formats import listed
 from tasks.reporting.geometry_tables import base_table, matrix_table, spectrum_table
 from tasks.reporting.heat_map import cosine_picture
@@ -40,7 +44,13 @@ def comparison_document(tables: Comparison, notes: tuple[str, ...]) -> Document:
         ),
         files=FILES,
         notes_title="Notes",
+        explore=build_explore(tables.pair_metrics, view),
+        numbers=figure_numbers(_frames(tables), view, ("cosines", "layers", "angles", "spectra")),
     )
+
+
+def _frames(tables: Comparison) -> dict[str, pl.DataFrame]:
+    return {"pair_metrics": tables.pair_metrics, "spectra": tables.spectra}
 
 
 def _title(tables: Comparison) -> str:

@@ -41,6 +41,7 @@ def comparison_findings(tables: Comparison) -> Findings:
     view = tables.view
     warnings = [
         *_shared_initialisation(view),
+        *_zero(view),
         *_identical(view),
         *_bases(tables.adapters),
         *_unshared(tables.unshared),
@@ -78,6 +79,16 @@ def _grouped(alike: Iterable[tuple[str, str]]) -> list[list[str]]:
         merged = list(dict.fromkeys([*(run for group in touched for run in group), *pair]))
         groups = [group for group in groups if group not in touched] + [merged]
     return groups
+
+
+def _zero(view: Geometry) -> Iterator[str]:
+    nothing = [info.run for info in view.runs if info.run in view.zero]
+    if nothing:
+        yield (
+            f"Zero update: {named(nothing, _MOST_RUNS)} {'changes' if len(nothing) == 1 else 'change'} no weight that "
+            "was compared, like LoRA before its first step. Such an update has no direction: its cosines, angles and "
+            "overlaps are undefined, which is not the same as 0."
+        )
 
 
 def _identical(view: Geometry) -> Iterator[str]:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from tasks.reporting.accuracy_tables import accuracy_table, mcnemar_table
 from tasks.reporting.barrier_tables import barrier_tables
 from tasks.reporting.cka_tables import cka_tables
+from tasks.reporting.explore import Explore, build_explore
+from tasks.reporting.figure_numbers import figure_numbers
 from tasks.reporting.figures import pictures
 from tasks.reporting.findings import Findings, findings
 from tasks.reporting.formats import seconds
 from tasks.reporting.function_tables import divergence_matrix, functions_table
 from tasks.reporting.geometry_tables import base_table, matrix_table, spectrum_table
-from tasks.reporting.join import SCHEMAS, StudyTables
+from tasks.reporting.join import SCHEMAS, StudyTables, base_of
 from tasks.reporting.pair_table import pair_tables
 from tasks.reporting.pairs import Geometry, geometry
 from tasks.reporting.paths import READINGS
 from tasks.reporting.picture import Picture
-from tasks.reporting.sample_tables import samples_table
+from tasks.reporting.sample_tables import differences_tables, samples_table
 from tasks.reporting.study_tables import (
+    benchmarks_tables,
     checks_table,
     rollouts_table,
     settings_table,
@@ -58,6 +62,9 @@ class Document:
     sections: tuple[Section, ...]
     files: tuple[str, ...]
     notes_title: str = "What falls short"
+    explore: Explore | None = None
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    """Key of a figure -> its numbers: see `tasks.reporting.figure_numbers`."""
 
 
 def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], list[Picture]] = pictures) -> Document:
@@ -76,7 +83,7 @@ def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], 
     matrix_of_kl = divergence_matrix(tables, view)
     folded = (matrix, *others, spectrum_table(tables.spectra, view), *([base] if base else []))
     sections = (
-        _folding("Accuracy", (accuracy, samples_table(tables)), (mcnemar,)),
+        _folding("Accuracy", (accuracy, samples_table(tables)), (mcnemar, *differences_tables(tables))),
         Section("Geometry of the updates", (), (against,), folded),
         Section(
             "Paths between the updates",
@@ -96,7 +103,7 @@ def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], 
             (),
             (training_table(tables),),
         ),
-        Section("Data and checks", (), (rollouts_table(tables), checks_table(tables)), ()),
+        Section("Data and checks", (), (rollouts_table(tables), *benchmarks_tables(tables), checks_table(tables)), ()),
         Section("The study", (), (stages_table(tables),), (settings_table(tables), versions_table(tables))),
     )
     return Document(
@@ -109,6 +116,8 @@ def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], 
         headline=headline_table(tables, view),
         sections=sections,
         files=(*(f"{name}.parquet" for name in SCHEMAS), "study.json"),
+        explore=build_explore(tables.pair_metrics, view, tables.connectivity, tables.training),
+        numbers=figure_numbers({name: getattr(tables, name) for name in SCHEMAS}, view, [*drawn], base_of(tables).run),
     )
 
 

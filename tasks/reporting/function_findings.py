@@ -36,7 +36,8 @@ def _barrier(reading: str, found: Extreme) -> str:
     where = f"{found.run} and {found.other}{', norm-matched' if found.matched else ''}"
     if found.barrier.alpha is not None:
         where += f", at alpha {number(found.barrier.alpha, 2)}"
-    shown = f"interval above 0 on {found.shown} of {count(found.paths, 'path')}"
+    chance = f"by chance about {significant(found.by_chance, 2)}"
+    shown = f"interval above 0 on {found.shown} of {count(found.paths, 'path')}, {chance}"
     return f"{how.barrier.lower()} at most {text(found.barrier.value)} {unit} ({where}; {floor}; {shown})"
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import polars as pl
 
 from tasks.contracts import RunInfo
-from tasks.reporting.floors import KINDS
 from tasks.reporting.formats import NOT_MEASURED, number, significant
 from tasks.reporting.join import StudyTables, base_of
 from tasks.reporting.pairs import Geometry
@@ -99,8 +98,7 @@ def _note(tables: StudyTables) -> str:
 
 
 def _twin(a: RunInfo, b: RunInfo | None, view: Geometry) -> str:
-    kind = view.twin(a, b) if b is not None else None
-    return f"noise floor: {KINDS[kind]}" if kind else ""
+    return view.twin_label(a.run, b.run) if b is not None else ""
 
 
 def _cell(found: Mapping[tuple[str, str], Divergence], a: str, b: str, standing: str = "") -> Cell:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import polars as pl
 
+from tasks.contracts import RunInfo
 from tasks.reporting.formats import number
 from tasks.reporting.join import spectrum_value
 from tasks.reporting.notes import count, floor_note
-from tasks.reporting.pairs import REACHED, Geometry, cosine_matrix
+from tasks.reporting.pairs import REACHED, ZERO, Geometry
 from tasks.reporting.tables import NO_UPDATE, Cell, Table, said
 
 _SIZES = (
@@ -27,23 +28,28 @@ _BASE_MEASURES = (
 
 def matrix_table(view: Geometry) -> Table:
     """The numbers of the heat-map; the base has no update, hence no direction."""
-    cosines = cosine_matrix(view)
     names = [info.run for info in view.runs]
     rows = [(Cell("base"), *(Cell(NO_UPDATE) for _ in names))]
-    for i, info in enumerate(view.runs):
-        standings = [view.standing(info, other) for other in view.runs]
-        marked = [standing if standing in REACHED else "" for standing in standings]
-        rows.append((Cell(info.run), *(Cell(number(cosines[i, j], 3), said(mark)) for j, mark in enumerate(marked))))
+    rows += [(Cell(info.run), *(_cosine_cell(info, other, view) for other in view.runs)) for info in view.runs]
     note = f"Over all entries of {count(view.modules, 'shared module')}. {floor_note(view)}"
     return Table("cosines", "Cosine between updates", ("Run", *names), tuple(rows), note, marks={0: "base"})
+
+
+def _cosine_cell(info: RunInfo, other: RunInfo, view: Geometry) -> Cell:
+    cosine, standing = view.cosine(info.run, other.run), view.standing(info, other)
+    if cosine is None:
+        return Cell(view.missing(info.run, other.run, "cosine"))
+    return Cell(number(cosine, 3), said(standing if standing in REACHED else ""))
 
 
 def spectrum_table(spectra: pl.DataFrame, view: Geometry) -> Table:
     """Size and rank of every update."""
     rows = [(Cell("base"), *(Cell(NO_UPDATE) for _ in _SIZES))]
     for info in view.runs:
-        values = (number(spectrum_value(spectra, info.run, metric), decimals) for metric, _, decimals in _SIZES)
-        rows.append((Cell(info.run), *(Cell(value) for value in values)))
+        nothing = spectrum_value(spectra, info.run, "norm") == 0  # which has no rank, where it was measured
+        values = [(spectrum_value(spectra, info.run, metric), decimals) for metric, _, decimals in _SIZES]
+        said_of = (ZERO if value is None and nothing else number(value, decimals) for value, decimals in values)
+        rows.append((Cell(info.run), *(Cell(text) for text in said_of)))
     return Table(
         "spectra",
         "Size and rank of the updates",

@@ -9,7 +9,7 @@ import numpy as np
 from tasks.reporting.floors import KINDS
 from tasks.reporting.formats import number
 from tasks.reporting.notes import floor_note
-from tasks.reporting.pairs import REACHED, Geometry, cosine_matrix
+from tasks.reporting.pairs import REACHED, ZERO, Geometry, cosine_matrix
 from tasks.reporting.picture import Picture, label_of
 from tasks.reporting.svg import FAINT, inline_svg
 
@@ -45,6 +45,7 @@ def cosine_picture(view: Geometry) -> Picture | None:
         f"<dW, dW'> / (|dW| |dW'|) over all entries of {view.modules} shared modules, one value a pair. "
         + floor_note(view)
         + (" Framed cells are at their floor or are the floor itself." if measured else "")
+        + (" zero: an update of zero, which has no direction." if view.zero else "")
     )
     return Picture("cosines", "Do the weights move the same way?", svg, note, "cosines")
 
@@ -59,6 +60,8 @@ def _heat_map(axes: Axes, cosines: np.ndarray, view: Geometry) -> None:
     for (i, j), cosine in np.ndenumerate(cosines):
         framed = i != j and view.standing(view.runs[i], view.runs[j]) in REACHED
         text = "1" if i == j else number(cosine, 3 if len(names) <= 8 else 2).replace("0.", ".", 1)
+        if np.isnan(cosine):
+            text = "zero" if view.missing(view.runs[i].run, view.runs[j].run, "cosine") == ZERO else "n/m"
         _cell(axes, (i, j), cosine, "" if crowded else text, _lowest(cosines), framed)
     axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5))
     slant, height = (90, "center") if crowded else (40, "top")
@@ -75,7 +78,7 @@ def _cell(axes: Axes, at: tuple[int, ...], cosine: float, text: str, low: float,
     i, j = at
     if np.isnan(cosine):
         axes.add_patch(Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, fill=False, edgecolor=FAINT, linestyle=":"))
-        axes.text(j, i, "n/m" if text else "", ha="center", va="center", size=8)
+        axes.text(j, i, text, ha="center", va="center", size=8)
         return
     shade = (cosine - low) / (1 - low)
     contrast = "#000000" if shade > 0.55 else "#ffffff"

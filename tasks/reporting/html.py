@@ -1,4 +1,7 @@
-"""The report as one self-contained HTML file: no script, no network; everything from models and data is escaped."""
+"""The report as one self-contained HTML file: no network; everything from models and data is escaped.
+
+Figures and tables stand without a script; scripts add the charts that answer to a reader, and the downloads.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.reporting.document import Document
+from tasks.reporting.scripts import content_policy, own_code, script_json, vega_code
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 
 def render_html(document: Document) -> str:
-    """The page. Autoescape is on; only the SVG that we drew ourselves goes in as it is."""
-    return _template().render(document=document)
+    """The page. Autoescape is on; only the SVG that we drew and the scripts that we wrote go in as they are, data for
+    scripts as JSON without markup. Its Content-Security-Policy lets no other script run."""
+    data, codes = [("figure-numbers", script_json(document.numbers))], [own_code("report.js")]
+    if document.explore is not None:
+        data.append(("explore-data", script_json(document.explore.data)))
+        codes += [vega_code(), own_code("explore.js")]
+    return _template().render(document=document, data=data, codes=codes, policy=content_policy(codes))
 
 
 @cache

@@ -13,6 +13,7 @@ from tasks.contracts import (
     BARRIERS,
     CKA,
     CONNECTIVITY,
+    DIFFERENCES,
     DIVERGENCE,
     ITEMS,
     LENS,
@@ -45,6 +46,7 @@ SCHEMAS = {
     "spectra": SPECTRA,
     "training": TRAINING,
     "samples": SAMPLES,
+    "differences": DIFFERENCES,
     "connectivity": CONNECTIVITY,
     "barriers": BARRIERS,
     "cka": CKA,
@@ -64,8 +66,8 @@ class StudyTables:
 
     ``rollouts``: counts by name (``prompts``, ``rows``, ``correct``, ``mixed_groups``, ``dropped`` {rule: rows}, ...);
     a count may be None. ``study``: name, settings, versions, commit, mlflow, stages, wall_seconds, machine, checks,
-    notes, unparsed_golds {benchmark: problems whose gold could not be read}; a key that is missing prints as not
-    recorded.
+    notes, unparsed_golds {benchmark: problems whose gold could not be read}, benchmarks (a list of {name, n, source,
+    template, shared_with_rollouts_dropped}); a key that is missing prints as not recorded.
     """
 
     runs: list[RunInfo]
@@ -78,6 +80,7 @@ class StudyTables:
     rollouts: dict[str, Any]
     study: dict[str, Any]
     samples: pl.DataFrame = field(default_factory=partial(_empty, "samples"))
+    differences: pl.DataFrame = field(default_factory=partial(_empty, "differences"))
     connectivity: pl.DataFrame = field(default_factory=partial(_empty, "connectivity"))
     barriers: pl.DataFrame = field(default_factory=partial(_empty, "barriers"))
     cka: pl.DataFrame = field(default_factory=partial(_empty, "cka"))

@@ -10,6 +10,7 @@ import polars as pl
 from tasks.reporting.floors import INITIALISATION
 from tasks.reporting.formats import in_sentence, learning_rate, listed
 from tasks.reporting.join import StudyTables, benchmarks, spectrum_value, trained_runs
+from tasks.reporting.notes import count
 from tasks.reporting.pairs import Geometry
 
 
@@ -17,7 +18,7 @@ def dropped_rows(rollouts: dict[str, Any]) -> dict[str, int]:
     """Rule -> rows that it dropped, from a ``dropped`` that is one count or a count a rule."""
     dropped = rollouts.get("dropped")
     if isinstance(dropped, dict):
-        return {str(rule): count for rule, count in dropped.items() if count}
+        return {str(rule): number for rule, number in dropped.items() if number}
     return {"rows": dropped} if dropped else {}
 
 
@@ -30,13 +31,14 @@ def lost(tables: StudyTables) -> str:
             row = worst.row(0, named=True)
             where = f"{row['run']}, {in_sentence(row['benchmark'])} problems"
             parts.append(f"up to {row[column]} of {row['n']} answers {what} ({where})")
-    golds = {name: count for name, count in (tables.study.get("unparsed_golds") or {}).items() if count}
+    golds = {name: number for name, number in (tables.study.get("unparsed_golds") or {}).items() if number}
     if golds:
-        where = listed([f"{in_sentence(name)}: {count}" for name, count in golds.items()])
-        parts.append(f"the gold answer of {sum(golds.values())} problems could not be read ({where})")
+        where = listed([f"{in_sentence(name)}: {number}" for name, number in golds.items()])
+        unread = count(sum(golds.values()), "problem")
+        parts.append(f"the gold answer of {unread} could not be read ({where}), so no answer counts as right there")
     dropped = dropped_rows(tables.rollouts)
     if dropped:
-        rules = listed([rule if rule == "rows" else f"{rule}: {count}" for rule, count in dropped.items()])
+        rules = listed([rule if rule == "rows" else f"{rule}: {number}" for rule, number in dropped.items()])
         parts.append(f"{sum(dropped.values())} rollout rows were dropped" + ("" if rules == "rows" else f" ({rules})"))
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}." if text else ""
@@ -54,6 +56,7 @@ def not_measured(tables: StudyTables, view: Geometry) -> str:
         "a second benchmark": len(evaluated) == 1,
         "answer loss": losses.null_count() == losses.len(),
         "sampled scores (avg@k, pass@k, maj@k)": tables.samples.is_empty(),
+        "differences in avg@k": tables.differences.is_empty() and not tables.samples.is_empty(),
         "the noise floor of the data order": view.floor is None,
         "the noise floor of the initialisation": view.floor_of(INITIALISATION, "cosine") is None,
         f"{missing} of {len(couples)} cosines between runs": missing > 0,

@@ -114,7 +114,7 @@ def _pair_row(pair: Pair, columns: Sequence[Column], view: Geometry) -> tuple[Ce
     for column in columns:
         found, k = _estimate(pair, column, view)
         if found.value is None:
-            cells.append(Cell(NOT_MEASURED))
+            cells.append(Cell(view.missing(run.run, other.run, column.metric, k)))
             continue
         subs = said(interval(found, column.decimals) if column.beside else "")
         if column.k == OWN:
@@ -141,7 +141,8 @@ def _floor_row(kind: str, columns: Sequence[Column], view: Geometry) -> tuple[Ce
         k = next(iter(own), None) if column.k == OWN else column.k
         found = view.floor_of(kind, column.metric, k)
         if found is None:
-            cells.append(Cell(NOT_MEASURED))
+            why = {view.missing(a, b, column.metric, k) for a, b in view.twins[kind]}
+            cells.append(Cell(min(why, default=NOT_MEASURED)))
             continue
         low, high = number(found.lowest, column.decimals), number(found.highest, column.decimals)
         subs = said(f"{low} to {high}" if found.n > 1 else "") + said(f"top-{k}" if column.k == OWN else "")

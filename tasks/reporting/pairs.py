@@ -11,6 +11,7 @@ import polars as pl
 
 from tasks.contracts import RunInfo
 from tasks.reporting.floors import INITIALISATION, KINDS, ORDER, Floor, floor_of, kind_of, same_initialisation
+from tasks.reporting.formats import NOT_MEASURED
 from tasks.reporting.join import (
     HeadlineRow,
     StudyTables,
@@ -33,6 +34,9 @@ AT_START, BELOW_START, IS_START = (
 NO_FLOOR, OTHER_SEED = "no noise floor measured", "other initialisation"
 UNKNOWN_START = "initialisation unknown"
 
+UNDEFINED, ZERO = "undefined", "undefined (zero update)"
+"""What a measure that was taken and has no value prints as: a zero update has no direction."""
+
 REACHED = (AT_FLOOR, IS_FLOOR, AT_START, IS_START)
 """Standings of a pair that is as near as a method is to itself, or is a method beside itself."""
 
@@ -40,6 +44,8 @@ EVERYTHING = (pl.col("module") == "*") & pl.col("layer").is_null() & pl.col("pro
 """Rows over all shared modules; module "*" with a layer or a projection is the value of that part."""
 
 _REVERSED = {"orthogonal_fraction": "orthogonal_fraction_reverse"}
+
+_Values = Mapping[tuple[str, str, str, int | None], "Estimate"]
 
 
 @dataclass(frozen=True)
@@ -77,14 +83,19 @@ class Geometry:
     modules: int
     """Modules that a value over everything is taken over."""
     layers: int
-    values: Mapping[tuple[str, str, str, int | None], Estimate]
+    values: _Values
+    zero: frozenset[str] = frozenset()
+    """Runs whose update is zero wherever it was compared."""
 
     def estimate(self, run: str, other: str, metric: str, k: int | None = None) -> Estimate:
         """A metric of ``run`` against ``other``, whichever way round the frame has the pair."""
         if (run, other, metric, k) in self.values:
             return self.values[run, other, metric, k]
         found = self.values.get((other, run, _REVERSED.get(metric, metric), k), Estimate(None))
-        return found.inverse() if metric == "norm_ratio" else found
+        if metric != "norm_ratio":
+            return found
+        nothing = run in self.zero and other not in self.zero  # 0 over something is 0, though its inverse is undefined
+        return Estimate(0.0) if nothing and (other, run, metric, k) in self.values else found.inverse()
 
     def value(self, run: str, other: str, metric: str, k: int | None = None) -> float | None:
         return self.estimate(run, other, metric, k).value
@@ -94,12 +105,35 @@ class Geometry:
         return self.tops.get((run, other), self.tops.get((other, run)))
 
     def cosine(self, run: str, other: str) -> float | None:
-        return 1.0 if run == other else self.value(run, other, "cosine")
+        if run == other:
+            return None if run in self.zero else 1.0
+        return self.value(run, other, "cosine")
+
+    def missing(self, run: str, other: str, metric: str, k: int | None = None) -> str:
+        """What stands where a measure has no value: nobody took it, it is not defined, or one update is zero."""
+        names = ((run, other, metric), (other, run, _REVERSED.get(metric, metric)))
+        if {run, other} & self.zero or self._no_direction(run, other):
+            return ZERO
+        return UNDEFINED if any((*name, k) in self.values for name in names) else NOT_MEASURED
+
+    def _no_direction(self, run: str, other: str) -> bool:
+        """Whether one of the two is zero in the modules that they share."""
+        found = self.values.get((run, other, "cosine", None)) or self.values.get((other, run, "cosine", None))
+        return found is not None and found.value is None
 
     def twin(self, run: RunInfo, other: RunInfo) -> str | None:
         """The kind of floor that this pair measures, or None."""
-        names = {(run.run, other.run), (other.run, run.run)}
+        return self.kind(run.run, other.run)
+
+    def kind(self, run: str, other: str) -> str | None:
+        """The same by the runs' names."""
+        names = {(run, other), (other, run)}
         return next((kind for kind, pairs in self.twins.items() if names & set(pairs)), None)
+
+    def twin_label(self, run: str, other: str) -> str:
+        """What stands under the name of a pair that measures a floor: `IS_FLOOR`, `IS_START`, or nothing."""
+        kind = self.kind(run, other)
+        return "" if kind is None else IS_FLOOR if kind == ORDER else IS_START
 
     def floor_of(self, kind: str, metric: str, k: int | None = None) -> Floor | None:
         """One floor of one measure; None where it was not measured."""
@@ -153,14 +187,23 @@ def geometry_of(runs: Sequence[RunInfo], pair_metrics: pl.DataFrame, reference: 
         modules=modules["module"].n_unique(),
         layers=modules["layer"].drop_nulls().n_unique(),
         values=values,
+        zero=_zero(values, runs),
     )
     order = view.floor_of(ORDER, "cosine")
     return replace(view, floor=order.lowest if order else None)
 
 
-def _either(
-    values: Mapping[tuple[str, str, str, int | None], Estimate], a: RunInfo, b: RunInfo, metric: str
-) -> float | None:
+def _zero(values: _Values, runs: Sequence[RunInfo]) -> frozenset[str]:
+    """Runs of which no share is outside any other, not even none of it: only a zero update has no such share."""
+    shares: dict[str, list[float | None]] = {}
+    for (a, b, metric, _), found in values.items():
+        for run, own in ((a, "orthogonal_fraction"), (b, "orthogonal_fraction_reverse")):
+            if metric == own:
+                shares.setdefault(run, []).append(found.value)
+    return frozenset(info.run for info in runs if info.run in shares and set(shares[info.run]) == {None})
+
+
+def _either(values: _Values, a: RunInfo, b: RunInfo, metric: str) -> float | None:
     found = values.get((a.run, b.run, metric, None)) or values.get((b.run, a.run, metric, None))
     return found.value if found else None
 

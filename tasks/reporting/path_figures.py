@@ -84,7 +84,7 @@ def _picture(
         unit = "Accuracy, %" if reading == "accuracy" else f"Loss, {READINGS[reading].unit}"
         canvas.supylabel(unit, fontsize=10)
 
-    frame = tables.connectivity.filter(reading=reading)
+    frame = tables.connectivity.filter(pl.col("reading") == reading, pl.col("run_a") != pl.col("run_b"))
     title = f"{READINGS[reading].title} on the way to {reference.run}"
     svg = inline_svg(f"path-{reading}", title, 0.6 + 1.25 * rows, draw)
     total = {*frame["run_a"], *frame["run_b"]} - {reference.run}

@@ -32,6 +32,10 @@ READINGS = {
 """Readings of CONNECTIVITY in the order in which they are shown. The barrier of accuracy is that of the error."""
 
 
+MISSED_BELOW = 0.025
+"""Chance that a 95 % interval lies above what it is to cover."""
+
+
 @dataclass(frozen=True)
 class Barrier:
     """Height above the chord in the frame's units; ``low`` and ``high``: 95 % over problems; None: not known."""
@@ -61,6 +65,11 @@ class Extreme:
     paths: int
     shown: int
     """Paths whose barrier's interval lies above 0, of ``paths`` with a value."""
+
+    @property
+    def by_chance(self) -> float:
+        """How many of ``paths`` would show one if none had any: at most that, where intervals hold what they say."""
+        return MISSED_BELOW * self.paths
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,12 @@ def largest(paths: Paths, view: Geometry, reading: str) -> Extreme | None:
     _, (run, other, matched, _), barrier = max(rows, key=lambda row: row[0])
     floor = paths.floor(twins, matched, reading)
     return Extreme(run, other, matched, barrier, floor, len(rows), sum(row[2].shown for row in rows))
+
+
+def base_readings(connectivity: pl.DataFrame, base: str) -> dict[str, float]:
+    """Reading -> value of the base itself, from which every path's two updates start; empty where not measured."""
+    own = connectivity.filter(pl.col("run_a") == base, pl.col("run_b") == base, pl.col("value").is_not_null())
+    return dict(own.select("reading", "value").iter_rows())
 
 
 def near_and_other(view: Geometry, measured: Iterable[Names]) -> tuple[list[Names], list[Names]]:

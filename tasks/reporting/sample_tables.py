@@ -1,4 +1,4 @@
-"""Sampled scores as rows of strings: avg@k, pass@k and maj@k with their intervals."""
+"""Sampled scores as rows of strings: avg@k, pass@k and maj@k with their intervals, and pairs of runs in avg@k."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ from typing import Any
 
 import polars as pl
 
-from tasks.reporting.formats import NOT_MEASURED, benchmark_name, percent, span
+from tasks.reporting.formats import NOT_MEASURED, benchmark_name, percent, points, span
 from tasks.reporting.join import REFERENCES, StudyTables, base_of, benchmarks, ordered_runs
+from tasks.reporting.notes import count
 from tasks.reporting.tables import Cell, Table
 
 _KINDS = ("avg", "pass", "maj")
 MOST_SCORES = 9
 """Columns of scores; the frame beside the page has all."""
+
+MOST_DIFFERENCES = 60
+"""Rows of the table of differences besides those with the base; the frame beside the page has all."""
 
 
 def samples_table(tables: StudyTables) -> Table:
@@ -50,6 +54,48 @@ def samples_table(tables: StudyTables) -> Table:
     )
     header = ("Benchmark", "Run", *(f"{metric}@{k}, %" for metric, k in kept))
     return Table("samples", title, header, tuple(rows), note, words=2, marks=marks)
+
+
+def differences_tables(tables: StudyTables) -> list[Table]:
+    """Pairs of runs in avg@k, pairs with the base first; of very many others the largest differences. Empty: no drawn
+    answers."""
+    if tables.differences.is_empty():
+        return []
+    base = base_of(tables).run
+    frame = tables.differences.with_row_index("place").with_columns(
+        other=~((pl.col("run_a") == base) | (pl.col("run_b") == base))
+    )
+    others = frame.filter("other").sort(pl.col("difference").abs(), descending=True, maintain_order=True)
+    kept = pl.concat([frame.filter(~pl.col("other")), others.head(MOST_DIFFERENCES)])
+    order = {name: place for place, name in enumerate(benchmarks(tables))}
+    rows = sorted(
+        kept.iter_rows(named=True),
+        key=lambda row: (order.get(row["benchmark"], len(order)), row["other"], row["place"]),
+    )
+    cut = frame.height - kept.height
+    apart = frame.filter((pl.col("low") > 0) | (pl.col("high") < 0)).height
+    note = (
+        f"{f'{cut} smaller differences are left out here; differences.parquet has all. ' if cut else ''}avg@k: the "
+        f"share of the {span(frame['samples'].to_list(), 0)} drawn answers to a problem that are right. Beneath the "
+        "difference its 95 % interval, a bootstrap over the problems that both answered. The intervals are each "
+        f"pair's own, not of all together: 0 is outside of {apart} of {frame.height}, where {0.05 * frame.height:.1f} "
+        f"of {count(frame.height, 'pair')} without any difference would be expected by chance."
+    )
+    cells = tuple((*(Cell(text) for text in _words(row)), _difference(row)) for row in rows)
+    header = ("Benchmark", "A", "B", "n", "Answers each", "A less B in avg@k, points")
+    marks = {i: "base" for i, row in enumerate(rows) if not row["other"]}
+    return [Table("differences", "Sampled scores, pair by pair", header, cells, note, words=3, marks=marks)]
+
+
+def _words(row: dict[str, Any]) -> tuple[str, ...]:
+    return (benchmark_name(row["benchmark"]), row["run_a"], row["run_b"], str(row["n"]), str(row["samples"]))
+
+
+def _difference(row: dict[str, Any]) -> Cell:
+    if row["low"] is None or row["high"] is None:
+        return Cell(points(row["difference"]), ("the same on every problem",))
+    side = "" if row["low"] <= 0 <= row["high"] else ", beside 0"
+    return Cell(points(row["difference"]), (f"{points(row['low'])} to {points(row['high'])}{side}",))
 
 
 def _scores(frame: pl.DataFrame) -> list[tuple[str, int]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from tasks.reporting.formats import NOT_MEASURED, learning_rate, number, percent, seconds
+from tasks.reporting.formats import NOT_MEASURED, benchmark_name, learning_rate, number, percent, seconds
 from tasks.reporting.join import StudyTables, trained_runs
 from tasks.reporting.tables import Cell, Table
 
@@ -23,6 +23,9 @@ _SHARE_OF = {
     "dropped": ("rows",),
     "mixed_groups": ("groups", "prompts"),
 }
+
+
+_BENCHMARK_COUNTS = ("n", "shared_with_rollouts_dropped")
 
 
 def losses(tables: StudyTables, run: str) -> tuple[list[int], list[float]]:
@@ -75,6 +78,22 @@ def _count(value: Any, total: int | None) -> str:
     if isinstance(value, float):
         return number(value, 3)
     return f"{value} ({percent(value / total)} %)" if total and isinstance(value, int) else str(value)
+
+
+def benchmarks_tables(tables: StudyTables) -> list[Table]:
+    """What the models are judged by, where it comes from and how it is asked; empty where that was not recorded."""
+    known = tables.study.get("benchmarks") or []
+    rows = [
+        tuple(Cell(text) for text in (benchmark_name(one["name"]), one["source"], one["template"].replace("\n", "\\n")))
+        + tuple(Cell(NOT_MEASURED if one[key] is None else str(one[key])) for key in _BENCHMARK_COUNTS)
+        for one in known
+    ]
+    note = (
+        "Template: what is asked for a problem; the base's chat template, or model.prompt_template, goes around it. "
+        "Seen in training: problems that are among the rollouts, which are left out."
+    )
+    header = ("Benchmark", "Source", "Template", "Problems", "Seen in training")
+    return [Table("benchmarks", "Benchmarks", header, tuple(rows), note, words=3)] if rows else []
 
 
 def checks_table(tables: StudyTables) -> Table:

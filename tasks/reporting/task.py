@@ -21,7 +21,7 @@ from tasks.reporting.published import accuracy_rows, cosine_rows, run_metrics
 from tasks.reporting.write import write_report
 from tasks.store import open_store
 
-_OPTIONAL = ("samples", "connectivity", "barriers", "cka", "lens", "divergence")
+_OPTIONAL = ("samples", "differences", "connectivity", "barriers", "cka", "lens", "divergence")
 """Frames of `StudyTables` that a study may do without."""
 
 

@@ -10,8 +10,10 @@ import polars as pl
 import pytest
 import torch
 
-from tasks.contracts import ITEMS, PROBLEMS, InputError, RunInfo
+from tasks.contracts import ITEMS, PROBLEMS, InputError, RunInfo, StageError, no_progress
+from tasks.evaluation.accuracy import mcnemar_table
 from tasks.evaluation.evaluate import Asked, collect, evaluate_models, rows_of, seed_of
+from tasks.evaluation.together import writer
 from tasks.specs import EvaluationSpec
 
 N = 7
@@ -171,10 +173,62 @@ def test_problems_that_do_not_fit_are_counted_and_none_that_fits_is_refused(
     base_model: Path, problems: Path, tmp_path: Path
 ) -> None:
     summary, found = evaluate(base_model, problems, tmp_path / "some", [Asked(info("base"))], max_new_tokens=45)
-    assert summary["too_long"] == 2  # prompts are 16 + i tokens, the context 64: 4 and 5 ones do not fit
+    assert summary["too_long"] == [2]  # prompts are 16 + i tokens, the context 64: 4 and 5 ones do not fit
     assert found["base"]["problem_id"].n_unique() == N - 2
     with pytest.raises(InputError, match=r"evaluation\.max_new_tokens: no problem fits"):
         evaluate(base_model, problems, tmp_path / "none", [Asked(info("base"))], max_new_tokens=64)
+
+
+def test_what_a_model_is_asked_does_not_depend_on_its_company(base_model: Path, problems: Path, tmp_path: Path) -> None:
+    """With max_new_tokens = 27 there is room for a prompt of 37 tokens; the instruction adds 19 to the 16 + i.
+
+    So of the seven problems ("Why?" has 11 tokens) the base is asked all, and in the teacher's style all but the three
+    of 3, 4 and 5 ones.
+    """
+    base, taught = Asked(info("base")), Asked(info("base-instructed"), instructed=True)
+    _, alone = evaluate(base_model, problems, tmp_path / "alone", [base], max_new_tokens=27)
+    summary, both = evaluate(base_model, problems, tmp_path / "both", [base, taught], max_new_tokens=27)
+    assert summary["too_long"] == [0, 3]
+    assert both["base"].drop("answer_nll").equals(alone["base"].drop("answer_nll"))
+    assert both["base"]["problem_id"].unique(maintain_order=True).to_list() == [*(f"p{i}" for i in range(N - 1)), "q"]
+    asked_too = both["base-instructed"]["problem_id"].unique(maintain_order=True).to_list()
+    assert asked_too == ["p0", "p1", "p2", "q"]
+    table = mcnemar_table(pl.concat(both.values()))  # pairs only the problems that both answered
+    assert table.select("benchmark", "run_a", "run_b", "n").rows() == [
+        ("heldout", "base", "base-instructed", 3),
+        ("other", "base", "base-instructed", 1),
+    ]
+    with pytest.raises(InputError, match=r"evaluation\.max_new_tokens: no problem fits"):  # one model's, not nobody's
+        evaluate(base_model, problems, tmp_path / "none", [base, taught], max_new_tokens=45)
+
+
+def test_golds_that_cannot_be_read_are_counted_by_benchmark(base_model: Path, tmp_path: Path) -> None:
+    rows = [("a", "one", "A?", "1", None), ("b", "one", "B?", "", None), ("c", "two", "C?", "2", None)]
+    path = tmp_path / "problems.parquet"
+    pl.DataFrame(rows, schema=PROBLEMS, orient="row").write_parquet(path)
+    summary, _ = evaluate(base_model, path, tmp_path, [Asked(info("base"))])
+    assert summary == {"too_long": [0], "unparsed_golds": [{"one": 1, "two": 0}]}
+
+
+def test_a_missing_answer_is_refused_before_the_partial_ones_are_forgotten(
+    base_model: Path, problems: Path, tmp_path: Path
+) -> None:
+    evaluate(base_model, problems, tmp_path, [Asked(info("base"))])
+    file = tmp_path / "base" / "0-1.jsonl"
+    whole = file.read_text()
+    file.write_text(whole.rpartition("\n")[0])
+    write = writer(tmp_path / "base", problems, SPEC.samples, 0, [{"heldout": 1}, {"heldout": 2, "other": 0}])
+    with pytest.raises(StageError, match=r"20 answers are there, not the 21 that were asked for; run the study again"):
+        write(tmp_path, no_progress)
+    assert not (tmp_path / "items.parquet").exists()
+    file.write_text(whole)
+    summary = write(tmp_path, no_progress)
+    assert {name: summary[name] for name in ("n", "too_long", "boxed_references")} == {
+        "n": N, "too_long": 0, "boxed_references": 1,
+    }  # fmt: skip
+    assert (summary["heldout.unparsed_golds"], summary["other.unparsed_golds"]) == (3, 0)
+    assert pl.read_parquet(tmp_path / "items.parquet").height == 3 * N
+    assert not file.parent.exists()
 
 
 def test_an_adapter_of_another_base_is_named(

@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tasks.contracts import ITEMS, SAMPLES, InputError
+from tasks.contracts import DIFFERENCES, ITEMS, SAMPLES, InputError
 from tasks.evaluation.intervals import paired_bootstrap, share_interval, wilson
-from tasks.evaluation.samples import DIFFERENCES, differences_table, maj_at_k, pass_at_k, samples_table
+from tasks.evaluation.samples import differences_table, maj_at_k, pass_at_k, samples_table
 
 
 def sampled(run: str, problems: list[str], benchmark: str = "aime", **columns: Any) -> list[dict[str, Any]]:

@@ -12,7 +12,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from flows.comparison import Request, write
 from tasks.contracts import InputError, RunInfo
+from tasks.geometry.compare import Named
+from tasks.geometry.compare import compare as measure
+from tasks.geometry.opened import FACTORED, MERGED
 from tasks.recorded import fetch, recall
 from tasks.store import STUDIES, StageKey, Store
 from tests.flows.adapters import RANK, Done, adapter, compare, dense
@@ -125,6 +129,28 @@ def test_plain_measures_what_the_dense_updates_say(lab: Lab, plain: Done) -> Non
 def test_a_twin_has_the_method_of_the_other(lab: Lab, plain: Done) -> None:
     table = pl.read_parquet(lab.folder / "plain" / "spectra.parquet").select("run", "method").unique().sort("run")
     assert table.rows() == [("dpo", "dpo"), ("sft", "sft"), ("sft-again", "sft")]
+
+
+def test_the_report_names_the_base_that_was_given_for_what_names_none(lab: Lab, tmp_path: Path) -> None:
+    """The frames, which may come from the cache, hold no path."""
+    folders = [lab.folder / name for name in ("sft/adapter", "dpo/adapter", "rft")]
+    adapters = [Named(RunInfo(str(i), str(i), None, None, None), one, f"given-{i}") for i, one in enumerate(folders)]
+    found = found_frames(adapters, tmp_path)
+    merged = found["adapters"].with_columns(
+        source=pl.lit(None, pl.String()),
+        update=pl.Series([FACTORED, MERGED, MERGED]),
+        base=pl.Series([None, None, "owner/base"], dtype=pl.String()),
+    )
+    asked = Request(tuple(adapters), Path("models/mine"), "0", (1,), tmp_path / "report")
+    write(asked, {**found, "adapters": merged}, [])
+    table = pl.read_parquet(tmp_path / "report" / "adapters.parquet")
+    assert table["base"].to_list() == [None, "models/mine", "owner/base"]
+    assert table["source"].to_list() == ["given-0", "given-1", "given-2"]
+
+
+def found_frames(adapters: list[Named], scratch: Path) -> dict[str, pl.DataFrame]:
+    found = measure(adapters, (1,), None, scratch)
+    return {name: getattr(found, name) for name in FRAMES}
 
 
 # --- the flow ---------------------------------------------------------------------------------------------------------

@@ -66,6 +66,16 @@ def test_nothing_is_written_for_what_is_refused(folder: Path, refusals: dict[str
     assert {path.name for path in folder.iterdir()} == {"sft", "dpo", "short", "wide", "whole"}
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="this system has no /proc, where nobody can make a folder")
+def test_a_folder_that_takes_no_file_is_refused_before_any_work(folder: Path, tmp_path: Path) -> None:
+    """Permissions do not tell: to root all of /proc is writable."""
+    done = compare("sft", "dpo", "--plain", "--out", "/proc/none/report", folder=folder, home=tmp_path)
+    assert done.stderr.startswith("colinear: --out: /proc cannot be written to (")
+    assert done.stderr.endswith("); give another folder\n")
+    assert done.stderr.count("\n") == 1
+    assert (done.returncode, done.stdout) == (2, "")
+
+
 def test_help_shows_examples() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "flows.cli", "compare", "--help"], cwd=ROOT, text=True, capture_output=True, check=True

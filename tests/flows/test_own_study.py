@@ -34,14 +34,14 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return study
 
 
-def test_six_adapters_and_the_twin_are_compared_and_zero_accuracy_is_said(study: Study) -> None:
+def test_six_adapters_and_the_twins_are_compared_and_zero_accuracy_is_said(study: Study) -> None:
     assert [info["run"] for info in study.record["runs"]] == [
-        "sft", "rft", "dft", "rift", "offline_grpo", "dpo", "sft-order1",
+        "sft", "rft", "dft", "rift", "offline_grpo", "dpo", "sft-order1", "sft-init1",
     ]  # fmt: skip
     cosines = pl.read_parquet(study.folder / "pair_metrics.parquet").filter(
         (pl.col("module") == "*") & (pl.col("metric") == "cosine")
     )
-    assert cosines.height == 21
+    assert cosines.height == 28
     assert cosines["value"].is_finite().all()
     assert "does not solve these problems" in study.stdout
     assert "does not solve these problems" in (study.folder / "report.html").read_text()
@@ -66,3 +66,30 @@ def test_held_out_answer_loss_falls_for_sft(study: Study) -> None:
 def test_record_is_json_that_names_the_base(study: Study) -> None:
     settings = json.loads((study.folder / "study.json").read_text())["settings"]
     assert settings["model"]["base"].endswith("stories260K")
+
+
+def test_a_study_judged_by_benchmarks_alone(base_model: Path, tmp_path: Path) -> None:
+    """Nothing is held out of the rollouts: paths and functions take the first benchmark's problems."""
+    rows = [{"prompt": f"{i} + {i}?", "completion": f"{2 * i + wrong}", "answer": str(2 * i), "reward": 1 - wrong}
+            for i in range(6) for wrong in (0, 1)]  # fmt: skip
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, first in (("sums", 20), ("more", 40)):
+        asked = [{"question": f"{i} + 1?", "answer": str(i + 1)} for i in range(first, first + 8)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    words = ["--rollouts", str(tmp_path / "mine.jsonl"), "--set", f"model.base={base_model}"]
+    words += ["--set", "rollouts.holdout=0", "--set", "methods=sft,dpo", "--set", "twins=", "--set", "init_twins="]
+    words += ["--set", f"evaluation.benchmarks={tmp_path / 'sums.jsonl'},{tmp_path / 'more.jsonl'}"]
+    words += ["--set", "evaluation.n=5", "--set", "evaluation.max_new_tokens=4", "--set", "train.steps=2"]
+    words += ["--set", "train.batch_size=4", "--set", "paths.n=4"]
+    study = Lab(tmp_path / "home").run(*words, out="out")
+    assert study.code == 0, study.stderr
+    accuracy = pl.read_parquet(study.folder / "accuracy.parquet")
+    assert accuracy["benchmark"].unique().sort().to_list() == ["more.jsonl", "sums.jsonl"]
+    paths = pl.read_parquet(study.folder / "connectivity.parquet")
+    assert paths.select("run_a", "run_b").unique().sort("run_a").rows() == [("base", "base"), ("sft", "dpo")]
+    assert paths["n"].unique().to_list() == [4]
+    assert pl.read_parquet(study.folder / "divergence.parquet")["n"].unique().to_list() == [5]
+    notes = "\n".join(study.record["notes"])
+    assert "No problem was held out: the paths were measured on those of sums.jsonl." in notes
+    assert "No problem of the paths has a known solution" in notes
+    assert "5 of 5 problems without a known solution: logit lens and divergence" in notes

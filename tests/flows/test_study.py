@@ -162,7 +162,12 @@ def test_one_methods_setting_retrains_that_method_only(lab: Lab, first: Study) -
 
 
 def test_paths_start_and_end_at_the_adapters_own_readings(first: Study) -> None:
-    paths = pl.read_parquet(first.folder / "connectivity.parquet").filter(~pl.col("matched"))
+    points = pl.read_parquet(first.folder / "connectivity.parquet").filter(~pl.col("matched"))
+    paths = points.filter(pl.col("run_a") != pl.col("run_b"))
+    base = points.filter(pl.col("run_a") == pl.col("run_b"))  # its own readings, once
+    assert base.select("run_a", "reading", "n").rows() == [
+        ("base", reading, 32) for reading in ("boxed", "solution", "accuracy")
+    ]
     assert paths["n"].unique().to_list() == [32]
     ends = paths.filter(pl.col("alpha").is_in([0.0, 1.0])).with_columns(
         run=pl.when(pl.col("alpha") == 0).then("run_a").otherwise("run_b")

@@ -15,10 +15,14 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3ForCausalLM
 
-from tasks.contracts import InputError
+from tasks.contracts import InputError, RunInfo
 from tasks.geometry.checkpoint import Checkpoint
 from tasks.geometry.compare import FRAMES, Comparison, compare, examine
 from tasks.geometry.opened import FACTORED, MERGED
+from tasks.reporting.comparison_findings import Comparison as Findings
+from tasks.reporting.comparison_findings import comparison_findings
+from tasks.reporting.floors import INITIALISATION, ORDER, SHARED_START
+from tasks.reporting.pairs import ZERO, geometry_of
 from tests.geometry.foreign import check_ranges, check_unshared, dense_metrics, named, tiny_base
 from tests.geometry.test_merged import lora, train
 
@@ -237,6 +241,102 @@ def test_progress_counts_modules(adapters: Path, tmp_path: Path) -> None:
     assert [(done, total) for done, total, _ in seen] == [(i, 6) for i in range(1, 7)]
 
 
+# --- what a merged adapter's file tells of its initialisation --------------------------------------------------------
+
+
+def whole(pairs: pl.DataFrame, metric: str) -> dict[tuple[str, str], float | None]:
+    """Pair -> a metric over everything."""
+    rows = pairs.filter(
+        pl.col("module") == "*", pl.col("layer").is_null(), pl.col("projection").is_null(), pl.col("metric") == metric
+    )
+    return {(a, b): value for a, b, value in rows.select("run_a", "run_b", "value").rows()}
+
+
+def test_a_shared_lora_a_is_seen_through_merging(base: Path, tmp_path: Path) -> None:
+    folders = []
+    for name, seed, settings in (
+        ("seed1", 1, {}), ("seed1-dora", 1, {"use_dora": True}), ("seed1-saved", 1, {"modules_to_save": ["lm_head"]}),
+        ("seed2-dora", 2, {"use_dora": True}), ("rank2-dora", 1, {"use_dora": True, "r": 2}),
+    ):  # fmt: skip
+        train(base, tmp_path / name, lora(**settings), seed=seed)
+        folders.append(tmp_path / name)
+    found = compare(named(folders), (1,), base, tmp_path / "scratch")
+    stored = {
+        one.name: {
+            key.removeprefix("base_model.model.").removesuffix(".lora_A.weight"): tensor.double().numpy().ravel()
+            for key, tensor in load_file(one / WEIGHTS).items() if "lora_A" in key
+        } for one in folders
+    }  # fmt: skip
+    cosines = whole(found.pair_metrics, "lora_a_cosine")
+    assert len(cosines) == 10
+    for (a, b), value in cosines.items():
+        if "rank2-dora" in (a, b):
+            assert value is None  # of two ranks: not to be told
+            continue
+        assert stored[a].keys() == stored[b].keys() == {Q0, Q1}
+        x, y = (np.concatenate([stored[run][name] for name in (Q0, Q1)]) for run in (a, b))
+        assert value == pytest.approx(x @ y / np.linalg.norm(x) / np.linalg.norm(y), abs=1e-12)
+        assert (value > SHARED_START) == ("seed2-dora" not in (a, b)), (a, b)
+    infos = [one.info for one in named(folders)]
+    view = geometry_of(infos, found.pair_metrics, infos[0])
+    twins = [RunInfo(info.run, "one", None, None, None) for info in infos]
+    kinds = geometry_of(twins, found.pair_metrics, twins[0])
+    assert (kinds.kind("seed1", "seed1-dora"), kinds.kind("seed1", "seed2-dora")) == (ORDER, INITIALISATION)
+    assert kinds.kind("seed1", "rank2-dora") is None
+    (said, *_) = comparison_findings(Findings(view, **{name: getattr(found, name) for name in FRAMES})).warnings
+    assert said.startswith("Shared initialisation: seed1, seed1-dora and seed1-saved began from one lora_A (3 pairs")
+
+
+# --- nothing says where the files lie -------------------------------------------------------------------------------
+
+
+def test_a_moved_copy_gives_the_same_but_for_the_source(adapters: Path, base: Path, tmp_path: Path) -> None:
+    def spoilt(folder: Path) -> Comparison:
+        shutil.copytree(base, folder / "base")
+        for name in ("lora", "dora", "full"):
+            shutil.copytree(adapters / name, folder / name)
+        tensors = load_file(folder / "lora" / WEIGHTS)
+        tensors[f"base_model.model.{Q1}.lora_A.weight"][0, 0] = torch.nan
+        save_file(tensors, folder / "lora" / WEIGHTS)
+        chosen = named([folder / name for name in ("lora", "dora", "full")])
+        return compare(chosen, (1,), folder / "base", tmp_path / "scratch")
+
+    first, second = (spoilt(tmp_path / name) for name in ("here", "there"))
+    for name in ("pair_metrics", "spectra", "unshared"):
+        assert getattr(first, name).equals(getattr(second, name))
+    assert first.adapters.drop("source").equals(second.adapters.drop("source"))
+    assert first.notes == second.notes
+    assert len(first.notes) == 1
+    told = json.dumps([first.notes, first.adapters.drop("source").to_dicts(), first.unshared.to_dicts()])
+    assert str(tmp_path) not in told
+    assert first.adapters["base"].to_list() == [str(base), str(base), None]  # what their configurations name
+
+
+# --- an update that is zero ------------------------------------------------------------------------------------------
+
+
+def test_an_adapter_before_its_first_step_is_named_as_one(
+    adapters: Path, copy: Callable[..., Path], tmp_path: Path
+) -> None:
+    fresh = copy("lora", "fresh", lambda key, tensor: torch.zeros_like(tensor) if "lora_B" in key else tensor)
+    found = compare(named([fresh, adapters / "lora", adapters / "rslora"]), (1,), None, tmp_path / "scratch")
+    infos = [one.info for one in named([fresh, adapters / "lora", adapters / "rslora"])]
+    view = geometry_of(infos, found.pair_metrics, infos[1])
+    assert view.zero == {"fresh"}
+    assert (view.cosine("fresh", "fresh"), view.cosine("lora", "lora")) == (None, 1.0)
+    for metric, k in (("cosine", None), ("u1_overlap", None), ("angle_left", 1), ("phi_left", 1)):
+        assert view.value("fresh", "lora", metric, k) is None
+        assert view.missing("fresh", "lora", metric, k) == view.missing("lora", "fresh", metric, k) == ZERO
+    assert view.value("fresh", "lora", "norm_ratio") == 0.0  # this one is defined, and its inverse is not
+    assert view.value("lora", "fresh", "norm_ratio") is None
+    turned = compare(named([adapters / "lora", fresh]), (1,), None, tmp_path / "scratch")
+    other_way = geometry_of(infos[:2], turned.pair_metrics, infos[1])
+    assert other_way.value("fresh", "lora", "norm_ratio") == 0.0
+    assert other_way.value("lora", "fresh", "norm_ratio") is None
+    warnings = comparison_findings(Findings(view, **{name: getattr(found, name) for name in FRAMES})).warnings
+    assert any(one.startswith("Zero update: fresh changes no weight that was compared") for one in warnings)
+
+
 # --- damaged contents ----------------------------------------------------------------------------------------------
 
 
@@ -250,12 +350,13 @@ def test_a_module_with_nan_is_left_out_of_that_adapter_and_noted(
 
     folders = [copy("lora", "spoilt", spoil), adapters / "lora", adapters / "rslora"]
     result = compare(named(folders), (1,), None, tmp_path)
-    assert len(result.notes) == 1
-    assert f"{folders[0]}: module {Q0}: 2 of 160 entries (1.25 %) of lora_B are NaN or infinite" in result.notes[0]
-    assert {row for row in result.unshared.rows() if row[1] == "spoilt" and row[2] == Q0} == {
-        ("lora", "spoilt", Q0),
-        ("rslora", "spoilt", Q0),
-    }
+    assert result.notes == (
+        f"spoilt: module {Q0}: 2 of 160 entries (1.25 %) of lora_B are NaN or infinite; the module is left out of this "
+        "adapter's comparisons",
+    )
+    # It is there, damaged: what a side has not is another matter.
+    assert not result.unshared.filter(module=Q0).height
+    assert set(result.unshared.filter(other="spoilt")["module"]) == {K0, K1}
     assert Q0 not in result.spectra.filter(run="spoilt")["module"]
     values = {
         (a, b, name): value

@@ -12,9 +12,12 @@ from safetensors.torch import load_file, save_file
 from tasks.contracts import InputError
 from tasks.geometry.adapter import AdapterSource
 from tasks.geometry.delta import (
+    Dense,
     Factors,
     LoraDelta,
     NotFinite,
+    Update,
+    check_size,
     checked_factors,
     layer_of,
     load_delta,
@@ -148,6 +151,21 @@ def test_other_precisions_are_read_exactly(adapter: Path, dtype: torch.dtype) ->
         ({"lora_alpha": None}, "lora_alpha is None"),
         ({"rank_pattern": {"q_proj": -1}}, r"rank_pattern\['q_proj'\] is -1"),
         ({"alpha_pattern": {"q_proj(": 1}}, "alpha_pattern key 'q_proj\\('"),
+        ({"r": 4.5}, "r is 4.5; it must be a whole number"),
+        ({"r": True}, "r is True; it must be a whole number"),
+        ({"rank_pattern": {"q_proj": 2.5}}, r"rank_pattern\['q_proj'\] is 2.5; it must be a whole number"),
+        ({"rank_pattern": ["q_proj"]}, "rank_pattern is not an object"),
+        ({"lora_alpha": 10**400}, "lora_alpha is 1000"),
+        ({"modules_to_save": True}, "modules_to_save is true; it must be a list of names"),
+        ({"modules_to_save": "lm_head"}, 'modules_to_save is "lm_head"; it must be a list of names'),
+        ({"modules_to_save": [1]}, r"modules_to_save is \[1\]; it must be a list of names"),
+        ({"target_parameters": 7}, "target_parameters is 7; it must be a list of names"),
+        ({"use_rslora": "false"}, 'use_rslora is "false"; it must be true or false'),
+        ({"use_dora": 1}, "use_dora is 1; it must be true or false"),
+        ({"init_lora_weights": {"a": 1}}, 'init_lora_weights is {"a": 1}; it must be true, false or the name'),
+        ({"base_model_name_or_path": ["x"]}, r'base_model_name_or_path is \["x"\]; it must be a text'),
+        ({"lora_alpha": 1e300}, r"adapter_config.json: lora_alpha gives module .* the scale 2.5e\+299; it must be bet"),
+        ({"lora_alpha": 1e-300}, "the scale 2.5e-301; it must be between 1e-60 and 1e"),
         ({"r": 5}, f"module {FIRST.replace('q', 'o')} has rank 4, its adapter_config.json says 5"),
     ],
 )
@@ -256,7 +274,7 @@ def test_an_embeddings_update_has_its_output_on_the_left(tmp_path: Path) -> None
     np.testing.assert_allclose(dense(factors), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_entries_that_are_not_finite_are_counted_and_large_ones_are_not_among_them(bad: float) -> None:
     large = np.full((4, 2), 1e308)  # finite, though their sum is not
@@ -270,6 +288,39 @@ def test_entries_that_are_not_finite_are_counted_and_large_ones_are_not_among_th
         checked_factors(Factors(np.ones((4, 1)), both, 1.0), "m")
     with pytest.raises(InputError, match="scale is"):
         checked_factors(Factors(np.ones((4, 2)), np.ones((2, 3)), bad), "m")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        (Factors(np.full((3, 2), -1e61), np.ones((2, 4)), 1.0), "m: lora_B reaches 1e+61; beyond 1e-60 to 1e+60"),
+        (Factors(np.ones((3, 2)), np.full((2, 4), 1e308), 1.0), "m: lora_A reaches 1e+308; "),
+        (Factors(np.ones((3, 2)), np.ones((2, 4)), -1e299), "m: scale reaches 1e+299; "),
+        (Factors(np.full((3, 2), 1e40), np.full((2, 4), 1e30), 1.0), "m: scale * B A reaches 1e+70; "),
+        (Factors(np.ones((3, 2)), np.ones((2, 4)), 1e-61), "m: scale * B A is not zero, yet nowhere above 1e-61; "),
+        # The product underflows to 0, so that it would pass for a zero update.
+        (Factors(np.full((3, 2), 1e-200), np.full((2, 4), 1e-200), 1.0), "is not zero, yet nowhere above 0; "),
+        (Dense(np.full((3, 4), 1e300)), "m: the update reaches 1e+300; "),
+        (Dense(np.full((3, 4), 1e-300)), "m: the update is not zero, yet nowhere above 1e-300; "),
+        (Dense(np.ones((3, 4)), np.full((2, 4), 1e300)), "m: lora_A reaches 1e+300; "),
+    ],
+)
+def test_what_cannot_be_squared_is_refused(update: Update, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_size(update, "m")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_zero_update_passes_whatever_its_other_factor_is() -> None:
+    zero, small = np.zeros((3, 2)), np.full((2, 4), 1e-50)
+    check_size(Factors(zero, small, 1e-50), "m")
+    check_size(Factors(np.ones((3, 2)), small, 0.0), "m")
+    check_size(Dense(np.zeros((3, 4))), "m")
+    # At the bounds themselves.
+    check_size(Factors(np.full((3, 2), 1e60), np.ones((2, 4)), 1.0), "m")
+    check_size(Factors(np.full((3, 2), 1e60), np.full((2, 4), 1e-60), 1e-59), "m")
 
 
 def test_shared_and_unshared_modules() -> None:

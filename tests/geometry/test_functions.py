@@ -106,7 +106,8 @@ class World:
         out.mkdir()
         return {
             "base": self.base, "adapters": self.adapters, "problems": self.problems, "n": 100, "pooling": "last",
-            "prompt_template": None, "pad_token": None, "max_length": None, "batch_size": 4, "out": out, **changes,
+            "prompt_template": None, "pad_token": None, "max_length": None, "max_new_tokens": 1, "batch_size": 4,
+            "out": out, **changes,
         }  # fmt: skip
 
     def measure(self, **changes: Any) -> tuple[Frames, dict[str, Any]]:
@@ -132,13 +133,14 @@ class Slow:
 
     def __init__(self, world: World, adapters: Mapping[str, Path | None] | None = None) -> None:
         from tasks.models.load import load_tokenizer
-        from tasks.models.prompts import completion_ids, prompt_ids
+        from tasks.models.prompts import boxed_ids, completion_ids, prompt_ids
 
         tokenizer = load_tokenizer(world.base)
         self.prompts, self.solutions = [], []
         for row in pl.read_parquet(world.problems).filter(pl.col("split") == "heldout").iter_rows(named=True):
             self.prompts.append(prompt_ids(tokenizer, row["question"]))
-            self.solutions.append(completion_ids(tokenizer, row["solution"] or " \\boxed{3}".strip()))
+            known = row["solution"]
+            self.solutions.append(completion_ids(tokenizer, known) if known else boxed_ids(tokenizer, row["answer"]))
         self.hidden: dict[str, list[torch.Tensor]] = {}
         """run -> each text's (L + 1, T, p)"""
         self.logits: dict[str, list[torch.Tensor]] = {}
@@ -219,7 +221,7 @@ def test_everything_equals_the_slow_definition(world: World, pooling: str) -> No
     slow = Slow(world)
     check_against(frames, slow, pooling)
     assert summary == {
-        "problems": 9, "boxed_references": 1, "too_long": 0, "layers": LAYERS, "note": None,
+        "problems": 9, "split": "heldout", "boxed_references": 1, "too_long": 0, "layers": LAYERS, "note": None,
         "tokens": sum(map(len, slow.solutions)),
         "rows": sum(map(len, slow.prompts)) if pooling == "tokens" else 9,
         "unmeasured": 6 if pooling == "last" else 0,
@@ -445,7 +447,8 @@ def test_n_and_the_context_choose_the_problems(world: World) -> None:
     assert summary["problems"] == 5
     assert told == [(2, 5, "functions"), (4, 5, "functions"), (5, 5, "functions")]
     assert frames["divergence"]["n"].unique().to_list() == [5]
-    lengths = [len(p) + len(s) for p, s in zip(Slow(world).prompts, Slow(world).solutions, strict=True)]
+    box = 4  # " \\boxed{", " 3", "}" and the end: has to fit as well, as for the paths
+    lengths = [len(p) + max(len(s), box) for p, s in zip(Slow(world).prompts, Slow(world).solutions, strict=True)]
     limit = sorted(lengths)[4]
     _, summary = world.measure(max_length=limit)
     assert summary["problems"] == sum(length <= limit for length in lengths)
@@ -457,8 +460,8 @@ def test_n_and_the_context_choose_the_problems(world: World) -> None:
     [
         (lambda w: {"adapters": {"base": None}}, "adapters: 1 given"),
         (lambda w: {"pooling": "max"}, "pooling: 'max' is none of last, mean, tokens"),
-        (lambda w: {"max_length": 2}, "of 9 held-out problems none fits the model's 2 tokens"),
-        (lambda w: {"n": 0}, "of 0 held-out problems none fits"),
+        (lambda w: {"max_length": 2}, "none of the 9 problems of heldout fits 2 tokens with an answer of 1"),
+        (lambda w: {"n": 0}, "n: 0 problems asked for"),
         (lambda w: {"adapters": {"base": None, "x": w.folder}}, "adapter_config.json is missing"),
         (lambda w: {"adapters": {"base": None, "x": pissa(w)}}, "PiSSA changes the base weights"),
         (lambda w: {"adapters": {"base": None, "x": foreign(w)}}, "does not fit the base: .*size mismatch"),

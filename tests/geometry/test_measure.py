@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 import weakref
 from collections.abc import Sequence
@@ -113,9 +114,7 @@ def test_a_module_with_nan_is_left_out_and_reported_with_its_share() -> None:
     factor[0, 0], factor[1, 1], factor[2, 2] = np.nan, np.inf, -np.inf
     a.modules[name] = bad._replace(B=factor)
     found = measured([a, b, c])
-    assert found.damaged == {
-        0: {name: f"adapter 0: module {name}: 3 of 60 entries (5 %) of lora_B are NaN or infinite"}
-    }
+    assert found.damaged == {0: {name: f"module {name}: 3 of 60 entries (5 %) of lora_B are NaN or infinite"}}
     pairs = found.pair_metrics
     assert name not in set(pairs.filter(pl.col("run_a") == "run0")["module"])
     assert name in set(pairs.filter(pl.col("run_a") == "run1")["module"])
@@ -134,6 +133,50 @@ def test_an_adapter_without_any_finite_module_is_refused() -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(NotFinite):
         broken.read(first)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["large scale", "small scale", "large factors", "large dense", "small dense"])
+def test_an_update_that_cannot_be_squared_is_refused_with_its_adapter_and_module(kind: str) -> None:
+    a, b = adapters(2)
+    name = list(b.modules)[3]
+    factors = b.modules[name]
+    assert isinstance(factors, Factors)
+    b.modules[name] = {
+        "large scale": factors._replace(scale=1e300),
+        "small scale": factors._replace(scale=1e-300),
+        "large factors": factors._replace(B=1e200 * factors.B, A=1e-200 * factors.A),  # their product is a usual one
+        "large dense": Dense(1e200 * factors.B @ factors.A),
+        "small dense": Dense(1e-200 * factors.B @ factors.A),
+    }[kind]
+    with pytest.raises(InputError, match=f"^adapter 1: module {name}: ") as caught:
+        measured([a, b])
+    assert "\n" not in str(caught.value)
+    assert "leave double precision; correct lora_alpha or the weights" in str(caught.value)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [1e-55, 1e55])
+def test_scales_within_the_bounds_change_nothing_but_the_norms(scale: float) -> None:
+    """Also against an adapter at the other end: a squared ratio of norms of 1e220 is still in double precision."""
+    a, b = adapters(2)
+
+    def times(source: Memory, by: float) -> Memory:
+        return Memory({n: f._replace(scale=by * f.scale) for n, f in source.modules.items()})  # type: ignore[union-attr]
+
+    usual = measured([a, b]).pair_metrics
+    found = measured([times(a, scale), times(b, 1 / scale)]).pair_metrics
+    ratios = [frame.filter(metric="norm_ratio")["value"].to_numpy() for frame in (usual, found)]
+    np.testing.assert_allclose(ratios[1] / scale**2, ratios[0], rtol=1e-12)
+    others = [frame.filter(pl.col("metric") != "norm_ratio")["value"].to_numpy() for frame in (usual, found)]
+    np.testing.assert_allclose(others[1], others[0], rtol=1e-9, atol=1e-9)
+
+
+def test_a_system_that_does_not_say_which_cores_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = measured(adapters(2)).pair_metrics
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: None)  # which it may not know either
+    assert measured(adapters(2)).pair_metrics.equals(expected)
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])

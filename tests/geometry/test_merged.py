@@ -44,9 +44,9 @@ def base_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return base
 
 
-def train(base: Path, folder: Path, config: Any) -> Any:
+def train(base: Path, folder: Path, config: Any, seed: int = 1) -> Any:
     """An adapter made by PEFT, with noise added to everything that it trains, saved by PEFT; the model in float32."""
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     model = peft.get_peft_model(Qwen3ForCausalLM.from_pretrained(base, dtype=torch.float32), config)
     with torch.no_grad():
         for parameter in model.parameters():

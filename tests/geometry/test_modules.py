@@ -151,6 +151,10 @@ def test_lora_a_is_compared_where_both_have_it_in_one_shape() -> None:
     products = [np.sum(a.A * near.A), np.sum(a.A * a.A), np.sum(near.A * near.A)]
     for part, expected in zip((pairs.factor_inner, pairs.factor_a, pairs.factor_b), products, strict=True):
         np.testing.assert_allclose(part, [expected, 0, 0, 0, 0, 0], rtol=1e-14)
+    # A merged update that brings its lora_A is compared by it, with a factored one or with another merged one.
+    brought = [Dense(dense(one), one.A) for one in (a, near)]
+    np.testing.assert_allclose(paired(a, brought[1]).factor_inner, products[:1], rtol=1e-14)
+    np.testing.assert_allclose(paired(*brought).factor_inner, products[:1], rtol=1e-14)
     # Neither B, nor the scale, nor other factors of the same update: what is compared is the matrix as it was stored.
     mix = rotation(rng, 3)
     turned = Factors(a.B @ mix.T, mix @ a.A, 5 * a.scale)

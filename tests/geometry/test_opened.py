@@ -16,6 +16,7 @@ from tasks.contracts import InputError
 from tasks.geometry.adapter import WEIGHTS, AdapterSource
 from tasks.geometry.checkpoint import Checkpoint
 from tasks.geometry.compare import Named
+from tasks.geometry.delta import Dense
 from tasks.geometry.opened import FACTORED, MERGED, check, open_adapter
 from tests.geometry.foreign import named, tiny_base
 from tests.geometry.test_merged import lora, train
@@ -113,6 +114,14 @@ def test_what_is_not_a_product_is_merged_and_says_so(
     assert about["modules"] == len(expected)
     assert about["parameters"] == 2 * 40 * 32 + (24 * 32 if "lm_head" in expected else 0)
     assert about["size"] == (tmp_path / "x" / WEIGHTS).stat().st_size  # the adapter's, not the merged model's
+    stored = load_file(tmp_path / "x" / WEIGHTS)
+    for name in expected:
+        update = opened.source.read(name)
+        assert isinstance(update, Dense)
+        if name == "lm_head":
+            assert update.lora_a is None  # saved whole
+        else:
+            np.testing.assert_array_equal(update.lora_a, stored[f"base_model.model.{name}.lora_A.weight"].double())
 
 
 def test_full_fine_tune_is_its_difference_also_between_shards(base: Path, tmp_path: Path) -> None:
@@ -125,6 +134,7 @@ def test_full_fine_tune_is_its_difference_also_between_shards(base: Path, tmp_pa
     opened = open_adapter(one(tmp_path / "full"), base, tmp_path)
     about = opened.about
     assert (about["kind"], about["update"], about["rank"]) == ("full fine-tune", MERGED, None)
+    assert about["base"] is None  # it names none; where the one that was given lies is for the report to say
     assert about["note"] == "1 other tensor differs and is not compared (model.norm.weight)"
     assert about["size"] == sum(file.stat().st_size for file in (tmp_path / "full").glob("*.safetensors"))
     assert dict(opened.source.shapes) == {V1: (8, 32)}
@@ -179,6 +189,12 @@ def test_what_is_neither_adapter_nor_model_is_refused(tmp_path: Path) -> None:
 def test_wrong_rank_in_the_configuration_is_refused(copy: Callable[..., Path]) -> None:
     said = refusal(copy("wrong", r=8))
     assert f"module {Q0} has rank 4, its adapter_config.json says 8" in said
+
+
+def test_a_configuration_of_wrong_types_is_refused_by_field(copy: Callable[..., Path], base: Path) -> None:
+    said = refusal(copy("saved", modules_to_save=True), base)
+    assert "adapter_config.json: modules_to_save is true; it must be a list of names" in said
+    assert "r is 4.5; it must be a whole number of at least 1" in refusal(copy("half", r=4.5))
 
 
 @pytest.mark.parametrize("dora", [False, True])

@@ -16,8 +16,11 @@ import torch
 from tasks.contracts import BARRIERS, CONNECTIVITY, PROBLEMS, InputError
 from tasks.geometry.connectivity import ENDS, PATH_ITEMS
 from tasks.geometry.delta import LoraDelta, load_delta
-from tasks.geometry.paths import Line, boxed_ids, measure_ends, measure_path, open_plain
+from tasks.geometry.line import Line, open_plain
+from tasks.geometry.meter import SCORED_AT_ONCE
+from tasks.geometry.paths import measure_ends, measure_path
 from tasks.models.load import load_model
+from tasks.models.prompts import boxed_ids
 from tasks.models.score import sequence_nll
 from tests.geometry.updates import dense, random_factors
 
@@ -256,7 +259,7 @@ def test_every_pair_has_the_same_problems_whatever_the_order_of_the_file(
 
     def chosen(file: Path, name: str, **changes: Any) -> list[str]:
         settings = arguments(base_model, file, tmp_path / name, **{"readings": ("boxed",), **changes})
-        summary = measure_ends(adapter=adapters[0], **settings)
+        summary = measure_ends(run="a", adapter=adapters[0], **settings)
         assert summary["problems"] == min(settings["n"], 7)
         return sorted(pl.read_parquet(tmp_path / name / "ends.parquet")["problem_id"])
 
@@ -274,7 +277,7 @@ def test_ends_that_were_measured_before_are_those_measured_here(
     base_model: Path, adapters: tuple[Path, Path], problems: Path, tmp_path: Path
 ) -> None:
     for name, folder in zip("ab", adapters, strict=True):
-        measure_ends(adapter=folder, **arguments(base_model, problems, tmp_path / name))
+        measure_ends(run=name, adapter=folder, **arguments(base_model, problems, tmp_path / name))
     ends = {name: tmp_path / name / "ends.parquet" for name in "ab"}
     assert pl.read_parquet(ends["a"]).schema == ENDS
     fresh = path(base_model, adapters, problems, tmp_path / "fresh", matched=True)
@@ -289,11 +292,19 @@ def test_ends_that_were_measured_before_are_those_measured_here(
 def test_ends_of_the_base_are_those_of_no_update(base_model: Path, problems: Path, tmp_path: Path) -> None:
     zero = write_adapter(base_model, tmp_path / "zero", 1, init_lora_weights=True)  # B = 0, as training starts
     for name, adapter in (("base", None), ("zero", zero)):
-        summary = measure_ends(adapter=adapter, **arguments(base_model, problems, tmp_path / f"of-{name}"))
+        summary = measure_ends(run=name, adapter=adapter, **arguments(base_model, problems, tmp_path / f"of-{name}"))
         assert summary["norm"] == 0.0
     frames = [pl.read_parquet(tmp_path / f"of-{name}" / "ends.parquet") for name in ("base", "zero")]
     assert frames[0].equals(frames[1])
     assert frames[0].height == 2 * N + summary["solutions"]
+    alone = pl.read_parquet(tmp_path / "of-base" / "connectivity.parquet")
+    assert alone.schema == CONNECTIVITY
+    assert alone.select("run_a", "run_b", "matched", "alpha").unique().rows() == [("base", "base", False, 0.0)]
+    boxed = frames[0].filter(reading="boxed")
+    assert alone.filter(reading="boxed").select("value", "n", "tokens").row(0) == (
+        pytest.approx(boxed["value"].sum() / boxed["tokens"].sum()), N, boxed["tokens"].sum(),
+    )  # fmt: skip
+    assert not (tmp_path / "of-zero" / "connectivity.parquet").exists()
 
 
 def test_the_matched_path_is_between_updates_of_one_norm(
@@ -312,7 +323,7 @@ def test_the_matched_path_is_between_updates_of_one_norm(
     tokenizer = AutoTokenizer.from_pretrained(base_model)
     for name, value in items.select("problem_id", "value").rows():
         prompt = tokenizer(f"U: {known[name]['question']}\nA: ")["input_ids"]
-        target = boxed_ids(tokenizer, known[name]["answer"])
+        target = boxed_ids(tokenizer, known[name]["answer"], closed=False)
         assert value == pytest.approx(sequence_nll(model, [prompt], [target], pad_id=0, batch_size=1)[0], rel=1e-5)
 
 
@@ -325,14 +336,19 @@ def test_a_zero_update_has_no_matched_path(
     assert pl.read_parquet(tmp_path / "out" / "connectivity.parquet")["matched"].to_list() == [False] * len(ALPHAS)
 
 
-def test_a_word_level_tokenizer_gets_the_command_that_it_knows() -> None:
-    from tasks.models.tokenizer import build_tokenizer
-
-    tokenizer = build_tokenizer([" \\boxed{", "}", "4", "2", " 4"], max_length=64)
-    assert tokenizer.decode(boxed_ids(tokenizer, "42")) == " \\boxed{42}"
-    assert tokenizer.unk_token_id not in boxed_ids(tokenizer, "42")
-    both = build_tokenizer(["\\boxed{", " \\boxed{", "}", "4", "2"], max_length=64)
-    assert both.decode(boxed_ids(both, "42")) == "\\boxed{42}"
+def test_small_batches_change_no_reading(
+    base_model: Path, adapters: tuple[Path, Path], problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts are scored a few at a time; the seven problems in one batch, in fours and one by one."""
+    found = []
+    for size in (7, 4, 1):
+        monkeypatch.setitem(SCORED_AT_ONCE, "cpu", size)
+        settings = arguments(base_model, problems, tmp_path / str(size), n=7, batch_size=100)
+        measure_ends(run="a", adapter=adapters[0], **settings)
+        found.append(pl.read_parquet(tmp_path / str(size) / "ends.parquet"))
+    for other in found[1:]:
+        assert other.drop("value").equals(found[0].drop("value"))
+        np.testing.assert_allclose(other["value"], found[0]["value"], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -340,7 +356,7 @@ def test_a_word_level_tokenizer_gets_the_command_that_it_knows() -> None:
     [
         ({"alphas": (0.0, 0.5)}, "alphas: need different numbers"),
         ({"readings": ("boxed", "length")}, "readings: no reading 'length'"),
-        ({"max_new_tokens": 64}, "none of the 8 held-out problems fits 64 tokens with an answer of 64"),
+        ({"max_new_tokens": 64}, "none of the 8 problems of heldout fits 64 tokens with an answer of 64"),
     ],
 )
 def test_bad_input(

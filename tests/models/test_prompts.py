@@ -10,7 +10,7 @@ import pytest
 
 from tasks.contracts import InputError
 from tasks.models.load import load_tokenizer
-from tasks.models.prompts import check_template, completion_ids, prompt_ids
+from tasks.models.prompts import boxed_ids, check_template, completion_ids, prompt_ids
 
 EOS = 1
 
@@ -71,3 +71,18 @@ def test_no_template_at_all_is_refused(variant: Callable[..., Path]) -> None:
     with pytest.raises(InputError, match=r"^model\.prompt_template: the base has no chat template; give one"):
         prompt_ids(tokenizer, "q")
     assert prompt_ids(tokenizer, "q", "Q: {question}") == characters("Q: q")
+
+
+def test_a_box_is_closed_where_it_stands_for_a_solution(tokenizer: Any) -> None:
+    assert boxed_ids(tokenizer, "4") == [*characters("\\boxed{4}"), EOS]
+    assert boxed_ids(tokenizer, "4", closed=False) == characters("\\boxed{4}")
+
+
+def test_a_word_level_tokenizer_gets_the_command_that_it_knows() -> None:
+    from tasks.models.tokenizer import build_tokenizer
+
+    spaced = build_tokenizer([" \\boxed{", "}", "4", "2", " 4"], max_length=64)
+    assert spaced.decode(boxed_ids(spaced, "42")) == " \\boxed{42}<eos>"
+    assert spaced.unk_token_id not in boxed_ids(spaced, "42")
+    both = build_tokenizer(["\\boxed{", " \\boxed{", "}", "4", "2"], max_length=64)
+    assert both.decode(boxed_ids(both, "42", closed=False)) == "\\boxed{42}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from tasks.contracts import BARRIERS, CKA, CONNECTIVITY, DIVERGENCE, LENS, SAMPLES, RunInfo, checked
+from tasks.contracts import BARRIERS, CKA, CONNECTIVITY, DIFFERENCES, DIVERGENCE, LENS, SAMPLES, RunInfo, checked
 
 COSINE_TO_SFT = {"rft": 0.958, "dft": 0.765, "rift": 0.981, "offline_grpo": 0.804, "dpo": -0.021, "sft-order1": 0.975}
 GAIN = {"sft": 0.06, "rft": 0.07, "dft": 0.02, "rift": 0.06, "offline_grpo": 0.05, "dpo": 0.0, "sft-order1": 0.06}
@@ -29,6 +29,16 @@ def make_samples(accuracy: pl.DataFrame) -> pl.DataFrame:
         for metric, k, gain in (("avg", 4, 0.0), ("pass", 2, 0.1), ("pass", 4, 0.2), ("maj", 4, 0.05))
     ]
     return checked(pl.DataFrame(rows, schema=SAMPLES, orient="row"), SAMPLES, "samples")
+
+
+def make_differences(accuracy: pl.DataFrame) -> pl.DataFrame:
+    """avg@4 is the accuracy, so they are those of the accuracies, give or take four points."""
+    rows = [
+        (benchmark, a, b, n, 4, first - second, first - second - 0.04, first - second + 0.04)
+        for (benchmark,), group in accuracy.group_by("benchmark", maintain_order=True)
+        for (a, n, first), (b, _, second) in combinations(group.select("run", "n", "accuracy").rows(), 2)
+    ]
+    return checked(pl.DataFrame(rows, schema=DIFFERENCES, orient="row"), DIFFERENCES, "differences")
 
 
 def make_connectivity(runs: list[RunInfo]) -> pl.DataFrame:

@@ -110,6 +110,66 @@ def test_two_groups_of_initialisations_are_told_apart(frames: Frames) -> None:
     )
 
 
+def without_update(frames: Frames, run: str) -> Frames:
+    """The frames as they are where ``run`` has not been trained: what needs its direction is null."""
+    keeps = pl.col("metric") == "lora_a_cosine"
+    first, second, ratio = pl.col("run_a") == run, pl.col("run_b") == run, pl.col("metric") == "norm_ratio"
+    theirs = first & (pl.col("metric") == "orthogonal_fraction_reverse")
+    theirs |= second & (pl.col("metric") == "orthogonal_fraction")
+    theirs &= pl.col("value").is_not_null()  # null where the other one is zero too
+    value = (
+        pl.when(keeps | ~(first | second)).then("value").when(theirs).then(1.0).when(ratio & first).then(0.0)
+    )  # fmt: skip
+    sizes = pl.when(pl.col("run") != run).then("value").when(pl.col("metric") == "norm").then(0.0)
+    return changed(changed(frames, "pair_metrics", value=value), "spectra", value=sizes)
+
+
+def test_a_zero_update_is_named_and_its_measures_are_undefined(frames: Frames, tmp_path: Path) -> None:
+    nothing = without_update(frames, "dpo")
+    warnings = warnings_of(RUNS, nothing)
+    assert [one for one in warnings if one.startswith("Zero update")] == [
+        "Zero update: dpo changes no weight that was compared, like LoRA before its first step. Such an update has no "
+        "direction: its cosines, angles and overlaps are undefined, which is not the same as 0."
+    ]
+    assert not any("Identical" in warning for warning in warnings)
+    both = warnings_of(RUNS, without_update(nothing, "rft"))
+    assert any(one.startswith("Zero update: rft and dpo change no weight") for one in both)
+    page, text = (path.read_text() for path in write_comparison(RUNS, nothing, [], "sft", tmp_path)[:2])
+    undefined = "undefined (zero update)"
+
+    def cells(title: str, row: str) -> list[str]:
+        part = text.split(f"### {title}")[1].split("###")[0]
+        return [cell.strip() for cell in next(x for x in part.splitlines() if x.startswith(f"| {row} ")).split("|")]
+
+    pair = cells("Against sft", "dpo")
+    assert pair[1:3] == ["dpo", "sft"]
+    assert pair[3:-3] == [undefined] * (len(pair) - 6)
+    assert pair[-3:-1] == ["0.00", undefined]  # against sft its norm is 0, and the norm ratio with it
+    assert cells("Cosine between updates", "dpo")[2:-1] == [undefined] * 4
+    assert cells("Cosine between updates", "rft")[2:-1][1] == "1.000"
+    assert cells("Size and rank of the updates", "dpo")[2:-1] == ["0.000", *[undefined] * 3]
+    assert undefined not in cells("Size and rank of the updates", "rft")
+    drawing = page.split('<figure id="figure-cosines"')[1].split("</figure>")[0]
+    assert drawing.count(">zero<") == 7  # its row and its column
+    assert ">n/m<" not in drawing
+    assert "zero: an update of zero, which has no direction." in drawing
+
+
+def test_a_measure_nobody_took_is_not_undefined(frames: Frames) -> None:
+    view = geometry_of(RUNS, without_update(frames, "dpo")["pair_metrics"], RUNS[0])
+    assert view.zero == {"dpo"}
+    assert view.missing("sft", "rft", "angle_left", 99) == "not measured"
+    above = changed(frames, "pair_metrics", value=metric("phi_left", None, "sft", "rft"))
+    view = geometry_of(RUNS, above["pair_metrics"], RUNS[0])
+    assert not view.zero
+    for a, b in (("sft", "rft"), ("rft", "sft")):
+        assert view.missing(a, b, "phi_left", 5) == "undefined"  # above the rank, say; the updates have a direction
+    empty = geometry_of(RUNS, frames["pair_metrics"].clear(), RUNS[0])
+    assert not empty.zero
+    assert empty.missing("sft", "rft", "cosine") == "not measured"
+    assert empty.cosine("sft", "sft") == 1.0
+
+
 def test_identical_adapters_are_named_and_near_ones_are_not(frames: Frames) -> None:
     same = changed(frames, "pair_metrics", value=metric("cosine", 1 - 1e-12, "sft", "rft"))
     assert not any("Identical" in warning for warning in warnings_of(RUNS, same))  # the norm ratio is 1.25

@@ -15,6 +15,7 @@ from tasks.reporting.pairs import (
     BELOW_FLOOR,
     EVERYTHING,
     IS_FLOOR,
+    IS_START,
     NO_FLOOR,
     OTHER_SEED,
     Estimate,
@@ -155,3 +156,14 @@ def test_headline_rows_hold_the_frames_values(study: StudyTables) -> None:
     hard = study.accuracy.filter(run="dpo", benchmark="hard").row(0, named=True)
     assert rows["dpo"].second is not None
     assert (rows["dpo"].second.correct, rows["dpo"].second.high) == (hard["correct"], hard["high"])
+
+
+def test_one_look_up_tells_the_twins_apart_whichever_way_round(study: StudyTables) -> None:
+    view = replace(geometry(study), twins={ORDER: (("a", "b"),), INITIALISATION: (("a", "c"), ("d", "b"))})
+    expected = {("a", "b"): (ORDER, IS_FLOOR), ("c", "a"): (INITIALISATION, IS_START), ("a", "d"): (None, "")}
+    for (a, b), (kind, label) in expected.items():
+        for one, other in ((a, b), (b, a)):
+            assert (view.kind(one, other), view.twin_label(one, other)) == (kind, label)
+            infos = [RunInfo(name, name, None, None, None) for name in (one, other)]
+            assert view.twin(*infos) == kind
+    assert (IS_FLOOR, IS_START) == ("noise floor: data order", "noise floor: initialisation")

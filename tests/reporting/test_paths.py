@@ -14,7 +14,7 @@ from tasks.reporting.join import StudyTables
 from tasks.reporting.pair_table import MOST_PAIRS
 from tasks.reporting.pairs import geometry
 from tasks.reporting.path_figures import MOST_PANELS, path_pictures
-from tasks.reporting.paths import Barrier, curve, largest, near_and_other, paths_of
+from tasks.reporting.paths import Barrier, base_readings, curve, largest, near_and_other, paths_of
 from tasks.reporting.tables import Cell
 
 
@@ -49,6 +49,7 @@ def test_the_largest_leaves_the_twins_out_and_has_their_floor(study: StudyTables
     assert (found.run, found.other, found.matched) == ("rft", "dft", False)
     # Paths with a value that are no floor: sft-dft and rft-dft; only the first interval lies above 0.
     assert (found.paths, found.shown) == (2, 1)
+    assert found.by_chance == pytest.approx(0.05)  # of 2 intervals of 95 %, 2.5 % each lie above what they cover
     assert found.floor is not None
     assert (found.floor.n, found.floor.highest) == (1, 0.002)
 
@@ -75,12 +76,42 @@ def test_the_sentence_sets_the_largest_against_the_floor(study: StudyTables) -> 
     tables = three(study)
     assert barrier_finding(tables, geometry(tables)) == (
         "Barriers on the straight paths between updates: solution at most 0.0400 nats a token (rft and dft, at alpha "
-        "0.75; 0.0020 between runs of one method; interval above 0 on 1 of 2 paths); error at most 10.0 points (sft "
-        "and dft, at alpha 0.50; no noise floor measured; interval above 0 on 0 of 1 path)."
+        "0.75; 0.0020 between runs of one method; interval above 0 on 1 of 2 paths, by chance about 0.050); "
+        "error at most 10.0 points (sft and dft, at alpha 0.50; no noise floor measured; interval above 0 on 0 of 1 "
+        "path, by chance about 0.025)."
     )
     flat = with_barriers(study, ("sft", "dft", False, "solution", 0.0, 0.0, 0.01, None, 60))
     assert barrier_finding(flat, geometry(flat)).endswith(": solution none on any of 1 path.")
     assert barrier_finding(with_barriers(study), geometry(study)) == ""
+
+
+def test_the_bases_own_readings_stand_in_its_row_and_in_no_figure(study: StudyTables) -> None:
+    tables = three(study)
+    rows = [("base", "base", False, reading, 0.0, value, 60, tokens)
+            for reading, value, tokens in (("solution", 0.41236, 900), ("accuracy", 0.65, None))]  # fmt: skip
+    own = pl.DataFrame(rows, schema=CONNECTIVITY, orient="row")
+    read = replace(tables, connectivity=pl.concat([tables.connectivity, own]))
+    assert base_readings(read.connectivity, "base") == {"solution": 0.41236, "accuracy": 0.65}
+    near, others = barrier_tables(read, geometry(read))
+    expected = ("base", "itself", "no update (loss 0.4124)", "no update", "no update (accuracy 65.0 %)")
+    for table in (near, others):
+        assert tuple(cell.plain for cell in table.rows[0]) == expected
+    bare, _ = barrier_tables(tables, geometry(tables))
+    assert [cell.plain for cell in bare.rows[0][2:]] == ["no update"] * 3
+    for picture, before in zip(
+        path_pictures(read, geometry(read)), path_pictures(tables, geometry(tables)), strict=True
+    ):
+        assert picture.note == before.note
+
+
+def test_the_table_says_how_many_barriers_chance_would_show(study: StudyTables) -> None:
+    """Of its measured paths, sft-dft and sft-sft-order1, and of one other: 2.5 % each."""
+    tables = three(study)
+    near, others = barrier_tables(tables, geometry(tables))
+    assert near.note.endswith(
+        "so of 2 paths without a barrier about 0.050 a column would have a low above 0 by chance."
+    )
+    assert "so of 1 path without a barrier about 0.025 a column" in others.note
 
 
 def test_curves_run_from_the_first_run_to_the_second(study: StudyTables) -> None:

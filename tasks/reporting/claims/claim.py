@@ -1,0 +1,75 @@
+"""What a claim is, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tasks.reporting.claims.evidence import Evidence
+from tasks.reporting.claims.measured import NOT_MEASURED, Measured, Missing
+from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER, Rule
+
+Part = Measured | Missing
+Reading = Callable[[Evidence], Sequence[Part]]
+"""The parts of a claim, read from a study; a claim of several pairs holds where it holds for every one."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement of the paper. ``paper``: its numbers, none where it gives none; ``words``: how they read, where
+    that is more than their range. Numbers are shown times ``scale`` with ``decimals``, in ``unit``."""
+
+    id: str
+    source: str
+    statement: str
+    paper: tuple[float, ...]
+    read: Reading
+    rule: Rule
+    unit: str = ""
+    decimals: int = 3
+    scale: float = 1.0
+    words: str = ""
+    open: bool = False
+    """Whether the paper asks (or should have asked) rather than says."""
+    only_above: str = ""
+    """Why what is measured can only lie above what the paper measured, where it does: it may then confirm an upper
+    bound, but not refute it."""
+
+
+@dataclass(frozen=True)
+class ClaimResult:
+    """A claim's verdict with the part that decided it: of those with the verdict, the one nearest to (or farthest
+    beyond) the edge. ``measured`` is None only where the verdict is "not measured"."""
+
+    claim: Claim
+    verdict: str
+    measured: Measured | None
+    detail: str
+
+
+def check(claim: Claim, evidence: Evidence) -> ClaimResult:
+    """A claim of several parts does not hold where one part does not, whatever is missing; it holds where all do."""
+    parts = claim.read(evidence)
+    found = [(part, claim.rule.judge(part)) for part in parts if isinstance(part, Measured)]
+    missing = list(dict.fromkeys(part.why for part in parts if isinstance(part, Missing)))
+    known = {judged.verdict for _, judged in found}
+    if claim.only_above and known & {FAILS, NO_POWER}:
+        verdict, missing = NOT_MEASURED, [*missing, claim.only_above]
+    elif FAILS in known:
+        verdict = FAILS
+    elif missing or not found:
+        verdict = NOT_MEASURED
+    else:
+        verdict = NO_POWER if NO_POWER in known else HOLDS
+    said = [_told(part, judged.verdict if len(parts) > 1 else "", claim) for part, judged in found]
+    if verdict == NOT_MEASURED:
+        return ClaimResult(claim, verdict, None, "; ".join([*(missing or ["nothing to read it from"]), *said]))
+    deciding = [(judged.slack, i) for i, (_, judged) in enumerate(found) if judged.verdict == verdict]
+    measured = found[min(deciding)[1]][0]
+    return ClaimResult(claim, verdict, measured, "; ".join([*said, *missing]))
+
+
+def _told(part: Measured, verdict: str, claim: Claim) -> str:
+    value = f"{claim.scale * part.value:.{claim.decimals}f}"
+    aside = ", ".join(word for word in (part.detail, verdict) if word)
+    return f"{part.what} {value} ({aside})" if aside else f"{part.what} {value}"

@@ -1,0 +1,55 @@
+"""What stands in the page's script elements: data as JSON that no markup can leave, and the only code that may run."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_NOTICE = (
+    "/*! Vega {vega}, Vega-Lite {lite} and Vega-Embed {embed}: copyright University of Washington Interactive Data "
+    "Lab, BSD-3-Clause; with D3, copyright Mike Bostock, ISC. */\n"
+)
+
+
+def script_json(value: Any) -> str:
+    """``value`` as JSON in ASCII without ``<``, ``>`` or ``&``, so that neither ``</script>`` nor ``<!--`` nor a line
+    separator can stand in it. Raises ValueError for NaN and infinity."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def script_code(source: str) -> str:
+    """``source`` as it may stand in a script element: what HTML would read in its literals is written otherwise (HTML
+    standard, 4.12.1.3), and line ends are those that a browser hashes."""
+    source = source.replace("\r\n", "\n").replace("\r", "\n")
+    return re.sub(r"<(?=!--|/?script)", r"\\x3C", source, flags=re.IGNORECASE)
+
+
+@cache
+def own_code(name: str) -> str:
+    """A script of this folder."""
+    return script_code((Path(__file__).parent / name).read_text(encoding="utf-8"))
+
+
+@cache
+def vega_code() -> str:
+    """Vega-Embed with all that it needs, under the global name ``vegaEmbed``; about a second, once a process."""
+    import vl_convert
+
+    lite = max(vl_convert.get_vegalite_versions(), key=lambda version: [int(part) for part in version.split(".")])
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=lite)
+    notice = _NOTICE.format(vega=vl_convert.get_vega_version(), lite=lite, embed=vl_convert.get_vega_embed_version())
+    return script_code(f"{notice}(() => {{{bundle}}})();")
+
+
+def content_policy(codes: Sequence[str]) -> str:
+    """A Content-Security-Policy under which only ``codes`` run, nothing is evaluated and nothing is fetched."""
+    hashes = [base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in codes]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes) or "'none'"
+    return f"default-src 'none'; style-src 'unsafe-inline'; script-src {allowed}"
