@@ -16,8 +16,8 @@ from tasks.geometry.modules import Index, ModulePairs
 from tasks.geometry.nulls import (
     expected_overlap,
     expected_similarity,
+    extreme_angles,
     inner_draws,
-    largest_angles,
     overlap_draws,
     percentile,
     percentile_columns,
@@ -29,7 +29,7 @@ DRAWS = 1000
 _CHUNK = 50
 """Draws of inner products made at once: they stay in the processor's cache."""
 
-TIES = {"angle": 1e-5, "first": 1e-9, "phi": 1e-9}
+TIES = {"angle": 1e-5, "least": 1e-5, "first": 1e-9, "phi": 1e-9}
 """Values so close (angles: degrees) are equal but for rounding: of subspaces that must meet, or that are the whole
 space, whose angle is always 0 and whose phi 1."""
 
@@ -117,8 +117,8 @@ class Chance:
     def _pool(self, kind: str, dimension: int, width: int, k: int) -> Array:
         def draw() -> Array:
             overlaps = self._overlaps(dimension, width)
-            if kind == "angle":
-                return largest_angles(overlaps, k)
+            if kind in ("angle", "least"):
+                return extreme_angles(overlaps, k, "largest" if kind == "angle" else "smallest")
             if kind == "phi":
                 return np.sort(np.sum(overlaps[:, :k, :k] ** 2, axis=(1, 2)) / k)
             return np.sort(np.abs(overlaps[:, 0, 0]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,10 @@ from tasks.geometry.delta import Array, Dense, Factors, Update
 from tasks.geometry.factored import Factored, factor
 
 Index = NDArray[np.int64]
+
+_TINY = 1 - 1e-9
+"""Squared cosine from which a smallest angle (below .002 degrees) is taken from its sine. Among many directions some
+often nearly agree, and the cosine still gives such an angle to 2e-10 degrees."""
 
 
 class Decomposed:
@@ -50,6 +54,8 @@ class Overlaps:
     """(P, n, n): U_a^T U_b, zero beyond an adapter's rank."""
     rank: Index
     """(P,) largest k for which both have a top-k subspace."""
+    _singular: dict[int, Array] = field(default_factory=dict, repr=False)
+    """k -> singular values of the overlaps of those that have k directions."""
 
     @property
     def dimension(self) -> int:
@@ -57,22 +63,28 @@ class Overlaps:
         return int(self.bases[0].shape[0])
 
     def largest_angle(self, k: int) -> Array:
-        """(P,) largest principal angle in degrees between the two top-k subspaces; NaN where a rank is below k.
+        """(P,) largest principal angle in degrees between the two top-k subspaces; NaN where a rank is below k."""
+        return self._angle(k, -1, SMALL)
 
-        The smallest singular value of the (k, k) overlap is its cosine; the few pairs with a small angle are left to
-        `subspace_angles`, which takes the sine.
-        """
+    def smallest_angle(self, k: int) -> Array:
+        """(P,) smallest principal angle in degrees between the two top-k subspaces; NaN where a rank is below k."""
+        return self._angle(k, 0, _TINY)
+
+    def _angle(self, k: int, which: int, small: float) -> Array:
+        """The singular values of the (k, k) overlap are the cosines; pairs whose squared cosine is at least ``small``
+        are left to `subspace_angles`, which takes the sine."""
         angles = np.full(len(self.rank), np.nan)
         fit = np.flatnonzero(self.rank >= k)
         if not fit.size:
             return angles
-        block = self.cosines[fit, :k, :k]
-        smallest = np.linalg.svd(block, compute_uv=False)[:, -1] if k > 1 else np.abs(block[:, 0, 0])
-        angles[fit] = np.rad2deg(np.arccos(np.clip(smallest, 0, 1)))
-        for p in fit[smallest**2 >= SMALL]:
+        if k not in self._singular:
+            self._singular[k] = np.asarray(np.linalg.svd(self.cosines[fit, :k, :k], compute_uv=False), np.float64)
+        cosines = self._singular[k][:, which]
+        angles[fit] = np.rad2deg(np.arccos(np.clip(cosines, 0, 1)))
+        for p in fit[cosines**2 >= small]:
             a, b = self.bases[self.first[p]], self.bases[self.second[p]]
             pair = Overlap(a, b, self.cosines[p, : a.shape[1], : b.shape[1]], int(self.rank[p]))
-            angles[p] = subspace_angles(pair, k)[-1]
+            angles[p] = subspace_angles(pair, k)[which]
         return angles
 
     def similarity(self, k: int) -> Array:

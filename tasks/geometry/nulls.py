@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -52,16 +53,16 @@ def overlap_draws(n: int, a: int, b: int, draws: int, rng: np.random.Generator) 
     return np.asarray(frames[:, :a] * signs[:, None, :])
 
 
-def largest_angles(overlaps: Array, k: int) -> Array:
-    """(draws,) largest principal angles in degrees, ascending, between the two leading k-dimensional subspaces.
+def extreme_angles(overlaps: Array, k: int, which: Literal["largest", "smallest"] = "largest") -> Array:
+    """(draws,) largest or smallest principal angles in degrees, ascending, of the two leading k-dimensional subspaces.
 
     ``overlaps`` is (draws, r, r') and ``1 <= k <= min(r, r')``, else `InputError`. Angles below 1e-6 degrees are
     rounding: they occur where 2 k > n, when the subspaces must meet.
     """
     if not 1 <= k <= min(overlaps.shape[1:]):
         raise InputError(f"k is {k}; these subspaces have 1 to {min(overlaps.shape[1:])} dimensions")
-    smallest = np.linalg.svd(overlaps[:, :k, :k], compute_uv=False)[:, -1]
-    return np.asarray(np.sort(np.rad2deg(np.arccos(np.clip(smallest, 0.0, 1.0)))))
+    cosines = np.linalg.svd(overlaps[:, :k, :k], compute_uv=False)[:, -1 if which == "largest" else 0]
+    return np.asarray(np.sort(np.rad2deg(np.arccos(np.clip(cosines, 0.0, 1.0)))))
 
 
 def expected_overlap(n: int) -> float:

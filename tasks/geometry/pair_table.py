@@ -160,7 +160,7 @@ class PairTable:
             return np.full((len(self.pairs), len(members) + len(self.modules)), np.nan)
         defined = ~np.isnan(column.value)
         means = np.where(defined, column.mean, np.nan)
-        if not metric.null.startswith("angle"):
+        if not key[0].startswith("angle"):
             alone = np.eye(len(self.modules), dtype=np.int64)
             return metric.overall(self._random_parts(), means, np.vstack([members, alone]))
         medians = np.full((len(self.pairs), len(members)), np.nan)

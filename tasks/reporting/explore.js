@@ -113,9 +113,10 @@
   const heatSpec = () => {
     const spec = copy(charts["heat-map"]);
     const { axis, domain, nearer } = metric();
+    spec.params.find((one) => one.name === "labels").value = pairs.labels;
     spec.layer[0].encoding.color.legend.title = axis;
     for (const { encoding } of spec.layer) {
-      encoding.x.scale.domain = encoding.y.scale.domain = pairs.labels;
+      encoding.x.scale.domain = encoding.y.scale.domain = pairs.labels.map((_, i) => i);
       if (n > 16) encoding.x.axis.labelFontSize = encoding.y.axis.labelFontSize = 8;
     }
     Object.assign(spec.layer[0].encoding.color.scale, { domain, reverse: nearer === "low" });

@@ -108,17 +108,20 @@ def profile_chart() -> Spec:
 
 
 def heat_map_chart() -> Spec:
-    """Rows: i, j, a, b, value, text, ink, where, shown, spoken. Parameters ``first`` and ``second``: the pair that is framed.
+    """Rows: i, j, a, b, value, text, ink, where, shown, spoken. Parameters ``first``, ``second``: the pair framed.
 
+    ``labels``: the runs' names; axes go by number, since a name such as ``__proto__`` breaks Vega's look-ups.
     explore.js sets the order of the axes, the colour scale's domain and the height.
     """
 
+    name = "labels[datum.value]"
+
     def axis(field: str, **more: Any) -> Spec:
-        labels = {"title": None, "domain": False, "ticks": False, "labelLimit": 150, **more}
+        labels = {"title": None, "domain": False, "ticks": False, "labelLimit": 150, "labelExpr": name, **more}
         return {"field": field, "type": "nominal", "axis": labels, "scale": {"padding": 0.04}}
 
     spoken = {"field": "spoken", "type": "nominal"}
-    place: Spec = {"y": axis("a"), "x": axis("b", labelAngle=-40)}
+    place: Spec = {"y": axis("i"), "x": axis("j", labelAngle=-40)}
     tooltip = [
         {"field": "a", "type": "nominal", "title": "Run"},
         {"field": "b", "type": "nominal", "title": "Against"},
@@ -143,7 +146,7 @@ def heat_map_chart() -> Spec:
         {
             "transform": [{"filter": "isValid(datum.value)"}],
             "mark": {"type": "rect", "cursor": "pointer"},
-            "encoding": {**place, "color": colour, "tooltip": tooltip, "description": spoken},
+            "encoding": {**place, "color": colour, "description": spoken},
         },
         {
             "transform": [{"filter": "!isValid(datum.value)"}],
@@ -154,10 +157,10 @@ def heat_map_chart() -> Spec:
                 "strokeDash": [1, 3],
                 "cursor": "pointer",
             },
-            "encoding": {**place, "tooltip": tooltip},
+            "encoding": place,
         },
         {
-            "mark": {"type": "text", "fontSize": 11, "color": {"expr": "datum.ink"}},
+            "mark": {"type": "text", "fontSize": 11, "cursor": "pointer", "color": {"expr": "datum.ink"}},
             "encoding": {**place, "text": {"field": "text", "type": "nominal"}},
         },
         {
@@ -170,9 +173,10 @@ def heat_map_chart() -> Spec:
             "encoding": place,
         },
     ]
-    for layer in layers[2:]:
-        layer["mark"]["interactive"] = False
-    return _chart(300, layers, {"first": -1, "second": -1})
+    # The number is what the pointer finds in the middle of its cell.
+    for layer in layers:
+        layer["encoding"] = {**layer["encoding"], "tooltip": tooltip}
+    return _chart(300, layers, {"first": -1, "second": -1, "labels": []})
 
 
 def path_chart() -> Spec:
@@ -217,8 +221,8 @@ def path_chart() -> Spec:
 def training_chart() -> Spec:
     """Rows: step, value, run (its number), name, shown. The parameter ``labels`` names the runs.
 
-    explore.js sets the colours of the runs and the title of the y axis. Lines are grouped by number, not by name: a
-    name such as ``__proto__`` breaks Vega's groups.
+    explore.js sets the colours of the runs and the title of the y axis. Lines go by number for the same reason as the
+    axes of the heat-map.
     """
     x = {
         "field": "step",

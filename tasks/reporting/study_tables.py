@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from tasks.reporting.formats import NOT_MEASURED, benchmark_name, learning_rate, number, percent, seconds
-from tasks.reporting.join import StudyTables, trained_runs
+from tasks.reporting.join import StudyTables, benchmarks, trained_runs
 from tasks.reporting.tables import Cell, Table
 
 LOSS = "loss"
@@ -82,7 +82,8 @@ def _count(value: Any, total: int | None) -> str:
 
 def benchmarks_tables(tables: StudyTables) -> list[Table]:
     """What the models are judged by, where it comes from and how it is asked; empty where that was not recorded."""
-    known = tables.study.get("benchmarks") or []
+    order = {name: place for place, name in enumerate(benchmarks(tables))}
+    known = sorted(tables.study.get("benchmarks") or [], key=lambda one: order.get(one["name"], len(order)))
     rows = [
         tuple(Cell(text) for text in (benchmark_name(one["name"]), one["source"], one["template"].replace("\n", "\\n")))
         + tuple(Cell(NOT_MEASURED if one[key] is None else str(one[key])) for key in _BENCHMARK_COUNTS)

@@ -93,3 +93,7 @@ def test_a_study_judged_by_benchmarks_alone(base_model: Path, tmp_path: Path) ->
     assert "No problem was held out: the paths were measured on those of sums.jsonl." in notes
     assert "No problem of the paths has a known solution" in notes
     assert "5 of 5 problems without a known solution: logit lens and divergence" in notes
+    assert study.record["unparsed_golds"] == {"more.jsonl": 0, "sums.jsonl": 0}
+    assert sorted((one["name"], one["n"], one["template"]) for one in study.record["benchmarks"]) == [
+        ("more.jsonl", 5, "{question}"), ("sums.jsonl", 5, "{question}"),
+    ]  # fmt: skip

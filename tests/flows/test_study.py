@@ -156,7 +156,7 @@ def test_one_methods_setting_retrains_that_method_only(lab: Lab, first: Study) -
     pairs = {f"geometry {a}~{b}" for a, b in combinations(RUNS, 2) if "rift" in (a, b)}
     assert len(pairs) == len(others)
     expected = {"train rift seed=0 lr=1e-3", "evaluate rift seed=0 lr=1e-3", "spectrum rift", "accuracy"} | pairs
-    expected |= {"path end rift", "functions of base and 7 adapters"}
+    expected |= {"path end rift", "base measures rift", "functions of base and 7 adapters"}
     expected |= {pair.replace("geometry", "path") for pair in pairs}
     assert changed.names(hit=False) == expected
 

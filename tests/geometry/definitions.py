@@ -61,11 +61,12 @@ def pair_value(metric: str, k: int | None, a: Modules, b: Modules) -> float:
 def _one(metric: str, k: int, x: Formed, y: Formed) -> float:
     if min(x.rank, y.rank) < k:
         return np.nan
-    side = "left" if metric in ("u1_overlap", "angle_left", "phi_left") else "right"
+    side = "left" if metric == "u1_overlap" or metric.endswith("_left") else "right"
     p, q = x.basis(side, k), y.basis(side, k)
-    if metric.startswith("angle"):  # of the largest angle: the sine and the cosine, each exact where the other is not
-        sine = np.linalg.norm(q - p @ (p.T @ q), 2)
-        return float(np.rad2deg(np.arctan2(sine, np.linalg.svd(p.T @ q, compute_uv=False)[-1])))
+    if metric.startswith("angle"):  # the sine and the cosine, each exact where the other is not
+        place = 0 if "min" in metric else -1
+        sines = np.linalg.svd(q - p @ (p.T @ q), compute_uv=False)[::-1]
+        return float(np.rad2deg(np.arctan2(sines[place], np.linalg.svd(p.T @ q, compute_uv=False)[place])))
     return float(np.sum((p.T @ q) ** 2) / k) if metric.startswith("phi") else abs(float(p[:, 0] @ q[:, 0]))
 
 

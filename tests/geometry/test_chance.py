@@ -56,6 +56,7 @@ def drawn(a: Memory, b: Memory) -> Draws:
                 overlaps = mine[:, :k].T @ theirs[:, :, :k]
                 cosines = np.linalg.svd(overlaps, compute_uv=False)
                 one[f"angle_{side}", k] = np.rad2deg(np.arccos(np.clip(cosines[:, -1], 0, 1)))
+                one[f"angle_min_{side}", k] = np.rad2deg(np.arccos(np.clip(cosines[:, 0], 0, 1)))
                 one[f"phi_{side}", k] = np.sum(overlaps**2, axis=(1, 2)) / k
             one["u1_overlap" if side == "left" else "v1_overlap", None] = np.abs(mine[:, 0] @ theirs[:, :, 0].T).ravel()
         found[name] = one

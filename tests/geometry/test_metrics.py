@@ -47,6 +47,9 @@ def test_frame_holds_every_metric_and_equals_the_functions() -> None:
             largest = {name: angles[-1] for name, angles in principal_angles(a, b, k, side).items()}
             for name, angle in largest.items():
                 assert values[name, f"angle_{side}", k] == pytest.approx(angle, rel=1e-13)
+            smallest = {name: angles[0] for name, angles in principal_angles(a, b, k, side).items()}
+            for name, angle in smallest.items():
+                assert values[name, f"angle_min_{side}", k] == pytest.approx(angle, rel=1e-13)
             assert values["*", f"angle_{side}", k] == pytest.approx(np.median(list(largest.values())), rel=1e-13)
 
 
@@ -63,6 +66,8 @@ def test_an_adapter_and_its_scaled_self() -> None:
         "v1_overlap": 1.0,
         "angle_left": 0.0,
         "angle_right": 0.0,
+        "angle_min_left": 0.0,
+        "angle_min_right": 0.0,
         "phi_left": 1.0,
         "phi_right": 1.0,
     }

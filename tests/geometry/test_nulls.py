@@ -10,8 +10,8 @@ from tasks.contracts import InputError
 from tasks.geometry.nulls import (
     expected_overlap,
     expected_similarity,
+    extreme_angles,
     inner_draws,
-    largest_angles,
     mean_null,
     median_null,
     overlap_draws,
@@ -85,7 +85,7 @@ def test_squared_cosine_of_two_lines_is_beta(n: int) -> None:
     law = beta_law(0.5, (n - 1) / 2)
     overlaps = overlap_draws(n, min(n, 4), 2, DRAWS, np.random.default_rng(5))
     assert kstest(overlaps[:, -1, -1] ** 2, law.cdf).pvalue > 0.001
-    angles = largest_angles(overlaps, 1)
+    angles = extreme_angles(overlaps, 1)
     assert kstest(np.cos(np.deg2rad(angles)) ** 2, law.cdf).pvalue > 0.001
 
 
@@ -120,17 +120,17 @@ def test_frames_that_do_not_fit_are_refused(n: int, a: int, b: int) -> None:
         overlap_draws(n, a, b, 10, np.random.default_rng(0))
 
 
-def test_largest_angles_of_known_overlaps() -> None:
+def test_extreme_angles_of_known_overlaps() -> None:
     # Leading 2 x 2 blocks diag(1, cos 60) and diag(cos 30, cos 45): largest angles 60 and 45; for k = 1, 0 and 30.
     cosines = np.sqrt([[1.0, 0.25], [0.75, 0.5]])
     overlaps = np.zeros((2, 3, 4))
     overlaps[:, [0, 1], [0, 1]] = cosines
     overlaps[:, 0, 3] = overlaps[:, 2, 1] = 0.1  # outside the leading blocks
-    np.testing.assert_allclose(largest_angles(overlaps, 2), [45.0, 60.0], rtol=1e-14)
-    np.testing.assert_allclose(largest_angles(-overlaps, 1), [0.0, 30.0], rtol=1e-14)
+    np.testing.assert_allclose(extreme_angles(overlaps, 2), [45.0, 60.0], rtol=1e-14)
+    np.testing.assert_allclose(extreme_angles(-overlaps, 1), [0.0, 30.0], rtol=1e-14)
     for k in (0, 4):
         with pytest.raises(InputError, match=f"k is {k}"):
-            largest_angles(overlaps, k)
+            extreme_angles(overlaps, k)
 
 
 @pytest.mark.parametrize(("n", "expected"), [(1, 1.0), (2, 2 / np.pi), (3, 0.5), (4, 4 / (3 * np.pi)), (5, 3 / 8)])

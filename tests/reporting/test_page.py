@@ -163,10 +163,13 @@ def test_markdown_says_what_the_page_says(document: Document, parsed: Tables) ->
 
 
 def test_the_page_is_small_self_contained_and_well_formed(page: str, parsed: Tables) -> None:
-    assert len(page.encode()) < 1_000_000
-    assert not parsed.tags.keys() & {"script", "link", "img", "iframe", "object"}
-    assert not re.search(r"url\((?!#)", page)
-    outside = set(re.findall(r'https?://[^"\s<]+', page)) - {
+    assert len(page.encode()) < 2_000_000
+    assert not parsed.tags.keys() & {"link", "img", "iframe", "object"}
+    assert "<script src" not in page
+    # The charts' code names addresses that it never asks for: the policy forbids it, and test_browser.py watches it.
+    markup = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert not re.search(r"url\((?!#)", markup)
+    outside = set(re.findall(r'https?://[^"\s<]+', markup)) - {
         "http://www.w3.org/2000/svg",
         "http://www.w3.org/1999/xlink",
     }
@@ -190,7 +193,7 @@ def test_nothing_from_data_is_markup(study: StudyTables, build_study: Callable[.
     hostile = replace(hostile, study={**hostile.study, **meta}, rollouts={HOSTILE: 1})
     document = build_document(hostile)
     page, text = render_html(document), render_markdown(document)
-    assert Tables(page).tags["script"] == 0
+    assert Tables(page).tags["script"] == 5  # our own: two of data, three of code
     assert html.escape(HOSTILE, quote=False).split("<")[0] in page
     assert "&lt;script&gt;" in page
     assert page.count("<svg") == 10  # drawn with that name as a label

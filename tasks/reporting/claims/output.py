@@ -81,7 +81,7 @@ def _record(result: ClaimResult) -> dict[str, Any]:
         "paper": list(claim.paper) or None,
         "paper_text": paper_text(claim),
         "unit": claim.unit or None,
-        "measured": found.value if found else None,
+        "measured": claim.scale * found.value if found else None,
         "interval": [_scaled(claim, found.low), _scaled(claim, found.high)]
         if found and found.low is not None
         else None,
