@@ -66,7 +66,6 @@ def resolve(
         raise InputError(f"--k: expected dimensions of at least 1, got {list(ks)}")
     folder = Path(out) if out else Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}"
     check_out(folder)
-    _check_writable(folder)
     arguments = [parse(adapter) for adapter in adapters]
     known = _recalled(arguments)
     labels = label_all(arguments, {location: info.run for location, info in known.items()})
@@ -119,22 +118,6 @@ def read_frames(folder: Path) -> dict[str, pl.DataFrame]:
 def title(labels: Sequence[str], most: int = 6) -> str:
     """The labels on one line; beyond ``most`` only their number."""
     return " ".join([*labels[:most], *([f"and {len(labels) - most} more"] if len(labels) > most else [])])
-
-
-def _check_writable(out: Path) -> None:
-    """Find out by writing: root has every permission, and still /proc, or a read-only file system, takes no file.
-
-    A folder of a random name is made, and removed, in ``out`` or in the nearest one above it that exists.
-    """
-    from tasks.contracts import InputError
-
-    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    try:
-        with tempfile.TemporaryDirectory(prefix=".colinear-", dir=there):
-            pass
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"--out: {there} cannot be written to ({reason}); give another folder") from None
 
 
 def _recalled(arguments: Sequence[Argument]) -> dict[str, RunInfo]:

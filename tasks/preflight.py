@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from pathlib import Path
 
 import polars as pl
@@ -40,11 +40,19 @@ def preflight(spec: StudySpec, out: Path | None = None) -> ModelRef | None:
 
 
 def check_out(out: Path) -> None:
+    """Refuse a folder that cannot be written to. Raises `InputError`.
+
+    Found out by writing: root has every permission, and still /proc, or a read-only file system, takes no file.
+    """
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not there.is_dir():
         raise InputError(f"--out: {there} is a file; give a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"--out: {there} cannot be written to; give another folder")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".colinear-", dir=there):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"--out: {there} cannot be written to ({reason}); give another folder") from None
 
 
 def _check_world(spec: StudySpec) -> None:

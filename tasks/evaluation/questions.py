@@ -54,7 +54,7 @@ def read_questions(
     out. Raises `InputError` where nothing fits one of the models.
     """
     from tasks.models.load import context_length
-    from tasks.models.prompts import completion_ids, prompt_ids
+    from tasks.models.prompts import boxed_ids, completion_ids, prompt_ids
     from tasks.problems.synthetic import instruct
 
     limit = context_length(base, max_length)
@@ -63,7 +63,8 @@ def read_questions(
     for benchmark, problem_id, asked, gold, solution in frame.select(
         "split", "problem_id", "question", "answer", "solution"
     ).iter_rows():
-        reference = tuple(completion_ids(tokenizer, solution if solution is not None else f"\\boxed{{{gold}}}"))
+        known = solution is not None
+        reference = tuple(completion_ids(tokenizer, solution) if known else boxed_ids(tokenizer, gold))
         room = limit - max(spec.max_new_tokens, len(reference))
         styles: dict[bool, tuple[int, ...] | None] = {}
         for style in set(instructed):

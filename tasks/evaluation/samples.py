@@ -20,9 +20,7 @@ import polars as pl
 from tasks.contracts import DIFFERENCES, SAMPLES, InputError, checked
 from tasks.evaluation.accuracy import checked_items
 from tasks.evaluation.intervals import paired_bootstrap, share_interval
-
-MOST_SAMPLES = 1000
-"""Of one problem: beyond it, numbers of choices leave the range of float64."""
+from tasks.specs import MOST_SAMPLES
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:

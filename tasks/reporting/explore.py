@@ -20,8 +20,7 @@ from tasks.reporting.explore_charts import (
 )
 from tasks.reporting.explore_curves import path_data, training_data
 from tasks.reporting.explore_pairs import pair_data
-from tasks.reporting.formats import listed
-from tasks.reporting.notes import count
+from tasks.reporting.notes import MOST_NAMED, count, named
 from tasks.reporting.pairs import Geometry
 
 
@@ -78,7 +77,7 @@ def _pairs_note(pairs: dict[str, Any], view: Geometry) -> str:
     shape = f"{count(view.modules, 'shared module')} in {count(len(pairs['layers']), 'layer')}"
     cut = ""
     if pairs["left_out"]:
-        cut += f" Not here: {listed(pairs['left_out'])}; pair_metrics.parquet has them."
+        cut += f" Not here: {named(pairs['left_out'], MOST_NAMED)}; pair_metrics.parquet has them."
     if pairs["runs_left_out"]:
         cut += f" {count(pairs['runs_left_out'], 'run')} far from the reference left out; pair_metrics.parquet has all."
     return (
@@ -104,7 +103,7 @@ def _paths_note(paths: dict[str, Any]) -> str:
 
 def _training_note(curves: dict[str, Any]) -> str:
     thinned = " Of long runs every n-th step is shown." if curves["thinned"] else ""
-    cut = f" Not here: {listed(curves['left_out'])}." if curves["left_out"] else ""
+    cut = f" Not here: {named(curves['left_out'], MOST_NAMED)}." if curves["left_out"] else ""
     more = " training.parquet has all." if thinned or cut else ""
     return (
         "As logged, not smoothed. Every method minimises its own loss, so heights of two methods do not compare."

@@ -15,8 +15,8 @@ from tasks.reporting.study_tables import LOSS
 MOST_POINTS = 400
 """Steps of one training curve that are shown; of more, every n-th and the last."""
 
-MOST_VALUES = 40_000
-"""Numbers of all paths, and of all training curves: about half a megabyte each."""
+MOST_VALUES = 20_000
+"""Numbers of all paths, and of all training curves: under half a megabyte each."""
 
 
 def path_data(connectivity: pl.DataFrame, view: Geometry, most: int = MOST_VALUES) -> dict[str, Any] | None:

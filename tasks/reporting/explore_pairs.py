@@ -15,8 +15,8 @@ from tasks.reporting.floors import KINDS
 from tasks.reporting.pairs import Geometry
 from tasks.reporting.picture import colour_of, label_of
 
-MOST_VALUES = 60_000
-"""Numbers of pairs on a page: about a megabyte. Of more, the measures that are read last are left to the parquet."""
+MOST_VALUES = 40_000
+"""Numbers of pairs on a page: under a megabyte. Of more, the measures that are read last are left to the parquet."""
 
 Key = tuple[str, int | None]
 Series = dict[int | None, tuple[float | None, float | None]]
@@ -47,6 +47,9 @@ _MEASURES = {
     "angle_left": Measure(
         "Largest angle of the top-{k} left subspaces", "Angle", "degrees", "low", (0, 90), 1, _MEDIAN
     ),
+    "angle_min_left": Measure(
+        "Smallest angle of the top-{k} left subspaces", "Angle", "degrees", "low", (0, 90), 1, _MEDIAN
+    ),
     "u1_overlap": Measure("First left singular vectors |u1 u1'|", "Overlap", "", "high", (0, 1), 3, _MEAN),
     "phi_left": Measure("phi, top-{k} left", "phi", "", "high", (0, 1), 3, _MEAN),
     "orthogonal_fraction": Measure("Share of the first outside the second", "Share", "", "low", (0, 1), 3, _ENTRIES),
@@ -54,6 +57,9 @@ _MEASURES = {
     "v1_overlap": Measure("First right singular vectors |v1 v1'|", "Overlap", "", "high", (0, 1), 3, _MEAN),
     "angle_right": Measure(
         "Largest angle of the top-{k} right subspaces", "Angle", "degrees", "low", (0, 90), 1, _MEDIAN
+    ),
+    "angle_min_right": Measure(
+        "Smallest angle of the top-{k} right subspaces", "Angle", "degrees", "low", (0, 90), 1, _MEDIAN
     ),
     "phi_right": Measure("phi, top-{k} right", "phi", "", "high", (0, 1), 3, _MEAN),
     "lora_a_cosine": Measure("Cosine of the trained lora_A", "Cosine", "", "high", (0, 1), 3, _ENTRIES),
@@ -67,12 +73,13 @@ _TURNED = {"orthogonal_fraction": "orthogonal_fraction_reverse", "norm_ratio": "
 def measure_of(metric: str, k: int | None) -> Measure:
     """How ``metric`` reads, with its k in the title."""
     known = _MEASURES.get(metric, Measure(metric if k is None else f"{metric} {{k}}", metric, "", "", None, 3, ""))
-    title = f"Top-1 angle, {metric.removeprefix('angle_')}" if _top(metric, k) else known.title
+    # Of one vector the largest angle is the only one.
+    title = f"Angle of the first {metric.removeprefix('angle_')} singular vectors" if _top(metric, k) else known.title
     return replace(known, title=title.replace("{k}", str(k)))
 
 
 def _top(metric: str, k: int | None) -> bool:
-    return k == 1 and metric.startswith("angle_")
+    return k == 1 and metric in ("angle_left", "angle_right")
 
 
 def pair_data(pair_metrics: pl.DataFrame, view: Geometry, most: int = MOST_VALUES) -> dict[str, Any] | None:
@@ -94,8 +101,8 @@ def pair_data(pair_metrics: pl.DataFrame, view: Geometry, most: int = MOST_VALUE
     metrics: list[dict[str, Any]] = []
     left_out, used = [], 0
     for metric, k in sorted(found.keys(), key=_rank):
-        if metric in _TURNED.values() and metric not in _TURNED:
-            continue
+        if metric == "orthogonal_fraction_reverse" or (metric.startswith("angle_min_") and k == 1):
+            continue  # the other side of one that is here; the same as the largest
         entry = _metric(found, (metric, k), runs, view, [None, *layers])
         size = sum(len(row) for side in ("values", "turned", "nulls") for row in entry[side] or [])
         if metrics and used + size > most:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from flows.record import Recorder, judged_by, unparsed_golds
@@ -30,9 +28,9 @@ def test_the_worlds_own_problems_are_named(tiny: StudySpec) -> None:
     ]
 
 
-def test_benchmarks_carry_template_and_source_and_the_rest_is_the_held_out_ones(tmp_path: Path) -> None:
-    spec = build({"rollouts": {"source": "file", "path": str(tmp_path / "mine.jsonl")}, "model": {"base": "x"}})
-    found = {"n": 30, "template": "{question}\nBox it.", "source": "aime/a.jsonl", SEEN: 2}
+def test_benchmarks_carry_template_and_source_and_the_rest_is_the_held_out_ones() -> None:
+    spec = build({"rollouts": {"file": "mine.jsonl"}, "model": {"base": "x"}})
+    found: dict[str, int | str] = {"n": 30, "template": "{question}\nBox it.", "source": "aime/a.jsonl", SEEN: 2}
     problems = result("problems", "problems", heldout=12, **{SEEN: 5}, **{f"aime.{k}": v for k, v in found.items()})
     assert judged_by(spec, problems) == [
         {"name": "heldout", "n": 12, "source": "held out of the rollouts", "template": "{question}", SEEN: 3},

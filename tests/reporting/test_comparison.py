@@ -226,7 +226,7 @@ def test_one_pair_is_told_once(build_comparison: Build) -> None:
 def test_the_page_shows_the_pairs_the_updates_and_the_adapters(build_comparison: Build, tmp_path: Path) -> None:
     frames = build_comparison(TWINS, base=True)
     page, text, *_ = (path.read_text() for path in write_comparison(TWINS, frames, ["a note"], "sft", tmp_path)[:3])
-    assert [title for title in re.findall(r"<h2>(.*?)</h2>", page)] == [
+    assert [title for title in re.findall(r"<h2>(.*?)</h2>", page.split("<script")[0])] == [
         "What the numbers say",
         "Notes",
         "Explore",
@@ -266,7 +266,7 @@ def test_a_page_of_28_adapters_is_capped_and_small(build_comparison: Build, tmp_
     runs = [RUNS[0], *(stranger(f"organisation/an-adapter-with-a-long-name-{i:02d}") for i in range(27))]
     frames = build_comparison(runs, layers=3)
     page, text = (path.read_text() for path in write_comparison(runs, frames, [], "sft", tmp_path)[:2])
-    assert len(page.encode()) < 1_500_000
+    assert len(page.encode()) < 2_500_000  # 0.9 MB of it the charts' code
     assert "All other pairs: the 60 nearest of 351" in page
     assert "pair_metrics.parquet has all" in text
     others = text.split("### All other pairs")[1].split("###")[0]
