@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tasks.reporting.accuracy_tables import accuracy_table, mcnemar_table
 from tasks.reporting.barrier_tables import barrier_tables
 from tasks.reporting.cka_tables import cka_tables
+from tasks.reporting.claims import ClaimResult, claims_sentence, claims_table, claims_tables
 from tasks.reporting.explore import Explore, build_explore
 from tasks.reporting.figure_numbers import figure_numbers
 from tasks.reporting.figures import pictures
@@ -62,6 +63,7 @@ class Document:
     sections: tuple[Section, ...]
     files: tuple[str, ...]
     notes_title: str = "What falls short"
+    claims: tuple[ClaimResult, ...] = ()
     explore: Explore | None = None
     numbers: Mapping[str, Any] = field(default_factory=dict)
     """Key of a figure -> its numbers: see `tasks.reporting.figure_numbers`."""
@@ -81,8 +83,11 @@ def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], 
     barriers, *other_barriers = barrier_tables(tables, view)
     cka, *layers = cka_tables(tables, view)
     matrix_of_kl = divergence_matrix(tables, view)
+    claims = tuple(claims_table(tables))
+    answered, *rest = claims_tables(claims)
     folded = (matrix, *others, spectrum_table(tables.spectra, view), *([base] if base else []))
     sections = (
+        Section("The paper's claims", (), tuple(rest[:1]), (answered, *rest[1:])),
         _folding("Accuracy", (accuracy, samples_table(tables)), (mcnemar, *differences_tables(tables))),
         Section("Geometry of the updates", (), (against,), folded),
         Section(
@@ -110,15 +115,22 @@ def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], 
         brand="colinear study",
         name=str(tables.study.get("name") or "study"),
         facts=_facts(tables, view),
-        findings=findings(tables, view),
+        findings=_with_claims(findings(tables, view), claims),
+        claims=claims,
         notes=tuple(str(note) for note in tables.study.get("notes") or []),
         pictures=figures("cosines", "accuracy"),
         headline=headline_table(tables, view),
         sections=sections,
-        files=(*(f"{name}.parquet" for name in SCHEMAS), "study.json"),
+        files=(*(f"{name}.parquet" for name in SCHEMAS), "study.json", "claims.json"),
         explore=build_explore(tables.pair_metrics, view, tables.connectivity, tables.training),
         numbers=figure_numbers({name: getattr(tables, name) for name in SCHEMAS}, view, [*drawn], base_of(tables).run),
     )
+
+
+def _with_claims(found: Findings, claims: tuple[ClaimResult, ...]) -> Findings:
+    """The count of verdicts after what the study itself found."""
+    said = claims_sentence(claims)
+    return replace(found, sentences=(*found.sentences, said)) if said else found
 
 
 def _folding(title: str, tables: tuple[Table, ...], folded: tuple[Table, ...]) -> Section:

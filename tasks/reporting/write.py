@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from tasks.reporting.claims import claims_json
 from tasks.reporting.document import Document, build_document
 from tasks.reporting.files import json_text, parquet, write_files
 from tasks.reporting.headline_numbers import headline_numbers
@@ -28,6 +29,7 @@ def write_report(tables: StudyTables, out: Path) -> list[Path]:
         "report.html": render_html(document).encode(),
         "report.md": render_markdown(document).encode(),
         "study.json": study_json(tables, document).encode(),
+        "claims.json": claims_json(document.claims).encode(),
         **{f"{name}.parquet": parquet(frame) for name, frame in data.items()},
     }
     return write_files(out, contents)

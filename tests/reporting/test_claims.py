@@ -104,8 +104,8 @@ def results(study: StudyTables) -> dict[str, ClaimResult]:
     return {result.claim.id: result for result in claims_table(study)}
 
 
-def claim_of(parts: Sequence[Part], only_above: str = "") -> Claim:
-    return Claim("one", "somewhere", "It is.", (1.0,), lambda _: parts, within(0.4, 0.6), only_above=only_above)
+def claim_of(parts: Sequence[Part]) -> Claim:
+    return Claim("one", "somewhere", "It is.", (1.0,), lambda _: parts, within(0.4, 0.6))
 
 
 IN, OUT, ACROSS = measured(0.45, 0.5), measured(0.7, 0.8, 0.75), measured(0.5, 0.7, 0.6)
@@ -134,13 +134,6 @@ def test_a_claim_holds_where_every_part_does(
     found = check(claim_of(parts), evidence_of(study))
     assert (found.verdict, found.measured) == (verdict, decides)
     assert ("no run of x" in found.detail) == (GONE in parts)
-
-
-def test_an_upper_bound_confirms_but_does_not_refute(study: StudyTables) -> None:
-    verdicts = {name: check(claim_of([part], "only above"), evidence_of(study)).verdict
-                for name, part in (("in", IN), ("across", ACROSS), ("out", OUT))}  # fmt: skip
-    assert verdicts == {"in": HOLDS, "across": NOT_MEASURED, "out": NOT_MEASURED}
-    assert check(claim_of([OUT], "only above"), evidence_of(study)).detail.startswith("only above; a ~ b 0.750")
 
 
 def test_every_entry_has_its_own_id_and_a_rule_in_words() -> None:

@@ -31,9 +31,6 @@ class Claim:
     words: str = ""
     open: bool = False
     """Whether the paper asks (or should have asked) rather than says."""
-    only_above: str = ""
-    """Why what is measured can only lie above what the paper measured, where it does: it may then confirm an upper
-    bound, but not refute it."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +50,7 @@ def check(claim: Claim, evidence: Evidence) -> ClaimResult:
     found = [(part, claim.rule.judge(part)) for part in parts if isinstance(part, Measured)]
     missing = list(dict.fromkeys(part.why for part in parts if isinstance(part, Missing)))
     known = {judged.verdict for _, judged in found}
-    if claim.only_above and known & {FAILS, NO_POWER}:
-        verdict, missing = NOT_MEASURED, [*missing, claim.only_above]
-    elif FAILS in known:
+    if FAILS in known:
         verdict = FAILS
     elif missing or not found:
         verdict = NOT_MEASURED
