@@ -25,7 +25,7 @@ def test_every_file_is_there_and_holds_the_frames(study: StudyTables, tmp_path: 
     out = tmp_path / "new" / "study"
     began = time.process_time()
     paths = write_report(study, out)
-    assert time.process_time() - began < 8  # seconds of processor time; the first has matplotlib's import and the charts' code
+    assert time.process_time() - began < 8  # seconds of processor time, with matplotlib's import and the charts' code
     assert sorted(path.name for path in paths) == sorted(path.name for path in out.iterdir())
     assert [path.name for path in paths[:3]] == ["report.html", "report.md", "study.json"]
     for name in FRAMES:
