@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from threading import Lock
-from typing import Any
+from functools import lru_cache
 
 import numpy as np
 
@@ -62,8 +61,6 @@ class Chance:
 
     def __init__(self, draws: int = DRAWS, seed: int = SEED) -> None:
         self.draws, self.seed = draws, seed
-        self._kept: dict[tuple[Any, ...], Array] = {}
-        self._lock = Lock()
 
     def module(self, place: int, pairs: ModulePairs, singular: Array, values: Mapping[Key, Array]) -> ModuleChance:
         """The null of one module's ``values``.
@@ -91,7 +88,7 @@ class Chance:
                 case null:
                     kind, side = null.split("_")
                     dimension = out if side == "left" else n_in
-                    pool = self._pool(kind, dimension, width, k or 1)
+                    pool = _pool(self.seed, self.draws, kind, dimension, width, k or 1)
                     chance.mean[name, k] = self._mean(kind, dimension, k or 1, pool)
                     chance.pools[name, k] = pool
                     chance.percentile[name, k] = percentile(found, pool, tie=TIES[kind])
@@ -100,7 +97,7 @@ class Chance:
     def _inner(self, place: int, out: int, n_in: int, width: int, singular: Array) -> Array:
         """(D, M, M) inner products; the draws of one dimension are shuffled anew for every module and side."""
         rng = np.random.default_rng((self.seed, 1, place))
-        left, right = (self._overlaps(n, width) for n in (out, n_in))
+        left, right = (_overlaps(self.seed, self.draws, n, width) for n in (out, n_in))
         beside = rng.permutation(self.draws)
         drawn = np.empty((self.draws, len(singular), len(singular)))
         for start in range(0, self.draws, _CHUNK):
@@ -108,36 +105,29 @@ class Chance:
             drawn[some] = inner_draws(left[some], right[beside[some]], singular)
         return drawn[rng.permutation(self.draws)]
 
-    def _overlaps(self, dimension: int, width: int) -> Array:
-        rng = np.random.default_rng((self.seed, 0, dimension, width))
-        return self._once(
-            ("overlaps", dimension, width), lambda: overlap_draws(dimension, width, width, self.draws, rng)
-        )
-
-    def _pool(self, kind: str, dimension: int, width: int, k: int) -> Array:
-        def draw() -> Array:
-            overlaps = self._overlaps(dimension, width)
-            if kind in ("angle", "least"):
-                return extreme_angles(overlaps, k, "largest" if kind == "angle" else "smallest")
-            if kind == "phi":
-                return np.sort(np.sum(overlaps[:, :k, :k] ** 2, axis=(1, 2)) / k)
-            return np.sort(np.abs(overlaps[:, 0, 0]))
-
-        return self._once((kind, dimension, width, k), draw)
-
-    def _once(self, key: tuple[Any, ...], draw: Callable[[], Array]) -> Array:
-        with self._lock:
-            if key in self._kept:
-                return self._kept[key]
-        drawn = draw()  # twice by two threads is the same draw
-        with self._lock:
-            return self._kept.setdefault(key, drawn)
-
     @staticmethod
     def _mean(kind: str, dimension: int, k: int, pool: Array) -> float:
         if kind == "phi":
             return expected_similarity(dimension, k)
         return expected_overlap(dimension) if kind == "first" else float(pool.mean())
+
+
+@lru_cache(maxsize=16)
+def _overlaps(seed: int, draws: int, dimension: int, width: int) -> Array:
+    """(draws, width, width) overlaps of random frames; kept, since all modules and pairs of a dimension share them."""
+    rng = np.random.default_rng((seed, 0, dimension, width))
+    return overlap_draws(dimension, width, width, draws, rng)
+
+
+@lru_cache(maxsize=256)
+def _pool(seed: int, draws: int, kind: str, dimension: int, width: int, k: int) -> Array:
+    """(draws,) sorted values of random frames."""
+    overlaps = _overlaps(seed, draws, dimension, width)
+    if kind in ("angle", "least"):
+        return extreme_angles(overlaps, k, "largest" if kind == "angle" else "smallest")
+    if kind == "phi":
+        return np.sort(np.sum(overlaps[:, :k, :k] ** 2, axis=(1, 2)) / k)
+    return np.sort(np.abs(overlaps[:, 0, 0]))
 
 
 @dataclass(eq=False)
