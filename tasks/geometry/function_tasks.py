@@ -34,6 +34,19 @@ def _base_arguments(base: ModelRef, problems: StageResult) -> dict[str, Any]:
     }
 
 
+def _path_arguments(
+    base: ModelRef, problems: StageResult, spec: PathSpec, evaluation: EvaluationSpec
+) -> dict[str, Any]:
+    """What an end and a path are read with alike."""
+    return {
+        **_base_arguments(base, problems),
+        "n": spec.n,
+        "readings": spec.readings,
+        "batch_size": evaluation.batch_size,
+        "max_new_tokens": evaluation.max_new_tokens,
+    }
+
+
 def _adapter(trained: StageResult) -> Path:
     return open_store().local(trained.ref) / "adapter"
 
@@ -117,13 +130,9 @@ def end_task(
 
     def compute(out: Path, progress: Progress) -> Any:
         arguments = {
-            **_base_arguments(base, problems),
+            **_path_arguments(base, problems, spec, evaluation),
             "run": info.run,
             "adapter": _adapter(trained) if trained else None,
-            "n": spec.n,
-            "readings": spec.readings,
-            "batch_size": evaluation.batch_size,
-            "max_new_tokens": evaluation.max_new_tokens,
             "out": out,
         }
         return run_pinned(measure_ends, arguments, log=log_file(key), progress=progress)
@@ -155,18 +164,14 @@ def path_task(
     def compute(out: Path, progress: Progress) -> Any:
         store = open_store()
         arguments = {
-            **_base_arguments(base, problems),
+            **_path_arguments(base, problems, spec, evaluation),
             "adapter_a": _adapter(trained[0]),
             "adapter_b": _adapter(trained[1]),
             "run_a": a.run,
             "run_b": b.run,
             "ends": {side: store.local(end.ref) / "ends.parquet" for side, end in zip("ab", ends, strict=True)},
-            "n": spec.n,
             "alphas": spec.alphas,
-            "readings": spec.readings,
             "matched": spec.matched,
-            "batch_size": evaluation.batch_size,
-            "max_new_tokens": evaluation.max_new_tokens,
             "out": out,
         }
         return run_pinned(measure_path, arguments, log=log_file(key), progress=progress)

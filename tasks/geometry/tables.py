@@ -86,12 +86,6 @@ def pair_frame(a: Source, b: Source, info_a: RunInfo, info_b: RunInfo, ks: Seque
     return geometry([a, b], [info_a, info_b], ks, workers=1).pair_metrics
 
 
-def spectrum_frame(
-    source: Source,
-    info: RunInfo,
-    ks: Sequence[int] = (),
-    base: Checkpoint | None = None,
-    progress: Progress = no_progress,
-) -> pl.DataFrame:
-    """One adapter's spectra in the SPECTRA schema; with ``base`` also the measures that need its weights."""
-    return geometry([source], [info], ks, base, progress, workers=1).spectra
+def spectrum_frame(source: Source, info: RunInfo) -> pl.DataFrame:
+    """One adapter's spectra in the SPECTRA schema."""
+    return geometry([source], [info], (), workers=1).spectra

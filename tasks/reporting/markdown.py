@@ -14,11 +14,6 @@ def render_markdown(document: Document) -> str:
     return "\n".join(_lines(document)) + "\n"
 
 
-def table_markdown(table: Table) -> str:
-    """One table with its note, as Prefect's and GitHub's Markdown take it."""
-    return "\n".join(_table(table))
-
-
 def _lines(document: Document) -> Iterator[str]:
     yield f"# {escape(document.name)}"
     yield ""

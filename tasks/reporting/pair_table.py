@@ -76,7 +76,7 @@ def _pair_table(key: str, title: str, chosen: Sequence[Pair], view: Geometry) ->
 def _columns(view: Geometry) -> list[Column]:
     worst = [k for k in view.ks if k > 1][-3:]
     top = max(view.ks, default=None)
-    angles = [Column("Top-1 angle, deg", "angle_left", 1, 1, beside=True)]
+    angles = [Column("Angle of u1 and u1', deg", "angle_left", 1, 1, beside=True)]
     angles += [Column(f"Worst of top-{k} angles, deg", "angle_left", 1, k, beside=True) for k in worst]
     if top is not None and max(view.tops.values()) > top:
         angles.append(Column("Worst at the largest k, deg", "angle_left", 1, OWN, beside=True))

@@ -25,6 +25,7 @@ from tasks.geometry.delta import (
     shared,
     unshared,
 )
+from tasks.geometry.factored import factor
 from tests.geometry.updates import dense
 
 PREFIX = "base_model.model."
@@ -315,9 +316,9 @@ def test_what_cannot_be_squared_is_refused(update: Update, message: str) -> None
 
 def test_a_zero_update_passes_whatever_its_other_factor_is() -> None:
     zero, small = np.zeros((3, 2)), np.full((2, 4), 1e-50)
-    check_size(Factors(zero, small, 1e-50), "m")
-    check_size(Factors(np.ones((3, 2)), small, 0.0), "m")
-    check_size(Dense(np.zeros((3, 4))), "m")
+    for nothing in (Factors(zero, small, 1e-50), Factors(np.ones((3, 2)), small, 0.0), Dense(np.zeros((3, 4)))):
+        check_size(nothing, "m")
+        assert factor(nothing).rank == 0
     # At the bounds themselves.
     check_size(Factors(np.full((3, 2), 1e60), np.ones((2, 4)), 1.0), "m")
     check_size(Factors(np.full((3, 2), 1e60), np.full((2, 4), 1e-60), 1e-59), "m")

@@ -94,7 +94,12 @@ def test_pair_values_are_the_frames(study: StudyTables, parsed: Tables) -> None:
     frame = study.pair_metrics.filter(EVERYTHING, run_a="sft", run_b="dft")
     value = {(row["metric"], row["k"]): row for row in frame.iter_rows(named=True)}
     header = [" ".join(cell) for cell in parsed.tables["pairs"][0]]
-    assert header[2:7] == ["Cosine", "Top-1 angle, deg", *(f"Worst of top-{k} angles, deg" for k in (5, 8)), "|u1 u1'|"]
+    assert header[2:7] == [
+        "Cosine",
+        "Angle of u1 and u1', deg",
+        *(f"Worst of top-{k} angles, deg" for k in (5, 8)),
+        "|u1 u1'|",
+    ]
     angles = [value["angle_left", k] for k in (1, 5, 8)]
     expected = [
         number(value["cosine", None]["value"], 3),
