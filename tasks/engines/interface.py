@@ -1,0 +1,76 @@
+"""What asks a model for completions: one small interface, three engines behind it.
+
+An engine takes requests in any number, each with a seed and, for a model with adapters, the adapter that answers it, and
+hands completions back as they are finished, in any order. What has been handed back is never asked for again: a caller
+that keeps them (`tasks.engines.journal`) goes on after a kill where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+EngineName = Literal["transformers", "vllm", "openai"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion to be made."""
+
+    id: str
+    """Unique among the requests of a stage, the same in every attempt."""
+    text: str
+    """The user's message: for engines that render the prompt themselves (an endpoint's chat template)."""
+    prompt_ids: tuple[int, ...] | None
+    """The rendered prompt's tokens: for engines that have the model's tokenizer; None where nobody here has it."""
+    seed: int
+    """Of this completion alone: it does not depend on which others are sampled beside it."""
+    adapter: str | None = None
+    """One of the engine's adapters; None asks the bare model."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn."""
+
+    max_new_tokens: int
+    temperature: float | None = None
+    """None decodes greedily."""
+    logprobs: bool = False
+    """Whether behaviour log-probabilities are wanted (nats, at the sampling temperature; at 1 for greedy decoding)."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model said."""
+
+    text: str
+    """Without special tokens."""
+    ids: tuple[int, ...] | None
+    """Its tokens, the end-of-sequence token last where ``finish_reason`` is ``"stop"``; None where an endpoint keeps
+    them to itself."""
+    logprobs: tuple[float, ...] | None
+    """One a token of ``ids``, at the sampling temperature; None where not asked for or not told."""
+    finish_reason: Literal["stop", "length"]
+    """``"length"``: cut at the largest number of new tokens; kept, and marked so."""
+
+
+Deliver = Callable[[Request, Completion], None]
+"""Called once for each request, from the thread that called `Engine.complete`."""
+
+
+class Engine(Protocol):
+    """A model that can be asked. Use as a context manager: leaving it ends what it started."""
+
+    def complete(self, requests: Sequence[Request], sampling: Sampling, deliver: Deliver) -> None:
+        """Complete all ``requests``, calling ``deliver`` for each as soon as it is finished.
+
+        Raises `tasks.contracts.InputError` for what the user must mend (an endpoint that refuses the key, an adapter
+        that the engine cannot serve), `tasks.contracts.StageError` where the engine failed (its process died, an
+        endpoint stayed away): what was delivered until then is whole.
+        """
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(self, *error: object) -> None: ...
