@@ -1,7 +1,7 @@
 """What asks a model for completions: one small interface, three engines behind it.
 
-An engine takes requests in any number, each with a seed and, for a model with adapters, the adapter that answers it, and
-hands completions back as they are finished, in any order. What has been handed back is never asked for again: a caller
+An engine takes any number of requests, each with a seed and, for a model with adapters, the adapter that answers it,
+and hands completions back as they are finished, in any order. What was handed back is never asked for again: a caller
 that keeps them (`tasks.engines.journal`) goes on after a kill where it stopped.
 """
 
