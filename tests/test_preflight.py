@@ -54,6 +54,7 @@ def test_presets_of_the_embedded_world_pass() -> None:
         ("model.pad_token=<pad>", "model.pad_token: the embedded world has its own"),
         ("model.max_length=50", "model.max_length: the embedded world has its own"),
         ("evaluation.problems=mine.jsonl", "evaluation.problems: the embedded world has its own"),
+        ("rollouts.engine=openai", "rollouts.engine: the embedded world's teacher is here; use transformers or vllm"),
     ],
 )
 def test_what_the_embedded_world_cannot_do_is_refused(assignment: str, message: str) -> None:
@@ -188,6 +189,63 @@ def test_what_is_held_out_does_not_count(own: Own) -> None:
 
 def test_with_a_label_missing_the_grader_decides_later(own: Own) -> None:
     assert preflight(own(rows(others=(0, 0), p0=None, p1=None))) is not None
+
+
+# --- rollouts that will be sampled -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def taught(own: Own, base_model: Path, tmp_path: Path) -> Callable[..., StudySpec]:
+    """Settings for a base of one's own whose rollouts `base_model` is to be asked for."""
+    file = tmp_path / "problems.jsonl"
+    file.write_text("".join(json.dumps({"question": f"{name}?", "answer": "4"}) + "\n" for name in NAMES))
+
+    def spec(*assignments: str) -> StudySpec:
+        given = [f"model.base={base_model}", f"rollouts.problems={file}", f"rollouts.teacher={base_model}"]
+        return build(override(preset("own"), [*given, "rollouts.max_new_tokens=32", *assignments]))
+
+    return spec
+
+
+def test_a_teacher_and_problems_that_fit_are_accepted(taught: Own, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "run_unpinned", run_unpinned)  # once through a real worker
+    assert preflight(taught()) is not None
+    assert preflight(taught("offline_grpo.clip=0.2")) is not None  # one tokenizer: the log-probabilities are kept
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (["rollouts.problems=gsm8k"], "rollouts.problems: 'gsm8k' is there to be judged by; train on one of gsm8k-tr"),
+        (["rollouts.problems=none.jsonl"], "none.jsonl: no such file"),
+        (["rollouts.teacher=/no/such"], "rollouts.teacher: no folder '/no/such'"),
+        (["rollouts.prompts=1"], "rollouts.holdout: 1 problem cannot be split; set it to 0 or bring more problems"),
+        (["rollouts.holdout=0"], "evaluation.problems: rollouts.holdout is 0, so there is nothing to evaluate on"),
+        (["rollouts.teacher_template=x"], "rollouts.teacher_template: expected {question} exactly once, got 'x'"),
+        (["rollouts.max_new_tokens=64"], "rollouts.max_new_tokens: 64 tokens leave no room for a prompt"),
+        (
+            ["rollouts.engine=openai", "rollouts.endpoint=http://127.0.0.1:9/v1", "rollouts.key_env=NO_SUCH_KEY"],
+            "rollouts.key_env: the environment variable NO_SUCH_KEY is not set; export the endpoint's key under that",
+        ),
+        (
+            ["rollouts.engine=openai", "rollouts.endpoint=http://127.0.0.1:9/v1", "rollouts.key_env=null",
+             "rollouts.retries=0"],
+            "rollouts.endpoint: http://127.0.0.1:9/v1 gave no usable answer in 3 tries; last: the connection failed (",
+        ),
+        (
+            ["rollouts.engine=openai", "rollouts.endpoint=http://127.0.0.1:9/v1", "offline_grpo.clip=0.2"],
+            "offline_grpo.clip: it needs the teacher's log-probabilities of the base's own tokens",
+        ),
+    ],
+)  # fmt: skip
+def test_sampling_that_cannot_work_is_refused(taught: Own, assignments: list[str], message: str) -> None:
+    assert refusal(taught(*assignments)).startswith(message)
+
+
+def test_no_vllm_is_said_before_any_work(taught: Own, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLINEAR_VLLM_PYTHON", "/no/such/python")
+    assert refusal(taught("rollouts.engine=vllm")).startswith("COLINEAR_VLLM_PYTHON: no program '/no/such/python'")
+    assert refusal(world("rollouts.engine=vllm")).startswith("COLINEAR_VLLM_PYTHON: no program '/no/such/python'")
 
 
 def test_cheap_refusals_come_before_the_base_is_looked_at(own: Own) -> None:

@@ -69,6 +69,8 @@ def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, dict
 TITLES = {name: title for name, _, title in fields(StudySpec)}
 FIELDS = {name: schema for name, schema, _ in fields(StudySpec) if schema}
 FREE_TEXT = {"name", "model.base", "model.prompt_template", "model.pad_token", "rollouts.file"}
+FREE_TEXT |= {f"rollouts.{name}" for name in ("problems", "fields", "teacher", "teacher_template", "teacher_tokenizer")}
+FREE_TEXT |= {"rollouts.endpoint", "rollouts.extra", "rollouts.key_env"}
 FREE_TEXT |= {"evaluation.problems", "evaluation.benchmarks", "evaluation.fields"}
 CHECKED_ELSEWHERE = {
     "lora.targets": "against the base's modules",
@@ -163,11 +165,62 @@ def test_settings_are_frozen(section: tuple[str, ...]) -> None:
         ("tiny.step_mix=.5,.5", "tiny.step_mix: Value 3 is missing, got ['.5', '.5']"),
         ("tiny.hard_steps=1,2,3", "tiny.hard_steps: Tuple should have at most 2 items"),
         ("model.base=x", "rollouts.file: a base of one's own needs rollouts: --rollouts FILE"),
+        ("rollouts.engine=vlm", "rollouts.engine: Input should be 'transformers', 'vllm' or 'openai', got 'vlm'"),
+        ("rollouts.truncated=cut", "rollouts.truncated: Input should be 'keep' or 'drop', got 'cut'"),
+        ("rollouts.teacher=x", "rollouts.teacher: nothing is sampled without rollouts.problems; name them as well"),
+        ("rollouts.endpoint=http://x/v1", "rollouts.endpoint: nothing is sampled without rollouts.problems; "),
         ("rollouts.file=x", "model.base: own rollouts need the model that they are for: --set model.base="),
     ],
 )
 def test_a_bad_assignment_is_refused_in_one_line_that_names_the_field(assignment: str, message: str) -> None:
     assert refusal(assignment).startswith(message)
+
+
+SAMPLED = ("model.base=b", "rollouts.problems=deepscaler")
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        ((), "rollouts.teacher: who is to solve rollouts.problems? Give a Hugging Face directory or Hub id"),
+        (("rollouts.engine=openai",), "rollouts.teacher: who is to solve rollouts.problems? Give the model's name at"),
+        (("rollouts.teacher=t", "rollouts.file=f"), "rollouts.problems: rollouts.file has rollouts already; give one"),
+        (("rollouts.teacher=t", "rollouts.engine=openai"), "rollouts.endpoint: the openai engine needs one, like http"),
+        (("rollouts.teacher=t", "rollouts.endpoint=http://h/v1"), "rollouts.endpoint: it is for rollouts.engine=open"),
+        (("rollouts.teacher=t", "rollouts.teacher_tokenizer=t"), "rollouts.teacher_tokenizer: it is for rollouts.e"),
+        (
+            ("rollouts.teacher=t", "rollouts.engine=openai", "rollouts.endpoint=http://h/v1",
+             "rollouts.teacher_template={question}"),
+            "rollouts.teacher_template: the endpoint renders its own chat template; to render prompts here, name ",
+        ),
+    ],
+)  # fmt: skip
+def test_sources_of_rollouts_that_contradict_each_other_are_refused(assignments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        build(override({}, [*SAMPLED, *assignments]))
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        (
+            "rollouts.endpoint=https://me:SECRET@h/v1",
+            "rollouts.endpoint: a URL with credentials, a query or a fragment",
+        ),
+        ("rollouts.endpoint=https://SECRET@h/v1", "rollouts.endpoint: a URL with credentials"),
+        ("rollouts.endpoint=https://h/v1?key=SECRET", "rollouts.endpoint: a URL with credentials"),
+        ("rollouts.endpoint=ftp://SECRET/v1", "rollouts.endpoint: not an http or https URL; give it like https://api."),
+        ("rollouts.endpoint=https://h:SECRET/v1", "rollouts.endpoint: not a URL; give it like https://api."),
+        ("rollouts.key_env=sk-SECRET", "rollouts.key_env: expected the name of an environment variable, in capitals"),
+    ],
+)
+def test_a_secret_in_a_setting_is_refused_without_being_repeated(assignment: str, message: str) -> None:
+    given = ["rollouts.teacher=t", "rollouts.engine=openai", "rollouts.endpoint=https://h/v1", assignment]
+    with pytest.raises(InputError) as error:
+        build(override({}, [*SAMPLED, *given]))
+    assert str(error.value).startswith(message)
+    assert "SECRET" not in str(error.value)
 
 
 @pytest.mark.parametrize(

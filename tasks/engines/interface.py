@@ -7,11 +7,21 @@ that keeps them (`tasks.engines.journal`) goes on after a kill where it stopped.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 EngineName = Literal["transformers", "vllm", "openai"]
+
+
+def seed_of(seed: int, *names: str | int) -> int:
+    """A seed of 63 bits for what ``names`` say, such as a problem and its n-th sample; no two names share one.
+
+    It depends on nothing else: not on the order of the requests, nor on which others there are.
+    """
+    return int.from_bytes(hashlib.sha256(json.dumps([seed, *names]).encode()).digest()[:8], "big") >> 1
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ and at k = 1 all three are equal.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import combinations
 from math import comb, prod
 from typing import Any
@@ -21,6 +21,9 @@ from tasks.contracts import DIFFERENCES, SAMPLES, InputError, checked
 from tasks.evaluation.accuracy import checked_items
 from tasks.evaluation.intervals import paired_bootstrap, share_interval
 from tasks.specs import MOST_SAMPLES
+
+_RIGHT = -1
+"""The vote of every right answer; those of wrong ones count from 0."""
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
@@ -65,9 +68,8 @@ def samples_table(items: pl.DataFrame, ks: Sequence[int] | None = None, seed: in
     """SAMPLES frame from ITEMS: avg@k, pass@k and maj@k of every run with drawn answers, the base first.
 
     ``ks`` None: all samples that every problem of the benchmark has (the fewest where they differ); no rows where
-    nothing was drawn. Answers are equal
-    when the grader read the same text (``prediction``): "0.5" and "1/2" are two candidates. Values are means over
-    problems, intervals `share_interval` over problems drawn with ``seed``.
+    nothing was drawn. Votes are for answers, not for texts: "0.5" and "1/2" are one candidate (`_with_votes`); a tie is
+    shared (`maj_at_k`). Values are means over problems, intervals `share_interval` over problems drawn with ``seed``.
     `InputError` as `checked_items`, and for k below 1 or larger than the samples of a problem.
     """
     drawn = checked_items(items).filter(pl.col("sample") > 0)
@@ -77,14 +79,17 @@ def samples_table(items: pl.DataFrame, ks: Sequence[int] | None = None, seed: in
         )
     rows: list[dict[str, Any]] = []
     for (benchmark,), group in drawn.group_by("benchmark", maintain_order=True):
-        problems = _problems(group)
+        problems = _problems(_with_votes(group))
         wanted = [int(problems["samples"].min())] if ks is None else sorted(set(ks))  # type: ignore[arg-type]
         _check_ks(problems, str(benchmark), wanted)
         for (run,), own in problems.group_by("run", maintain_order=True):
+            interval_of = lru_cache(
+                partial(share_interval, seed=seed)
+            )  # avg@k is one at every k, at k = 1 all three are
             about = {"run": run, "benchmark": benchmark, "n": own.height, "samples": own["samples"].min()}
             for k in wanted:
                 for metric, scores in _scores(own, k).items():
-                    found = share_interval(scores, seed=seed)
+                    found = interval_of(scores)
                     value = {"value": found.estimate, "low": found.low, "high": found.high}
                     rows.append({**about, "metric": metric, "k": k, **value})
     return checked(pl.DataFrame(rows, schema=SAMPLES), SAMPLES, "samples")
@@ -126,17 +131,38 @@ def _difference(problems: pl.DataFrame, run_a: str, run_b: str, seed: int) -> di
     }
 
 
+def _with_votes(group: pl.DataFrame) -> pl.DataFrame:
+    """``group`` with the column ``vote``: equal for answers to a problem that are mathematically equal, null for none.
+
+    The right answers of a problem are one class: the grader found each equal to the gold. The wrong ones of all runs
+    are sorted into classes by `tasks.grading.equal.answer_classes`, the shortest text of a class standing for it.
+    """
+    from tasks.grading.equal import answer_classes
+
+    wrong = group.filter(~pl.col("correct")).drop_nulls("prediction").select("problem_id", "prediction").unique()
+    order = wrong.sort("problem_id", pl.col("prediction").str.len_chars(), "prediction")
+    lists = order.group_by("problem_id", maintain_order=True).agg("prediction")
+    classes = pl.Series("vote", answer_classes(lists["prediction"].to_list()), dtype=pl.List(pl.Int64))
+    votes = lists.with_columns(classes).explode("prediction", "vote")
+    return group.join(votes, on=["problem_id", "prediction"], how="left", maintain_order="left").with_columns(
+        vote=pl.when(pl.col("prediction").is_null()).then(None).when("correct").then(_RIGHT).otherwise("vote")
+    )
+
+
 def _problems(group: pl.DataFrame) -> pl.DataFrame:
-    """One row a run and problem: ``samples``, ``correct``, ``counts`` and ``right`` of the distinct answers."""
+    """One row a run and problem: ``samples``, ``correct`` and, where there are votes, ``counts`` of each answer and
+    whether it is ``right``."""
     keys = ["run", "problem_id"]
     totals = group.group_by(keys, maintain_order=True).agg(samples=pl.len(), correct=pl.col("correct").sum())
-    votes = group.drop_nulls("prediction").group_by([*keys, "prediction"], maintain_order=True)
-    answers = votes.agg(counts=pl.len(), right=pl.col("correct").mean())
+    if "vote" not in group.columns:
+        return totals
+    votes = group.drop_nulls("vote").group_by([*keys, "vote"], maintain_order=True).agg(counts=pl.len())
+    answers = votes.with_columns(right=(pl.col("vote") == _RIGHT).cast(pl.Float64()))
     lists = answers.group_by(keys, maintain_order=True).agg("counts", "right")
     return totals.join(lists, on=keys, how="left", maintain_order="left")
 
 
-def _scores(problems: pl.DataFrame, k: int) -> dict[str, list[float]]:
+def _scores(problems: pl.DataFrame, k: int) -> dict[str, tuple[float, ...]]:
     """Each metric's value for each problem."""
     scores: dict[str, list[float]] = {"avg": [], "pass": [], "maj": []}
     for samples, correct, counts, right in problems.select("samples", "correct", "counts", "right").iter_rows():
@@ -144,7 +170,7 @@ def _scores(problems: pl.DataFrame, k: int) -> dict[str, list[float]]:
         scores["avg"].append(correct / samples)
         scores["pass"].append(pass_at_k(samples, correct, k))
         scores["maj"].append(maj_at_k(counts, right, samples - sum(counts), k))
-    return scores
+    return {metric: tuple(values) for metric, values in scores.items()}
 
 
 @lru_cache(maxsize=100_000)
@@ -152,16 +178,23 @@ def _win(own: int, others: tuple[int, ...], unparsed: int, k: int) -> float:
     """Share of the choices of k samples that an answer given ``own`` times wins; a tie of s + 1 counts 1 / (s + 1).
 
     For each number of votes t that it may get, the ways in which the rest of the k samples falls on the others, none
-    of them above t: counted answer by answer, by (samples taken so far, answers level with t so far).
+    of them above t. Answers given less than t times cannot tie and are, with the samples that do not vote, one heap;
+    those given t times or more are counted answer by answer, by (samples taken so far, answers level with t so far).
+    ``others`` descending.
     """
+    n = sum(others) + own + unparsed
     choices = 0.0
-    for votes in range(1, min(own, k) + 1):
+    for votes in range(max(1, k - (n - own)), min(own, k) + 1):
         rest = k - votes
-        ways = np.zeros((rest + 1, rest // votes + 1))
-        ways[: unparsed + 1, 0] = [comb(unparsed, taken) for taken in range(min(unparsed, rest) + 1)]
-        for count in others:
+        rivals = [count for count in others if count >= votes]
+        heap = unparsed + sum(others[len(rivals) :])
+        if heap + votes * len(rivals) < rest:
+            continue  # so many samples give somebody more votes
+        ways = np.zeros((rest + 1, min(len(rivals), rest // votes) + 1))
+        ways[: heap + 1, 0] = [comb(heap, taken) for taken in range(min(heap, rest) + 1)]
+        for count in rivals:
             after = np.zeros_like(ways)
-            for taken in range(min(count, votes, rest) + 1):
+            for taken in range(min(votes, rest) + 1):
                 moved = comb(count, taken) * ways[: rest + 1 - taken]
                 if taken < votes:
                     after[taken:] += moved
@@ -169,7 +202,7 @@ def _win(own: int, others: tuple[int, ...], unparsed: int, k: int) -> float:
                     after[taken:, 1:] += moved[:, :-1]
             ways = after
         choices += comb(own, votes) * float(ways[rest] @ (1 / np.arange(1, ways.shape[1] + 1)))
-    return choices / comb(sum(others) + own + unparsed, k)
+    return choices / comb(n, k)
 
 
 def _check_ks(problems: pl.DataFrame, benchmark: str, ks: Sequence[int]) -> None:

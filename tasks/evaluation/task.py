@@ -95,6 +95,7 @@ def _key(
     settings = {
         "base": base.identity,
         "run": [info.run, info.method, info.seed, info.data_seed, info.lr],
+        "engine": spec.engine,
         "max_new_tokens": spec.max_new_tokens,
         "sampled": [spec.samples, spec.temperature, spec.seed] if spec.samples else [],
         "instructed": asked.instructed,
@@ -102,7 +103,7 @@ def _key(
         "device": slots()[0].kind,
     }
     inputs = {"problems": problems.ref.sha256, "adapter": trained.ref.sha256 if trained else ""}
-    return StageKey("evaluate", 4, inputs, settings)
+    return StageKey("evaluate", 5, inputs, settings)
 
 
 @task(task_run_name="accuracy", cache_policy=NO_CACHE)
@@ -111,7 +112,8 @@ def accuracy_task(answers: list[StageResult]) -> Any:
 
     Where answers were sampled beside the greedy ones, ``samples`` and ``differences`` too.
     """
-    key = StageKey("accuracy", 2, {str(i): answer.ref.sha256 for i, answer in enumerate(answers)}, {})
+    inputs = {str(i): answer.ref.sha256 for i, answer in enumerate(answers)}
+    key = StageKey("accuracy", 3, inputs, {"votes": grade.GRADER})
     store = open_store()
 
     def compute(out: Path, _: Any) -> dict[str, Any]:

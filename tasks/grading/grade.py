@@ -101,6 +101,22 @@ def unparsed_golds(golds: Sequence[str]) -> list[int]:
     return [index for index, text in enumerate(texts) if not readable[text]]
 
 
+def judge_equal(answer: str, gold: str) -> bool:
+    """Whether math-verify takes ``answer`` for ``gold``, both tidied; never where one cannot be read."""
+    if not (_legible(answer) and _legible(gold)):
+        return False
+    reply = POOL.ask(_boxed(answer), _boxed(gold))
+    return reply is not None and reply[0]
+
+
+def magnitude(answer: str) -> float | None:
+    """A number that tells tidied answers apart: those that `judge_equal` finds equal share it, up to its rounding.
+
+    None where there is none: for a set, a relation, a word, and what cannot be read. NaN past the time limit.
+    """
+    return POOL.magnitude(_boxed(answer)) if _legible(answer) else None
+
+
 def agreement(rewards_given: Sequence[float | None], grades: Sequence[Grade]) -> Agreement:
     """Where given labels and grades agree. Rows without a label (None) do not count; indices refer to the sequences."""
     if len(rewards_given) != len(grades):
@@ -139,7 +155,7 @@ def _readable(golds: set[str]) -> dict[str, bool]:
 def _read(gold: str) -> bool:
     if INTEGER.fullmatch(gold):
         return True
-    if not gold or len(gold) > MAX_FORMULA or not balanced(gold):
+    if not _legible(gold):
         return False
     reply = POOL.ask(None, _boxed(gold))
     return reply is not None and reply[2]
@@ -163,6 +179,10 @@ def _judge(question: _Question, gold_parsed: bool) -> Grade:
     if reply is None or reply[1] is None:
         return Grade(0.0, None, gold_parsed)
     return Grade(float(reply[0] and gold_parsed), answer if marked else reply[1], gold_parsed)
+
+
+def _legible(text: str) -> bool:
+    return bool(text) and len(text) <= MAX_FORMULA and balanced(text)
 
 
 def _boxed(text: str) -> str:

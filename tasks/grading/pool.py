@@ -15,7 +15,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, TypeVar
+from contextlib import contextmanager
+from math import nan
+from typing import IO, Any, TypeVar
 
 from tasks.contracts import StageError
 from tasks.grading.child import Reply
@@ -38,14 +40,23 @@ class Child:
 
         A child that somebody else killed (memory, a signal) is replaced and asked again: its death is not the answer's.
         """
-        return self._ask(answer, gold) or (self._ask(answer, gold) if self._killed else None)
+        reply = self._told([answer, gold])
+        return None if reply is None else (reply[0], reply[1], reply[2])
 
-    def _ask(self, answer: str | None, gold: str) -> Reply | None:
+    def magnitude(self, text: str) -> float | None:
+        """`child.magnitude`; NaN past the time limit."""
+        reply = self._told([text])
+        return nan if reply is None else reply[0]
+
+    def _told(self, texts: list[str | None]) -> list[Any] | None:
+        return self._ask(texts) or (self._ask(texts) if self._killed else None)
+
+    def _ask(self, texts: list[str | None]) -> list[Any] | None:
         process = self.process if self.process is not None and self.process.poll() is None else self._start()
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(json.dumps([answer, gold]) + "\n")
+            process.stdin.write(json.dumps(texts) + "\n")
             process.stdin.flush()
             reply = process.stdout.readline()
         except BrokenPipeError:
@@ -54,8 +65,7 @@ class Child:
             self._killed = process.wait() < 0  # the watchdog leaves with 1
             self.close()
             return None
-        same, read, known = json.loads(reply)
-        return same, read, known
+        return list(json.loads(reply))
 
     def _start(self) -> subprocess.Popen[str]:
         self.close()
@@ -99,9 +109,19 @@ class Pool:
 
     def ask(self, answer: str | None, gold: str) -> Reply | None:
         """As `Child.ask`, on a child that is free; waits for one."""
+        with self._child() as child:
+            return child.ask(answer, gold)
+
+    def magnitude(self, text: str) -> float | None:
+        """As `Child.magnitude`, on a child that is free."""
+        with self._child() as child:
+            return child.magnitude(text)
+
+    @contextmanager
+    def _child(self) -> Iterator[Child]:
         child = self._free.get()
         try:
-            return child.ask(answer, gold)
+            yield child
         finally:
             self._free.put(child)
 

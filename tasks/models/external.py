@@ -17,27 +17,27 @@ FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 """What is fetched from the Hub and what decides the digest: no pickles, no code."""
 
 
-def locate(base: str) -> Path:
+def locate(base: str, setting: str = "model.base") -> Path:
     """The model's folder: ``base`` itself if it is one, else the Hub's snapshot, downloaded when needed.
 
-    Raises `InputError` where it is neither, or holds no configuration or no safetensors weights.
+    Raises `InputError`, naming ``setting``, where it is neither, or holds no configuration or no safetensors weights.
     """
     folder = Path(base).expanduser()
     if not folder.is_dir():
         if folder.is_absolute() or base.startswith((".", "~")) or base.count("/") > 1:
-            raise InputError(f"model.base: no folder {base!r}")
-        folder = _from_hub(base)
+            raise InputError(f"{setting}: no folder {base!r}")
+        folder = _from_hub(base, setting)
     if not (folder / "config.json").is_file():
-        raise InputError(f"model.base: {folder} has no config.json; expected a Hugging Face model directory")
+        raise InputError(f"{setting}: {folder} has no config.json; expected a Hugging Face model directory")
     if not list(folder.glob("*.safetensors")):
         raise InputError(
-            f"model.base: {folder} has no *.safetensors; pickled weights are not loaded: convert them with "
+            f"{setting}: {folder} has no *.safetensors; pickled weights are not loaded: convert them with "
             "save_pretrained(safe_serialization=True)"
         )
     return folder.absolute()
 
 
-def _from_hub(base: str) -> Path:
+def _from_hub(base: str, setting: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
@@ -45,7 +45,7 @@ def _from_hub(base: str) -> Path:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"model.base: {base!r} is neither a folder here nor to be had from the Hub: {reason}"
+            f"{setting}: {base!r} is neither a folder here nor to be had from the Hub: {reason}"
         ) from error
 
 

@@ -26,7 +26,7 @@ class Generated:
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...] | None
-    """Log-probability (nats) of each token at the sampling temperature; None for greedy decoding."""
+    """Log-probability (nats) of each token at the sampling temperature; of greedy decoding at 1, where asked for."""
     finish_reason: Literal["stop", "length"]
 
 
@@ -41,14 +41,16 @@ def generate(
     temperature: float | None = None,
     seeds: Sequence[int] | None = None,
     adapters: Sequence[str] | None = None,
+    greedy_logprobs: bool = False,
     progress: Progress = no_progress,
 ) -> list[Generated]:
     """Completions of ``prompts`` (token ids), in their order.
 
     ``temperature`` None decodes greedily; otherwise ``seeds`` gives one non-negative integer a prompt. ``adapters``:
     for a model of `tasks.models.load.load_adapters`, the name of each prompt's adapter; rows of several adapters share
-    a batch. Prompts are decoded in order of length, ``batch_size`` at a time; ``progress`` counts prompts. Raises
-    `InputError` for empty prompts, a temperature that is not positive, or seeds that do not match the prompts.
+    a batch. ``greedy_logprobs`` has greedy decoding report log-probabilities too. Prompts are decoded in order of
+    length, ``batch_size`` at a time; ``progress`` counts prompts. Raises `InputError` for empty prompts, a temperature
+    that is not positive, or seeds that do not match the prompts.
     """
     import torch
 
@@ -73,6 +75,7 @@ def generate(
                     pad_id,
                     max_new_tokens,
                     mixed([adapters[i] for i in batch] if adapters is not None else None),
+                    greedy_logprobs,
                 )
             done.update(zip(batch, rows, strict=True))
             progress(len(done), len(order), "")
@@ -111,6 +114,7 @@ def _decode(
     pad_id: int,
     max_new_tokens: int,
     mixture: dict[str, list[str]],
+    greedy_logprobs: bool = False,
 ) -> list[Generated]:
     import torch
     from transformers import LogitsProcessorList
@@ -121,7 +125,7 @@ def _decode(
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(list(prompt))
         mask[row, width - len(prompt) :] = 1
-    sampler = None
+    sampler: InverseSampler | GreedyScorer | None = GreedyScorer() if greedy_logprobs else None
     if draws_BT is not None and temperature is not None:
         sampler = InverseSampler(torch.from_numpy(draws_BT).to(model.device), temperature, width)
     output = model.generate(
@@ -195,7 +199,29 @@ class InverseSampler:
 
     def logprobs(self) -> list[list[float]]:
         """(B, T) log-probabilities of the chosen tokens, one a step taken."""
+        return _by_row(self._logprobs)
+
+
+class GreedyScorer:
+    """A logits processor that changes nothing and notes the log-probability of the token that greedy search takes."""
+
+    def __init__(self) -> None:
+        self._logprobs: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         import torch
 
-        rows: list[list[float]] = torch.stack(self._logprobs, dim=1).tolist()
-        return rows
+        self._logprobs.append(torch.log_softmax(scores.double(), dim=-1).amax(-1))
+        return scores
+
+    def logprobs(self) -> list[list[float]]:
+        """(B, T) log-probabilities of the likeliest tokens, one a step taken."""
+        return _by_row(self._logprobs)
+
+
+def _by_row(steps: list[Tensor]) -> list[list[float]]:
+    """T tensors (B,) -> B lists of T."""
+    import torch
+
+    rows: list[list[float]] = torch.stack(steps, dim=1).tolist()
+    return rows

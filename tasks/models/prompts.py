@@ -7,10 +7,13 @@ from typing import Any
 from tasks.contracts import InputError
 
 
-def check_template(template: str | None) -> None:
-    """Raise `InputError` unless ``template`` is None or has ``{question}`` in it, once. Other braces are plain text."""
+def check_template(template: str | None, setting: str = "model.prompt_template") -> None:
+    """Raise `InputError`, naming ``setting``, unless ``template`` is None or has ``{question}`` in it, once.
+
+    Other braces are plain text.
+    """
     if template is not None and template.count("{question}") != 1:
-        raise InputError(f"model.prompt_template: expected {{question}} exactly once, got {template!r}")
+        raise InputError(f"{setting}: expected {{question}} exactly once, got {template!r}")
 
 
 def prompt_ids(tokenizer: Any, question: str, template: str | None = None) -> list[int]:

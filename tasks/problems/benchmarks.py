@@ -113,8 +113,14 @@ class Loaded:
         frame = self.problems.frame
         if n is None or n >= frame.height:
             return frame
-        keys = pl.Series("key", [bare_key(question) for question in frame["question"]], dtype=pl.Int64)
-        return frame.with_columns(keys).sort("key").head(n).drop("key")
+        return keyed(frame).sort("key").head(n).drop("key")
+
+
+def keyed(problems: pl.DataFrame) -> pl.DataFrame:
+    """PROBLEMS with a column ``key``, the hash of the bare question by which problems are chosen and told apart."""
+    return problems.with_columns(
+        pl.Series("key", [bare_key(question) for question in problems["question"]], dtype=pl.Int64)
+    )
 
 
 def load_benchmark(name: str, n: int | None = None, fields: Mapping[str, str] | None = None) -> pl.DataFrame:
@@ -130,15 +136,38 @@ def open_benchmark(name: str, fields: Mapping[str, str] | None = None) -> Loaded
     """As `load_benchmark`, whole, with its source, template and what was left out."""
     if name in _BY_NAME:
         return _named(_BY_NAME[name])
-    split = benchmark_name(name)
-    layout = Layout(split=split, fields=fields or {})
+    return _given(name, Layout(split=benchmark_name(name), fields=fields or {}))
+
+
+def open_prompts(name: str, fields: Mapping[str, str] | None = None) -> Loaded:
+    """Problems to sample rollouts for: a named set of prompts, a file or a Hub data set; whole.
+
+    Rows without a gold answer and repeated questions are left out and counted. Raises `InputError`, also for a name
+    that is there to be judged by.
+    """
+    setting = "rollouts.problems"
+    if name in _BY_NAME:
+        if _BY_NAME[name].role != "prompts":
+            raise InputError(f"{setting}: {name!r} is there to be judged by; train on one of {_names('prompts')}")
+        return _named(_BY_NAME[name])
+    split = benchmark_name(name, setting)
+    return _given(name, Layout(split=split, fields=fields or {}, lenient=True, setting="rollouts.fields"))
+
+
+def _names(role: str) -> str:
+    return ", ".join(benchmark.name for benchmark in BENCHMARKS if benchmark.role == role)
+
+
+def _given(name: str, layout: Layout) -> Loaded:
+    """The problems of a file or a Hub data set of one's own."""
+    split = layout.split
     if name.startswith(PREFIX):
         return Loaded(split, QUESTION_ALONE, name, collect(hub_rows(*parse_hub(name)), name, layout))
     path = Path(name).expanduser()
     return Loaded(split, QUESTION_ALONE, path.name, collect(read_rows(path), name_of(path), layout))
 
 
-def benchmark_name(name: str) -> str:
+def benchmark_name(name: str, setting: str = "evaluation.benchmarks") -> str:
     """What the tables call it: a registered name, a file's own name, or the Hub's. Raises `InputError`: unknown."""
     if name in _BY_NAME:
         return name
@@ -149,9 +178,7 @@ def benchmark_name(name: str) -> str:
         return Path(name).name
     near = difflib.get_close_matches(name, _BY_NAME, n=1)
     known = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_BY_NAME)}"
-    raise InputError(
-        f"evaluation.benchmarks: no benchmark {name!r}; {known} (or a .jsonl or .parquet file, or hub:org/name)"
-    )
+    raise InputError(f"{setting}: no benchmark {name!r}; {known} (or a .jsonl or .parquet file, or hub:org/name)")
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -161,7 +188,7 @@ def check_names(names: Sequence[str]) -> None:
         if table in tables[:place]:
             raise InputError(f"evaluation.benchmarks: {table!r} is listed twice; rename one file or leave it out")
         if name in _BY_NAME and _BY_NAME[name].role == "prompts":
-            judges = ", ".join(benchmark.name for benchmark in BENCHMARKS if benchmark.role == "evaluation")
+            judges = _names("evaluation")
             raise InputError(
                 f"evaluation.benchmarks: {name!r} is a set of training prompts; evaluate on one of {judges}"
             )

@@ -42,6 +42,8 @@ class Layout:
     """Leave out rows without a gold answer and repeated questions, counted, instead of refusing them."""
     keep: Callable[[Row], bool] | None = None
     """Which rows of the source belong to it; None for all."""
+    setting: str = "evaluation.fields"
+    """Where a user names the columns; for errors."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def _problem(row: Row, layout: Layout) -> dict[str, str | None]:
         raise row.refuse(
             name,
             f"the question as a non-empty string, got {show(question)}",
-            "give it as `question`, `problem` or `prompt`, or name its column in evaluation.fields",
+            f"give it as `question`, `problem` or `prompt`, or name its column in {layout.setting}",
         )
     question = unasked(row.text(name, question), layout.template)
     name, gold = row.first(_names(layout, "answer"))
@@ -123,8 +125,8 @@ def _problem(row: Row, layout: Layout) -> dict[str, str | None]:
         raise row.refuse(
             name,
             f"the gold answer as a non-empty string or a number, got {show(gold)}",
-            "give it as `answer`, `gold` or `ground_truth`, name its column in evaluation.fields, or leave the problem "
-            "out",
+            f"give it as `answer`, `gold` or `ground_truth`, name its column in {layout.setting}, or leave the "
+            "problem out",
         )
     answer, solution = worked(row.text(name, str(gold)))
     normal = normal_gold(answer, layout.gold)

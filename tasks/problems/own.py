@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from tasks.contracts import PROBLEMS, InputError, checked
-from tasks.problems.benchmarks import Loaded
+from tasks.problems.benchmarks import Loaded, keyed
 from tasks.problems.files import read_problems
 from tasks.problems.overlap import bare_key
 
@@ -76,5 +76,4 @@ def own_problems(
 
 def _fresh(frame: pl.DataFrame, trained: set[int]) -> pl.DataFrame:
     """The problems that were not trained on, in the order of their hashes (column ``key``)."""
-    keys = pl.Series("key", [bare_key(question) for question in frame["question"]], dtype=pl.Int64)
-    return frame.with_columns(keys).filter(~pl.col("key").is_in(list(trained))).sort("key")
+    return keyed(frame).filter(~pl.col("key").is_in(list(trained))).sort("key")

@@ -1,17 +1,19 @@
-"""Rollouts that somebody else made, tokenised for the base at hand. Runs in a worker process.
+"""Rollouts for a base of one's own, from a file or from a teacher, tokenised for it. Runs in a worker process.
 
 Rows longer than the context are dropped by the rule ``longer than model.max_length``: never cut, because a cut
-completion has lost its answer. Completions that the file does not mark as truncated end with the end-of-sequence token.
+completion has lost its answer. Completions that are not marked as truncated end with the end-of-sequence token.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from tasks.contracts import PROBLEMS, ROLLOUTS, InputError, Progress, checked, no_progress
+from tasks.contracts import COMPLETIONS, PROBLEMS, ROLLOUTS, InputError, Progress, checked, no_progress
+from tasks.rollouts.teacher import TEACHER, tokenizer_digest
 
 
 def own_rollouts(
@@ -22,6 +24,7 @@ def own_rollouts(
     pad_token: str | None,
     max_length: int | None,
     holdout: float,
+    truncated: str = "keep",
     out: Path,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -31,49 +34,133 @@ def own_rollouts(
     log-probabilities are kept where they match the completion's tokens one to one (with or without a closing
     end-of-sequence token, whose log-probability is then unknown and the row's are dropped).
     """
-    from tasks.models.load import context_length, load_tokenizer
-    from tasks.models.prompts import completion_ids, prompt_ids
+    from tasks.models.load import load_tokenizer
+    from tasks.models.prompts import completion_ids
     from tasks.rollouts.files import heldout_split, read_rollouts
 
     tokenizer = load_tokenizer(base, pad_token)
-    limit = context_length(base, max_length)
     raw = read_rollouts(file)
     held = heldout_split(raw["problem_id"].unique(maintain_order=True).to_list(), holdout)
     aside = raw.filter(pl.col("problem_id").is_in(list(held)))
     raw = raw.filter(~pl.col("problem_id").is_in(list(held)))
     _heldout_problems(aside).write_parquet(out / "heldout.parquet")
-
-    prompts = {
-        prompt: prompt_ids(tokenizer, prompt, prompt_template) for prompt in raw["prompt"].unique(maintain_order=True)
-    }
+    kept = without_truncated(raw, truncated)
     completions = []
-    for done, (completion, finish) in enumerate(raw.select("completion", "finish_reason").iter_rows(), 1):
+    for done, (completion, finish) in enumerate(kept.select("completion", "finish_reason").iter_rows(), 1):
         completions.append(completion_ids(tokenizer, completion, closed=finish != "length"))
-        if done % 500 == 0 or done == raw.height:
-            progress(done, raw.height, "rows tokenised")
-    known = [
-        values is not None and len(values) == len(ids)
-        for values, ids in zip(raw["logprobs"].to_list(), completions, strict=True)
-    ]
-    frame = raw.with_columns(
-        prompt_ids=pl.Series([prompts[prompt] for prompt in raw["prompt"]], dtype=pl.List(pl.Int64)),
-        completion_ids=pl.Series(completions, dtype=pl.List(pl.Int64)),
-        logprobs=pl.when(pl.Series(known, dtype=pl.Boolean)).then(pl.col("logprobs")),
-    ).rename({"reward": "given_reward"})
+        if done % 500 == 0 or done == kept.height:
+            progress(done, kept.height, "rows tokenised")
+    frame = kept.with_columns(completion_ids=pl.Series(completions, dtype=pl.List(pl.Int64)))
+    counts = _write(
+        frame.rename({"reward": "given_reward"}), base, tokenizer, prompt_template, max_length, file.name, out
+    )
+    return {**counts, "dropped_truncated": raw.height - kept.height, "heldout_problems": len(held)}
+
+
+def taught_rollouts(
+    *,
+    completions: Path,
+    heldout: Path,
+    base: Path,
+    prompt_template: str | None,
+    pad_token: str | None,
+    max_length: int | None,
+    truncated: str = "keep",
+    out: Path,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """The completions of `tasks.rollouts.sample.sample_completions` in the tokens of the base.
+
+    Where teacher and base have one tokenizer (compared by digest) the teacher's ids and log-probabilities are kept as
+    they are; else the texts are tokenised anew and the log-probabilities, which are of other tokens, are dropped.
+    Writes the same files as `own_rollouts`; ``heldout`` is a file of PROBLEMS.
+    """
+    from tasks.models.load import load_tokenizer
+    from tasks.models.prompts import completion_ids
+
+    tokenizer = load_tokenizer(base, pad_token)
+    spoken = json.loads((completions / TEACHER).read_text())["tokenizer"]
+    shared = spoken == tokenizer_digest(tokenizer)
+    raw = checked(pl.read_parquet(completions / "completions.parquet"), COMPLETIONS, "completions")
+    kept = without_truncated(raw, truncated)
+    ids, exact = [], 0
+    for text, told, finish in kept.select("completion", "completion_ids", "finish_reason").iter_rows():
+        closed = finish != "length"
+        if shared and told is not None:
+            exact += 1
+            ids.append([*told, tokenizer.eos_token_id] if closed and told[-1:] != [tokenizer.eos_token_id] else told)
+        else:
+            ids.append(completion_ids(tokenizer, text, closed=closed))
+    progress(kept.height, kept.height, "rows tokenised")
+    same = pl.lit(shared) & pl.col("completion_ids").is_not_null()
+    frame = kept.with_columns(
+        logprobs=pl.when(same).then("logprobs"),
+        completion_ids=pl.Series(ids, dtype=pl.List(pl.Int64)),
+        given_reward=pl.lit(None, dtype=pl.Float64),
+    )
+    aside = checked(pl.read_parquet(heldout), PROBLEMS, "held-out problems")
+    aside.write_parquet(out / "heldout.parquet")
+    counts = _write(frame, base, tokenizer, prompt_template, max_length, "the teacher's completions", out)
+    return {
+        **counts,
+        "dropped_truncated": raw.height - kept.height,
+        "heldout_problems": aside.height,
+        "shared_tokenizer": shared,
+        "exact_ids": exact,
+    }
+
+
+def without_truncated(rollouts: pl.DataFrame, truncated: str) -> pl.DataFrame:
+    """``"keep"``: all rows; ``"drop"``: those that their model ended itself. Raises `InputError` where none is left."""
+    if truncated == "keep":
+        return rollouts
+    kept = rollouts.filter(pl.col("finish_reason") != "length")
+    if kept.is_empty():
+        raise InputError(
+            f"rollouts.truncated: all {rollouts.height} completions were cut at the token limit; raise "
+            "rollouts.max_new_tokens, or keep them"
+        )
+    return kept
+
+
+def _write(
+    frame: pl.DataFrame,
+    base: Path,
+    tokenizer: Any,
+    prompt_template: str | None,
+    max_length: int | None,
+    source: str,
+    out: Path,
+) -> dict[str, Any]:
+    """Write ``rollouts.parquet``: prompts tokenised, rows that are too long dropped, log-probabilities that fit kept.
+
+    ``frame`` has all columns of ROLLOUTS but for ``prompt_ids``.
+    """
+    from tasks.models.load import context_length
+    from tasks.models.prompts import prompt_ids
+
+    limit = context_length(base, max_length)
+    prompts = {
+        prompt: prompt_ids(tokenizer, prompt, prompt_template) for prompt in frame["prompt"].unique(maintain_order=True)
+    }
+    whole = frame.with_columns(
+        prompt_ids=pl.Series([prompts[prompt] for prompt in frame["prompt"]], dtype=pl.List(pl.Int64)),
+        logprobs=pl.when(pl.col("logprobs").list.len() == pl.col("completion_ids").list.len()).then("logprobs"),
+    )
     length = pl.col("prompt_ids").list.len() + pl.col("completion_ids").list.len()
-    fitting = frame.filter(length <= limit)
+    fitting = whole.filter(length <= limit)
     if fitting.is_empty():
         raise InputError(
-            f"model.max_length: all {frame.height} rows of {file.name} are longer than {limit} tokens; "
+            f"model.max_length: all {whole.height} rows of {source} are longer than {limit} tokens; "
             "use a base with a longer context"
         )
     checked(fitting.select(ROLLOUTS.keys()), ROLLOUTS, "rollouts").write_parquet(out / "rollouts.parquet")
     return {
         "rows": fitting.height,
         "problems": fitting["problem_id"].n_unique(),
-        "dropped_too_long": frame.height - fitting.height,
-        "problems_lost": frame["problem_id"].n_unique() - fitting["problem_id"].n_unique(),
-        "heldout_problems": len(held),
+        "dropped_too_long": whole.height - fitting.height,
+        "problems_lost": whole["problem_id"].n_unique() - fitting["problem_id"].n_unique(),
+        "with_logprobs": fitting.height - fitting["logprobs"].null_count(),
         "max_length": limit,
     }
 

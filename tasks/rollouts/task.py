@@ -1,4 +1,4 @@
-"""Prefect tasks: sample the rollouts, or take in those that somebody else made."""
+"""Prefect tasks: sample the rollouts of a teacher, or take in those that somebody else made."""
 
 from __future__ import annotations
 
@@ -8,60 +8,110 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks import home
 from tasks.contracts import ModelRef, StageResult
-from tasks.devices import run_pinned
+from tasks.devices import run_pinned, run_unpinned
 from tasks.digests import file_digest
-from tasks.rollouts.own import own_rollouts
-from tasks.rollouts.sample import sample_rollouts
+from tasks.rollouts.own import own_rollouts, taught_rollouts
+from tasks.rollouts.prompts import chosen_prompts, prompts_key, split_prompts
+from tasks.rollouts.sample import sample_completions, sample_world
+from tasks.rollouts.teacher import completions_key, teacher_folder
 from tasks.specs import RolloutSpec
 from tasks.stage import can_heal, log_file, run_stage, state_of
 from tasks.store import StageKey, open_store
+
+
+def _journal(key: StageKey) -> Path:
+    """Where the stage keeps what the teacher has said until it is recorded."""
+    return home.subfolder("partial") / f"{key.digest}.jsonl"
 
 
 @task(task_run_name="rollouts K={spec.k}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
 def sample_task(spec: RolloutSpec, pretrained: StageResult, problems: StageResult) -> Any:
     """Artifact: ``rollouts.parquet`` (ROLLOUTS), sampled from the embedded teacher."""
     store = open_store()
-    settings = spec.model_dump(mode="json", exclude={"file", "holdout", "prompts"})
-    key = StageKey("rollouts", 1, {"world": pretrained.ref.sha256, "problems": problems.ref.sha256}, settings)
+    settings = spec.model_dump(
+        mode="json", include={"engine", "k", "temperature", "max_new_tokens", "seed", "truncated"}
+    )
+    key = StageKey("rollouts", 2, {"world": pretrained.ref.sha256, "problems": problems.ref.sha256}, settings)
     world = store.local(pretrained.ref)
     arguments = {
         "teacher": world / "teacher",
         "student": world / "student",
         "problems": store.local(problems.ref) / "problems.parquet",
         "spec": spec,
+        "journal": _journal(key),
     }
-    return state_of(
-        run_stage(
-            key,
-            f"rollouts K={spec.k}",
-            lambda out, progress: run_pinned(
-                sample_rollouts, {**arguments, "out": out}, log=log_file(key), progress=progress
-            ),
-        )
-    )
+
+    def compute(out: Path, progress: Any) -> Any:
+        return run_pinned(sample_world, {**arguments, "out": out}, log=log_file(key), progress=progress)
+
+    result = run_stage(key, f"rollouts K={spec.k}", compute)
+    _journal(key).unlink(missing_ok=True)
+    return state_of(result)
 
 
-@task(task_run_name="rollouts from file", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
-def own_rollouts_task(spec: RolloutSpec, holdout: float, base: ModelRef) -> Any:
-    """Artifact: ``rollouts.parquet`` (ROLLOUTS) and ``heldout.parquet`` from the user's file."""
-    assert spec.file is not None
-    file = Path(spec.file).expanduser()
-    key = StageKey("rollouts", 1, {"file": file_digest(file)}, {"base": base.identity, "holdout": holdout})
+@task(task_run_name="prompts", cache_policy=NO_CACHE)
+def prompts_task(spec: RolloutSpec, holdout: float) -> Any:
+    """Artifact: ``asked.parquet`` and ``heldout.parquet`` (PROBLEMS) out of ``rollouts.problems``."""
+    loaded, chosen = chosen_prompts(spec)
+
+    def compute(out: Path, progress: Any) -> Any:
+        progress(0, 0, "")
+        return split_prompts(loaded=loaded, chosen=chosen, holdout=holdout, out=out)
+
+    return state_of(run_stage(prompts_key(chosen, holdout), "prompts", compute))
+
+
+@task(task_run_name="completions K={spec.k}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
+def completions_task(spec: RolloutSpec, prompts: StageResult) -> Any:
+    """Artifact: ``completions.parquet`` (COMPLETIONS) of the user's teacher. An endpoint takes no device slot."""
+    folder = teacher_folder(spec)
+    key = completions_key(spec, prompts.ref.sha256, folder)
     arguments = {
-        "file": file,
-        "base": open_store().local(base.ref) / base.folder,
+        "problems": open_store().local(prompts.ref) / "asked.parquet",
+        "teacher": folder,
+        "spec": spec,
+        "journal": _journal(key),
+    }
+
+    def compute(out: Path, progress: Any) -> Any:
+        run = run_unpinned if folder is None else run_pinned
+        return run(sample_completions, {**arguments, "out": out}, log=log_file(key), progress=progress)
+
+    result = run_stage(key, f"completions K={spec.k}", compute)
+    _journal(key).unlink(missing_ok=True)
+    return state_of(result)
+
+
+@task(task_run_name="rollouts", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
+def own_rollouts_task(
+    spec: RolloutSpec, holdout: float, base: ModelRef, prompts: StageResult | None, completions: StageResult | None
+) -> Any:
+    """Artifact: ``rollouts.parquet`` (ROLLOUTS), ``heldout.parquet``: from the user's file or teacher, for the base."""
+    store = open_store()
+    settings: dict[str, Any] = {"base": base.identity, "truncated": spec.truncated}
+    arguments: dict[str, Any] = {
+        "base": store.local(base.ref) / base.folder,
         "prompt_template": base.prompt_template,
         "pad_token": base.pad_token,
         "max_length": base.max_length,
-        "holdout": holdout,
+        "truncated": spec.truncated,
     }
-    return state_of(
-        run_stage(
-            key,
-            "rollouts from file",
-            lambda out, progress: run_pinned(
-                own_rollouts, {**arguments, "out": out}, log=log_file(key), progress=progress
-            ),
-        )
-    )
+    if prompts is not None and completions is not None:
+        function: Any = taught_rollouts
+        inputs = {"prompts": prompts.ref.sha256, "completions": completions.ref.sha256}
+        arguments["completions"] = store.local(completions.ref)
+        arguments["heldout"] = store.local(prompts.ref) / "heldout.parquet"
+    else:
+        assert spec.file is not None
+        function, file = own_rollouts, Path(spec.file).expanduser()
+        inputs = {"file": file_digest(file)}
+        settings["holdout"] = holdout
+        arguments |= {"file": file, "holdout": holdout}
+    key = StageKey("rollouts", 2, inputs, settings)
+
+    def compute(out: Path, progress: Any) -> Any:
+        return run_pinned(function, {**arguments, "out": out}, log=log_file(key), progress=progress)
+
+    return state_of(run_stage(key, "rollouts from file" if completions is None else "rollouts", compute))

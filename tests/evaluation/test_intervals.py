@@ -16,6 +16,15 @@ def test_wilson_by_hand() -> None:
     assert wilson(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("correct", "n", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_of_newcombes_table(correct: int, n: int, low: float, high: float) -> None:
+    # Newcombe 1998, Statistics in Medicine 17, 857-872, table I, method 3 (score without continuity correction).
+    assert wilson(correct, n) == pytest.approx((low, high), abs=5e-5)
+
+
 @pytest.mark.parametrize(("correct", "n"), [(0, 5), (5, 5), (1, 30), (1234, 1319), (1, 1)])
 @pytest.mark.parametrize("level", [0.9, 0.95, 0.99])
 def test_wilson_equals_statsmodels_and_mirrors(correct: int, n: int, level: float) -> None:

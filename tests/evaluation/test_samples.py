@@ -95,7 +95,7 @@ def test_maj_of_many_samples_and_of_two_right_texts() -> None:
     chances = [maj_at_k([600, 400], right, 0, 501) for right in ([1, 0], [0, 1])]
     assert sum(chances) == pytest.approx(1.0, rel=1e-12)
     assert 0 < chances[1] < 1e-9
-    # "1/2" and "0.5", both right, are two candidates: together they lose to three of one wrong answer.
+    # Two candidates that are both right (the table makes one of them) lose to three of one wrong answer.
     assert maj_at_k([2, 2, 3], [1, 1, 0], 0, 7) == 0.0
     assert maj_at_k([2, 2, 2], [1, 1, 0], 0, 6) == pytest.approx(2 / 3, rel=1e-14)
 
@@ -210,3 +210,22 @@ def test_tables_without_pairs_or_ks_are_empty() -> None:
     items = frame(sampled("sft", ["RW"]))
     assert (dict(differences_table(items).schema), differences_table(items).height) == (DIFFERENCES, 0)
     assert (dict(samples_table(items, ks=[]).schema), samples_table(items, ks=[]).height) == (SAMPLES, 0)
+
+
+def test_votes_are_for_values_not_for_texts() -> None:
+    """Of 1/2, 0.5, 7, 7.0 and 3 no text is given twice; as values a half and seven have two votes each."""
+    texts = ["1/2", "0.5", "7", "7.0", "3"]
+
+    def told(right: set[str]) -> dict[tuple[str, int], float]:
+        rows = sampled("sft", ["WWWWW"])
+        for row, text in zip(rows, texts, strict=True):
+            row.update(prediction=text, correct=text in right)
+        return values(samples_table(frame(rows), ks=[1, 3, 5]))
+
+    # All five: two votes for a half, two for seven, one for three: the tie is shared.
+    half, seven, three = told({"1/2", "0.5"}), told({"7", "7.0"}), told({"3"})
+    assert (half["maj", 5], seven["maj", 5], three["maj", 5]) == (0.5, 0.5, 0.0)
+    # Three of HHSST, 10 choices: HHx and xHH win 3 (HHS, HHS, HHT); HST, 2 * 2 = 4 times, ties three ways: 4/3.
+    assert half["maj", 3] == pytest.approx((3 + 4 / 3) / 10, rel=1e-14)
+    assert half["maj", 3] + seven["maj", 3] + three["maj", 3] == pytest.approx(1.0, rel=1e-14)
+    assert half["maj", 1] == pytest.approx(half["avg", 1], rel=1e-14) == pytest.approx(0.4, rel=1e-14)

@@ -1,0 +1,43 @@
+"""The one place that knows all engines: a teacher's engine by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks.contracts import InputError
+from tasks.engines.endpoint import Endpoint
+from tasks.engines.interface import Engine
+from tasks.engines.openai import OpenAIEngine
+from tasks.specs import RolloutSpec
+
+
+def open_engine(spec: RolloutSpec, teacher: Path | None) -> Engine:
+    """The engine that ``rollouts`` names, over the model in ``teacher``; an endpoint has its model itself.
+
+    Nothing is loaded or connected before the engine is entered.
+    """
+    if spec.engine == "openai":
+        return open_endpoint(spec)
+    assert teacher is not None
+    if spec.engine == "vllm":
+        from tasks.engines.vllm import VllmEngine
+
+        return VllmEngine(teacher, batch_size=spec.batch_size)
+    from tasks.engines.transformers import TransformersEngine
+
+    return TransformersEngine(teacher, batch_size=spec.batch_size)
+
+
+def open_endpoint(spec: RolloutSpec) -> OpenAIEngine:
+    """The endpoint that ``rollouts`` names. Raises `InputError` for a bad URL and a key that is not there."""
+    if spec.endpoint is None or spec.teacher is None:
+        raise InputError("rollouts.endpoint: the openai engine needs it, and rollouts.teacher, the model's name there")
+    endpoint = Endpoint(
+        url=spec.endpoint,
+        model=spec.teacher,
+        key_env=spec.key_env,
+        timeout=spec.timeout,
+        retries=spec.retries,
+        extra=spec.extra,
+    )
+    return OpenAIEngine(endpoint, concurrency=spec.concurrency, tokens=spec.teacher_tokenizer is not None)

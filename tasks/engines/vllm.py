@@ -1,0 +1,157 @@
+"""The engine for GPUs: vLLM, in a process and an environment of its own, adapters side by side in one batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.contracts import InputError, StageError
+from tasks.engines.interface import Completion, Deliver, Request, Sampling
+from tasks.engines.vllm_adapters import check_adapters
+from tasks.engines.vllm_process import VllmProcess, interpreter
+
+LOAD_SECONDS = 1800.0
+"""Longest silence while the model is read, compiled and warmed up."""
+HANG_SECONDS = 300.0
+"""Longest silence of an engine at work; it says something every two seconds."""
+
+CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""Sizes of an attention head that vLLM 0.30 computes on a CPU."""
+
+
+class VllmEngine:
+    """A model directory, and PEFT adapters by name, served by vLLM on this process's device.
+
+    ``batch_size`` requests are decoded at once and each is delivered when it is finished, while the others go on.
+    ``precision`` auto is float32 on a CPU and bfloat16 on a GPU; ``memory_share`` is the part of a GPU's memory that
+    vLLM takes for itself. A request's tokens come from its own seed; its logits may differ in their last bits with its
+    company, as matrix products of other sizes round differently. Raises `InputError` on entry for a model, an adapter
+    or an installation that cannot work.
+    """
+
+    def __init__(
+        self,
+        model_dir: Path,
+        *,
+        adapters: Mapping[str, Path] | None = None,
+        batch_size: int = 256,
+        precision: str = "auto",
+        max_length: int | None = None,
+        memory_share: float = 0.85,
+        patience: float = HANG_SECONDS,
+    ) -> None:
+        self._folder = Path(model_dir).absolute()
+        self._adapters = {name: Path(folder).absolute() for name, folder in (adapters or {}).items()}
+        self._batch_size = batch_size
+        self._precision = precision
+        self._max_length = max_length
+        self._memory_share = memory_share
+        self._patience = patience
+        self._process: VllmProcess | None = None
+        self._tokenizer: Any = None
+
+    def __enter__(self) -> VllmEngine:
+        from transformers import AutoTokenizer
+
+        from tasks.models.load import context_length, device
+
+        interpreter()
+        gpu = device() == "cuda"
+        if not gpu:
+            check_cpu(self._folder)
+        self._max_length = context_length(self._folder, self._max_length)
+        self._tokenizer = AutoTokenizer.from_pretrained(str(self._folder), trust_remote_code=False)
+        settings = {
+            "model": str(self._folder),
+            "adapters": {name: str(folder) for name, folder in self._adapters.items()},
+            "max_rank": check_adapters(self._folder, self._adapters) if self._adapters else None,
+            "batch_size": self._batch_size,
+            "precision": self._precision,
+            "max_length": self._max_length,
+            "memory_share": self._memory_share,
+            "gpu": gpu,
+        }
+        self._process = VllmProcess(settings, patience=LOAD_SECONDS)
+        try:
+            self._process.receive()
+        except BaseException:
+            self.__exit__()
+            raise
+        self._process.patience = self._patience
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._process is not None:
+            self._process.end()
+        self._process = self._tokenizer = None
+
+    @property
+    def pid(self) -> int | None:
+        """The number of vLLM's process; None where there is none."""
+        return self._process.pid if self._process is not None else None
+
+    def complete(self, requests: Sequence[Request], sampling: Sampling, deliver: Deliver) -> None:
+        """See `tasks.engines.interface.Engine`. After an error the engine is ended: open another one."""
+        process = self._process
+        if process is None:
+            raise StageError("vLLM is not running: it was ended, or never entered")
+        self._check(requests, sampling)
+        run = {
+            "max_new_tokens": sampling.max_new_tokens,
+            "temperature": sampling.temperature or 0.0,
+            "logprobs": sampling.logprobs,
+            "eos_id": self._tokenizer.eos_token_id,
+        }
+        asked = [
+            {"prompt_ids": request.prompt_ids, "seed": request.seed, "adapter": request.adapter} for request in requests
+        ]
+        try:
+            process.send([*asked, {"run": run}])
+            while "done" not in (message := process.receive()):
+                if "ids" in message:
+                    deliver(requests[message["place"]], self._completion(message))
+        except BaseException:
+            self.__exit__()  # what is still under way would be taken for the answers of the next call
+            raise
+
+    def _completion(self, message: Mapping[str, Any]) -> Completion:
+        logprobs = message["logprobs"]
+        return Completion(
+            text=self._tokenizer.decode(message["ids"], skip_special_tokens=True),
+            ids=tuple(message["ids"]),
+            logprobs=None if logprobs is None else tuple(logprobs),
+            finish_reason=message["finish_reason"],
+        )
+
+    def _check(self, requests: Sequence[Request], sampling: Sampling) -> None:
+        """vLLM would cut what does not fit without a word, and name no adapter that it does not know."""
+        assert self._max_length is not None
+        for request in requests:
+            if not request.prompt_ids:
+                raise InputError(f"request {request.id}: the vllm engine needs the prompt's tokens")
+            if request.adapter is not None and request.adapter not in self._adapters:
+                known = ", ".join(self._adapters) or "none"
+                raise InputError(f"request {request.id}: no adapter {request.adapter!r} is loaded; there: {known}")
+            if len(request.prompt_ids) + sampling.max_new_tokens > self._max_length:
+                raise InputError(
+                    f"request {request.id}: a prompt of {len(request.prompt_ids)} tokens and max_new_tokens "
+                    f"{sampling.max_new_tokens} are beyond the {self._max_length} that the engine holds"
+                )
+
+
+def check_cpu(model_dir: Path) -> None:
+    """Raise `InputError` where the model's attention heads have a size that vLLM cannot compute on a CPU."""
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    heads = config.get("num_attention_heads") or 1
+    check_head(config.get("head_dim") or config.get("hidden_size", CPU_HEADS[0] * heads) // heads)
+
+
+def check_head(size: int) -> None:
+    """The same for one head's size."""
+    if size not in CPU_HEADS:
+        raise InputError(
+            f"engine vllm: the model's attention heads have {size} dimensions, and on a CPU vLLM computes only "
+            f"{', '.join(map(str, CPU_HEADS))}; take the transformers engine"
+        )

@@ -1,0 +1,118 @@
+"""The answers of an evaluation out of vLLM: the base and every adapter in one engine, side by side in its batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.contracts import Progress
+from tasks.engines.interface import Completion, Request, Sampling, seed_of
+from tasks.evaluation.answers import Asked, Wanted, graded, prompt_of, scored
+from tasks.specs import EvaluationSpec
+
+GRADED = 64
+"""Answers that are graded and written at once: what a kill can cost."""
+
+
+def answer_all(
+    base: Path,
+    tokenizer: Any,
+    asked: Sequence[Asked],
+    wanted: Sequence[Wanted],
+    spec: EvaluationSpec,
+    max_length: int | None,
+    keep: Callable[[Iterable[tuple[int, dict[str, Any]]]], None],
+    progress: Progress,
+) -> None:
+    """Hand ``keep`` the (model asked, ITEMS row) of every one of ``wanted``, the greedy answers first.
+
+    First transformers scores the reference solutions, in float32, and frees its memory; then vLLM answers. Where vLLM
+    fails, what it had answered is kept.
+    """
+    if not wanted:
+        return
+    greedy = [one for one in wanted if one[2] == 0]
+    drawn = [one for one in wanted if one[2] > 0]
+    losses = _losses(base, asked, greedy, tokenizer.pad_token_id, spec.batch_size)
+    texts = _Texts(asked, losses, keep)
+    try:
+        with _engine(base, asked, spec, max_length) as engine:
+            for rows, temperature in ((greedy, None), (drawn, spec.temperature)):
+                numbers = {str(number): one for number, one in enumerate(rows)}
+
+                def deliver(request: Request, completion: Completion, numbers: dict[str, Wanted] = numbers) -> None:
+                    texts.add(numbers[request.id], completion)
+                    progress(texts.count, len(wanted), "answers")
+
+                engine.complete(
+                    [_request(number, one, asked, spec) for number, one in numbers.items()],
+                    Sampling(spec.max_new_tokens, temperature),
+                    deliver,
+                )
+    finally:
+        texts.flush()
+
+
+def _engine(base: Path, asked: Sequence[Asked], spec: EvaluationSpec, max_length: int | None) -> Any:
+    from tasks.engines.vllm import VllmEngine
+
+    adapters = {one.info.run: one.adapter for one in asked if one.adapter is not None}
+    return VllmEngine(base, adapters=adapters, batch_size=spec.batch_size, max_length=max_length)
+
+
+def _request(number: str, one: Wanted, asked: Sequence[Asked], spec: EvaluationSpec) -> Request:
+    question, i, sample = one
+    seed = seed_of(spec.seed, question.benchmark, question.problem_id, sample)
+    return Request(number, "", prompt_of(one), seed, asked[i].info.run if asked[i].adapter is not None else None)
+
+
+def _losses(
+    base: Path, asked: Sequence[Asked], greedy: Sequence[Wanted], pad_id: int, batch_size: int
+) -> dict[int, float]:
+    """Of each of ``greedy`` (by identity), and the GPU is free again when this returns."""
+    import gc
+
+    import torch
+
+    from tasks.models.load import load_adapters
+
+    model = load_adapters(base, {one.info.run: one.adapter for one in asked if one.adapter is not None})
+    losses = scored(model, asked, greedy, pad_id=pad_id, batch_size=batch_size)
+    del model
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return {id(one): loss for one, loss in zip(greedy, losses, strict=True)}
+
+
+class _Texts:
+    """Answers on their way to being graded and kept, some at a time."""
+
+    def __init__(
+        self,
+        asked: Sequence[Asked],
+        losses: dict[int, float],
+        keep: Callable[[Iterable[tuple[int, dict[str, Any]]]], None],
+    ) -> None:
+        self._asked, self._losses, self._keep = asked, losses, keep
+        self._waiting: list[tuple[Wanted, Completion]] = []
+        self.count = 0
+
+    def add(self, one: Wanted, completion: Completion) -> None:
+        self.count += 1
+        self._waiting.append((one, completion))
+        if len(self._waiting) >= GRADED:
+            self.flush()
+
+    def flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        self._keep(
+            graded(
+                self._asked,
+                [one for one, _ in waiting],
+                [completion.text for _, completion in waiting],
+                [completion.finish_reason for _, completion in waiting],
+                [self._losses.get(id(one)) for one, _ in waiting],
+            )
+        )

@@ -1,0 +1,110 @@
+"""Who solves the problems: the teacher's folder, tokenizer and identity, and what can be refused about them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from tasks.contracts import InputError, Progress, no_progress
+from tasks.devices import slots
+from tasks.models.external import locate, reference
+from tasks.models.prompts import check_template
+from tasks.specs import RolloutSpec
+from tasks.store import StageKey
+
+TEACHER = "teacher.json"
+"""Beside a teacher's completions: the digest of the tokenizer that their ids are of."""
+
+
+def teacher_folder(spec: RolloutSpec) -> Path | None:
+    """The teacher's model directory; None for an endpoint, which has it itself. Raises `InputError`."""
+    if spec.engine == "openai":
+        return None
+    assert spec.teacher is not None
+    return locate(spec.teacher, "rollouts.teacher")
+
+
+def completions_key(spec: RolloutSpec, prompts: str, folder: Path | None) -> StageKey:
+    """What decides the teacher's completions. ``prompts``: digest of the artifact with the problems."""
+    teacher: dict[str, Any] = {"model": reference(folder).sha256} if folder else {"model": spec.teacher}
+    if folder is None:
+        teacher |= {"endpoint": spec.endpoint, "extra": spec.extra, "tokenizer": _tokenizer_identity(spec)}
+    settings = {
+        **spec.model_dump(mode="json", include={"engine", "k", "temperature", "max_new_tokens", "seed"}),
+        "teacher": teacher,
+        "template": spec.teacher_template,
+        "device": slots()[0].kind if folder else "",
+    }
+    return StageKey("completions", 1, {"prompts": prompts}, settings)
+
+
+def _tokenizer_identity(spec: RolloutSpec) -> str | None:
+    """The digest of a tokenizer's folder, else its name on the Hub."""
+    if spec.teacher_tokenizer is None:
+        return None
+    folder = Path(spec.teacher_tokenizer).expanduser()
+    patterns = ("tokenizer*", "*vocab*", "merges.txt", "special_tokens_map.json", "*.jinja")
+    return reference(folder, patterns).sha256 if folder.is_dir() else spec.teacher_tokenizer
+
+
+def teacher_tokenizer(spec: RolloutSpec, folder: Path | None) -> Any:
+    """The teacher's tokenizer, None where only the endpoint has it. One without a pad token will do.
+
+    Raises `InputError` where it cannot be had, or has neither a chat template nor ``rollouts.teacher_template``.
+    """
+    from transformers import AutoTokenizer
+
+    name = folder or spec.teacher_tokenizer
+    if name is None:
+        return None
+    setting = "rollouts.teacher" if folder else "rollouts.teacher_tokenizer"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(Path(name).expanduser()), trust_remote_code=False)
+    except Exception as error:  # whatever transformers or the Hub says of a damaged or unknown one
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{setting}: no tokenizer is to be had from {name}: {reason}") from error
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"{setting}: the tokenizer of {name} has no end-of-sequence token, which ends every answer")
+    if spec.teacher_template is None and not tokenizer.chat_template:
+        raise InputError(
+            f"rollouts.teacher_template: {name} has no chat template; give one, for example "
+            "--set rollouts.teacher_template='Question: {question}\\nAnswer: '"
+        )
+    return tokenizer
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """sha256 of all that turns text into ids and back, and of the token that ends an answer.
+
+    Two tokenizers with one digest give a text the same ids. Templates, padding and truncation do not count.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = {} if backend is None else json.loads(backend.to_str())
+    for passing in ("padding", "truncation"):
+        rules.pop(passing, None)
+    parts = [rules, sorted(tokenizer.get_vocab().items()), tokenizer.eos_token_id]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def check_teacher(
+    *, spec: RolloutSpec, folder: Path | None, base: Path, pad_token: str | None, progress: Progress = no_progress
+) -> dict[str, Any]:
+    """Refuse a teacher that cannot be asked. Needs transformers: for a worker process.
+
+    Returns whether its ``tokens`` will be known and are the base's own: only then the log-probabilities can be kept.
+    Raises `InputError`.
+    """
+    from tasks.models.load import context_length, load_tokenizer
+
+    check_template(spec.teacher_template, "rollouts.teacher_template")
+    tokenizer = teacher_tokenizer(spec, folder)
+    if folder is not None and context_length(folder) <= spec.max_new_tokens:
+        raise InputError(
+            f"rollouts.max_new_tokens: {spec.max_new_tokens} tokens leave no room for a prompt in the teacher's "
+            f"context of {context_length(folder)}"
+        )
+    if tokenizer is None:
+        return {"tokens": False}
+    return {"tokens": tokenizer_digest(tokenizer) == tokenizer_digest(load_tokenizer(base, pad_token))}
