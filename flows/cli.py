@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Sequence
 
 from flows.compare_command import add_compare
+from flows.report_command import add_report
 from flows.study_command import EXAMPLES, add_study, study_spec
 
 __all__ = ["main", "study_spec"]
@@ -43,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_study(commands)
     add_compare(commands)
+    add_report(commands)
     presets = commands.add_parser("presets", help="list the named studies")
     presets.set_defaults(run=_presets)
     return parser

@@ -1,0 +1,103 @@
+"""Accuracy by method over the studies, and every study's own."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import polars as pl
+
+from tasks.reporting.formats import NOT_MEASURED, benchmark_name, learning_rate, p_value, percent, points, span
+from tasks.reporting.join import DIFFERS, NO_POWER, NONE_SHOWN, REFERENCES
+from tasks.reporting.many.joined import Many
+from tasks.reporting.many.rows import Rows, by_method, grouped, once, qualified, values
+from tasks.reporting.many.spread import cell, spread
+from tasks.reporting.notes import count
+from tasks.reporting.tables import Cell, Table
+
+POOLED = (
+    "Every training counts once, though several studies may share it; a method's twins (another data order, another "
+    "initialisation) are trainings of it. sd: over trainings, n - 1; below it lowest to highest. One training has no "
+    "spread."
+)
+
+
+def accuracy_tables(many: Many, scores: pl.DataFrame) -> list[Table]:
+    """One table a benchmark, the first study's first one in front: a row a method and learning rate, the base first."""
+    names = scores["benchmark"].unique(maintain_order=True).to_list()
+    names.sort(key=lambda name: name != many.benchmark)
+    return [_pooled(name, many, once(scores.filter(pl.col("benchmark") == name))) for name in names]
+
+
+def _pooled(benchmark: str, many: Many, rows: Rows) -> Table:
+    bases = [row for row in rows if row["method"] == "base"]
+    body = [_base_row(group, many) for group in grouped(bases, "base").values()]
+    marks = dict.fromkeys(range(len(body)), "base")
+    body = body or [(Cell("base"), Cell("0"), *[Cell(NOT_MEASURED)] * 3)]
+    trained = [row for row in rows if row["method"] not in REFERENCES]
+    for (method, lr, condition), own in by_method(trained, many).items():
+        body.append(
+            (
+                Cell(method, qualified(lr, condition, many)),
+                Cell(str(len(own))),
+                cell(spread(values(own, "accuracy")), percent, of=len(own)),
+                cell(spread(values(own, "difference")), points, percent, of=len(own)),
+                verdicts_cell(own),
+            )
+        )
+    n = span(values(rows, "n"), 0)
+    mixed = " Accuracies of several bases are pooled: read the difference." if len(set(many.bases)) > 1 else ""
+    title = f"{benchmark_name(benchmark)} accuracy by method"
+    note = (
+        f"Greedy answers, n = {n} problems. {POOLED} Against the base: paired with the base of its own study; differs: "
+        f"exact McNemar, Holm-adjusted p up to 0.05 in the training's own study.{mixed}"
+    )
+    key = "accuracy" if benchmark == many.benchmark else f"accuracy-{many_key(benchmark)}"
+    header = ("Method", "Trainings", "Accuracy, %", "Against its base, points", "Against its base, verdicts")
+    return Table(key, title, header, tuple(body), note, marks=marks)
+
+
+def many_key(text: str) -> str:
+    """``text`` as part of an element's id and of a file's name."""
+    return "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in text)
+
+
+def _base_row(rows: Rows, many: Many) -> tuple[Cell, ...]:
+    """A base that several studies evaluated is one row: the first one's numbers."""
+    row = rows[0]
+    whose = [study.label for study, base in zip(many.studies, many.bases, strict=True) if base == row["base"]]
+    name = "base" if len(set(many.bases)) == 1 else f"base {row['base'] + 1}"
+    interval = f"{percent(row['low'])} to {percent(row['high'])} (95 %)"
+    return (Cell(name, (count(len(whose), "study").replace("studys", "studies"),)), Cell("untrained"),
+            Cell(percent(row["accuracy"]), (interval,)), Cell("-", ("the base",)), Cell("-"))  # fmt: skip
+
+
+def verdicts_cell(rows: Rows) -> Cell:
+    """How often the test said what: ``differs in 2 of 3``, below it the rest."""
+    found = Counter(row["verdict"] or NOT_MEASURED for row in rows)
+    total = len(rows)
+    rest = tuple(f"{name}: {found[name]}" for name in (NONE_SHOWN, NO_POWER, NOT_MEASURED) if found[name])
+    return Cell(f"differs in {found[DIFFERS]} of {total}", rest)
+
+
+def each_table(scores: pl.DataFrame, benchmark: str) -> Table:
+    """Every run of every study on the headline's benchmark, with its interval and its test."""
+    own = scores.filter(pl.col("benchmark") == benchmark).to_dicts()
+    rows = []
+    for row in own:
+        reference = row["method"] in REFERENCES
+        about = "reference" if reference else f"lr {learning_rate(row['lr'])} seed {row['seed']}"
+        against = Cell("-") if row["method"] == "base" else Cell(points(row["difference"]))
+        test = Cell("-") if row["method"] == "base" else Cell(p_value(row["p_holm"]), (row["verdict"] or NOT_MEASURED,))
+        training = "-" if row["training"] is None else str(row["training"] + 1)
+        rows.append(
+            (Cell(row["study"]), Cell(row["run"], (about,)), Cell(training), Cell(str(row["n"])),
+             Cell(percent(row["accuracy"]), (f"{percent(row['low'])} to {percent(row['high'])}",)), against, test)
+        )  # fmt: skip
+    note = (
+        "95 % intervals over problems: Wilson's. p: exact McNemar, Holm-adjusted over the pairs of its study. "
+        "Training: rows of one number are one and the same training, which two studies share."
+    )
+    header = ("Study", "Run", "Training", "n", "Accuracy, %", "Against base, points", "p")
+    marks = {i: "base" for i, row in enumerate(own) if row["method"] in REFERENCES}
+    return Table("each", f"{benchmark_name(benchmark)} accuracy of every run", header, tuple(rows), note, words=2,
+                 marks=marks)  # fmt: skip

@@ -1,0 +1,123 @@
+"""Directions and sizes of updates: between methods within a study, and of a method beside itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import polars as pl
+
+from tasks.reporting.formats import NOT_MEASURED, learning_rate, number, significant
+from tasks.reporting.many.joined import Many
+from tasks.reporting.many.rows import between, floors, grouped, values
+from tasks.reporting.many.spread import cell, spread, told
+from tasks.reporting.tables import Cell, Table
+
+ORDER, INITIALISATION = "data order", "initialisation"
+BOTH = f"{ORDER} and {INITIALISATION}"
+
+three: Callable[[float], str] = partial(number, decimals=3)
+one: Callable[[float], str] = partial(number, decimals=1)
+two: Callable[[float], str] = partial(number, decimals=2)
+
+_MEASURES = (
+    ("cosine", three),
+    ("angle", one),
+    ("norm_ratio", two),
+    ("u1_overlap", three),
+    ("v1_overlap", three),
+)
+_HEADER = ("Cosine", "Angle of u1 and u1', deg", "Norm, times", "|u1 u1'|", "|v1 v1'|")
+
+
+def between_tables(many: Many, pairs: pl.DataFrame, across: pl.DataFrame) -> list[Table]:
+    """One row a pair of methods and their learning rates: mean and spread over studies, the floors beside. First the
+    pairs with SFT, then the others."""
+    known = floors(across)
+    rows: dict[bool, list[tuple[Cell, ...]]] = {True: [], False: []}
+    for (a, b, lr_a, lr_b, condition), own in between(pairs, many).items():
+        rates = learning_rate(lr_a) if lr_a == lr_b else f"{learning_rate(lr_a)} and {learning_rate(lr_b)}"
+        words = many.condition(condition)
+        name = Cell(f"{a} ~ {b}", (f"lr {rates}", *([words] if words else [])))
+        cells = [cell(spread(values(own, column)), form, of=len(own)) for column, form in _MEASURES]
+        itself = _floor_cell(known, dict.fromkeys([(b, lr_b), (a, lr_a)]))
+        rows[b == "sft"].append((name, Cell(str(len(own))), cells[0], itself, *cells[1:]))
+    header = ("Pair", "Pairs", _HEADER[0], "Same method, cosine", *_HEADER[1:])
+    note = (
+        "Within one study, from one LoRA initialisation and one order of the data; a pair of trainings that two "
+        "studies share counts once. sd: over pairs, n - 1; below it lowest to highest. Same method: mean cosine of a "
+        "method beside itself at that learning rate, in another order of the data or, where that is not known, from "
+        "another initialisation: what noise alone does. Norm: |dW| of the first over |dW| of the second. Angle: median "
+        "over modules; overlaps: mean over modules."
+    )
+    return [
+        Table("between", "Between SFT and the others", header, tuple(rows[True]), note),
+        Table("between-others", "Between the others", header, tuple(rows[False]), note),
+    ]
+
+
+def _floor_cell(known: dict[tuple[str, float, str], list[float]], methods: Iterable[tuple[str, float]]) -> Cell:
+    """The nearest floor of each method: of the data order, else of the initialisation; a line each."""
+    lines = []
+    for method, lr in methods:
+        for kind, short in ((ORDER, "order"), (INITIALISATION, "init."), (BOTH, "order, init.")):
+            found = spread(known.get((method, lr, kind), []))
+            if found:
+                lines.append((three(found.mean), f"{method}, other {short}: {told(found, three)}"))
+                break
+    return Cell(lines[0][0], tuple(line for _, line in lines)) if lines else Cell(NOT_MEASURED)
+
+
+FLOORS = (ORDER, INITIALISATION, BOTH)
+
+
+def itself_tables(many: Many, across: pl.DataFrame, why: str) -> list[Table]:
+    """A method beside itself: pairs of its trainings at one rate where only seeds differ, then all other pairs.
+
+    ``why``: what was not measured.
+    """
+    order = {method: i for i, method in enumerate(many.methods)}
+    rows: dict[bool, list[tuple[Cell, ...]]] = {True: [], False: []}
+    found = grouped(across.to_dicts(), "method", "differs", "lr_a", "lr_b")
+    for key in sorted(found, key=lambda key: (len(key[1].split(" and ")), key[1], order[key[0]], key[2], key[3])):
+        (method, differs, lr_a, lr_b), own = key, found[key]
+        rates = learning_rate(lr_a) if lr_a == lr_b else f"{learning_rate(lr_a)} to {learning_rate(lr_b)}"
+        crossing = sum(row["within"] is None for row in own)
+        where = f"{crossing} across studies" if crossing else "within a study"
+        cells = [cell(spread(values(own, column)), form, of=len(own)) for column, form in _MEASURES]
+        row = (Cell(method, (f"lr {rates}",)), Cell(differs), Cell(str(len(own)), (where,)), *cells)
+        rows[differs in FLOORS].append(row)
+    note = (
+        f"Pairs of distinct trainings of one method on one base. {why} Norm: of the second over the first, which has "
+        "the lower rate. Two initialisations share no right subspace to begin with; from one initialisation the right "
+        "overlaps agree for that reason alone."
+    )
+    header = ("Method", "The two differ in", "Pairs", *_HEADER)
+    floor = f"The noise floors: only seeds differ. {note}"
+    return [
+        Table("itself", "A method beside itself", header, tuple(rows[True]), floor, words=2),
+        Table("itself-others", "A method beside itself, otherwise trained", header, tuple(rows[False]), note, words=2),
+    ]
+
+
+def midpoint_table(pairs: pl.DataFrame) -> Table:
+    """Paths between two trainings of one method: how far their middle lies above the straight line."""
+    own = [row for row in pairs.filter(~pl.col("repeated"), pl.col("floor").is_not_null()).to_dicts()]
+    rows = []
+    for (method, lr, kind), some in grouped(own, "method_a", "lr_a", "floor").items():
+        middle, barrier = spread(values(some, "midpoint")), spread(values(some, "barrier"))
+        if middle or barrier:
+            form = partial(significant, digits=2)
+            name = Cell(method, (f"lr {learning_rate(lr)}",))
+            what = Cell("data order" if kind == "order" else kind)
+            rows.append(
+                (name, what, Cell(str(len(some))), cell(middle, form, of=len(some)), cell(barrier, form, of=len(some)))
+            )
+    note = (
+        "The straight path in weight space between two trainings of one method in one study (its twins): cross-entropy "
+        "of the reference solutions half-way less the mean of its ends, and the largest height above the straight "
+        "line, nats a token. Negative: the middle is better than both ends on average. Paths between trainings of two "
+        "studies are not measured; they would need the base model."
+    )
+    header = ("Method", "The two differ in", "Paths", "Midpoint above the ends, nats/token", "Barrier, nats/token")
+    return Table("midpoints", "Paths from a method to itself", header, tuple(rows), note, words=2)

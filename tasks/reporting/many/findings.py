@@ -1,0 +1,241 @@
+"""The sentences at the top of a page of many studies, generated from the same rows as its tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import TypeVar
+
+import polars as pl
+
+from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER
+from tasks.reporting.findings import Findings
+from tasks.reporting.formats import benchmark_name, in_sentence, learning_rate, listed, points, significant, span
+from tasks.reporting.join import DIFFERS, REFERENCES
+from tasks.reporting.many.claim_tables import joined_claims
+from tasks.reporting.many.direction_tables import BOTH, INITIALISATION, ORDER, three, two
+from tasks.reporting.many.joined import Many
+from tasks.reporting.many.rate_tables import rate_steps
+from tasks.reporting.many.rows import Rows, between, by_method, floors, grouped, once, values
+from tasks.reporting.many.spread import spread, told
+from tasks.reporting.notes import MOST_LISTED, count, named
+
+_MOST_RATES = 2
+"""Learning rates that get a sentence of accuracies and one of cosines; the tables have all."""
+
+_MOST_DPO = 4
+
+_SMALL = partial(significant, digits=2)
+
+
+def many_findings(
+    many: Many, runs: pl.DataFrame, scores: pl.DataFrame, pairs: pl.DataFrame, across: pl.DataFrame
+) -> Findings:
+    """Warnings, then: what is joined, accuracy, directions, floors, learning rates, DPO, paths, claims."""
+    sentences = [
+        _joined(many),
+        *_accuracy(many, scores),
+        *_directions(many, pairs, across),
+        _noise(across),
+        *_rates(many, runs, across),
+        *_dpo(many, runs, scores),
+        _paths(pairs),
+        *_claims(many),
+    ]
+    return Findings(tuple(_warnings(many, scores)), tuple(sentence for sentence in sentences if sentence))
+
+
+def _warnings(many: Many, scores: pl.DataFrame) -> Iterator[str]:
+    bases = sorted(set(many.bases))
+    if len(bases) > 1:
+        labels = [[s.label for s, own in zip(many.studies, many.bases, strict=True) if own == base] for base in bases]
+        who = [f"base {base + 1} ({named(own, 4)})" for base, own in zip(bases, labels, strict=True)]
+        yield (
+            f"Different bases: {listed(who)}. Their updates have no common coordinates, so no geometry is taken across "
+            "them: only numbers that were measured within a study are pooled."
+        )
+    keys = list(dict.fromkeys(key for method in many.methods for key in many.differing(method)))
+    if keys:
+        yield (
+            f"More than seeds and learning rates differ between trainings of one method: {named(keys, MOST_LISTED)}. "
+            "Rows are kept apart by it and never pooled; the table of settings says which study has what."
+        )
+    without = [study.label for study in many.studies if not study.tables.accuracy.filter(method="base").height]
+    if without:
+        yield f"The base was not evaluated in {named(without, 4)}: no accuracy there can be called a gain or a loss."
+    own = scores.filter(pl.col("benchmark") == many.benchmark)
+    missing = [study.label for study in many.studies if study.label not in set(own["study"])]
+    if missing:
+        yield f"{benchmark_name(many.benchmark)} was not evaluated in {named(missing, 4)}: its accuracies lack them."
+    if own["n"].n_unique() > 1:
+        yield (
+            f"The studies asked {span(own['n'].to_list(), 0)} {in_sentence(many.benchmark)} problems: their accuracies "
+            "are over different sets."
+        )
+
+
+def _joined(many: Many) -> str:
+    seeds = sorted({one.info.seed for one in many.distinct if one.info.seed is not None})
+    rates = sorted({one.info.lr for one in many.distinct if one.info.lr is not None})
+    bases = len(set(many.bases))
+    shared = f" ({many.repeated} rows of later studies are trainings that an earlier one has)" if many.repeated else ""
+    return (
+        f"{len(many.studies)} studies on {bases} base{'s' if bases > 1 else ''}, {len(many.distinct)} distinct "
+        f"trainings of {len(many.methods)} methods{shared}; initialisation seeds {listed(list(map(str, seeds)))}; "
+        f"learning rates {listed([learning_rate(rate) for rate in rates])}."
+    )
+
+
+def _accuracy(many: Many, scores: pl.DataFrame) -> Iterator[str]:
+    own = once(scores.filter(pl.col("benchmark") == many.benchmark))
+    bases = [row["accuracy"] for row in own if row["method"] == "base"]
+    groups = by_method([row for row in own if row["method"] not in REFERENCES and row["difference"] is not None], many)
+    if not groups or not bases:
+        return
+    by_rate: dict[float, list[tuple[int, str]]] = {}
+    for (method, lr, condition), rows in groups.items():
+        found = sum(row["verdict"] == DIFFERS for row in rows)
+        words = f", {said}" if (said := many.condition(condition)) else ""
+        text = f"{method}{words} {_ranged(rows)}, shown in {found} of {len(rows)}"
+        by_rate.setdefault(lr, []).append((len(rows), text))
+    for lr in _most(by_rate, lambda texts: sum(n for n, _ in texts)):
+        yield (
+            f"{benchmark_name(many.benchmark)} accuracy at lr {learning_rate(lr)} against the base "
+            f"({span([100 * value for value in bases], 1)} %), points, mean (range) over trainings and in how many of "
+            f"them the test shows a difference: {named([text for _, text in by_rate[lr]], MOST_LISTED)}."
+        )
+
+
+_Of = TypeVar("_Of")
+
+
+def _most(by_rate: Mapping[float, _Of], size: Callable[[_Of], int]) -> list[float]:
+    """The learning rates with the most behind them, highest first."""
+    return sorted(sorted(by_rate, key=lambda rate: -size(by_rate[rate]))[:_MOST_RATES], reverse=True)
+
+
+def _ranged(rows: Rows) -> str:
+    found = spread(values(rows, "difference"))
+    assert found is not None
+    return points(found.mean) if found.n == 1 else f"{points(found.mean)} ({points(found.low)} to {points(found.high)})"
+
+
+def _directions(many: Many, pairs: pl.DataFrame, across: pl.DataFrame) -> Iterator[str]:
+    """Cosine to SFT at one rate, with SFT's own floors beside; the rates with the most pairs first."""
+    by_rate: dict[float, list[tuple[tuple[str, float, int], Rows]]] = {}
+    for (method, other, lr, rate, condition), own in between(pairs, many).items():
+        if other == "sft":
+            by_rate.setdefault(rate, []).append(((method, lr, condition), own))
+    known = floors(across)
+    for rate in _most(by_rate, lambda groups: sum(len(own) for _, own in groups)):
+        parts = []
+        for (method, lr, condition), own in by_rate[rate]:
+            words = many.condition(condition)
+            aside = "" if math.isclose(lr, rate) else f" at lr {learning_rate(lr)}"
+            parts.append(
+                f"{method}{aside}{f' ({words})' if words else ''} {told(spread(values(own, 'cosine')), three)}"
+            )
+        order = spread(known.get(("sft", rate, ORDER), []))
+        beside = (
+            f"SFT beside itself in another data order has {told(order, three)}"
+            if order
+            else "no SFT of that rate in another data order was measured, so there is no floor to hold them against"
+        )
+        yield f"Cosine to SFT at lr {learning_rate(rate)}: {named(parts, MOST_LISTED)}; {beside}."
+
+
+def _noise(across: pl.DataFrame) -> str:
+    """Initialisation floors over all methods, same method, same rate."""
+    parts = []
+    for kind in (INITIALISATION, BOTH):
+        own = across.filter(pl.col("differs") == kind).to_dicts()
+        found = [row for row in own if row["cosine"] is not None]
+        if found:
+            left, right = (told(spread(values(found, f"{side}1_overlap")), three) for side in "uv")
+            methods = len({row["method"] for row in found})
+            parts.append(
+                f"from another {kind.replace('data order and ', '')}{' and data order' if kind == BOTH else ''} "
+                f"{told(spread(values(found, 'cosine')), three)} over {count(methods, 'method')}, "
+                f"|u1 u1'| {left}, |v1 v1'| {right}"
+            )
+    return f"The same method beside itself, cosine: {'; '.join(parts)}." if parts else ""
+
+
+def _rates(many: Many, runs: pl.DataFrame, across: pl.DataFrame) -> Iterator[str]:
+    """A sentence a step: SFT first, then over all methods."""
+    steps = rate_steps(many, runs, across)
+    for low, high in sorted({(low, high) for _, low, high, _ in steps}):
+        own = {key: rows for key, rows in steps.items() if key[1:3] == (low, high)}
+        methods = {method for method, *_ in own}
+        sft = [row for (method, *_), rows in own.items() if method == "sft" for row in rows]
+        every = [row for rows in own.values() for row in rows]
+        groups = [("sft", sft)] if sft else []
+        groups += [(_who(methods), every)] if methods != {"sft"} else []
+        parts = [
+            f"{who}: norm x{told(spread(values(rows, 'growth')), two)} for each factor of 10, cosine of the two "
+            f"{told(spread(values(rows, 'cosine')), three)}"
+            for who, rows in groups
+        ]
+        yield f"From lr {learning_rate(low)} to {learning_rate(high)}, {'; '.join(parts)}."
+
+
+def _who(methods: set[str]) -> str:
+    return next(iter(methods)) if len(methods) == 1 else f"over {len(methods)} methods"
+
+
+def _dpo(many: Many, runs: pl.DataFrame, scores: pl.DataFrame) -> Iterator[str]:
+    """Matched and unmatched DPO in one sentence; or that one of the two is missing."""
+    own = [row for row in runs.to_dicts() if row["method"] == "dpo" and row["reference_lr"]]
+    if not own:
+        return
+    known = {(row["study"], row["run"]): row for row in scores.filter(pl.col("benchmark") == many.benchmark).to_dicts()}
+    parts, seen = [], set()
+    for (lr, reference), rows in sorted(grouped(own, "lr", "reference_lr").items(), reverse=True):
+        rows = list({row["training"]: row for row in rows}.values())
+        matched = math.isclose(lr, reference)
+        seen.add(matched)
+        scored = [known[key] for row in rows if (key := (row["study"], row["run"])) in known]
+        where = (
+            f"at SFT's lr {learning_rate(lr)}" if matched else f"at lr {learning_rate(lr)}, {lr / reference:g} x SFT's,"
+        )
+        parts.append(
+            f"{where} {told(spread(values(scored, 'difference')), points)} points against the base, norm "
+            f"{told(spread(values(rows, 'norm_over_sft')), _SMALL)} of SFT's, cosine to SFT "
+            f"{told(spread(values(rows, 'cosine_to_sft')), three)}"
+        )
+    lack = {
+        True: "",
+        False: " DPO at SFT's learning rate is in none of these studies: --set dpo.lr_ratio=1 trains it.",
+    }
+    yield f"DPO {'; '.join(parts[:_MOST_DPO])}.{lack[True in seen]}"
+
+
+def _paths(pairs: pl.DataFrame) -> str:
+    own = [row for row in once(pairs) if row["floor"] is not None and row["midpoint"] is not None]
+    parts = [
+        f"{'data order' if kind == 'order' else kind} {told(spread(values(rows, 'midpoint')), _SMALL)}"
+        for (kind,), rows in grouped(own, "floor").items()
+    ]
+    return (
+        "Half-way between two trainings of one method the solutions' cross-entropy less the mean of its ends, nats a "
+        f"token: other {', other '.join(parts)}."
+        if parts
+        else ""
+    )
+
+
+def _claims(many: Many) -> Iterator[str]:
+    every = [one for one in joined_claims(many) if not one.first["open"]]
+    if not every:
+        return
+    twice = [one for one in every if one.measured > 1]
+    agreed = {verdict: sum(one.agreed == verdict for one in twice) for verdict in (HOLDS, FAILS, NO_POWER)}
+    divided = [one for one in twice if one.agreed is None]
+    once_only, never = sum(one.measured == 1 for one in every), sum(not one.measured for one in every)
+    yield (
+        f"Of {len(every)} claims of the paper, {len(twice)} were measured in more than one study: {agreed[HOLDS]} "
+        f"hold in all that measured them, {agreed[FAILS]} hold in none, {agreed[NO_POWER]} are without power in all, "
+        f"{len(divided)} are judged differently from study to study; {once_only} were measured in one study "
+        f"only, {never} in none."
+    )

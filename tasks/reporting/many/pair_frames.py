@@ -1,0 +1,133 @@
+"""The joined frames of pairs: those of one study, and those of one method, whichever studies its trainings are in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from typing import Any
+
+import polars as pl
+
+from tasks.reporting.floors import kind_of
+from tasks.reporting.join import trained_runs
+from tasks.reporting.many.joined import Many, Training
+from tasks.reporting.many.schemas import ACROSS, PAIRS
+from tasks.reporting.many.studies import Study
+from tasks.reporting.pairs import EVERYTHING
+from tasks.reporting.paths import curve, paths_of
+
+_MEASURES = ("cosine", "angle_left", "norm_ratio", "u1_overlap", "v1_overlap", "lora_a_cosine")
+
+
+def pairs_frame(many: Many) -> pl.DataFrame:
+    """One row a pair of trained runs of one study."""
+    return pl.DataFrame(list(_pairs(many)), schema=PAIRS, orient="row")
+
+
+def differences(a: Training, b: Training, many: Many) -> list[str]:
+    """What two trainings of one method differ in, in words; settings by their keys."""
+    words = ["data order"] if a.info.data_seed != b.info.data_seed else []
+    words += ["initialisation"] if a.info.seed != b.info.seed else []
+    words += ["learning rate"] if a.info.lr != b.info.lr else []
+    if a.condition != b.condition:
+        (_, mine), (_, theirs) = many.conditions[a.condition], many.conditions[b.condition]
+        words += [key for key in dict.fromkeys([*mine, *theirs]) if mine.get(key) != theirs.get(key)]
+    return words
+
+
+def _pairs(many: Many) -> Iterator[tuple[Any, ...]]:
+    seen: set[tuple[int, ...]] = set()
+    for place, study in enumerate(many.studies):
+        paths = paths_of(study.tables.barriers)
+        for a, b in combinations(trained_runs(study.tables), 2):
+            one, two = many.trainings[place, a.run], many.trainings[place, b.run]
+            names, key = (a.run, b.run), tuple(sorted((one.number, two.number)))
+            barrier = paths.find(*names, False, "solution")
+            yield (
+                study.label, *names, a.method, b.method, a.lr, b.lr, one.number, two.number, one.condition,
+                key in seen, (a.seed, a.data_seed) == (b.seed, b.data_seed),
+                kind_of(a, b, study.view.value(*names, "lora_a_cosine")),
+                *_measures(study, *names), _midpoint(study, *names), barrier.value if barrier else None,
+            )  # fmt: skip
+            seen.add(key)
+
+
+def _measures(study: Study, a: str, b: str) -> tuple[float | None, ...]:
+    cosine, value = study.view.estimate(a, b, "cosine"), study.view.value
+    ratio, overlaps = value(a, b, "norm_ratio"), [value(a, b, f"{side}1_overlap") for side in "uv"]
+    return (cosine.value, value(a, b, "angle_left", 1), ratio, *overlaps, cosine.null)
+
+
+def _midpoint(study: Study, a: str, b: str) -> float | None:
+    """The path's value half-way above the mean of its ends; None where one of the three was not measured."""
+    values = dict(curve(study.tables.connectivity, a, b, False, "solution"))
+    if not {0.0, 0.5, 1.0} <= values.keys():
+        return None
+    return values[0.5] - (values[0.0] + values[1.0]) / 2
+
+
+def across_frame(many: Many, measured: pl.DataFrame | None = None) -> pl.DataFrame:
+    """Pairs of distinct trainings of one method (ACROSS): those within a study, then ``measured`` ones.
+
+    ``measured``: PAIR_METRICS_FRAME whose runs are called by the numbers of their trainings; None: nothing was.
+    """
+    rows: dict[tuple[int, ...], tuple[Any, ...]] = {}
+    for place, study in enumerate(many.studies):
+        for a, b in combinations(trained_runs(study.tables), 2):
+            one, two = sorted((many.trainings[place, run.run] for run in (a, b)), key=_rank)
+            names = (a.run, b.run) if many.trainings[place, a.run] is one else (b.run, a.run)
+            if a.method == b.method:
+                cosine = study.view.estimate(*names, "cosine")
+                values = [study.view.value(*names, name, _k(name)) for name in _MEASURES]
+                row = _row(many, one, two, values, (cosine.low, cosine.high), study.label)
+                rows.setdefault((one.number, two.number), row)
+    known = {one.number: one for one in many.distinct}
+    for (a_name, b_name), found in _by_pair(measured).items():
+        one, two = known[int(a_name)], known[int(b_name)]
+        values = [found.get((name, _k(name)), (None,))[0] for name in _MEASURES]
+        ends = found.get(("cosine", None), (None, None, None))[1:]
+        if _rank(one) > _rank(two):
+            one, two, values = two, one, _turned(values)
+        rows.setdefault((one.number, two.number), _row(many, one, two, values, ends, None))
+    return pl.DataFrame(list(rows.values()), schema=ACROSS, orient="row")
+
+
+def name_of(many: Many, one: Training) -> str:
+    """A training by its study and its run."""
+    return f"{many.studies[one.study].label}: {one.info.run}"
+
+
+def _rank(one: Training) -> tuple[float, int]:
+    """Of a pair the lower learning rate comes first, so that a ratio of norms is growth."""
+    return (one.info.lr or 0.0, one.number)
+
+
+def _row(
+    many: Many, a: Training, b: Training, values: Sequence[float | None], ends: tuple[Any, ...], within: str | None
+) -> tuple[Any, ...]:
+    """Numbers of a against b; the ratio of norms is turned, so that it reads as growth from a to b."""
+    differs = " and ".join(differences(a, b, many)) or "nothing that is recorded"
+    names = (name_of(many, a), name_of(many, b))
+    return (a.info.method, differs, within, *names, a.number, b.number, a.info.lr, b.info.lr, *_turned(values), *ends)
+
+
+def _turned(values: Sequence[float | None]) -> list[float | None]:
+    """All measures are symmetric but the ratio of norms."""
+    place = _MEASURES.index("norm_ratio")
+    return [(1 / value if value else None) if i == place else value for i, value in enumerate(values)]
+
+
+def _k(metric: str) -> int | None:
+    return 1 if metric == "angle_left" else None
+
+
+_Found = dict[tuple[str, int | None], tuple[Any, ...]]
+
+
+def _by_pair(measured: pl.DataFrame | None) -> dict[tuple[str, str], _Found]:
+    found: dict[tuple[str, str], _Found] = {}
+    if measured is not None:
+        columns = ["run_a", "run_b", "metric", "k", "value", "low", "high"]
+        for a, b, metric, k, *rest in measured.filter(EVERYTHING).select(columns).iter_rows():
+            found.setdefault((a, b), {})[metric, k] = tuple(rest)
+    return found
