@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from prefect import flow, runtime, task
-from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.artifacts import create_image_artifact, create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.comparison import DEFAULT_KS, Request, read_frames, resolve, title, write
@@ -17,6 +17,7 @@ from tasks.contracts import InputError, StageResult
 from tasks.events import Event, emit
 from tasks.geometry.arguments import label_all, parse
 from tasks.geometry.task import compare_task
+from tasks.reporting.published import HEAT_MAP, data_uri
 from tasks.specs import flatten
 from tasks.store import open_store
 
@@ -76,12 +77,15 @@ def report_comparison(asked: Request, measured: StageResult, run: str) -> str:
     folder = open_store().local(measured.ref)
     frames = read_frames(folder)
     files = write(asked, frames, json.loads((folder / "notes.json").read_text()))
-    open_store().log_files(run, files)
+    open_store().log_files(run, files, files[0].parent)
     whole = "module == '*' and metric == 'cosine' and layer is null and projection is null"
     cosines = frames["pair_metrics"].sql(f"select run_a, run_b, value as cosine from self where {whole}")
     create_table_artifact(
         key="comparison", table=cosines.to_dicts(), description="Global cosine of the weight updates of each pair."
     )
+    picture = files[0].parent / HEAT_MAP
+    if picture in files:
+        create_image_artifact(key="comparison-heat-map", image_url=data_uri(picture))
     create_link_artifact(key="comparison-page", link=files[0].absolute().as_uri(), link_text="report.html")
     emit(Event("done", "report", seconds=time.perf_counter() - began))
     return str(files[0])

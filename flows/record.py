@@ -13,12 +13,13 @@ import polars as pl
 from prefect.futures import PrefectFuture, wait
 
 from flows.function_notes import function_notes
+from flows.rollout_notes import dropped, rollout_notes
 from tasks.contracts import InputError, RunInfo, StageError, StageResult
 from tasks.devices import allow, describe_machine, stop
 from tasks.evaluation.together import UNPARSED_GOLDS
 from tasks.problems.files import QUESTION_ALONE
 from tasks.reporting.notes import count
-from tasks.reporting.record import commit, versions
+from tasks.reporting.record import commit, versions, without_password
 from tasks.settings import StudySpec
 from tasks.specs import flatten
 from tasks.store import open_store
@@ -166,13 +167,13 @@ class Recorder:
         ]
         store = open_store()
         return {
-            "rollouts": {"dropped": {"longer than model.max_length": rollouts.summary.get("dropped_too_long", 0)}},
+            "rollouts": {"dropped": dropped(rollouts)},
             "study": {
                 "name": self.spec.name,
                 "settings": self.spec.model_dump(mode="json"),
                 "versions": versions(),
                 "commit": commit(),
-                "mlflow": {"uri": store.uri, "study": self.study_run}
+                "mlflow": {"uri": without_password(store.uri), "study": self.study_run}
                 | {r.name: r.summary["mlflow_run"] for r in self.results if r.stage == "train"},
                 "stages": stages,
                 "wall_seconds": round(time.time() - self.began, 1),
@@ -203,6 +204,8 @@ class Recorder:
                 notes.append("The teacher did not reach tiny.teacher_accuracy within tiny.max_steps.")
             if result.stage == "pretrain" and not result.summary["student_in_range"]:
                 notes.append("The student's accuracy is outside .55-.75: no snapshot was nearer.")
+            if result.stage == "train" and (warning := result.summary.get("warning")):
+                notes.append(f"{result.name}: {warning}.")
             if result.stage == "evaluate" and (too_long := result.summary["too_long"]):
                 left_out.setdefault(int(too_long), []).append(result.name.removeprefix("evaluate "))
             if result.name == BASE_ANSWERS and (boxed := result.summary["boxed_references"]):
@@ -221,4 +224,5 @@ class Recorder:
             )
         if self.spec.own:
             notes.append("Behaviour log-probabilities that do not match the base's tokens are dropped.")
+        notes += rollout_notes(self.results)
         return notes

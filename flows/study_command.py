@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   colinear study --set seed=1 --set data_seed=7  another LoRA initialisation, another data order
   colinear study my_study.toml --out runs/mine
   colinear study --rollouts rollouts.jsonl --set model.base=DIR_OR_HUB_ID
+  colinear study --set model.base=DIR --set rollouts.problems=deepscaler --set rollouts.teacher=DIR
   colinear presets                               the named studies
 """
 
@@ -31,7 +32,9 @@ def add_study(commands: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    study.add_argument("study", nargs="?", metavar="PRESET|FILE.toml", help="default: tiny, or own with --rollouts")
+    study.add_argument(
+        "study", nargs="?", metavar="PRESET|FILE.toml", help="default: tiny, or own for a model.base of one's own"
+    )
     study.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="assignments", help="may be repeated"
     )
@@ -45,12 +48,12 @@ def study_spec(name: str | None, assignments: Sequence[str], rollouts: str | Non
     from tasks import presets, settings
 
     values: dict[str, Any]
+    start = "own" if rollouts or any(word.startswith("model.base=") for word in assignments) else "tiny"
     if name is not None and name.endswith(".toml"):
-        own = settings.load_toml(Path(name))
-        start = presets.preset(str(own.pop("preset", "own" if rollouts else "tiny")))
-        values = _merged(start, own)
+        given = settings.load_toml(Path(name))
+        values = _merged(presets.preset(str(given.pop("preset", start))), given)
     else:
-        values = presets.preset(name or ("own" if rollouts else "tiny"))
+        values = presets.preset(name or start)
     if rollouts is not None:
         values = _merged(values, {"rollouts": {"file": str(Path(rollouts).expanduser().absolute())}})
     return settings.build(settings.override(values, assignments))

@@ -56,12 +56,13 @@ def smoke() -> Values:
 
 
 def own() -> Values:
-    """Your own rollouts on your own model; chosen by itself when ``--rollouts`` is given.
+    """Your own rollouts, or your own teacher, on your own model; chosen by itself when either is given.
 
     ``colinear study --rollouts FILE --set model.base=DIR_OR_HUB_ID``; cost and numbers are your model's.
     """
     return {
         "name": "own",
+        "rollouts": {"max_new_tokens": 128, "batch_size": 64},
         "train": {"steps": 40, "batch_size": 32, "lr": 5e-4},
         "evaluation": {"n": 200, "hard_n": 0, "max_new_tokens": 128, "batch_size": 64},
         "paths": {"n": 64},

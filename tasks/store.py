@@ -351,10 +351,12 @@ class Store:
         for start in range(0, len(metrics), 1000):
             self.client.log_batch(run_id, metrics=metrics[start : start + 1000])
 
-    def log_files(self, run_id: str, files: Iterable[Path]) -> None:
-        """Upload finished files (a study's report and tables) as the run's artifacts, side by side."""
+    def log_files(self, run_id: str, files: Iterable[Path], root: Path | None = None) -> None:
+        """Upload finished files (a study's report and tables) as the run's artifacts: side by side, or in the folders
+        that they have below ``root``."""
         for file in files:
-            self.client.log_artifact(run_id, str(file))
+            folder = file.parent.relative_to(root).as_posix() if root else "."
+            self.client.log_artifact(run_id, str(file), None if folder == "." else folder)
 
     def end_run(self, run_id: str, status: str = "FINISHED") -> None:
         """Close a run: FINISHED, FAILED or KILLED."""

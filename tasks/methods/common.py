@@ -33,6 +33,8 @@ class Method(Section):
     """Base of every method's section: its hyper-parameters, and which examples it trains on."""
 
     kind: ClassVar[Literal["rows", "pairs"]]
+    against_base: ClassVar[bool] = False
+    """Whether its pairs' loss needs the base's log-probabilities (see `tasks.training.reference`)."""
     lr_ratio: float = Field(1.0, title="Learning rate relative to train.lr", gt=0, le=100)
 
     def select(self, graded: pl.DataFrame) -> pl.DataFrame:

@@ -24,6 +24,7 @@ class Dpo(Method):
     """Direct preference optimisation on correct-wrong pairs."""
 
     kind: ClassVar[Literal["rows", "pairs"]] = "pairs"
+    against_base: ClassVar[bool] = True
     lr_ratio: float = Field(
         0.1, title="Learning rate relative to train.lr", description="1.0 is the matched learning rate.", gt=0, le=100
     )

@@ -5,14 +5,16 @@ from __future__ import annotations
 from tasks.reporting.formats import benchmark_name, p_value, percent, points, span
 from tasks.reporting.join import NO_POWER, NONE_SHOWN, Score, StudyTables, Versus, base_of, score, trained_runs, versus
 from tasks.reporting.notes import MOST_LISTED, count, named
+from tasks.reporting.pairs import Geometry
+from tasks.reporting.same_method import accuracy_apart, floor_clause, unsigned_points
 
 _TEST = "p: exact McNemar, Holm-adjusted over all pairs of runs; found: with a power of 80 %."
 
 Judged = list[tuple[str, Versus]]
 
 
-def against_base(tables: StudyTables, benchmark: str) -> str:
-    """Which runs change accuracy against the base; empty where nothing was compared."""
+def against_base(tables: StudyTables, view: Geometry, benchmark: str) -> str:
+    """Which runs change accuracy against the base, and how far runs of one method are apart; empty without a test."""
     base = base_of(tables).run
     start = score(tables, base, benchmark)
     compared = [(info.run, versus(tables, info.run, base, benchmark)) for info in trained_runs(tables)]
@@ -28,7 +30,8 @@ def against_base(tables: StudyTables, benchmark: str) -> str:
         group = [entry for entry in measured if entry[1].verdict == verdict]
         if group:
             said.append(_undecided(verdict, group, len(group) == len(measured)))
-    return f"{_lead(benchmark, start)} {'; '.join(said)}. {_TEST}"
+    floor = floor_clause(accuracy_apart(tables, view, benchmark), lambda share: f"{unsigned_points(share)} points")
+    return f"{_lead(benchmark, start)} {'; '.join(said)}. For comparison: {floor}. {_TEST}"
 
 
 def _lead(benchmark: str, start: Score) -> str:

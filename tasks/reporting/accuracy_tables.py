@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 
-from tasks.contracts import RunInfo
 from tasks.reporting.formats import NOT_MEASURED, benchmark_name, number, p_value, points
 from tasks.reporting.join import (
     StudyTables,
@@ -18,6 +18,14 @@ from tasks.reporting.join import (
     versus_of,
 )
 from tasks.reporting.pairs import Geometry
+from tasks.reporting.same_method import (
+    FLOOR_NOTE,
+    SAME_METHOD,
+    accuracy_apart,
+    floor_words,
+    loss_apart,
+    unsigned_points,
+)
 from tasks.reporting.tables import Cell, Table, detectable_points, reference_marks, said, score_cell
 
 MOST_TESTS = 60
@@ -33,7 +41,7 @@ POWER_NOTE = (
 def accuracy_table(tables: StudyTables, view: Geometry) -> Table:
     """Every run on every benchmark: counts, answers that could not be read or were cut, golds that could not."""
     rows: list[tuple[Cell, ...]] = []
-    infos: list[RunInfo] = []
+    marks: dict[int, str] = {}
     base, golds = base_of(tables), tables.study.get("unparsed_golds")
     for benchmark in benchmarks(tables) or [primary_benchmark(tables)]:
         unread = () if golds is None else (Cell(str(golds.get(benchmark, "not recorded"))),)
@@ -41,13 +49,19 @@ def accuracy_table(tables: StudyTables, view: Geometry) -> Table:
             found = score(tables, info.run, benchmark)
             if found is None and info != base:
                 continue
-            infos.append(info)
+            marks |= {len(rows) + i: mark for i, mark in reference_marks([info], view).items()}
             counts = [found.correct, found.n, found.unparsed, found.truncated] if found else [None] * 4
             correct, n, unparsed, truncated = (Cell(NOT_MEASURED if one is None else str(one)) for one in counts)
             words = (Cell(benchmark_name(benchmark)), Cell(info.run))
             loss = Cell(number(found.answer_loss if found else None, 4))
             answers = (correct, n, Cell(score_cell(found).plain), unparsed, truncated)
             rows.append((*words, *answers, *unread, loss))
+        marks[len(rows)] = "floor"
+        spread = Cell(*floor_words(accuracy_apart(tables, view, benchmark), unsigned_points))
+        losses = Cell(*floor_words(loss_apart(tables, view, benchmark), lambda nats: number(nats, 4)))
+        blank = Cell("-")
+        words = (Cell(benchmark_name(benchmark)), Cell(SAME_METHOD))
+        rows.append((*words, blank, blank, spread, blank, blank, *unread, losses))
     header = (
         *("Benchmark", "Run", "Correct", "n", "Accuracy, %", "Unparsed answers", "Truncated"),
         *(() if golds is None else ("Unparsed golds",)),
@@ -65,9 +79,10 @@ def accuracy_table(tables: StudyTables, view: Geometry) -> Table:
             " Unparsed golds: problems whose own answer the grader cannot read: every answer to them counts as wrong."
             if golds is not None
             else ""
-        ),
+        )
+        + f" {FLOOR_NOTE}",
         words=2,
-        marks=reference_marks(infos, view),
+        marks=marks,
     )
 
 
@@ -80,20 +95,28 @@ def mcnemar_table(tables: StudyTables, view: Geometry) -> Table:
     found = sorted(kept.to_dicts(), key=lambda row: (order.get(row["benchmark"], len(order)), row["other"]))
     cut = cases.height - kept.height
     said_cut = f"{cut} pairs of larger p are left out here; mcnemar.parquet has all. " if cut else ""
+    spreads = {name: accuracy_apart(tables, view, name) for name in {row["benchmark"] for row in found}}
+    floors = {name: Cell(*floor_words(spread, unsigned_points)) for name, spread in spreads.items()}
     header = (
-        *("Benchmark", "A", "B", "n", "Only A right", "Only B right", "A less B, points", "p", "p (Holm)"),
-        *("Detectable, points", "Verdict"),
+        *("Benchmark", "A", "B", "n", "Only A right", "Only B right", "A less B, points"),
+        *(f"{SAME_METHOD}, points", "p", "p (Holm)", "Detectable, points", "Verdict"),
     )
     return Table(
         "mcnemar",
         "McNemar's test, pair by pair",
         header,
-        tuple(_mcnemar_row(row) for row in found),
+        tuple(_mcnemar_row(row, floors[row["benchmark"]], view) for row in found),
         f"{said_cut}Exact two-sided test on the problems that only one of the two runs answers right; Holm's "
-        f"adjustment over all pairs of one benchmark. {POWER_NOTE}",
+        f"adjustment over all pairs of one benchmark. {POWER_NOTE} {FLOOR_NOTE}",
         words=3,
-        marks={i: "base" for i, row in enumerate(found) if not row["other"]},
+        marks=pair_marks([(row["run_a"], row["run_b"]) for row in found], base, view),
     )
+
+
+def pair_marks(pairs: Sequence[tuple[str, str]], base: str, view: Geometry) -> dict[int, str]:
+    """Rows of pairs with the base, and of pairs that are a noise floor, for `Table.marks`."""
+    floors = {i: "floor" for i, pair in enumerate(pairs) if view.kind(*pair)}
+    return {i: "base" for i, pair in enumerate(pairs) if base in pair} | floors
 
 
 def _fewer(others: pl.DataFrame) -> pl.DataFrame:
@@ -103,11 +126,13 @@ def _fewer(others: pl.DataFrame) -> pl.DataFrame:
     return places.head(MOST_TESTS).sort("place").drop("place")
 
 
-def _mcnemar_row(row: dict[str, Any]) -> tuple[Cell, ...]:
+def _mcnemar_row(row: dict[str, Any], floor: Cell, view: Geometry) -> tuple[Cell, ...]:
     found = versus_of(row)
     side = "" if not found.shown else "A higher" if found.difference > 0 else "A lower"
     why = "" if found.only_this + found.only_other else "no discordant problem"
     values = (str(found.n), str(found.only_this), str(found.only_other), points(found.difference))
-    words = (benchmark_name(row["benchmark"]), row["run_a"], row["run_b"])
-    texts = (*words, *values, p_value(found.p_value), p_value(found.p_holm), detectable_points(found))
-    return (*(Cell(text) for text in texts), Cell(found.verdict, (*said(side), *said(why))))
+    words = (benchmark_name(row["benchmark"]), row["run_a"])
+    other = Cell(row["run_b"], said(view.twin_label(row["run_a"], row["run_b"])))
+    tests = (p_value(found.p_value), p_value(found.p_holm), detectable_points(found))
+    pair = (*(Cell(text) for text in words), other, *(Cell(text) for text in values))
+    return (*pair, floor, *(Cell(text) for text in tests), Cell(found.verdict, (*said(side), *said(why))))

@@ -11,6 +11,7 @@ import polars as pl
 from tasks.contracts import ADAPTERS, PAIR_METRICS_FRAME, SPECTRA, UNSHARED, InputError, RunInfo, checked
 from tasks.reporting.comparison_document import comparison_document
 from tasks.reporting.comparison_findings import Comparison
+from tasks.reporting.figure_files import figure_files
 from tasks.reporting.files import json_text, parquet, write_files
 from tasks.reporting.html import render_html
 from tasks.reporting.markdown import render_markdown
@@ -57,5 +58,6 @@ def write_comparison(
         "report.md": render_markdown(document).encode(),
         "compare.json": json_text(record).encode(),
         **{f"{name}.parquet": parquet(frame) for name, frame in data.items()},
+        **figure_files(document.drawn),
     }
     return write_files(out, contents)

@@ -18,17 +18,18 @@ from tasks.reporting.formats import seconds
 from tasks.reporting.function_tables import divergence_matrix, functions_table
 from tasks.reporting.geometry_tables import base_table, matrix_table, spectrum_table
 from tasks.reporting.join import SCHEMAS, StudyTables, base_of
+from tasks.reporting.mcnemar_matrix import mcnemar_matrices
 from tasks.reporting.pair_table import pair_tables
 from tasks.reporting.pairs import Geometry, geometry
 from tasks.reporting.paths import READINGS
 from tasks.reporting.picture import Picture
+from tasks.reporting.rollout_tables import rollout_tables
 from tasks.reporting.sample_tables import differences_tables, samples_table
 from tasks.reporting.study_tables import (
     benchmarks_tables,
     checks_table,
-    rollouts_table,
     settings_table,
-    stages_table,
+    stage_tables,
     training_table,
     versions_table,
 )
@@ -68,6 +69,11 @@ class Document:
     numbers: Mapping[str, Any] = field(default_factory=dict)
     """Key of a figure -> its numbers: see `tasks.reporting.figure_numbers`."""
 
+    @property
+    def drawn(self) -> tuple[Picture, ...]:
+        """Every figure of the page, in the order they are read."""
+        return (*self.pictures, *(picture for section in self.sections for picture in section.pictures))
+
 
 def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], list[Picture]] = pictures) -> Document:
     """Derive every view of a study. ``draw`` makes the figures; give ``lambda *_: []`` where none are wanted."""
@@ -83,12 +89,15 @@ def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], 
     barriers, *other_barriers = barrier_tables(tables, view)
     cka, *layers = cka_tables(tables, view)
     matrix_of_kl = divergence_matrix(tables, view)
+    (rollouts, examples), (totals, stages) = rollout_tables(tables), stage_tables(tables)
+    tests = mcnemar_matrices(tables, view)
     claims = tuple(claims_table(tables))
     answered, *rest = claims_tables(claims)
     folded = (matrix, *others, spectrum_table(tables.spectra, view), *([base] if base else []))
+    sampled = samples_table(tables, view)
     sections = (
         Section("The paper's claims", (), tuple(rest[:1]), (answered, *rest[1:])),
-        _folding("Accuracy", (accuracy, samples_table(tables)), (mcnemar, *differences_tables(tables))),
+        _folding("Accuracy", (accuracy, sampled), (*tests, mcnemar, *differences_tables(tables, view))),
         Section("Geometry of the updates", (), (against,), folded),
         Section(
             "Paths between the updates",
@@ -104,12 +113,17 @@ def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], 
         ),
         Section(
             "Over the layers and the steps",
-            figures("layers", "angles", "spectra", "training"),
+            figures("layers", "angles", "outside", "spectra", "training"),
             (),
             (training_table(tables),),
         ),
-        Section("Data and checks", (), (rollouts_table(tables), *benchmarks_tables(tables), checks_table(tables)), ()),
-        Section("The study", (), (stages_table(tables),), (settings_table(tables), versions_table(tables))),
+        Section(
+            "Data and checks",
+            (),
+            (*rollouts, *benchmarks_tables(tables), checks_table(tables)),
+            tuple(examples),
+        ),
+        Section("The study", (), (totals,), (stages, settings_table(tables), versions_table(tables))),
     )
     return Document(
         brand="colinear study",

@@ -187,8 +187,8 @@
   };
 
   section.hidden = false;
-  fill(get("run"), pairs.labels, state.i);
-  fill(get("other"), pairs.labels, state.j);
+  fill(get("run"), pairs.names, state.i);
+  fill(get("other"), pairs.names, state.j);
   fill(get("metric"), pairs.metrics.map((entry) => entry.title), 0);
   get("layer").max = pairs.layers.length;
   get("profile-figure").hidden = get("layer").parentElement.hidden = !pairs.layers.length;
@@ -300,7 +300,7 @@
   if (training) {
     const ALL = training.runs.length;
     const [run, logged] = [get("training-run"), get("training-metric")];
-    fill(run, [...training.labels, "all runs"], Math.max(0, training.runs.indexOf(pairs.names[pairs.reference])));
+    fill(run, [...training.runs, "all runs"], Math.max(0, training.runs.indexOf(pairs.names[pairs.reference])));
     fill(logged, training.metrics, 0);
     const chosen = () =>
       training.curves.filter(

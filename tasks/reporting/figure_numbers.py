@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from tasks.reporting.explore_pairs import finite
-from tasks.reporting.pairs import EVERYTHING, Geometry
+from tasks.reporting.pairs import EVERYTHING, REVERSED, Geometry
 from tasks.reporting.paths import READINGS
 from tasks.reporting.spectra_figure import mean_spectra
 from tasks.reporting.study_tables import LOSS
@@ -46,7 +46,7 @@ def _numbers(
     if key.startswith("path-"):
         reading = pl.col("reading") == key.removeprefix("path-")
         return "connectivity", _of(frames, "connectivity", reading & _near(view)) if key[5:] in READINGS else None
-    if key in ("cosines", "layers", "angles"):
+    if key in ("cosines", "layers", "angles", "outside"):
         return "pair_metrics", _pairs(key, frames, view)
     if key == "spectra":
         means = mean_spectra(frames["spectra"]) if "spectra" in frames else {}
@@ -78,5 +78,6 @@ def _pairs(key: str, frames: Mapping[str, pl.DataFrame], view: Geometry) -> pl.D
         "cosines": EVERYTHING & (pl.col("metric") == "cosine"),
         "layers": layers & (pl.col("metric") == "cosine"),
         "angles": layers & (pl.col("metric") == "angle_left") & pl.col("k").is_in([*view.ks[:1], *view.ks[-1:]]),
+        "outside": layers & pl.col("metric").is_in([name for pair in REVERSED.items() for name in pair]),
     }
     return rows.filter(chosen[key]).select(_VALUES)

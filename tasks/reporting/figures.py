@@ -9,7 +9,7 @@ from tasks.reporting.join import StudyTables
 from tasks.reporting.pairs import Geometry
 from tasks.reporting.path_figures import path_pictures
 from tasks.reporting.picture import Picture
-from tasks.reporting.profile_figures import angle_picture, cosine_profile_picture
+from tasks.reporting.profile_figures import angle_picture, cosine_profile_picture, outside_picture
 from tasks.reporting.spectra_figure import spectra_picture
 from tasks.reporting.training_figure import training_picture
 
@@ -21,6 +21,7 @@ def pictures(tables: StudyTables, view: Geometry) -> list[Picture]:
         cosine_picture(view),
         cosine_profile_picture(tables.pair_metrics, view),
         angle_picture(tables.pair_metrics, view),
+        outside_picture(tables.pair_metrics, view),
         spectra_picture(tables.spectra, view),
         training_picture(tables, view),
         *path_pictures(tables, view),

@@ -14,10 +14,11 @@ import polars as pl
 
 
 def write_files(out: Path, contents: Mapping[str, bytes]) -> list[Path]:
-    """Write ``contents`` (name -> bytes) into ``out``, made if need be, and return the paths in the same order."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Write ``contents`` (name, with "/" for a folder in it -> bytes) into ``out``, made if need be, and return the
+    paths in the same order."""
     # The first, the page, last: where it is new, so is everything it points to.
     for name in reversed(list(contents)):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
         _replace(out / name, contents[name])
     return [out / name for name in contents]
 

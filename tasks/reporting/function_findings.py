@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from tasks.reporting.formats import number, significant
-from tasks.reporting.function_tables import divergences
+from tasks.reporting.function_tables import depths, depths_apart, divergences
 from tasks.reporting.join import StudyTables, base_of
 from tasks.reporting.notes import MOST_LISTED, count, named
 from tasks.reporting.pairs import Geometry
 from tasks.reporting.paths import READINGS, Extreme, largest, paths_of
+from tasks.reporting.same_method import floor_clause
 from tasks.reporting.similarity import POOLINGS, lowest_pair, lowest_twin, similarity_of
 
 
@@ -72,6 +73,21 @@ def divergence_finding(tables: StudyTables, view: Geometry) -> str:
         f"Output distributions, KL({base} || run) in nats a token of the reference solutions, nearest first: {order}; "
         f"{_floor(tables, view)}."
     )
+
+
+def depth_finding(tables: StudyTables, view: Geometry) -> str:
+    """The runs of the least and the greatest logit-lens depth and the base, against how far runs of one method are
+    apart; empty where none was measured."""
+    deep, base = depths(tables.lens), base_of(tables).run
+    runs = sorted((deep[info.run], info.run) for info in view.runs if info.run in deep)
+    if not runs:
+        return ""
+    (low, first), (high, last) = runs[0], runs[-1]
+    beside = f"; {base} {number(deep[base], 2)}" if base in deep else ""
+    range_ = f"from {number(low, 2)} ({first}) to {number(high, 2)} layers ({last})" if len(runs) > 1 else ""
+    said = range_ or f"{number(low, 2)} layers ({first})"
+    floor = floor_clause(depths_apart(tables, view), lambda depth: f"{number(depth, 2)} layers")
+    return f"Logit-lens depth: {said}{beside}; {floor}."
 
 
 def _floor(tables: StudyTables, view: Geometry) -> str:

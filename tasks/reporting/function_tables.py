@@ -10,7 +10,8 @@ import polars as pl
 from tasks.contracts import RunInfo
 from tasks.reporting.formats import NOT_MEASURED, number, significant
 from tasks.reporting.join import StudyTables, base_of
-from tasks.reporting.pairs import Geometry
+from tasks.reporting.pairs import NO_FLOOR, Geometry
+from tasks.reporting.same_method import FLOOR_NOTE, SAME_METHOD, Apart, apart, difference_of, floor_words
 from tasks.reporting.tables import Cell, Table, said
 
 MOST_RUNS = 12
@@ -38,6 +39,11 @@ def depths(lens: pl.DataFrame) -> dict[str, float]:
     return dict(rows.select("run", "value").iter_rows())
 
 
+def depths_apart(tables: StudyTables, view: Geometry) -> dict[str, Apart]:
+    """How far the logit-lens depths of runs of one method are apart, layers."""
+    return apart(view, difference_of(depths(tables.lens).get))
+
+
 def functions_table(tables: StudyTables, view: Geometry) -> Table:
     """One row a run: depth, divergence from and to the base, and from and to the reference."""
     title = "Outputs: logit-lens depth and divergence"
@@ -47,17 +53,33 @@ def functions_table(tables: StudyTables, view: Geometry) -> Table:
     base, reference = base_of(tables), view.reference
     others = [base, *([reference] if reference else [])]
     layers = max(tables.lens["layer"].drop_nulls(), default=None)
+    against = reference or base
+    largest, _ = floor_words(depths_apart(tables, view), _layers)
     rows = []
     for info in [base, *view.runs]:
-        cells = [Cell(number(deep.get(info.run), 2))]
+        cells = [Cell(number(deep.get(info.run), 2)), _deeper(deep, info.run, against.run, largest)]
         for other in others:
             cells += [_cell(found, *pair) for pair in ((other.run, info.run), (info.run, other.run))]
         rows.append((Cell(info.run, said(_twin(info, reference, view))), *cells))
     header = ["Run", f"Logit-lens depth, of {layers} layers" if layers is not None else "Logit-lens depth, layers"]
+    header += [f"Deeper than {against.run}, layers"]
     for other in others:
         header += [f"KL({other.run} || run), nats/token", f"KL(run || {other.run}), nats/token"]
     marks = {0: "base", **{i: "floor" for i, info in enumerate(view.runs, 1) if _twin(info, reference, view)}}
-    return Table("functions", title, tuple(header), tuple(rows), _note(tables), marks=marks)
+    return Table("functions", title, tuple(header), tuple(rows), f"{_note(tables)} {FLOOR_NOTE}", marks=marks)
+
+
+def _layers(depth: float) -> str:
+    return number(depth, 2)
+
+
+def _deeper(deep: Mapping[str, float], run: str, other: str, floor: str) -> Cell:
+    """The difference of two depths, with that of runs of one method beneath it."""
+    if run == other or run not in deep or other not in deep:
+        return Cell("-", ("itself",)) if run == other else Cell(NOT_MEASURED)
+    sign = "+" if round(deep[run] - deep[other], 2) > 0 else ""
+    beneath = floor if floor == NO_FLOOR else f"{SAME_METHOD.lower()} {floor}"
+    return Cell(f"{sign}{_layers(deep[run] - deep[other])}", (beneath,))
 
 
 def divergence_matrix(tables: StudyTables, view: Geometry) -> Table | None:

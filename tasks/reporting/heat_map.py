@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ from tasks.reporting.formats import number
 from tasks.reporting.notes import floor_note
 from tasks.reporting.pairs import REACHED, ZERO, Geometry, cosine_matrix
 from tasks.reporting.picture import Picture, label_of
-from tasks.reporting.svg import FAINT, inline_svg
+from tasks.reporting.svg import FAINT, WIDTH, inline_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +38,7 @@ def cosine_picture(view: Geometry) -> Picture | None:
     svg = inline_svg(
         "cosines",
         "Cosine between the weight updates of every pair of runs",
-        min(0.9 + 0.46 * len(view.runs), 5.6),
+        _height([label_of(info, view) for info in view.runs]),
         draw,
     )
     measured = any(view.floor_of(kind, "cosine") for kind in KINDS)
@@ -45,9 +46,23 @@ def cosine_picture(view: Geometry) -> Picture | None:
         f"<dW, dW'> / (|dW| |dW'|) over all entries of {view.modules} shared modules, one value a pair. "
         + floor_note(view)
         + (" Framed cells are at their floor or are the floor itself." if measured else "")
+        + (" Of so many runs the numbers below stand for the names beside." if len(view.runs) > MOST_LABELLED else "")
         + (" zero: an update of zero, which has no direction." if view.zero else "")
     )
     return Picture("cosines", "Do the weights move the same way?", svg, note, "cosines")
+
+
+def _height(names: Sequence[str]) -> float:
+    """Inches: of few runs what makes room for a number in each cell, of many what keeps the cells square."""
+    if len(names) <= MOST_LABELLED:
+        return 0.9 + 0.46 * len(names)
+    labels = 0.6 * _label_size(len(names)) * (3 + max(map(len, names))) / 72  # a letter is about .6 of its height wide
+    return max(2.0, 0.35 + WIDTH - labels - 0.9)
+
+
+def _label_size(runs: int) -> float:
+    """Points: of many runs what a row's height leaves."""
+    return 9.0 if runs <= MOST_LABELLED else min(7.0, 190 / runs)
 
 
 def _lowest(cosines: np.ndarray) -> float:
@@ -62,16 +77,23 @@ def _heat_map(axes: Axes, cosines: np.ndarray, view: Geometry) -> None:
         text = "1" if i == j else number(cosine, 3 if len(names) <= 8 else 2).replace("0.", ".", 1)
         if np.isnan(cosine):
             text = "zero" if view.missing(view.runs[i].run, view.runs[j].run, "cosine") == ZERO else "n/m"
-        _cell(axes, (i, j), cosine, "" if crowded else text, _lowest(cosines), framed)
+        _cell(axes, (i, j), cosine, "" if crowded else text, _lowest(cosines), 0.6 if crowded else 1.6, framed)
     axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5))
-    slant, height = (90, "center") if crowded else (40, "top")
-    axes.set_xticks(range(len(names)), names, rotation=slant, ha="right", va=height, rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), names)
-    axes.tick_params(length=0, labelsize=7 if crowded else 9)
+    places = range(len(names))
+    if crowded:  # a name once is enough: its number stands for it
+        size, every = _label_size(len(names)), -(-len(names) // 20)
+        axes.set_xticks(places[::every], [str(place + 1) for place in places[::every]])
+        axes.set_yticks(places, [f"{name} {place + 1}" for place, name in enumerate(names)])
+        axes.tick_params(length=0, labelsize=size)
+        axes.set_aspect("equal", anchor="NW")
+    else:
+        axes.set_xticks(places, names, rotation=40, ha="right", va="top", rotation_mode="anchor")
+        axes.set_yticks(places, names)
+        axes.tick_params(length=0, labelsize=9)
     axes.spines[:].set_visible(False)
 
 
-def _cell(axes: Axes, at: tuple[int, ...], cosine: float, text: str, low: float, framed: bool) -> None:
+def _cell(axes: Axes, at: tuple[int, ...], cosine: float, text: str, low: float, frame: float, framed: bool) -> None:
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
@@ -86,7 +108,7 @@ def _cell(axes: Axes, at: tuple[int, ...], cosine: float, text: str, low: float,
     axes.add_patch(Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, facecolor=fill, linewidth=0))
     axes.text(j, i, text, ha="center", va="center", size=8.5, color=contrast)
     if framed:
-        axes.add_patch(Rectangle((j - 0.45, i - 0.45), 0.9, 0.9, fill=False, edgecolor=contrast, linewidth=1.6))
+        axes.add_patch(Rectangle((j - 0.45, i - 0.45), 0.9, 0.9, fill=False, edgecolor=contrast, linewidth=frame))
 
 
 def _colour_bar(axes: Axes, low: float, floor: float | None) -> None:

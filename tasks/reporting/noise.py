@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from tasks.reporting.floors import KINDS, ORDER
+from tasks.reporting.function_tables import depths_apart
+from tasks.reporting.join import StudyTables, benchmarks
 from tasks.reporting.pairs import Geometry
+from tasks.reporting.same_method import Apart, accuracy_apart, loss_apart, sampled_apart
 
 
 def noise_floor(view: Geometry) -> dict[str, Any]:
@@ -18,6 +22,29 @@ def noise_floor(view: Geometry) -> dict[str, Any]:
         "pairs": view.twins[ORDER],
         **{kind: _floor(view, kind, measures) if view.twins[kind] else None for kind in KINDS},
     }
+
+
+def single_floors(tables: StudyTables, view: Geometry) -> dict[str, Any]:
+    """How far runs of one method are apart in accuracy, sampled scores (shares), answer loss and logit-lens depth.
+
+    For each kind of floor the number of pairs, the largest difference and the standard deviation of a single run.
+    """
+    names = benchmarks(tables)
+    scores = tables.samples.select("benchmark", "metric", "k").unique(maintain_order=True).rows()
+    sampled = [
+        {"benchmark": name, "metric": metric, "k": k, **_kinds(sampled_apart(tables, view, name, metric, k))}
+        for name, metric, k in scores
+    ]
+    return {
+        "accuracy": {name: _kinds(accuracy_apart(tables, view, name)) for name in names},
+        "answer_loss": {name: _kinds(loss_apart(tables, view, name)) for name in names},
+        "samples": sampled,
+        "depth": _kinds(depths_apart(tables, view)),
+    }
+
+
+def _kinds(found: Mapping[str, Apart]) -> dict[str, Any]:
+    return {kind: asdict(found[kind]) if kind in found else None for kind in KINDS}
 
 
 def _floor(view: Geometry, kind: str, measures: list[tuple[str, int | None]]) -> dict[str, Any]:

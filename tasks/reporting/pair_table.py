@@ -63,10 +63,11 @@ def _pair_table(key: str, title: str, chosen: Sequence[Pair], view: Geometry) ->
     marks = {0: "base", **{i: "floor" for i, pair in enumerate(shown, start=1) if view.twin(*pair)}}
     marks |= {1 + len(rows) + i: "floor" for i in range(len(floors))} | {1 + len(rows) + len(floors): "base"}
     note = (
-        f"{cut}Angles: largest principal angle between left singular subspaces, degrees, median over "
-        f"{count(view.modules, 'module')}; u1, v1: first left and right singular vectors, phi: overlap of the "
-        "subspaces, mean over modules; norm ratio and orthogonal fraction (share of the first run's norm outside the "
-        "second's direction, module by module) of the first run against the second. "
+        f"{cut}Angles: principal angles between left singular subspaces, degrees, median over "
+        f"{count(view.modules, 'module')}; worst: the largest of them, smallest: that of the two directions in which "
+        'the subspaces are nearest, the other reading of a "top-1 angle". u1, v1: first left and right singular '
+        "vectors, phi: overlap of the subspaces, mean over modules; norm ratio and orthogonal fraction (share of the "
+        "first run's norm outside the second's direction, module by module) of the first run against the second. "
         f"{interval_note(view)} {floor_note(view)}"
     )
     header = ("Run", "and", *(column.title for column in columns))
@@ -78,6 +79,8 @@ def _columns(view: Geometry) -> list[Column]:
     top = max(view.ks, default=None)
     angles = [Column("Angle of u1 and u1', deg", "angle_left", 1, 1, beside=True)]
     angles += [Column(f"Worst of top-{k} angles, deg", "angle_left", 1, k, beside=True) for k in worst]
+    if worst:
+        angles.append(Column(f"Smallest of top-{worst[-1]} angles, deg", "angle_min_left", 1, worst[-1], beside=True))
     if top is not None and max(view.tops.values()) > top:
         angles.append(Column("Worst at the largest k, deg", "angle_left", 1, OWN, beside=True))
     return [

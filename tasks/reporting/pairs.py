@@ -43,7 +43,8 @@ REACHED = (AT_FLOOR, IS_FLOOR, AT_START, IS_START)
 EVERYTHING = (pl.col("module") == "*") & pl.col("layer").is_null() & pl.col("projection").is_null()
 """Rows over all shared modules; module "*" with a layer or a projection is the value of that part."""
 
-_REVERSED = {"orthogonal_fraction": "orthogonal_fraction_reverse"}
+REVERSED = {"orthogonal_fraction": "orthogonal_fraction_reverse"}
+"""Metric of a against b -> what the frame calls it of b against a, where the two differ."""
 
 _Values = Mapping[tuple[str, str, str, int | None], "Estimate"]
 
@@ -91,7 +92,7 @@ class Geometry:
         """A metric of ``run`` against ``other``, whichever way round the frame has the pair."""
         if (run, other, metric, k) in self.values:
             return self.values[run, other, metric, k]
-        found = self.values.get((other, run, _REVERSED.get(metric, metric), k), Estimate(None))
+        found = self.values.get((other, run, REVERSED.get(metric, metric), k), Estimate(None))
         if metric != "norm_ratio":
             return found
         nothing = run in self.zero and other not in self.zero  # 0 over something is 0, though its inverse is undefined
@@ -111,7 +112,7 @@ class Geometry:
 
     def missing(self, run: str, other: str, metric: str, k: int | None = None) -> str:
         """What stands where a measure has no value: nobody took it, it is not defined, or one update is zero."""
-        names = ((run, other, metric), (other, run, _REVERSED.get(metric, metric)))
+        names = ((run, other, metric), (other, run, REVERSED.get(metric, metric)))
         if {run, other} & self.zero or self._no_direction(run, other):
             return ZERO
         return UNDEFINED if any((*name, k) in self.values for name in names) else NOT_MEASURED

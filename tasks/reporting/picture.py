@@ -22,7 +22,7 @@ MARKERS = "osD^vPX*"
 MOST_LINES = 9
 """Lines that a panel can show apart; of more, the extremes are drawn in colour and the others thin and grey."""
 
-_KNOWN = ("sft", "rft", "dft", "rift", "offline_grpo", "dpo")
+KNOWN = ("sft", "rft", "dft", "rift", "offline_grpo", "dpo")
 _LONGEST = 22
 _MOST_MARKS = 16
 
@@ -44,7 +44,7 @@ def colour_of(info: RunInfo, view: Geometry) -> str:
         return INK
     present = dict.fromkeys(run.method for run in view.runs)
     # A study's methods keep their colours from report to report; adapters of others have methods of their own.
-    methods = dict.fromkeys([*(_KNOWN if present.keys() & set(_KNOWN) else ()), *present])
+    methods = dict.fromkeys([*(KNOWN if present.keys() & set(KNOWN) else ()), *present])
     return PALETTE[list(methods).index(info.method) % len(PALETTE)]
 
 

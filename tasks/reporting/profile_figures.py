@@ -1,4 +1,4 @@
-"""Cosine and principal angles to the reference over the layers, with the null and the noise floors."""
+"""Cosine, angles and orthogonal fraction to the reference over the layers, with the null and the noise floors."""
 
 from __future__ import annotations
 
@@ -68,6 +68,28 @@ def angle_picture(pair_metrics: pl.DataFrame, view: Geometry) -> Picture | None:
         f"{_floor_lines(first, view)}{crowd}"
     )
     return Picture("angles", f"How far are their subspaces from those of {reference}?", svg, note.strip(), "pairs")
+
+
+def outside_picture(pair_metrics: pl.DataFrame, view: Geometry) -> Picture | None:
+    """Share of each run's update outside the reference's direction, layer by layer."""
+    profiles = layer_profiles(pair_metrics, view, "orthogonal_fraction")
+    if not profiles or view.reference is None:
+        return None
+    reference = view.reference.run
+
+    def draw(canvas: Canvas) -> None:
+        axes = canvas.subplots()
+        _lines(axes, profiles, view)
+        axes.set(xlabel="Layer (0 = nearest the input)", ylabel="Share of the norm", ylim=(-0.02, 1.04))
+        legend(canvas, axes)
+
+    svg = inline_svg("outside", f"Share of each update outside the direction of {reference} over the layers", 3.7, draw)
+    note = (
+        f"Orthogonal fraction |dW - proj dW| / |dW| of each run against {reference}, projected module by module, one "
+        "value a layer over all entries of its modules; 0 = a multiple of the reference's update, 1 = nothing in "
+        f"common. {_floor_lines(profiles, view)}{crowd_note(len(profiles), len(_coloured(profiles, view)))}"
+    )
+    return Picture("outside", f"How much of them is not {reference}?", svg, note, "pairs")
 
 
 def _floor_lines(profiles: dict[str, Profile], view: Geometry) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tasks.reporting.pairs import Geometry
+from tasks.reporting.pairs import REVERSED, Geometry
 
 
 @dataclass(frozen=True)
@@ -19,19 +19,21 @@ class Profile:
 
 
 def layer_profiles(pair_metrics: pl.DataFrame, view: Geometry, metric: str, k: int | None = None) -> dict[str, Profile]:
-    """Run -> its profile of ``metric`` against the reference, from the rows of whole layers (module "*")."""
+    """Run -> its profile of ``metric`` against the reference, from the rows of whole layers (module "*"). A metric that
+    depends on which run is first is that of the run first and the reference second."""
     if view.reference is None:
         return {}
     reference = view.reference.run
+    named, first, second = pl.col("metric"), pl.col("run_a") == reference, pl.col("run_b") == reference
+    turned = REVERSED.get(metric, metric)
     rows = (
         pair_metrics.filter(
             pl.col("module") == "*",
             pl.col("layer").is_not_null(),
             pl.col("projection").is_null(),
-            pl.col("metric") == metric,
             pl.col("k").eq_missing(k),
             pl.col("value").is_not_null(),
-            (pl.col("run_a") == reference) | (pl.col("run_b") == reference),
+            ((named == metric) & second) | ((named == turned) & first),
         )
         .with_columns(run=pl.when(pl.col("run_a") == reference).then("run_b").otherwise("run_a"))
         .sort("run", "layer")

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import math
+import base64
+import csv
 import re
-from typing import Any
+from pathlib import Path
 
 from tasks.contracts import RunInfo
 from tasks.reporting.function_tables import depths, divergences
 from tasks.reporting.join import StudyTables, base_of, second_benchmark
-from tasks.reporting.pairs import Geometry, cosine_matrix, headline_rows
+from tasks.reporting.pairs import Geometry, headline_rows
+
+VERDICT = "In this study"
+"""The column of a table of claims that one looks for."""
+
+HEAT_MAP = "figures/cosines.png"
+
+MOST_MARKDOWN = 60_000
+"""Characters of a report in a Prefect artifact: its page renders all of them at once."""
 
 
 def run_metrics(tables: StudyTables, view: Geometry) -> dict[RunInfo, dict[str, float]]:
@@ -33,31 +42,23 @@ def run_metrics(tables: StudyTables, view: Geometry) -> dict[RunInfo, dict[str, 
     return metrics
 
 
-def accuracy_rows(tables: StudyTables, view: Geometry) -> list[dict[str, Any]]:
-    """One row a run, on the study's first benchmark."""
-    return [
-        {
-            "run": row.info.run,
-            "accuracy": round(row.first.accuracy, 4) if row.first else None,
-            "95 % from": round(row.first.low, 4) if row.first else None,
-            "to": round(row.first.high, 4) if row.first else None,
-            "n": row.first.n if row.first else None,
-            "against base": row.first_versus.verdict if row.first_versus else None,
-            "cosine to sft": _rounded(row.cosine),
-        }
-        for row in headline_rows(tables, view)
-    ]
+def table_rows(file: Path) -> list[dict[str, str]]:
+    """A table of the folder as Prefect takes it: every value as it reads in the report, a verdict before the claim that
+    is longer than Prefect's page is wide."""
+    with file.open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    return [{VERDICT: row[VERDICT], **row} if VERDICT in row else row for row in rows]
 
 
-def cosine_rows(view: Geometry) -> list[dict[str, Any]]:
-    """The matrix of cosines, a row a run."""
-    names, matrix = [info.run for info in view.runs], cosine_matrix(view)
-    return [
-        {"run": name, **{other: _rounded(matrix[i, j]) for j, other in enumerate(names)}}
-        for i, name in enumerate(names)
-    ]
+def data_uri(file: Path) -> str:
+    """A PNG as a URL that carries it: Prefect's page shows it although no server has the file."""
+    return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
-def _rounded(value: float | None) -> float | None:
-    """NaN is what was not measured; JSON has no word for it."""
-    return None if value is None or math.isnan(value) else round(float(value), 4)
+def top(markdown: str, most: int = MOST_MARKDOWN) -> str:
+    """The sections of ``markdown`` that fit into ``most`` characters, and where the rest is."""
+    if len(markdown) <= most:
+        return markdown
+    end = markdown.rfind("\n## ", 0, most)
+    kept = markdown[: end if end > 0 else most].rstrip()
+    return f"{kept}\n\nThe rest is in report.md, beside report.html.\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -30,6 +31,11 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def without_password(uri: str) -> str:
+    """A URI as it may stand in a report that others read: of ``user:password@host`` the host."""
+    return re.sub(r"(?<=://)[^/@]*@", "", uri)
 
 
 def commit() -> str | None:

@@ -6,10 +6,20 @@ from typing import Any
 
 import polars as pl
 
+from tasks.reporting.accuracy_tables import pair_marks
 from tasks.reporting.formats import NOT_MEASURED, benchmark_name, percent, points, span
 from tasks.reporting.join import REFERENCES, StudyTables, base_of, benchmarks, ordered_runs
 from tasks.reporting.notes import count
-from tasks.reporting.tables import Cell, Table
+from tasks.reporting.pairs import Geometry
+from tasks.reporting.same_method import (
+    FLOOR_NOTE,
+    SAME_METHOD,
+    averages_apart,
+    floor_words,
+    sampled_apart,
+    unsigned_points,
+)
+from tasks.reporting.tables import Cell, Table, said
 
 _KINDS = ("avg", "pass", "maj")
 MOST_SCORES = 9
@@ -19,7 +29,7 @@ MOST_DIFFERENCES = 60
 """Rows of the table of differences besides those with the base; the frame beside the page has all."""
 
 
-def samples_table(tables: StudyTables) -> Table:
+def samples_table(tables: StudyTables, view: Geometry) -> Table:
     """Every run on every benchmark that was answered several times, the base first."""
     frame = tables.samples
     title = "Sampled scores"
@@ -41,6 +51,10 @@ def samples_table(tables: StudyTables) -> Table:
                 marks[len(rows)] = "base"
             cells = (_cell(values.get((run, benchmark, *score))) for score in kept)
             rows.append((Cell(benchmark_name(benchmark)), Cell(run), *cells))
+        spreads = [sampled_apart(tables, view, benchmark, *score) for score in kept]
+        marks[len(rows)] = "floor"
+        floors = (Cell(*floor_words(spread, unsigned_points)) for spread in spreads)
+        rows.append((Cell(benchmark_name(benchmark)), Cell(f"{SAME_METHOD}, points"), *floors))
     cut = (
         ""
         if len(kept) == len(scores)
@@ -50,13 +64,14 @@ def samples_table(tables: StudyTables) -> Table:
         f"{cut}Percent, mean over problems (n = {span(frame['n'].to_list(), 0)}, "
         f"{span(frame['samples'].to_list(), 0)} drawn answers each); beneath it the 95 % bootstrap interval over "
         "problems. avg@k: share right; pass@k: at least one of k right; maj@k: the most frequent of k answers is "
-        "right; all over every choice of k of the answers, not the first k alone."
+        "right; all over every choice of k of the answers, not the first k alone. Votes are for values (1/2 and 0.5 "
+        f"are one answer), a tie is shared. {FLOOR_NOTE}"
     )
     header = ("Benchmark", "Run", *(f"{metric}@{k}, %" for metric, k in kept))
     return Table("samples", title, header, tuple(rows), note, words=2, marks=marks)
 
 
-def differences_tables(tables: StudyTables) -> list[Table]:
+def differences_tables(tables: StudyTables, view: Geometry) -> list[Table]:
     """Pairs of runs in avg@k, pairs with the base first; of very many others the largest differences. Empty: no drawn
     answers."""
     if tables.differences.is_empty():
@@ -79,16 +94,20 @@ def differences_tables(tables: StudyTables) -> list[Table]:
         f"share of the {span(frame['samples'].to_list(), 0)} drawn answers to a problem that are right. Beneath the "
         "difference its 95 % interval, a bootstrap over the problems that both answered. The intervals are each "
         f"pair's own, not of all together: 0 is outside of {apart} of {frame.height}, where {0.05 * frame.height:.1f} "
-        f"of {count(frame.height, 'pair')} without any difference would be expected by chance."
+        f"of {count(frame.height, 'pair')} without any difference would be expected by chance. {FLOOR_NOTE}"
     )
-    cells = tuple((*(Cell(text) for text in _words(row)), _difference(row)) for row in rows)
-    header = ("Benchmark", "A", "B", "n", "Answers each", "A less B in avg@k, points")
-    marks = {i: "base" for i, row in enumerate(rows) if not row["other"]}
+    spreads = {name: averages_apart(tables, view, name) for name in {row["benchmark"] for row in rows}}
+    floors = {name: Cell(*floor_words(spread, unsigned_points)) for name, spread in spreads.items()}
+    cells = tuple((*_words(row, view), _difference(row), floors[row["benchmark"]]) for row in rows)
+    header = ("Benchmark", "A", "B", "n", "Answers each", "A less B in avg@k, points", f"{SAME_METHOD}, points")
+    marks = pair_marks([(row["run_a"], row["run_b"]) for row in rows], base, view)
     return [Table("differences", "Sampled scores, pair by pair", header, cells, note, words=3, marks=marks)]
 
 
-def _words(row: dict[str, Any]) -> tuple[str, ...]:
-    return (benchmark_name(row["benchmark"]), row["run_a"], row["run_b"], str(row["n"]), str(row["samples"]))
+def _words(row: dict[str, Any], view: Geometry) -> tuple[Cell, ...]:
+    other = Cell(row["run_b"], said(view.twin_label(row["run_a"], row["run_b"])))
+    words = (Cell(benchmark_name(row["benchmark"])), Cell(row["run_a"]), other)
+    return (*words, Cell(str(row["n"])), Cell(str(row["samples"])))
 
 
 def _difference(row: dict[str, Any]) -> Cell:

@@ -1,29 +1,19 @@
-"""The study itself as rows of strings: training, rollouts, checks, stages, settings, versions."""
+"""The study itself as rows of strings: training, benchmarks, checks, stages, settings, versions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import polars as pl
 
-from tasks.reporting.formats import NOT_MEASURED, benchmark_name, learning_rate, number, percent, seconds
+from tasks.reporting.formats import NOT_MEASURED, benchmark_name, learning_rate, number, seconds
 from tasks.reporting.join import StudyTables, benchmarks, trained_runs
 from tasks.reporting.tables import Cell, Table
 
 LOSS = "loss"
 """The training metric that every method has."""
-
-_SHARE_OF = {
-    "correct": ("rows",),
-    "truncated": ("rows",),
-    "unparsed": ("rows",),
-    "unparsed_gold": ("rows",),
-    "disagreements": ("rows",),
-    "dropped": ("rows",),
-    "mixed_groups": ("groups", "prompts"),
-}
-
 
 _BENCHMARK_COUNTS = ("n", "shared_with_rollouts_dropped")
 
@@ -52,34 +42,6 @@ def training_table(tables: StudyTables) -> Table:
     )
 
 
-def rollouts_table(tables: StudyTables) -> Table:
-    """Counts of the one set of rollouts that every method was given, what was dropped included."""
-    rows = [(Cell(_spaced(name)), Cell(text)) for name, text in _counts(tables.rollouts)]
-    note = "One set of rollouts for every method; each method selects from it by its own rule."
-    return Table("rollouts", "Rollouts", ("What", "Count"), tuple(rows), note)
-
-
-def _counts(rollouts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, value in rollouts.items():
-        if isinstance(value, Mapping):
-            for inner, count in value.items():
-                yield f"{name}: {inner}", _count(count, _total(name, rollouts))
-        else:
-            yield name, _count(value, _total(name, rollouts))
-
-
-def _total(name: str, rollouts: Mapping[str, Any]) -> int | None:
-    return next((rollouts[total] for total in _SHARE_OF.get(name, ()) if rollouts.get(total)), None)
-
-
-def _count(value: Any, total: int | None) -> str:
-    if value is None:
-        return NOT_MEASURED
-    if isinstance(value, float):
-        return number(value, 3)
-    return f"{value} ({percent(value / total)} %)" if total and isinstance(value, int) else str(value)
-
-
 def benchmarks_tables(tables: StudyTables) -> list[Table]:
     """What the models are judged by, where it comes from and how it is asked; empty where that was not recorded."""
     order = {name: place for place, name in enumerate(benchmarks(tables))}
@@ -105,16 +67,21 @@ def checks_table(tables: StudyTables) -> Table:
     return Table("checks", "Checks", ("Check", "Result", "Detail"), tuple(rows), "", words=3)
 
 
-def stages_table(tables: StudyTables) -> Table:
-    """Seconds of every stage, and which came from the cache."""
-    stages = tables.study.get("stages") or []
+def stage_tables(tables: StudyTables) -> tuple[Table, Table]:
+    """Seconds and cache hits by kind of stage, and the same stage by stage."""
+    stages = sorted(tables.study.get("stages") or [], key=lambda stage: stage["started"])
     first = min((stage["started"] for stage in stages), default=0.0)
-    rows = []
-    for stage in sorted(stages, key=lambda stage: stage["started"]):
-        spent = stage["cached_seconds"] if stage["hit"] else stage["seconds"]
-        source = "from the cache" if stage["hit"] else "computed"
-        texts = (stage["stage"], stage["name"], source, seconds(spent), seconds(stage["started"] - first))
-        rows.append(tuple(Cell(str(text)) for text in texts))
+    kinds = dict.fromkeys(stage["stage"] for stage in stages)
+    totals = []
+    for kind in kinds:
+        own = [stage for stage in stages if stage["stage"] == kind]
+        spent = [seconds(sum(map(_spent, own))), seconds(max(map(_spent, own)))]
+        totals.append((kind, str(len(own)), str(sum(bool(stage["hit"]) for stage in own)), *spent))
+    rows = [
+        (stage["stage"], stage["name"], "from the cache" if stage["hit"] else "computed", seconds(_spent(stage)),
+         seconds(stage["started"] - first))
+        for stage in stages
+    ]  # fmt: skip
     work = sum(stage["seconds"] for stage in stages if not stage["hit"])
     hits = sum(bool(stage["hit"]) for stage in stages)
     note = (
@@ -122,7 +89,20 @@ def stages_table(tables: StudyTables) -> Table:
         f"in this run: {seconds(work)} summed over stages, some of them at the same time; wall time "
         f"{seconds(tables.study.get('wall_seconds'))}."
     )
-    return Table("stages", "Stages", ("Stage", "Name", "Source", "Work", "Begun after"), tuple(rows), note, words=3)
+    header = ("Stage", "Number", "From the cache", "Work, all together", "The longest")
+    each = ("Stage", "Name", "Source", "Work", "Begun after")
+    return (
+        Table("stage-totals", "Seconds by kind of stage", header, _cells(totals), note),
+        Table("stages", "Stage by stage", each, _cells(rows), "", words=3),
+    )
+
+
+def _spent(stage: Mapping[str, Any]) -> float:
+    return float(stage["cached_seconds"] if stage["hit"] else stage["seconds"])
+
+
+def _cells(rows: Iterable[Sequence[object]]) -> tuple[tuple[Cell, ...], ...]:
+    return tuple(tuple(Cell(str(text)) for text in row) for row in rows)
 
 
 def settings_table(tables: StudyTables) -> Table:
@@ -132,12 +112,17 @@ def settings_table(tables: StudyTables) -> Table:
 
 
 def versions_table(tables: StudyTables) -> Table:
-    """What it ran on: commit, machine, libraries, MLflow runs."""
+    """What it ran on: commit, machine, libraries, MLflow runs; those of a server lead to its pages."""
     study = tables.study
     origin = {"commit": study.get("commit") or "not recorded", "machine": study.get("machine") or "not recorded"}
-    mlflow = {f"mlflow {key}": value for key, value in _flat(study.get("mlflow") or {})}
-    known = {**origin, **(study.get("versions") or {}), **mlflow}
+    known = {**origin, **(study.get("versions") or {})}
     rows = [(Cell(str(key)), Cell(str(value))) for key, value in known.items()]
+    mlflow = dict(_flat(study.get("mlflow") or {}))
+    server = mlflow.get("uri", "")
+    for key, value in mlflow.items():
+        served = key != "uri" and server.startswith(("http://", "https://"))
+        href = f"{server.rstrip('/')}/#/runs/{quote(value, safe='')}" if served else ""
+        rows.append((Cell(f"mlflow {key}"), Cell(value, href=href)))
     return Table("versions", "Versions and records", ("What", "Value"), tuple(rows), "", words=2)
 
 
@@ -149,8 +134,3 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", ", ".join(str(item) for item in value)
         else:
             yield f"{prefix}{key}", "not set" if value is None else str(value)
-
-
-def _spaced(name: str) -> str:
-    text = name.replace("_", " ")
-    return text[:1].upper() + text[1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tasks.contracts import RunInfo
@@ -26,18 +27,20 @@ from tasks.reporting.join import (
     second_benchmark,
 )
 from tasks.reporting.notes import floor_note, interval, interval_note, percentile
-from tasks.reporting.pairs import Geometry, headline_rows
+from tasks.reporting.pairs import NO_FLOOR, Geometry, headline_rows
+from tasks.reporting.same_method import SAME_METHOD, accuracy_apart, floor_words, unsigned_points
 
 NO_UPDATE = "no update"
-"""What the base's row says where a weight update would stand."""
+"""What the row of the base, or of another model that no method trained, says where a weight update would stand."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell says, and in smaller type, a line each, what qualifies it."""
+    """What a cell says, and in smaller type, a line each, what qualifies it. ``href``: where the text leads."""
 
     text: str
     subs: tuple[str, ...] = ()
+    href: str = ""
 
     @property
     def plain(self) -> str:
@@ -70,6 +73,7 @@ def headline_table(tables: StudyTables, view: Geometry) -> Table:
     rows = headline_rows(tables, view)
     name, other = benchmark_name(primary_benchmark(tables)), second_benchmark(tables)
     reference = view.reference.run if view.reference else "sft"
+    floors = [_same_method(tables, view, one) for one in (primary_benchmark(tables), other) if one is not None]
     header = ["Run", f"{name} accuracy, %", "Against base, points"]
     if other is not None:
         header += [f"{benchmark_name(other)} accuracy, %", f"{benchmark_name(other)} against base, points"]
@@ -77,7 +81,9 @@ def headline_table(tables: StudyTables, view: Geometry) -> Table:
     note = (
         f"{name}: {_answers(rows)}, below it the 95 % interval. Against base: paired difference, p exact two-sided "
         "McNemar, Holm-adjusted over all pairs of runs on that benchmark; detectable: the smallest true difference, in "
-        "points, that the test would have found (power 80 %): where it is large there is no power to tell. Answer "
+        "points, that the test would have found (power 80 %): where it is large there is no power to tell; same "
+        "method: the largest difference of two runs of one method, which differ in the order of their data or in their "
+        "LoRA initialisation too. Answer "
         f"loss: the reference solutions of the {in_sentence(primary_benchmark(tables))} problems, mean over tokens. "
         "Effective rank: exp of the entropy of the singular values, "
         f"mean over {view.modules} modules. Cosine: {interval_note(view)} {floor_note(view)}"
@@ -86,17 +92,17 @@ def headline_table(tables: StudyTables, view: Geometry) -> Table:
         "headline",
         "Every run at a glance",
         tuple(header),
-        tuple(_headline_row(row, view, other is not None) for row in rows),
+        tuple(_headline_row(row, view, floors, other is not None) for row in rows),
         note,
         marks=reference_marks([row.info for row in rows], view),
     )
 
 
-def _headline_row(row: HeadlineRow, view: Geometry, with_second: bool) -> tuple[Cell, ...]:
+def _headline_row(row: HeadlineRow, view: Geometry, floors: Sequence[str], with_second: bool) -> tuple[Cell, ...]:
     info, trained = row.info, row.info in view.runs
-    cells = [_run_cell(info), score_cell(row.first), _versus_cell(info, row.first_versus)]
+    cells = [_run_cell(info), score_cell(row.first), _versus_cell(info, row.first_versus, floors[0])]
     if with_second:
-        cells += [score_cell(row.second), _versus_cell(info, row.second_versus)]
+        cells += [score_cell(row.second), _versus_cell(info, row.second_versus, floors[1])]
     geometry = [_cosine_cell(info, row.cosine, view), Cell(number(row.norm, 3)), Cell(number(row.effective_rank, 2))]
     loss = Cell(number(row.first.answer_loss if row.first else None, 3))
     return (*cells, loss, *(geometry if trained else [_absent_update(info)] * 3))
@@ -113,7 +119,7 @@ def _cosine_cell(info: RunInfo, cosine: float | None, view: Geometry) -> Cell:
 
 
 def _absent_update(info: RunInfo) -> Cell:
-    return Cell(NO_UPDATE if info.method == "base" else NOT_MEASURED)
+    return Cell(NO_UPDATE if info.method in REFERENCES else NOT_MEASURED)
 
 
 def _run_cell(info: RunInfo) -> Cell:
@@ -135,12 +141,18 @@ def _answers(rows: list[HeadlineRow]) -> str:
     return f"one greedy answer a problem, n = {span([row.first.n for row in rows if row.first] or [0], 0)}"
 
 
-def _versus_cell(info: RunInfo, found: Versus | None) -> Cell:
+def _same_method(tables: StudyTables, view: Geometry, benchmark: str) -> str:
+    """How far accuracies of one method are apart, for under a difference."""
+    largest, _ = floor_words(accuracy_apart(tables, view, benchmark), unsigned_points)
+    return largest if largest == NO_FLOOR else f"{SAME_METHOD.lower()} {largest}"
+
+
+def _versus_cell(info: RunInfo, found: Versus | None, floor: str) -> Cell:
     if info.method == "base":
         return Cell("-", ("the base",))
     if found is None:
         return Cell(NOT_MEASURED)
-    subs = (f"p {p_value(found.p_holm)}", found.verdict, f"detectable {detectable_points(found)}")
+    subs = (f"p {p_value(found.p_holm)}", found.verdict, f"detectable {detectable_points(found)}", floor)
     return Cell(points(found.difference), subs)
 
 

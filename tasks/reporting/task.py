@@ -9,15 +9,22 @@ from typing import Any
 
 import polars as pl
 from prefect import task
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
 from prefect.cache_policies import NO_CACHE
 
 from tasks.contracts import PAIR_METRICS_FRAME, SPECTRA, RunInfo, StageResult
 from tasks.events import Event, emit
 from tasks.reporting.formats import in_sentence
 from tasks.reporting.join import SCHEMAS, StudyTables, primary_benchmark
+from tasks.reporting.notes import floor_note
 from tasks.reporting.pairs import geometry
-from tasks.reporting.published import accuracy_rows, cosine_rows, run_metrics
+from tasks.reporting.published import HEAT_MAP, data_uri, run_metrics, table_rows, top
+from tasks.reporting.rollout_tables import rollout_record
 from tasks.reporting.write import write_report
 from tasks.store import open_store
 
@@ -53,13 +60,13 @@ def report_task(
         spectra=_joined(spectra, "spectra.parquet", SPECTRA),
         training=_training(trained),
         rollouts={**graded.summary, **record["rollouts"]},
-        study=record["study"],
+        study={**record["study"], "rollouts_seen": _rollouts_seen(graded)},
         **{name: _found([scored, *functions], name) for name in _OPTIONAL},
     )
     files = write_report(tables, Path(out))
-    store.log_files(study, files)
+    store.log_files(study, files, files[0].parent)
     _log_numbers(tables, study, trained)
-    _prefect_artifacts(tables, files[0])
+    _prefect_artifacts(tables, files)
     emit(Event("done", "report", seconds=time.perf_counter() - began))
     return str(files[0])
 
@@ -74,6 +81,10 @@ def _found(results: Sequence[StageResult], name: str) -> pl.DataFrame:
     paths = [open_store().local(result.ref) / f"{name}.parquet" for result in results]
     frames = [pl.read_parquet(path) for path in paths if path.is_file()]
     return pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMAS[name])
+
+
+def _rollouts_seen(graded: StageResult) -> dict[str, Any]:
+    return rollout_record(pl.read_parquet(open_store().local(graded.ref) / "rollouts.parquet"))
 
 
 def _training(trained: dict[RunInfo, StageResult]) -> pl.DataFrame:
@@ -96,17 +107,30 @@ def _log_numbers(tables: StudyTables, study: str, trained: dict[RunInfo, StageRe
             store.log_metrics(study, [(f"base_{name}", value, 0) for name, value in values.items()])
 
 
-def _prefect_artifacts(tables: StudyTables, page: Path) -> None:
-    view = geometry(tables)
-    create_table_artifact(
-        key="accuracy",
-        table=accuracy_rows(tables, view),
-        description=f"Accuracy on {in_sentence(primary_benchmark(tables))} problems; the base is the first row.",
+def _prefect_artifacts(tables: StudyTables, files: Sequence[Path]) -> None:
+    """The same tables, heat-map and text as in the folder."""
+    page, view = files[0], geometry(tables)
+    asked = in_sentence(primary_benchmark(tables))
+    descriptions = {
+        "headline": f"Every run at a glance: accuracy on {asked} problems, the base first. {floor_note(view)}",
+        "mcnemar": "Pairs of runs: exact two-sided McNemar test, Holm-adjusted over all pairs of one benchmark.",
+        "claims": "The paper's claims that were measured, with their verdicts.",
+        "open-questions": "What the paper leaves open.",
+        "cosines": f"Global cosine of the weight updates. {floor_note(view)}",
+    }
+    for key, description in descriptions.items():
+        file = page.parent / "tables" / f"{key}.csv"
+        if file in files:
+            create_table_artifact(key=key, table=table_rows(file), description=description)
+    heat_map = page.parent / HEAT_MAP
+    if heat_map in files:
+        create_image_artifact(key="heat-map", image_url=data_uri(heat_map), description=descriptions["cosines"])
+    create_markdown_artifact(key="report", markdown=top((page.parent / "report.md").read_text(encoding="utf-8")))
+    where = page.absolute()
+    create_link_artifact(
+        key="report-page",
+        link=where.as_uri(),
+        link_text="report.html",
+        description=f"{where} on the machine that ran the study; a browser opens a file only from its address bar. "
+        f"MLflow run {tables.study['mlflow']['study']} has it as well.",
     )
-    create_table_artifact(
-        key="cosine",
-        table=cosine_rows(view),
-        description=f"Global cosine of the weight updates. Noise floor (same method, another data order): {view.floor}",
-    )
-    create_markdown_artifact(key="report", markdown=(page.parent / "report.md").read_text())
-    create_link_artifact(key="report-page", link=page.absolute().as_uri(), link_text="report.html")

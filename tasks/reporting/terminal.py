@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import polars as pl
 
 from tasks.contracts import RunInfo
+from tasks.reporting.claims import claims_sentence, claims_table
 from tasks.reporting.findings import findings
 from tasks.reporting.formats import NOT_MEASURED, in_sentence, number, p_value, percent, points
 from tasks.reporting.join import (
@@ -20,7 +21,17 @@ from tasks.reporting.join import (
     spectrum_value,
 )
 from tasks.reporting.notes import floor_note, interval, percentile
-from tasks.reporting.pairs import AT_FLOOR, AT_START, REACHED, Geometry, geometry, geometry_of, headline_rows
+from tasks.reporting.pairs import (
+    AT_FLOOR,
+    AT_START,
+    REACHED,
+    UNDEFINED,
+    ZERO,
+    Geometry,
+    geometry,
+    geometry_of,
+    headline_rows,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -41,18 +52,23 @@ def headline_renderable(tables: StudyTables) -> RenderableType:
     header += ["2nd %", "vs base", "p", "loss", "cosine"] if second else ["loss", "cosine"]
     grid = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for place, title in enumerate(header):
-        grid.add_column(Text(title), justify="right" if place else "left", no_wrap=True, overflow="ellipsis")
+        # Only the name may be broken: a number cut short would be another number.
+        narrowest = None if place else min(12, max(len(row.info.run) for row in rows))
+        side: Literal["left", "right"] = "right" if place else "left"
+        grid.add_column(Text(title), justify=side, no_wrap=place > 0, overflow="fold", min_width=narrowest)
     for row in rows:
         grid.add_row(*(Text(text.replace(NOT_MEASURED, "n/m")) for text in _cells(row, view, second is not None)))
+    zero = "; zero: an update of zero has no direction" if view.zero else ""
     beside = f" 2nd: {in_sentence(second)};" if second else ""
     legend = (
         f"acc: {in_sentence(primary_benchmark(tables))};{beside} vs base: points; p: exact McNemar, Holm-adjusted, ~ "
         f"where the test had no power to tell; loss: nats a token of the reference solutions; cosine: to {reference}, "
-        f"* at its noise floor; n/m: not measured. {floor_note(view)}"
+        f"* at its noise floor{zero}; n/m: not measured. {floor_note(view)}"
     )
     name = Text(str(tables.study.get("name") or "study"), style="bold")
     warnings = [Text(warning, style="bold yellow") for warning in said.warnings]
-    sentences = [Text(f"- {sentence}") for sentence in said.sentences]
+    claims = claims_sentence(claims_table(tables))
+    sentences = [Text(f"- {sentence}") for sentence in (*said.sentences, *([claims] if claims else []))]
     return Group(name, *warnings, *sentences, Text(), grid, Text(legend, style="dim"))
 
 
@@ -60,16 +76,29 @@ def _cells(row: HeadlineRow, view: Geometry, with_second: bool) -> list[str]:
     base = row.info.method == "base"
     second = row.second.accuracy if row.second else None
     beside = [percent(second), *_against(row.second_versus, base)] if with_second else []
-    standing = view.standing(row.info, view.reference) if view.reference and row.info in view.runs else ""
-    mark = "*" if standing in (AT_FLOOR, AT_START) else " "
+    cosine, mark = "-", " "
+    if view.reference and row.info in view.runs:
+        # The reference beside itself is no pair of the frame.
+        itself = row.info == view.reference and row.cosine is not None
+        cosine = number(row.cosine, 3) if itself else _measure(row.info, view.reference, "cosine", 3, view)
+        mark = "*" if view.standing(row.info, view.reference) in (AT_FLOOR, AT_START) else " "
     return [
         row.info.run,
         percent(row.first.accuracy if row.first else None),
         *_against(row.first_versus, base),
         *beside,
         number(row.first.answer_loss if row.first else None, 3),
-        "-" if base else number(row.cosine, 3) + mark,
+        cosine + mark,
     ]
+
+
+def _measure(info: RunInfo, other: RunInfo, metric: str, decimals: int, view: Geometry, k: int | None = None) -> str:
+    """A measure of a pair, or in a word why it has none."""
+    value = view.value(info.run, other.run, metric, k)
+    if value is not None:
+        return number(value, decimals)
+    why = view.missing(info.run, other.run, metric, k)
+    return {ZERO: "zero", UNDEFINED: "undef."}.get(why, why)
 
 
 def _against(found: Versus | None, base: bool) -> list[str]:
@@ -103,11 +132,12 @@ def comparison_renderable(frames: Mapping[str, pl.DataFrame], reference: str) ->
         grid.add_column(Text(title), justify=side, no_wrap=place > 0, overflow="fold", min_width=narrowest)
     for info in runs:
         grid.add_row(*(Text(text.replace(NOT_MEASURED, "n/m")) for text in _against_reference(info, view, frames, top)))
+    zero = "; zero: an update of zero has no direction" if view.zero else ""
     legend = (
         f"Against {reference} over {view.modules} modules. 95 %: bootstrap interval over modules, resampled by layer; "
         "pctl: percent of random subspaces below the cosine; top-1, top-k: largest angle of the left subspaces, "
         "degrees; |u1|, |v1|: overlap of the first left and right singular vectors; orth.: share outside the "
-        f"reference's direction; rank: effective rank (entropy); * at its noise floor; n/m: not measured. "
+        f"reference's direction; rank: effective rank (entropy); * at its noise floor{zero}; n/m: not measured. "
         f"{floor_note(view)}"
     )
     return Group(grid, Text(legend, style="dim"))
@@ -139,6 +169,7 @@ def _against_reference(info: RunInfo, view: Geometry, frames: Mapping[str, pl.Da
         ("v1_overlap", None, 2),
         ("orthogonal_fraction", None, 2),
     )
-    values = [number(view.value(info.run, reference, name, k), decimals) for name, k, decimals in measures]
+    values = [_measure(info, view.reference, name, decimals, view, k) for name, k, decimals in measures]
     close = interval(cosine, 2).replace("0.", ".").replace(", ", ",")
-    return [info.run, number(cosine.value, 3) + mark, close, percentile(cosine), *values, *size]
+    first = _measure(info, view.reference, "cosine", 3, view) + mark
+    return [info.run, first, close, percentile(cosine), *values, *size]

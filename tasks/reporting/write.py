@@ -1,4 +1,5 @@
-"""Write a study's folder: the page, its Markdown twin, the frames and ``study.json``; each file whole or not at all."""
+"""Write a study's folder: the page, its Markdown twin, the frames, ``study.json``, figures and chief tables; each file
+whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,12 +8,13 @@ from pathlib import Path
 
 from tasks.reporting.claims import claims_json
 from tasks.reporting.document import Document, build_document
+from tasks.reporting.figure_files import figure_files, table_files
 from tasks.reporting.files import json_text, parquet, write_files
 from tasks.reporting.headline_numbers import headline_numbers
 from tasks.reporting.html import render_html
 from tasks.reporting.join import StudyTables, frames, with_frames
 from tasks.reporting.markdown import render_markdown
-from tasks.reporting.noise import noise_floor
+from tasks.reporting.noise import noise_floor, single_floors
 from tasks.reporting.pairs import geometry
 
 
@@ -31,6 +33,8 @@ def write_report(tables: StudyTables, out: Path) -> list[Path]:
         "study.json": study_json(tables, document).encode(),
         "claims.json": claims_json(document.claims).encode(),
         **{f"{name}.parquet": parquet(frame) for name, frame in data.items()},
+        **figure_files(document.drawn),
+        **table_files(document),
     }
     return write_files(out, contents)
 
@@ -43,7 +47,7 @@ def study_json(tables: StudyTables, document: Document) -> str:
             **tables.study,
             "runs": [asdict(info) for info in tables.runs],
             "rollouts": tables.rollouts,
-            "noise_floor": noise_floor(view),
+            "noise_floor": {**noise_floor(view), **single_floors(tables, view)},
             "warnings": document.findings.warnings,
             "headline": document.findings.sentences,
             "numbers": headline_numbers(tables, view),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
+from tasks.contracts import StageError
 from tasks.training.order import stream_order
 
 if TYPE_CHECKING:
@@ -15,18 +16,31 @@ IGNORED = -100  # label of tokens that carry no loss
 
 
 def build_dataset(
-    selected: pl.DataFrame, kind: Literal["rows", "pairs"], rollouts: int, needed: int, data_seed: int
+    selected: pl.DataFrame,
+    kind: Literal["rows", "pairs"],
+    rollouts: int,
+    needed: int,
+    data_seed: int,
+    reference: pl.DataFrame | None = None,
 ) -> Dataset:
     """``needed`` examples in stream order.
 
     Rows become ``row, input_ids, labels (prompt masked), weight, behaviour``; pairs ``row, prompt_ids, chosen_ids,
-    rejected_ids``. Examples are token ids throughout: nothing is tokenised twice.
+    rejected_ids`` and, with ``reference`` (row, logprob: see `tasks.training.reference`), ``ref_chosen_logps,
+    ref_rejected_logps`` in nats. Examples are token ids throughout: nothing is tokenised twice.
     """
     from datasets import Dataset
 
     order = stream_order(selected["row"].to_numpy(), rollouts, needed, data_seed)
     if kind == "pairs":
         columns = ["row", "prompt_ids", "chosen_ids", "rejected_ids"]
+        if reference is not None:
+            for side, row in (("chosen", "row"), ("rejected", "rejected_row")):
+                named = reference.select(pl.col("row").alias(row), pl.col("logprob").alias(f"ref_{side}_logps"))
+                selected = selected.join(named, on=row, how="left", maintain_order="left")
+                columns.append(f"ref_{side}_logps")
+                if selected[columns[-1]].null_count():
+                    raise StageError(f"reference: no log-probability for {side} rollouts; they are of other pairs")
         return Dataset.from_dict(selected.select(columns)[order].to_dict(as_series=False))
     masked = pl.col("prompt_ids").list.eval(pl.lit(IGNORED, dtype=pl.Int64))
     frame = selected.select(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
+import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,17 @@ import polars as pl
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.contracts import ModelRef, Progress, RunInfo, StageResult
+from tasks import home
+from tasks.contracts import ModelRef, Progress, RunInfo, StageError, StageResult
 from tasks.devices import run_pinned, slots
 from tasks.methods import Method
 from tasks.specs import LoraSpec, TrainSpec, flatten
 from tasks.stage import can_heal, log_file, run_stage, state_of
 from tasks.store import STUDIES, StageKey, open_store
-from tasks.training.train import LOG, read_log, train_adapter
-
-LIVE_SECONDS = 2.0
+from tasks.training.live import LiveMetrics
+from tasks.training.log import DIVERGED, LOG
+from tasks.training.reference import REFERENCE, rows_digest, rows_of, wanted, write_reference
+from tasks.training.train import train_adapter
 
 
 @task(task_run_name="train {info.label}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
@@ -33,23 +34,29 @@ def train_task(
     graded: StageResult,
     study: str,
 ) -> Any:
-    """Artifact: ``adapter/`` (PEFT), ``training.parquet`` (TRAINING), ``stream.parquet``. ``study``: the parent run."""
-    store = open_store()
+    """Artifact: ``adapter/`` (PEFT), ``training.parquet`` (TRAINING), ``stream.parquet``. ``study``: the parent run.
+
+    A method of pairs that reads stored log-probabilities has them computed first, as a task of their own. A run that
+    diverges fails, and its MLflow run says ``outcome = diverged`` beside its losses.
+    """
+    store, device = open_store(), slots()[0].kind
+    reference: Any = None
+    if wanted(method, train, device):
+        reference = reference_task(method, train, base, graded, return_state=True).result()
     settings = {
         "method": info.method,
         "hyper": method.model_dump(mode="json", exclude={"lr_ratio"}),
-        "train": train.model_dump(mode="json", exclude={"lr"}),
+        "train": train.model_dump(mode="json", exclude={"lr", "checkpoint_steps"}),  # a resumed run gives the same
         "lora": lora.model_dump(mode="json"),
         "seed": info.seed,
         "data_seed": info.data_seed,
         "lr": info.lr,
         "base": base.identity,
-        "device": slots()[0].kind,  # precision auto and mixed mean different arithmetic on a GPU
+        "device": device,  # precision auto and mixed mean different arithmetic on a GPU
     }
-    key = StageKey("train", 1, {"rollouts": graded.ref.sha256}, settings)
-    name = f"train {info.label}"
-    tags = _tags(info)
-    params = flatten(settings)
+    inputs = {"rollouts": graded.ref.sha256} | ({"reference": reference.ref.sha256} if reference else {})
+    key = StageKey("train", 1, inputs, settings)
+    name, tags, params = f"train {info.label}", _tags(info), flatten(settings)
     run_ids: list[str] = []
     arguments = {
         "base": store.local(base.ref) / base.folder,
@@ -59,17 +66,25 @@ def train_task(
         "lora": lora,
         "info": info,
         "pad_token": base.pad_token,
+        "reference": store.local(reference.ref) / REFERENCE if reference else None,
+        "checkpoints": home.subfolder("checkpoints") / key.digest,
     }
 
     def compute(out: Path, progress: Progress) -> Mapping[str, Any]:
-        live = _LiveMetrics(run_ids[0], out / LOG, progress)
-        summary = run_pinned(train_adapter, {**arguments, "out": out}, log=log_file(key), progress=live)
+        live = LiveMetrics(run_ids[0], out / LOG, progress)
+        try:
+            summary = run_pinned(train_adapter, {**arguments, "out": out}, log=log_file(key), progress=live)
+        except StageError as error:
+            if DIVERGED in str(error):
+                live.failed("diverged")
+            raise
         live.finish(out / "training.parquet")
         return dict(summary)
 
     result = run_stage(
         key, name, compute, parent=study, experiment=STUDIES, tags=tags, params=params, on_run=run_ids.append
     )
+    shutil.rmtree(home.subfolder("checkpoints") / key.digest, ignore_errors=True)  # what they were for is in the store
     if result.hit:  # the study still gets a child run of its own, with the numbers, that points to the source
         child = store.open_run(
             name, parent=study, experiment=STUDIES, tags={**tags, "cache.source_run": result.ref.run_id}, params=params
@@ -82,6 +97,27 @@ def train_task(
     return state_of(result)
 
 
+@task(task_run_name="reference log-probabilities", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
+def reference_task(method: Method, train: TrainSpec, base: ModelRef, graded: StageResult) -> Any:
+    """Artifact: ``reference.parquet``, the base's log-probabilities of the rollouts in ``method``'s pairs."""
+    store = open_store()
+    rollouts = store.local(graded.ref) / "rollouts.parquet"
+    rows = rows_of(method.select(pl.read_parquet(rollouts)))
+    key = StageKey(
+        "reference",
+        1,
+        {"rollouts": graded.ref.sha256},
+        {"rows": rows_digest(rows), "base": base.identity, "precision": train.precision, "device": slots()[0].kind},
+    )
+    arguments = {"rollouts": rollouts, "rows": rows, "precision": train.precision, "pad_token": base.pad_token}
+
+    def compute(out: Path, progress: Progress) -> Mapping[str, Any]:
+        whole = {**arguments, "base": store.local(base.ref) / base.folder, "out": out}
+        return dict(run_pinned(write_reference, whole, log=log_file(key), progress=progress))
+
+    return state_of(run_stage(key, "reference log-probabilities", compute))
+
+
 def _tags(info: RunInfo) -> dict[str, str]:
     return {
         "kind": "method",
@@ -91,30 +127,3 @@ def _tags(info: RunInfo) -> dict[str, str]:
         "data_seed": str(info.data_seed),
         "lr": f"{info.lr:g}",
     }
-
-
-class _LiveMetrics:
-    """Progress of a training that also sends the steps logged so far to MLflow, at most once in `LIVE_SECONDS`."""
-
-    def __init__(self, run_id: str, log: Path, progress: Progress) -> None:
-        self.run_id, self.log, self.progress = run_id, log, progress
-        self.sent = 0
-        self.last = time.monotonic()
-
-    def __call__(self, done: int, total: int, note: str = "") -> None:
-        self.progress(done, total, note)
-        if time.monotonic() - self.last > LIVE_SECONDS:
-            self.last = time.monotonic()
-            with suppress(
-                Exception
-            ):  # a server that is away for a moment must not cost a training; finish() catches up
-                self._send(read_log(self.log))
-
-    def finish(self, frame: Path) -> None:
-        """Send the rest, from the finished log."""
-        rows = pl.read_parquet(frame).select("metric", "value", "step").iter_rows()
-        self._send([(str(metric), float(value), int(step)) for metric, value, step in rows])
-
-    def _send(self, rows: list[tuple[str, float, int]]) -> None:
-        open_store().log_metrics(self.run_id, rows[self.sent :])
-        self.sent = max(self.sent, len(rows))

@@ -11,23 +11,45 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from tasks.methods.common import RowMethod
+from tasks.training.checkpoints import Resumable
+from tasks.training.micro import MicroBatches
 
 
-class RowCollator:
+class Noted:
+    """What a collator notes: which rollouts it was given, in order, and how many tokens each batch holds."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+        self.tokens_by_batch: list[int] = []
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all batches, padding not counted."""
+        return sum(self.tokens_by_batch)
+
+    def note(self, examples: list[dict[str, Any]], batch: dict[str, Any]) -> None:
+        """Take down one batch."""
+        self.seen.extend(example["row"] for example in examples)
+        self.tokens_by_batch.append(int(batch["attention_mask"].sum()))
+
+    def restore(self, rows: list[int], tokens_by_batch: list[int]) -> None:
+        """What was noted before a checkpoint."""
+        self.seen, self.tokens_by_batch = list(rows), list(tokens_by_batch)
+
+
+class RowCollator(Noted):
     """TRL's language-modelling collator; notes which rollouts each batch holds and, on request, adds their weights."""
 
     def __init__(self, pad_id: int, *, weighted: bool) -> None:
+        super().__init__()
         self.collate = DataCollatorForLanguageModeling(pad_token_id=pad_id)
         self.weighted = weighted
-        self.seen: list[int] = []
-        self.tokens = 0
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Rows -> input_ids, attention_mask, labels (B, T) [, weight (B,), behaviour (B, T-1)]."""
-        self.seen.extend(example["row"] for example in examples)
         plain = [{"input_ids": example["input_ids"], "labels": example["labels"]} for example in examples]
         batch: dict[str, Any] = self.collate(plain)
-        self.tokens += int(batch["attention_mask"].sum())
+        self.note(examples, batch)
         if self.weighted:
             batch["weight"] = torch.tensor([example["weight"] for example in examples], dtype=torch.float32)
             if examples[0]["behaviour"] is not None:
@@ -45,23 +67,30 @@ class RowCollator:
         return behaviour_BT
 
 
-class PairCollator:
+class PairCollator(Noted):
     """TRL's preference collator; notes which rollouts were the chosen ones."""
 
     def __init__(self, pad_id: int) -> None:
+        super().__init__()
         self.collate = DataCollatorForPreference(pad_token_id=pad_id)
-        self.seen: list[int] = []
-        self.tokens = 0
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Pairs -> TRL's batch of 2B sequences, chosen first."""
-        self.seen.extend(example["row"] for example in examples)
+        """Pairs -> TRL's batch of 2B sequences, chosen first [, the reference's log-probabilities (B,)]."""
         batch: dict[str, Any] = self.collate(examples)
-        self.tokens += int(batch["attention_mask"].sum())
+        self.note(examples, batch)
         return batch
 
 
-class WeightedSFTTrainer(SFTTrainer):
+class RowTrainer(MicroBatches, Resumable, SFTTrainer):
+    """`SFTTrainer` that cuts its batches and can be gone on with."""
+
+    @staticmethod
+    def longest(example: dict[str, Any]) -> int:
+        """Tokens of an example's pass by itself."""
+        return len(example["input_ids"])
+
+
+class WeightedSFTTrainer(RowTrainer):
     """`SFTTrainer` whose loss is a method's `token_loss`, summed and divided by the tokens of the whole batch.
 
     With weight 1 and the plain negative log-likelihood it is TRL's ``nll``, bit for bit (a test says so). The divisor
@@ -92,8 +121,23 @@ class WeightedSFTTrainer(SFTTrainer):
         return terms_BT.sum() / torch.as_tensor(tokens).clamp(min=1)
 
 
-class TokenizedDPOTrainer(DPOTrainer):
-    """`DPOTrainer` on pairs that are token ids already: TRL would tokenise the texts again."""
+class TokenizedDPOTrainer(MicroBatches, Resumable, DPOTrainer):
+    """`DPOTrainer` on pairs that are token ids already (TRL would tokenise the texts again).
+
+    Where the pairs carry the reference's log-probabilities, those are used. TRL's own ``precompute_ref_log_probs``
+    would compute them anew for every run, after hashing every weight of the model.
+    """
+
+    sequences_per_example = 2
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.precompute_ref_logps = "ref_chosen_logps" in self.train_dataset.column_names
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
         return dataset
+
+    @staticmethod
+    def longest(example: dict[str, Any]) -> int:
+        """Tokens of an example's pass by itself: both sequences, padded alike."""
+        return 2 * (len(example["prompt_ids"]) + max(len(example["chosen_ids"]), len(example["rejected_ids"])))

@@ -19,8 +19,8 @@ from tasks.models.load import arithmetic, device
 from tasks.settings import StudySpec, build
 from tasks.specs import TrainSpec
 from tasks.store import open_store
+from tasks.training.build import build_trainer
 from tasks.training.examples import build_dataset
-from tasks.training.train import build_trainer
 
 
 def compare(study: dict[str, Any], steps: int, repeats: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import time
@@ -11,10 +12,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 from safetensors.numpy import load_file
 
+from tasks.reporting.formats import number
 from tasks.reporting.join import SCHEMAS
+from tasks.store import Store
 from tests.flows.study_runs import Lab, Study, kill_after
+from tests.reporting.browsing import csv, launched, measured, pick, scrub, visiting
 
 pytestmark = pytest.mark.slow
 
@@ -36,8 +41,32 @@ def first(lab: Lab) -> Study:
 
 def test_every_file_of_the_folder_is_there_and_the_page_is_named(first: Study) -> None:
     expected = {"report.html", "report.md", "study.json", "claims.json", *(f"{name}.parquet" for name in SCHEMAS)}
-    assert {path.name for path in first.folder.iterdir()} == expected
+    assert {path.name for path in first.folder.iterdir()} == expected | {"figures", "tables"}
     assert str(first.folder / "report.html") in first.stdout
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_answers_in_a_browser_with_the_parquets_numbers(first: Study, width: int) -> None:
+    with launched() as browser, visiting(browser) as visit:
+        page = visit(first.folder / "report.html", width)
+        pick(page, run="dpo", other="sft")
+        scrub(page, 2)
+        cosine = measured(first.folder, "cosine").filter(run_a="sft", run_b="dpo")
+        assert page.inner_text("#explore-value") == number(cosine["value"][2], 3)
+        profile = csv(page, "explore-profile").with_columns(run_a=pl.lit("sft"), run_b=pl.lit("dpo"))
+        assert_frame_equal(profile.select(cosine.columns), cosine, check_exact=True, check_dtypes=False)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_studys_mlflow_run_and_prefect_have_what_the_page_shows(lab: Lab, first: Study) -> None:
+    store = Store(f"sqlite:///{lab.home / 'mlflow.db'}")
+    run = first.record["mlflow"]["study"]
+    for folder in ("figures", "tables"):
+        assert set(store.names(run, folder)) == {path.name for path in (first.folder / folder).iterdir()}
+    artifacts = dict(lab.prefect("select key, data from artifact where key is not null"))
+    heat_map = base64.b64decode(artifacts["heat-map"].strip('"').removeprefix("data:image/png;base64,"))
+    assert heat_map == (first.folder / "figures" / "cosines.png").read_bytes()
+    assert {"headline", "mcnemar", "claims", "open-questions", "cosines", "report", "report-page"} <= artifacts.keys()
 
 
 def test_base_is_the_first_row_and_accuracy_is_that_of_the_items(first: Study) -> None:

@@ -167,6 +167,7 @@ def pair_metrics(
             for k, widen in ((1, 0.5), (5, 0.8), (8, 1.0))
             for name, found in (
                 ("angle", (widen * angle, 84.0 + 0.7 * k, 100 - above)),
+                ("angle_min", ((0.6 - 0.05 * k) * angle, 90.0 - 2 * k, 100 - above)),
                 ("phi", (cosine**2, k / 128, above)),
             )
         },

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,22 +15,19 @@ from polars.testing import assert_frame_equal
 from tasks.contracts import RunInfo
 from tasks.reporting.formats import number
 from tasks.reporting.join import StudyTables
+from tasks.reporting.rollout_tables import rollout_record
 from tasks.reporting.write import write_report
+from tests.reporting.browsing import csv, launched, measured, pick, ready, scrub, visiting
 
-CHROMIUM = Path("/usr/bin/chromium")
 SIZES = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
+RTL = "\u202e\u05d0\u05d1"
 EVIL = "=x</script><script>window.owned=1</script><img src=x onerror=window.owned=1><!--\u2028'\"`${window.owned=1}"
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (make setup)")
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser: {CHROMIUM} is missing (apt-get install chromium)")
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+    with launched() as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -43,64 +39,8 @@ def folder(study: StudyTables, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Open a page offline; at the end it must have asked for nothing and complained of nothing."""
-    contexts, said, asked = [], [], []
-
-    def route(one: Any) -> None:
-        if one.request.url.startswith("file:"):
-            one.continue_()
-        else:
-            asked.append(one.request.url)
-            one.abort()
-
-    def go(path: Path, width: int = 1280, scheme: str = "light") -> Any:
-        context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True
-        )
-        contexts.append(context)
-        context.set_offline(True)
-        context.route("**/*", route)
-        page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-        page.goto(path.as_uri())
-        ready(page)
-        return page
-
-    yield go
-    for context in contexts:
-        context.close()
-    assert (said, asked) == ([], [])
-
-
-def ready(page: Any) -> None:
-    page.wait_for_selector("#explore[data-state=ready]", timeout=30_000)
-
-
-def pick(page: Any, **chosen: str) -> None:
-    for name, label in chosen.items():
-        page.select_option(f"#explore-{name.replace('_', '-')}", label=label)
-    ready(page)
-
-
-def scrub(page: Any, place: int) -> None:
-    page.locator("#explore-layer").fill(str(place))
-    ready(page)
-
-
-def csv(page: Any, key: str) -> pl.DataFrame:
-    button = page.locator(f"button.csv[data-csv='{key}']")
-    with page.expect_download() as download:
-        button.click()
-    return pl.read_csv(io.BytesIO(Path(download.value.path()).read_bytes()), infer_schema_length=None)
-
-
-def measured(folder: Path, metric: str, k: int | None = None) -> pl.DataFrame:
-    rows = pl.read_parquet(folder / "pair_metrics.parquet").filter(
-        pl.col("module") == "*", pl.col("projection").is_null(), pl.col("k").eq_missing(k), metric=metric
-    )
-    return rows.select("run_a", "run_b", "layer", "value", "null").sort("layer", nulls_last=False)
+    with visiting(browser) as go:
+        yield go
 
 
 def cells(page: Any) -> list[str]:
@@ -170,9 +110,9 @@ def test_every_table_and_figure_has_its_download(visit: Callable[..., Any], fold
         ".map((part) => part.id)"
     )
     assert without == []
-    shown = csv(page, "accuracy")
     frame = pl.read_parquet(folder / "accuracy.parquet")
-    assert shown["Correct"].to_list() == frame["correct"].to_list()
+    shown = csv(page, "accuracy").filter(pl.col("Run").is_in(frame["run"].unique()))  # others are the noise floors
+    assert shown["Correct"].cast(pl.Int64).to_list() == frame["correct"].to_list()
     assert shown["Run"].to_list() == frame["run"].to_list()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
@@ -224,14 +164,23 @@ def test_no_script_of_a_name_runs(
     ]
     tables = build_study(runs=runs)
     evil = tables.training.with_columns(metric=pl.lit(EVIL))
-    tables = replace(
-        tables, training=pl.concat([tables.training, evil]), study={**tables.study, "name": EVIL, "notes": [EVIL]}
-    )
+    graded = pl.DataFrame(
+        {"problem_id": ["a", "a"], "prompt": [EVIL, EVIL], "completion": [f"{RTL}{EVIL}", "x" * 4000],
+         "completion_ids": [[1], [1, 2]], "answer": [EVIL, None], "extracted": [RTL, None], "reward": [1.0, 0.0]}
+    )  # fmt: skip
+    said = {"name": EVIL, "notes": [EVIL], "rollouts_seen": rollout_record(graded)}
+    tables = replace(tables, training=pl.concat([tables.training, evil]), study={**tables.study, **said})
     write_report(tables, tmp_path)
     page = visit(tmp_path / "report.html", width)
     pick(page, training_metric=EVIL, training_run="all runs")
     page.locator("#explore-heat-map svg .mark-rect.role-mark path").first.hover(force=True)
     assert EVIL in page.inner_text("#explore-what") or "__proto__" in page.inner_text("#explore-what")
+    page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    answers = page.locator("#examples tbody tr td:nth-child(2)")
+    assert answers.all_text_contents() == [f"{RTL}{EVIL}", f"{'x' * 1200} [and 2800 more characters]"]
+    assert answers.nth(1).bounding_box()["width"] <= 421
+    # Its direction ends with its cell.
+    assert page.locator("#examples td:nth-child(3)").first.evaluate("cell => getComputedStyle(cell).direction") == "ltr"
     names = csv(page, "explore-heat-map")
     # A spreadsheet would run what begins with "=".
     assert names["run_a"][0] == f"'{EVIL}"

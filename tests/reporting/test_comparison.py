@@ -63,8 +63,9 @@ def test_every_file_is_there_and_equal_input_gives_equal_bytes(frames: Frames, t
         "report.md",
         "compare.json",
         *(f"{name}.parquet" for name in FRAMES),
+        *(f"{name}.{kind}" for name in ("cosines", "angles", "layers", "spectra") for kind in ("svg", "png")),
     ]
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == sorted(path.name for path in first)
+    assert sorted(path for path in (tmp_path / "a").rglob("*") if path.is_file()) == sorted(first)
     for a, b in zip(first, second, strict=True):
         assert a.read_bytes() == b.read_bytes(), a.name
     for name in FRAMES:
@@ -253,7 +254,7 @@ def test_pairs_of_other_ranks_have_their_own_largest_angle(frames: Frames, tmp_p
     of_dpo = (pl.col("run_a") == "dpo") | (pl.col("run_b") == "dpo")
     small = {**frames, "pair_metrics": frames["pair_metrics"].filter(~(of_dpo & (pl.col("k") > 5).fill_null(False)))}
     text = write_comparison(RUNS, small, [], "sft", tmp_path)[1].read_text().split("### Against sft")[1]
-    assert "| Worst of top-5 angles, deg | Worst at the largest k, deg |" in text
+    assert "| Worst of top-5 angles, deg | Smallest of top-5 angles, deg | Worst at the largest k, deg |" in text
     dpo, dft = (next(line for line in text.splitlines() if line.startswith(f"| {run} |")) for run in ("dpo", "dft"))
     assert "top-5, null 87.5" in dpo
     assert "top-8, null 89.6" in dft
@@ -272,7 +273,8 @@ def test_a_page_of_28_adapters_is_capped_and_small(build_comparison: Build, tmp_
     others = text.split("### All other pairs")[1].split("###")[0]
     assert others.count("\n| organisation/") == 60
     assert "In colour: the nearest and the farthest; the other 19 in grey." in page
-    assert ">organisati…ong-name-20<" in page  # the ends of these names differ, so no number is needed
+    # The ends of these names differ, so none is numbered before its name; after it is the number of its column.
+    assert ">organisati…ong-name-20 22<" in page
 
 
 def test_names_that_are_shortened_alike_are_numbered(build_comparison: Build, tmp_path: Path) -> None:

@@ -114,15 +114,16 @@ def test_divergence_has_a_direction(study: StudyTables) -> None:
     view = geometry(tables)
     table = functions_table(tables, view)
     assert table.header == (
-        *("Run", "Logit-lens depth, of 4 layers", "KL(base || run), nats/token", "KL(run || base), nats/token"),
+        *("Run", "Logit-lens depth, of 4 layers", "Deeper than sft, layers"),
+        *("KL(base || run), nats/token", "KL(run || base), nats/token"),
         *("KL(sft || run), nats/token", "KL(run || sft), nats/token"),
     )
     found = {row[0].text: row for row in table.rows}
-    assert [cell.text for cell in found["sft"][1:]] == ["2.50", "0.500", "0.250", "0", "0"]
-    assert found["sft"][2].subs == ("[0.250, 1.00]",)
-    assert [cell.text for cell in found["dpo"][1:3]] == ["not measured", "2.00×10⁻⁶"]
+    assert [cell.text for cell in found["sft"][1:]] == ["2.50", "-", "0.500", "0.250", "0", "0"]
+    assert found["sft"][3].subs == ("[0.250, 1.00]",)
+    assert [cell.text for cell in found["dpo"][1:4]] == ["not measured", "not measured", "2.00×10⁻⁶"]
     assert found["sft-order1"][0].subs == ("noise floor: data order",)
-    assert found["sft-order1"][4] == Cell("0.0100", ("[0.00500, 0.0200]",))
+    assert found["sft-order1"][5] == Cell("0.0100", ("[0.00500, 0.0200]",))
     assert table.marks == {0: "base", 7: "floor"}
     assert "Over the 900 tokens of the reference solutions of 60 problems" in table.note
     matrix = divergence_matrix(tables, view)
@@ -161,7 +162,9 @@ def test_nothing_measured_is_an_empty_table_with_a_word(study: StudyTables) -> N
     assert divergence_matrix(tables, view) is None
     assert (cka_finding(tables, view), divergence_finding(tables, view)) == ("", "")
     only_lens = replace(tables, lens=study.lens)
-    assert functions_table(only_lens, view).rows[0][1:3] == (Cell("2.00"), Cell("0", ("itself",)))
+    assert functions_table(only_lens, view).rows[0][1:4] == (
+        *(Cell("2.00"), Cell("-0.12", ("same method 0.75",)), Cell("0", ("itself",))),
+    )
 
 
 def test_three_significant_digits() -> None:

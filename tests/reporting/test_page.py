@@ -80,6 +80,8 @@ def parsed(page: str) -> Tables:
 
 def test_accuracies_are_the_frames(study: StudyTables, parsed: Tables) -> None:
     rows = {(cells[0][0], cells[1][0]): cells for cells in parsed.tables["accuracy"][1:]}
+    floors = [rows.pop((name, "Same method")) for name in ("Held-out", "Hard")]
+    assert all("order" in " ".join(cells[4]) for cells in floors)  # which kind of twin it is from
     assert len(rows) == study.accuracy.height
     for row in study.accuracy.iter_rows(named=True):
         cells = rows["Held-out" if row["benchmark"] == "heldout" else "Hard", row["run"]]
@@ -94,13 +96,14 @@ def test_pair_values_are_the_frames(study: StudyTables, parsed: Tables) -> None:
     frame = study.pair_metrics.filter(EVERYTHING, run_a="sft", run_b="dft")
     value = {(row["metric"], row["k"]): row for row in frame.iter_rows(named=True)}
     header = [" ".join(cell) for cell in parsed.tables["pairs"][0]]
-    assert header[2:7] == [
+    assert header[2:8] == [
         "Cosine",
         "Angle of u1 and u1', deg",
         *(f"Worst of top-{k} angles, deg" for k in (5, 8)),
+        "Smallest of top-8 angles, deg",
         "|u1 u1'|",
     ]
-    angles = [value["angle_left", k] for k in (1, 5, 8)]
+    angles = [*(value["angle_left", k] for k in (1, 5, 8)), value["angle_min_left", 8]]
     expected = [
         number(value["cosine", None]["value"], 3),
         *(number(angle["value"], 1) for angle in angles),
@@ -125,7 +128,8 @@ def test_pair_tables_end_with_the_floors_and_the_null(parsed: Tables, document: 
         assert [cell[0] for cell in order[:3]] == ["noise floor: data order", "1 pair", "0.975"]
         assert start[0] == ["noise floor: initialisation"]
         assert {cell[0] for cell in start[1:]} == {"not measured"}
-        expected = ["same shape", "0.000", "84.7", "87.5", "89.6", "0.071", "0.071", "0.062", "none", "1.000"]
+        expected = ["same shape", "0.000", "84.7", "87.5", "89.6", "74.0"]
+        expected += ["0.071", "0.071", "0.062", "none", "1.000"]
         assert [cell[0] for cell in null] == ["random subspaces (null)", *expected]
     (pairs,) = (table for section in document.sections for table in section.shown if table.key == "pairs")
     assert (
@@ -183,7 +187,7 @@ def test_the_page_is_small_self_contained_and_well_formed(page: str, parsed: Tab
 
 
 def test_figures_are_text_in_the_pages_colours(page: str, parsed: Tables) -> None:
-    assert (parsed.tags["svg"], parsed.tags["figcaption"]) == (10, 14)  # four charts are drawn by the page itself
+    assert (parsed.tags["svg"], parsed.tags["figcaption"]) == (11, 15)  # four charts are drawn by the page itself
     assert parsed.tags["text"] > 100  # text, not outlines
     assert ".981" in page
     assert "0.975 floor" in page
@@ -201,7 +205,7 @@ def test_nothing_from_data_is_markup(study: StudyTables, build_study: Callable[.
     assert Tables(page).tags["script"] == 5  # our own: two of data, three of code
     assert html.escape(HOSTILE, quote=False).split("<")[0] in page
     assert "&lt;script&gt;" in page
-    assert Tables(page).tags["svg"] == 10  # drawn with that name as a label
+    assert Tables(page).tags["svg"] == 11  # drawn with that name as a label
     assert "<script" not in text
     assert r"&amp;\|\`b\`" in text
     # A bar in a name opens no column: all lines of a table have one width.
@@ -267,7 +271,11 @@ def test_stages_tell_hits_from_work(document: Document, parsed: Tables) -> None:
     first, *_, last = parsed.tables["stages"][1:]
     assert [cell[0] for cell in first] == ["pretrain", "pretrain tiny", "from the cache", "1 min 58 s", "0.0 s"]
     assert [cell[0] for cell in last] == ["train", "sft seed=0 data_seed=1 lr=1e-3", "computed", "9.5 s", "96.0 s"]
-    stages = next(table for section in document.sections for table in section.shown if table.key == "stages")
+    totals = {row[0][0]: [cell[0] for cell in row[1:]] for row in parsed.tables["stage-totals"][1:]}
+    # 7 trainings of 9.5 s
+    assert totals["train"] == ["7", "0", "66.5 s", "9.5 s"]
+    assert totals["pretrain"] == ["1", "1", "1 min 58 s", "1 min 58 s"]
+    stages = next(table for section in document.sections for table in section.shown if table.key == "stage-totals")
     # 7 computed stages of 9.5 s
     assert "2 of 9 stages came from the cache" in stages.note
     assert "66.5 s summed over stages" in stages.note

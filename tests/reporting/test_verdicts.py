@@ -17,6 +17,8 @@ from tasks.reporting.pairs import geometry
 from tasks.reporting.sample_tables import samples_table
 from tasks.reporting.tables import Cell, headline_table
 
+NONE = "no noise floor measured"
+
 
 def judged(study: StudyTables, *rows: tuple[str, float, float, float | None, str]) -> StudyTables:
     """The base against runs on 1,000 held-out problems: (run, its gain, p, detectable, verdict)."""
@@ -36,19 +38,21 @@ def test_every_verdict_stands_with_what_would_have_been_found(study: StudyTables
         ("rift", -0.002, 1.0, 0.0124, "no difference shown"),
         ("dpo", 0.019, 0.09, 0.041, "no power"),
     )
-    lead, rest = against_base(tables, "heldout").split("(n = 400): ")
+    lead, rest = against_base(tables, geometry(tables), "heldout").split("(n = 400): ")
     assert lead.startswith("Held-out accuracy against the base's")
     assert rest == (
         "higher for sft (+5.0 points, p = 0.001); lower for rft (-4.0 points, p = 0.004); no difference shown for "
         "dft (+0.4 points, p = 1.00) and rift (-0.2 points, p = 1.00), where one of 1.2 to 1.8 points would have been "
         "found; no power to tell for dpo (+1.9 points, p = 0.090): only one of 4.1 points or more would have been "
-        "found. p: exact McNemar, Holm-adjusted over all pairs of runs; found: with a power of 80 %."
+        "found. For comparison: no noise floor was measured for it. p: "
+        "exact McNemar, Holm-adjusted over all pairs of runs; found: with a power of 80 %."
     )
 
 
 def test_a_test_that_could_find_nothing_says_so(study: StudyTables) -> None:
     tables = judged(study, ("sft", 0.005, 1.0, None, "no power"))
-    assert "no power to tell for sft (+0.5 points, p = 1.00): none would be found." in against_base(tables, "heldout")
+    said = against_base(tables, geometry(tables), "heldout")
+    assert "no power to tell for sft (+0.5 points, p = 1.00): none would be found." in said
     (row,) = mcnemar_table(tables, geometry(tables)).rows
     assert row[-2:] == (Cell("none"), Cell("no power"))
 
@@ -60,8 +64,8 @@ def test_tables_carry_verdict_and_detectable_difference(study: StudyTables) -> N
     assert rows["sft"][-2:] == (Cell("3.1"), Cell("differs", ("A lower",)))
     assert rows["dft"][-2:] == (Cell("1.8"), Cell("no difference shown"))
     runs = {row[0].text: row[2] for row in headline_table(tables, view).rows}
-    assert runs["sft"] == Cell("+5.0", ("p 0.001", "differs", "detectable 3.1"))
-    assert runs["dft"] == Cell("+0.4", ("p 1.00", "no difference shown", "detectable 1.8"))
+    assert runs["sft"] == Cell("+5.0", ("p 0.001", "differs", "detectable 3.1", NONE))
+    assert runs["dft"] == Cell("+0.4", ("p 1.00", "no difference shown", "detectable 1.8", NONE))
     assert runs["dpo"] == Cell("not measured")
 
 
@@ -96,7 +100,7 @@ def test_unread_answers_and_unread_golds_are_counts_of_their_own(study: StudyTab
 def test_sampled_scores_are_the_frames(study: StudyTables) -> None:
     rows = [("sft", "heldout", "pass", k, 10, 4, v, v - 0.1, v + 0.1) for k, v in ((1, 0.5), (2, 0.625), (4, 0.75))]
     rows += [("sft", "heldout", "avg", 4, 10, 4, 0.5, None, None), ("base", "heldout", "maj", 4, 10, 4, 0.25, 0.2, 0.3)]
-    table = samples_table(replace(study, samples=pl.DataFrame(rows, schema=SAMPLES, orient="row")))
+    table = samples_table(replace(study, samples=pl.DataFrame(rows, schema=SAMPLES, orient="row")), geometry(study))
     assert table.header[2:] == ("avg@4, %", "pass@1, %", "pass@2, %", "pass@4, %", "maj@4, %")
     missing = Cell("not measured")
     assert table.rows == (
@@ -105,14 +109,15 @@ def test_sampled_scores_are_the_frames(study: StudyTables) -> None:
             *(Cell("Held-out"), Cell("sft"), Cell("50.0"), Cell("50.0", ("40.0 to 60.0",))),
             *(Cell("62.5", ("52.5 to 72.5",)), Cell("75.0", ("65.0 to 85.0",)), missing),
         ),
+        (Cell("Held-out"), Cell("Same method, points"), *[Cell(NONE)] * 5),
     )
     assert "n = 10, 4 drawn answers each" in table.note
-    assert samples_table(replace(study, samples=study.samples.clear())).rows == ()
+    assert samples_table(replace(study, samples=study.samples.clear()), geometry(study)).rows == ()
 
 
 def test_of_very_many_scores_the_ends_are_shown(study: StudyTables) -> None:
     rows = [("sft", "heldout", "pass", k, 10, 16, 0.5, 0.4, 0.6) for k in range(1, 17)]
-    table = samples_table(replace(study, samples=pl.DataFrame(rows, schema=SAMPLES, orient="row")))
+    table = samples_table(replace(study, samples=pl.DataFrame(rows, schema=SAMPLES, orient="row")), geometry(study))
     assert table.header[2:] == ("pass@1, %", "pass@16, %")
     assert "samples.parquet has all" in table.note
 
@@ -127,4 +132,4 @@ def test_titles_are_the_benchmarks(study: StudyTables, name: str, title: str) ->
     assert headline_table(tables, geometry(tables)).header[1:4] == (
         *(f"{title} accuracy, %", "Against base, points", "Answer loss, nats/token"),
     )
-    assert against_base(tables, name).startswith(f"{title} accuracy against the base's")
+    assert against_base(tables, geometry(tables), name).startswith(f"{title} accuracy against the base's")

@@ -26,7 +26,7 @@ def test_every_file_is_there_and_holds_the_frames(study: StudyTables, tmp_path: 
     began = time.process_time()
     paths = write_report(study, out)
     assert time.process_time() - began < 8  # seconds of processor time, with matplotlib's import and the charts' code
-    assert sorted(path.name for path in paths) == sorted(path.name for path in out.iterdir())
+    assert sorted(paths) == sorted(path for path in out.rglob("*") if path.is_file())
     assert [path.name for path in paths[:3]] == ["report.html", "report.md", "study.json"]
     for name in FRAMES:
         assert_frame_equal(pl.read_parquet(out / f"{name}.parquet"), getattr(study, name))
@@ -74,7 +74,7 @@ def test_study_json_is_plain_json(study: StudyTables, tmp_path: Path) -> None:
     assert cosine == {"metric": "cosine", "k": None, "n": 1, "lowest": 0.975, "mean": 0.975, "highest": 0.975}
     assert floor["initialisation"] is None
     assert [run["run"] for run in record["runs"]][:2] == ["base", "sft"]
-    assert len(record["headline"]) == 9
+    assert len(record["headline"]) == 10  # one is the logit lens
     assert record["headline"][-1].startswith("Of ")  # the count of the paper's claims
     numbers = record["numbers"]
     # The highest path: 4 h a (1 - a) at a = 1/2 is h = .2 (1 + .021), against .2 (1 - .975) for the twins.

@@ -20,8 +20,8 @@ from tasks.methods.sft import Sft
 from tasks.models.load import load_model
 from tasks.specs import TrainSpec
 from tasks.training.checks import read_stream, shared_initialisation, shared_stream
+from tasks.training.log import read_log
 from tasks.training.order import stream_order
-from tasks.training.train import read_log
 from tests.training.conftest import TRAIN, Trained
 from tests.training.world import LORA, World, make_graded, read_adapter
 

@@ -21,9 +21,10 @@ from tasks.methods.offline_grpo import OfflineGrpo
 from tasks.methods.rift import Rift
 from tasks.methods.sft import Sft
 from tasks.specs import TrainSpec
+from tasks.training.build import build_trainer
 from tasks.training.examples import build_dataset
 from tasks.training.order import stream_order
-from tasks.training.train import build_trainer, lora_a_digest
+from tasks.training.train import lora_a_digest
 from tests.training.world import LORA, World, make_graded, read_adapter
 
 RUN = RunInfo("run", "any", seed=3, data_seed=7, lr=1e-2)

@@ -1,0 +1,44 @@
+"""McNemar's test of every pair of runs as a matrix, one for each benchmark."""
+
+from __future__ import annotations
+
+from tasks.reporting.formats import benchmark_name, in_sentence, p_value, points
+from tasks.reporting.join import DIFFERS, StudyTables, benchmarks, ordered_runs, versus_of
+from tasks.reporting.pairs import Geometry
+from tasks.reporting.tables import Cell, Table, reference_marks
+
+MOST_RUNS = 16
+"""Runs of a matrix that a page can hold; of more, the table of pairs has the tests."""
+
+
+def mcnemar_matrices(tables: StudyTables, view: Geometry) -> list[Table]:
+    """Row less column in points, and p; none for a benchmark without a test, or of more than `MOST_RUNS` runs."""
+    return [table for name in benchmarks(tables) if (table := _matrix(tables, view, name)) is not None]
+
+
+def _matrix(tables: StudyTables, view: Geometry, benchmark: str) -> Table | None:
+    rows = tables.mcnemar.filter(benchmark=benchmark).to_dicts()
+    found = {(row["run_a"], row["run_b"]): versus_of(row) for row in rows}
+    found |= {(row["run_b"], row["run_a"]): versus_of(row, -1) for row in rows}
+    infos = [info for info in ordered_runs(tables) if any(info.run in pair for pair in found)]
+    if not found or len(infos) > MOST_RUNS:
+        return None
+
+    def cell(run: str, other: str) -> Cell:
+        test = found.get((run, other))
+        if test is None:
+            return Cell("-" if run == other else "not tested")
+        return Cell(points(test.difference) + ("*" if test.verdict == DIFFERS else ""), (f"p {p_value(test.p_holm)}",))
+
+    names = [info.run for info in infos]
+    name = benchmark_name(benchmark)
+    return Table(
+        f"mcnemar-{benchmark}",
+        f"Every run against every other, {in_sentence(benchmark)} problems",
+        ("Run", *(f"less {other}" for other in names)),
+        tuple((Cell(run), *(cell(run, other) for other in names)) for run in names),
+        f"{name} accuracy of the row less that of the column, points, on the problems that both answered; p: exact "
+        "two-sided McNemar, Holm-adjusted over all pairs; *: differs. Without a star no difference is shown, which is "
+        "not equality: the table of pairs says what the test could have found.",
+        marks=reference_marks(infos, view),
+    )

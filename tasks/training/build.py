@@ -1,0 +1,149 @@
+"""A TRL trainer for a method: one model, one LoRA recipe, one set of arguments; only the loss differs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tasks.contracts import InputError, RunInfo
+from tasks.methods import Method
+from tasks.specs import LoraSpec, TrainSpec
+
+
+def build_trainer(
+    base: Path,
+    dataset: Any,
+    method: Method,
+    train: TrainSpec,
+    lora: LoraSpec,
+    info: RunInfo,
+    pad_token: str | None,
+    folder: Path,
+) -> tuple[Any, Any]:
+    """The TRL trainer for ``method`` on ``dataset``, and its collator. The adapter is fresh: ``info.seed`` draws it.
+
+    Pairs that come with ``ref_chosen_logps`` and ``ref_rejected_logps`` are held against those; the reference model
+    does not run.
+    """
+    from peft import LoraConfig
+    from trl import DPOConfig, SFTConfig
+
+    from tasks.methods.common import RowMethod
+    from tasks.methods.dpo import Dpo
+    from tasks.models.load import load_model, load_tokenizer
+    from tasks.training.trainers import PairCollator, RowCollator, RowTrainer, TokenizedDPOTrainer, WeightedSFTTrainer
+
+    tokenizer = load_tokenizer(base, pad_token)
+    model = load_model(base, train.precision)
+    model.train()
+    common: dict[str, Any] = {"model": model, "processing_class": tokenizer, "train_dataset": dataset}
+    common["peft_config"] = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        task_type="CAUSAL_LM",
+    )
+    arguments = _arguments(train, info, folder)
+    collator: Any
+    trainer: Any
+    if isinstance(method, Dpo):
+        collator = PairCollator(tokenizer.pad_token_id)
+        config = DPOConfig(
+            **arguments, beta=method.beta, loss_type=[method.loss_type], label_smoothing=method.label_smoothing
+        )
+        trainer = TokenizedDPOTrainer(**common, args=config, data_collator=collator)
+    else:
+        assert isinstance(method, RowMethod)
+        collator = RowCollator(tokenizer.pad_token_id, weighted=method.trl_loss is None)
+        config = SFTConfig(
+            **arguments, loss_type=method.trl_loss or "nll", dataset_kwargs={"skip_prepare_dataset": True}
+        )
+        common |= {"args": config, "data_collator": collator}
+        trainer = RowTrainer(**common) if method.trl_loss else WeightedSFTTrainer(**common, method=method)
+    _fit(trainer, train)
+    return trainer, collator
+
+
+def _arguments(train: TrainSpec, info: RunInfo, folder: Path) -> dict[str, Any]:
+    """Settings that every trainer shares. TRL's own defaults differ from these in precision and checkpointing.
+
+    The trainer gets a step's whole batch at once and cuts it itself, so nothing is accumulated here.
+    """
+    from tasks.models.load import arithmetic, device
+
+    return {
+        "output_dir": str(folder),
+        "max_steps": train.steps,
+        "per_device_train_batch_size": train.batch_size,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": info.lr,
+        "lr_scheduler_type": train.scheduler,
+        "warmup_steps": round(train.warmup * train.steps),
+        "weight_decay": train.weight_decay,
+        "max_grad_norm": train.max_grad_norm,
+        "seed": info.seed,
+        "bf16": arithmetic(train.precision).autocast,
+        "use_cpu": device() == "cpu",
+        "gradient_checkpointing": False,  # `_fit` decides
+        "train_sampling_strategy": "sequential",  # the data set is the stream already
+        "remove_unused_columns": False,
+        "max_length": None,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # by default the Trainer logs the mean of earlier losses in place of a NaN
+        "save_strategy": "no",  # see tasks.training.checkpoints
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": device() == "cuda",
+    }
+
+
+def _fit(trainer: Any, train: TrainSpec) -> None:
+    """How the model runs on this device: with or without padding, checkpointed or not, how much in a pass."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    from tasks.models.load import device
+    from tasks.training.micro import Limits
+    from tasks.training.packing import run_without_padding, why_padded
+
+    model = trainer.model.get_base_model()
+    on_gpu = device() == "cuda"
+    reason = why_padded(model)
+    if train.packing == "on" and reason:
+        raise InputError(f"train.packing: {reason}, so its batches must be padded; leave it at auto")
+    packed = train.packing == "on" or (train.packing == "auto" and on_gpu and reason is None)
+    if packed:
+        run_without_padding(model)
+    if trainer.args.bf16:  # autocast rounds a LoRA layer's input anyway: PEFT's copy in float32 is work for nothing
+        for module in model.modules():
+            if isinstance(module, BaseTunerLayer):
+                module.cast_input_dtype_enabled = False
+    examples = min(train.micro_batch_size or train.batch_size, train.batch_size)
+    if train.batch_size % examples:
+        raise InputError(f"train.micro_batch_size: {examples} does not divide train.batch_size {train.batch_size}")
+    checkpointing, tokens = train.gradient_checkpointing == "on", train.micro_batch_tokens
+    if on_gpu and (train.gradient_checkpointing == "auto" or tokens is None):
+        checkpointing, room = _room(trainer, train)
+        tokens = tokens or room
+    limits = Limits(examples, tokens, packed, checkpointing)
+    trainer.cut_batches(limits, may_checkpoint=train.gradient_checkpointing == "auto")
+
+
+def _room(trainer: Any, train: TrainSpec) -> tuple[bool, int]:
+    """`tasks.training.memory.plan` for this trainer's model and data on this process's GPU."""
+    import torch
+
+    from tasks.training import memory
+
+    model = trainer.model
+    model.to(trainer.args.device)
+    per_token = memory.saved_bytes_per_token(model, autocast=trainer.args.bf16)
+    torch.cuda.empty_cache()
+    longest = max(trainer.longest(example) for example in trainer.train_dataset)
+    return memory.plan(
+        longest,
+        float(torch.cuda.mem_get_info()[0]),
+        per_token,
+        memory.checkpointed_bytes_per_token(model, per_token, autocast=trainer.args.bf16),
+        train.gradient_checkpointing,
+    )

@@ -1,0 +1,157 @@
+"""Checkpoints of a training that can be killed at any moment: written whole or not at all, verified before use.
+
+transformers' Trainer writes adapter, optimiser, schedule, random state and its own state; here come the log so far and
+what our trainers count, and a manifest last of all, beside the folder. A folder without its manifest, or with a file
+that has another digest, is no checkpoint. Resuming from one gives the same losses and, on a CPU, the same bytes.
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.digests import Damaged, build_manifest, verify
+
+STATE = "colinear.json"
+LOG_COPY = "log.jsonl"
+KEPT = 2
+"""The newest, and one to fall back to where its files were damaged."""
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """What a checkpoint knows beyond the Trainer's own state."""
+
+    step: int
+    tokens: list[int]
+    """Tokens of every batch that was trained on."""
+    rows: list[int]
+    """Rollouts of those batches, in order."""
+    total_train_tokens: int
+    limits: dict[str, Any]
+    notes: list[str]
+
+
+def seal(folder: Path, state: Progressed, log: Path) -> None:
+    """Make what the Trainer wrote to ``folder`` a checkpoint, and drop all but the `KEPT` newest of its siblings."""
+    (folder / STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+    shutil.copyfile(log, folder / LOG_COPY)
+    partial = _manifest(folder).with_suffix(".partial")
+    partial.write_text(json.dumps(build_manifest(folder)), encoding="utf-8")
+    os.replace(partial, _manifest(folder))
+    for old in _found(folder.parent)[KEPT:]:
+        _drop(old)
+
+
+def newest(folder: Path) -> tuple[Path, Progressed] | None:
+    """The newest sound checkpoint under ``folder``; what is not sound is deleted."""
+    for path in _found(folder):
+        try:
+            verify(path, json.loads(_manifest(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, Damaged):
+            _drop(path)
+            continue
+        return path, Progressed(**json.loads((path / STATE).read_text(encoding="utf-8")))
+    return None
+
+
+def _manifest(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.manifest.json")
+
+
+def _found(folder: Path) -> list[Path]:
+    """The checkpoint folders under ``folder``, whole or not, the newest first."""
+    paths = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(paths, key=lambda path: -int(path.name.rpartition("-")[2]))
+
+
+def _drop(folder: Path) -> None:
+    _manifest(folder).unlink(missing_ok=True)  # first: from here on it is no checkpoint
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class Resumable:
+    """Put before a TRL trainer: its checkpoints are sealed, and can be gone on from.
+
+    `keep_checkpoints` says where; without it the trainer writes none.
+    """
+
+    def keep_checkpoints(self: Any, every: int, collator: Any, log: Path) -> None:
+        """Write one every ``every`` steps (but the last) to the trainer's output folder, and when `stop` was called."""
+        from transformers import TrainerCallback
+
+        trainer = self
+        trainer.collator, trainer.log_file, trainer.stopping = collator, log, False
+
+        class Save(TrainerCallback):
+            """Tells the Trainer when."""
+
+            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                if state.global_step < state.max_steps:
+                    control.should_save = trainer.stopping or state.global_step % every == 0
+                    control.should_training_stop = trainer.stopping
+
+        trainer.add_callback(Save())
+
+    def stop(self) -> None:
+        """Write a checkpoint after the step under way, then end `train`."""
+        self.stopping = True
+
+    def resume(self: Any) -> str | None:
+        """The folder to hand to `train`, with everything but the Trainer's own state restored; None: begin."""
+        found = newest(Path(self.args.output_dir))
+        if found is None:
+            return None
+        folder, state = found
+        self.collator.restore(state.rows, state.tokens)
+        self._total_train_tokens = state.total_train_tokens
+        self.set_limits(type(self.limits)(**state.limits))
+        self.notes = list(state.notes)
+        shutil.copyfile(folder / LOG_COPY, self.log_file)
+        return str(folder)
+
+    def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        step = self.state.global_step
+        state = Progressed(
+            step=step,
+            tokens=self.collator.tokens_by_batch[:step],  # the loader is a batch ahead
+            rows=self.collator.seen[: step * self.args.train_batch_size],
+            total_train_tokens=self._total_train_tokens,
+            limits=asdict(self.limits),
+            notes=self.notes,
+        )
+        seal(Path(self.args.output_dir) / f"checkpoint-{step}", state, self.log_file)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None: TRL would write one into every checkpoint."""
+
+
+@contextmanager
+def ending_well(trainer: Resumable) -> Iterator[None]:
+    """Within it, SIGTERM lets ``trainer`` write a checkpoint; the process then dies of that signal as it would have.
+
+    Only in a process's main thread, where alone Python handles signals; elsewhere SIGTERM does what it did.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: trainer.stop())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if getattr(trainer, "stopping", False):
+        with suppress(ProcessLookupError):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)

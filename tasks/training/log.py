@@ -1,0 +1,88 @@
+"""What a training writes down step by step, and when it has to be ended because it diverged."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from tasks.contracts import TRAINING, Progress, RunInfo, StageError
+
+LOG = "log.jsonl"  # one line a step while training runs
+DIVERGED = "training diverged"
+"""How the message of a training that was ended for its numbers begins."""
+
+
+def log_callback(path: Path, steps: int, progress: Progress, window: int | None = None) -> Any:
+    """A Trainer callback that appends every logged step to a file, which the driver reads while we train.
+
+    It raises `StageError` at the first loss or gradient that is not finite, and where the mean loss of the last
+    ``window`` steps lies above that of the first ``window``.
+    """
+    from transformers import TrainerCallback
+
+    class Log(TrainerCallback):
+        """See `log_callback`."""
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            values = {k: v for k, v in (logs or {}).items() if isinstance(v, int | float)}
+            if "train_runtime" in values:  # the closing summary: timings, which have no place in an artifact
+                return
+            with path.open("a") as file:
+                file.write(json.dumps({"step": state.global_step, **values}) + "\n")
+            _refuse_divergence(values, state.global_step)
+            if window is not None:
+                _refuse_rise([entry["loss"] for entry in state.log_history if "loss" in entry], window)
+            progress(state.global_step, steps, f"loss {values.get('loss', math.nan):.3f}")
+
+    return Log()
+
+
+def _refuse_divergence(values: Mapping[str, float], step: int) -> None:
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(values.get(name, 0.0)):
+            raise StageError(f"{DIVERGED}: {name} is {values[name]} at step {step}; lower train.lr")
+
+
+def _refuse_rise(losses: list[float], window: int) -> None:
+    """One loss a step, from the first on."""
+    if len(losses) < 2 * window:
+        return
+    start, now = (math.fsum(part) / window for part in (losses[:window], losses[-window:]))
+    if now > start:
+        raise StageError(
+            f"{DIVERGED}: the loss of the last {window} steps is {now:.4g} at step {len(losses)}, above the "
+            f"{start:.4g} of the first {window}; lower train.lr"
+        )
+
+
+def read_log(path: Path) -> list[tuple[str, float, int]]:
+    """``(metric, value, step)`` rows of a log written so far; an unfinished last line is left for the next time."""
+    rows = []
+    for line in path.read_text().splitlines(keepends=True) if path.is_file() else []:
+        if not line.endswith("\n"):
+            break
+        values = json.loads(line)
+        step = values.pop("step")
+        rows += [(name, float(value), int(step)) for name, value in values.items() if name != "epoch"]
+    return rows
+
+
+def close_log(out: Path, info: RunInfo) -> None:
+    """The log as a TRAINING frame in place of its lines."""
+    rows = read_log(out / LOG)
+    frame = pl.DataFrame(
+        {
+            "run": [info.run] * len(rows),
+            "step": [step for _, _, step in rows],
+            "metric": [name for name, _, _ in rows],
+            "value": [value for _, value, _ in rows],
+        },
+        schema=TRAINING,
+    )
+    frame.write_parquet(out / "training.parquet")
+    (out / LOG).unlink(missing_ok=True)
