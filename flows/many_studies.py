@@ -128,8 +128,9 @@ def _run_id(many: Many, one: Training) -> str | None:
 def _ours(many: Many, one: Training) -> bool:
     """Whether the adapter was recorded in the store that this process would open; opening one would make it."""
     from tasks import home
+    from tasks.reporting.record import without_password
 
     recorded = (many.studies[one.study].tables.study.get("mlflow") or {}).get("uri")
     own = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.home() / 'mlflow.db'}"
     missing = own.startswith("sqlite:///") and not Path(own.removeprefix("sqlite:///")).exists()
-    return recorded == own and not missing and _run_id(many, one) is not None
+    return recorded == without_password(own) and not missing and _run_id(many, one) is not None

@@ -12,11 +12,13 @@ from typing import Any
 import polars as pl
 from prefect.futures import PrefectFuture, wait
 
+from flows.cluster import machine
 from flows.function_notes import function_notes
 from flows.rollout_notes import dropped, rollout_notes
 from tasks.contracts import InputError, RunInfo, StageError, StageResult
-from tasks.devices import allow, describe_machine, stop
+from tasks.devices import allow, stop
 from tasks.evaluation.together import UNPARSED_GOLDS
+from tasks.leftovers import drop_leftovers
 from tasks.problems.files import QUESTION_ALONE
 from tasks.reporting.notes import count
 from tasks.reporting.record import commit, versions, without_password
@@ -24,6 +26,7 @@ from tasks.settings import StudySpec
 from tasks.specs import flatten
 from tasks.store import open_store
 from tasks.training.checks import read_stream, shared_initialisation, shared_stream
+from tasks.training.log import FOUND, Diverged, divergence
 
 BASE_ANSWERS = "evaluate base"
 """Name of the stage of the base's answers."""
@@ -72,24 +75,34 @@ def unparsed_golds(results: Sequence[StageResult]) -> dict[str, int]:
     }
 
 
+def engine_versions(results: Sequence[StageResult]) -> dict[str, str]:
+    """The vLLM that computed stages of this study, which may be another environment's or another machine's."""
+    found = {str(result.summary["vllm"]) for result in results if "vllm" in result.summary}
+    return {"vllm": ", ".join(sorted(found))} if found else {}
+
+
 class Recorder:
     """Context of one study: opens its MLflow run, collects what its stages report, closes the run with its outcome."""
 
-    def __init__(self, spec: StudySpec, out: str | None) -> None:
-        self.spec = spec
+    def __init__(self, spec: StudySpec, out: str | None, sweep: str | None = None) -> None:
+        """``sweep``: MLflow run of the sweep that the study is a cell of."""
+        self.spec, self.sweep = spec, sweep
         self.began = time.time()
         default = Path("runs") / f"{spec.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         self.out = Path(out) if out else default
         self.results: list[StageResult] = []
         self.checks: list[dict[str, Any]] = []
+        self.diverged: list[dict[str, Any]] = []
         self.study_run = ""
 
     def __enter__(self) -> Recorder:
-        allow()
+        if self.sweep is None:  # a sweep that is being stopped must not be allowed again by its next cell
+            allow()
         settings = self.spec.model_dump(mode="json")
         self.study_run = open_store().open_study(
             f"{self.spec.name} seed={self.spec.seed}",
-            tags={"study": self.spec.name, "seed": str(self.spec.seed), "methods": ",".join(self.spec.methods)},
+            tags={"study": self.spec.name, "seed": str(self.spec.seed), "methods": ",".join(self.spec.methods)}
+            | ({"mlflow.parentRunId": self.sweep} if self.sweep else {}),
             params=flatten(settings),
         )
         return self
@@ -102,6 +115,8 @@ class Recorder:
             stop()
         status = "FINISHED" if error is None else "KILLED" if interrupted else "FAILED"
         open_store().end_study(self.study_run, status)
+        if error is None:
+            drop_leftovers()
 
     def stage(self, future: PrefectFuture[Any]) -> StageResult:
         """Wait for one stage and note it."""
@@ -118,8 +133,31 @@ class Recorder:
             raise failure
         found = [future.result() for future in futures]
         results = [one for many in found for one in (many if isinstance(many, list) else [many])]
-        self.results += results
+        self.results += [*results, *self._shared(results)]
         return results
+
+    def _shared(self, results: Sequence[StageResult]) -> list[StageResult]:
+        """The stages that these used, each once: as the one that computed it tells, else as a hit."""
+        noted = {one.ref.run_id for one in self.results}
+        used = sorted((used for one in results for used in one.used), key=lambda used: used.hit, reverse=True)
+        return list({one.ref.run_id: one for one in used if one.ref.run_id not in noted}.values())
+
+    def survivors(self, training: Mapping[RunInfo, Any]) -> dict[RunInfo, Any]:
+        """Of a sweep's cell the trainings that did not diverge; those that did are noted as what came of them.
+
+        Outside a sweep all of them, without waiting: there a divergence ends the study. Raises `Diverged` where no
+        training is left.
+        """
+        if self.sweep is None:
+            return dict(training)
+        wait(list(training.values()))
+        ended = {info: first_failure([future]) for info, future in training.items()}
+        for info in [info for info in self.spec.runs() if isinstance(ended[info], Diverged)]:
+            said = str(ended[info])
+            self.diverged.append({**asdict(info), "reason": divergence(said), "found": FOUND in said})
+        if len(self.diverged) == len(training):
+            raise Diverged(f"every method diverged; {self.diverged[0]['run']}: {self.diverged[0]['reason']}")
+        return {info: future for info, future in training.items() if not isinstance(ended[info], Diverged)}
 
     def check_controls(self, trained: Mapping[RunInfo, StageResult], graded: StageResult) -> None:
         """The study's controls: one initialisation a seed, one stream of data. Raises `StageError` where they fail."""
@@ -128,7 +166,8 @@ class Recorder:
             shared_initialisation({info: str(result.summary["lora_a_sha256"]) for info, result in trained.items()})
         )
         frame = pl.read_parquet(store.local(graded.ref) / "rollouts.parquet")
-        rows = {info: result for info, result in trained.items() if self.spec.method(info.method).kind == "rows"}
+        kinds = {info: self.spec.method(info.method).kind for info in trained}
+        rows = {info: result for info, result in trained.items() if kinds[info] in ("rows", "unpaired")}
         self.checks.append(
             shared_stream(
                 {
@@ -166,23 +205,25 @@ class Recorder:
             for result in sorted(self.results, key=lambda result: result.started)
         ]
         store = open_store()
+        left_out = {one["run"] for one in self.diverged}
         return {
             "rollouts": {"dropped": dropped(rollouts)},
             "study": {
                 "name": self.spec.name,
                 "settings": self.spec.model_dump(mode="json"),
-                "versions": versions(),
+                "versions": versions() | engine_versions(self.results),
                 "commit": commit(),
                 "mlflow": {"uri": without_password(store.uri), "study": self.study_run}
                 | {r.name: r.summary["mlflow_run"] for r in self.results if r.stage == "train"},
                 "stages": stages,
                 "wall_seconds": round(time.time() - self.began, 1),
-                "machine": describe_machine(),
+                "machine": machine(),
                 "checks": checks,
                 "notes": self._notes(),
                 "benchmarks": judged_by(self.spec, problems),
                 "unparsed_golds": unparsed_golds(self.results),
-                "runs": [asdict(info) for info in self.spec.runs()],
+                "runs": [asdict(info) for info in self.spec.runs() if info.run not in left_out],
+                "diverged": self.diverged,
             },
         }
 
@@ -214,6 +255,7 @@ class Recorder:
             who = f"{models[0]} and {len(models) - 1} more" if len(models) > 1 else models[0]
             passed = count(too_long, "problem")
             notes.append(f"{passed} did not fit the context with prompt and answer: left out for {who}.")
+        notes += [f"{one['run']} is left out: {one['reason']}." for one in self.diverged]
         notes += function_notes(self.results, self.spec.paths.readings)
         if not self.spec.twins:
             notes.append("No twin of another data order was trained: there is no such floor to hold cosines against.")

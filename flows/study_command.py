@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.contracts import InputError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -20,6 +22,7 @@ EXAMPLES = """examples:
   colinear study my_study.toml --out runs/mine
   colinear study --rollouts rollouts.jsonl --set model.base=DIR_OR_HUB_ID
   colinear study --set model.base=DIR --set rollouts.problems=deepscaler --set rollouts.teacher=DIR
+  colinear study paper --dry-run --on 8xH100     what the paper's protocol takes, on these GPUs
   colinear presets                               the named studies
 """
 
@@ -40,30 +43,52 @@ def add_study(commands: Any) -> None:
     )
     study.add_argument("--rollouts", metavar="FILE", help="own rollouts, JSONL or parquet (see the README)")
     study.add_argument("--out", metavar="DIR", help="folder of the report (default: under runs/)")
+    study.add_argument(
+        "--dry-run", action="store_true", help="print the plan (stages, operations, time, memory, disk); run nothing"
+    )
+    study.add_argument("--on", metavar="GPUS", help="with --dry-run: plan for others than this machine's, like 8xH100")
+    study.add_argument(
+        "--tflops", type=float, metavar="N", help="with --dry-run: a device's peak in matrix products, where known"
+    )
+    study.add_argument(
+        "--tokens", type=float, metavar="N", help="with --dry-run: mean tokens of a completion, where you know them"
+    )
     study.set_defaults(run=_study)
 
 
 def study_spec(name: str | None, assignments: Sequence[str], rollouts: str | None) -> StudySpec:
     """The settings that a command line asks for. Raises `InputError`."""
-    from tasks import presets, settings
+    from tasks import settings
 
     values: dict[str, Any]
     start = "own" if rollouts or any(word.startswith("model.base=") for word in assignments) else "tiny"
     if name is not None and name.endswith(".toml"):
         given = settings.load_toml(Path(name))
-        values = _merged(presets.preset(str(given.pop("preset", start))), given)
+        values = merged(preset_values(str(given.pop("preset", start)), rollouts), given)
     else:
-        values = presets.preset(name or start)
+        values = preset_values(name or start, rollouts)
     if rollouts is not None:
-        values = _merged(values, {"rollouts": {"file": str(Path(rollouts).expanduser().absolute())}})
+        values = merged(values, {"rollouts": {"file": str(Path(rollouts).expanduser().absolute())}})
     return settings.build(settings.override(values, assignments))
 
 
-def _merged(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def preset_values(name: str, rollouts: str | None) -> dict[str, Any]:
+    """A preset's values; without its teacher where rollouts are given, for then nobody need be asked."""
+    from tasks import presets
+
+    values = presets.preset(name)
+    if rollouts is not None and "problems" in values.get("rollouts", {}):
+        kept = {key: value for key, value in values["rollouts"].items() if key in ("holdout", "truncated")}
+        values = {**values, "rollouts": kept}
+    return values
+
+
+def merged(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``values`` with ``over`` on top, section by section."""
     result = dict(values)
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = _merged(result[key], value) if both else value
+        result[key] = merged(result[key], value) if both else value
     return result
 
 
@@ -74,19 +99,27 @@ def _study(arguments: argparse.Namespace) -> int:
 
     spec = study_spec(arguments.study, arguments.assignments, arguments.rollouts)
     quiet()
+    out = Path(arguments.out).absolute() if arguments.out else None
+    if arguments.dry_run:
+        from flows.plan_command import dry_run
+
+        return dry_run(spec, out, on=arguments.on, tflops=arguments.tflops, completion=arguments.tokens)
+    if only := next((name for name in ("on", "tflops", "tokens") if getattr(arguments, name) is not None), None):
+        raise InputError(f"--{only}: it is for --dry-run; leave it out to run the study")
+    from flows.cluster import connect
     from tasks.preflight import preflight
 
-    out = Path(arguments.out).absolute() if arguments.out else None
+    connect()
     preflight(spec, out)
     return _run(spec, out, Console(soft_wrap=True))
 
 
 def _run(spec: StudySpec, out: Path | None, console: Console) -> int:
+    from flows.cluster import machine
     from tasks import devices, home
 
     console.print(
-        f"[bold]colinear study {spec.name}[/]  {len(spec.runs())} adapters on {devices.describe_machine()}; "
-        f"state in {home.home()}",
+        f"[bold]colinear study {spec.name}[/]  {len(spec.runs())} adapters on {machine()}; state in {home.home()}",
         highlight=False,
     )
     devices.allow()

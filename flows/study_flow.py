@@ -14,8 +14,8 @@ from typing import Any
 
 from prefect import flow, runtime
 from prefect.futures import PrefectFuture
-from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.cluster import for_nodes, task_runner
 from flows.record import Recorder
 from tasks.contracts import ModelRef, RunInfo, StageResult
 from tasks.evaluation.task import accuracy_task, evaluate_task
@@ -37,10 +37,6 @@ INSTRUCTED = RunInfo("base-instructed", "base-instructed", 0, 0, 0.0)
 TEACHER = RunInfo("teacher", "teacher", 0, 0, 0.0)
 
 
-THREADS: Any = ThreadPoolTaskRunner(max_workers=64)
-"""Tasks wait for device slots, not for threads."""
-
-
 DEFAULT = build(preset("tiny"))
 
 
@@ -54,6 +50,11 @@ class StudyOutcome:
     computed: int
     hits: int
     wall_seconds: float
+    base: ModelRef
+    problems: StageResult
+    trained: tuple[tuple[RunInfo, StageResult], ...]
+    diverged: tuple[dict[str, Any], ...]
+    """Of a sweep's cell, the runs that were left out: RunInfo's fields, ``reason``, and whether it was ``found``."""
 
 
 @dataclass(frozen=True)
@@ -74,37 +75,39 @@ class World:
 @flow(
     name="study",
     flow_run_name="study {spec.name} seed={spec.seed}",
-    task_runner=THREADS,
+    task_runner=task_runner(),
     validate_parameters=True,
 )
-def study_flow(spec: StudySpec = DEFAULT, out: str | None = None) -> StudyOutcome:
+def study_flow(spec: StudySpec = DEFAULT, out: str | None = None, sweep: str | None = None) -> StudyOutcome:
     """Train the methods on identical rollouts, measure how they move the weights and what that does to accuracy.
 
     Args:
         spec: the study's settings; the default is the embedded world, which needs nothing but this machine.
         out: folder of the report; by default one under ``runs/``.
+        sweep: MLflow run of the sweep that this study is a cell of, where a method that diverges is left out.
     """
     base = preflight(spec, Path(out) if out else None)
-    with Recorder(spec, out) as record:
+    with Recorder(spec, out, sweep) as record:
         world = _own_world(spec, base, record) if base else _embedded_world(spec, record)
         teacher = _teacher(spec, world)  # needs no rollouts: it fills the devices that sampling leaves free
         rollouts, graded = record.stages([world.rollouts, grade_task.submit(world.rollouts)])
-        runs = spec.runs()
         check_selections(
-            {info.run: spec.method(info.method) for info in runs},
+            {info.run: spec.method(info.method) for info in spec.runs()},
             open_store().local(graded.ref) / "rollouts.parquet",
         )
         training: dict[RunInfo, Any] = {  # futures: Prefect hands their results to the tasks that take them
             info: train_task.submit(
                 info, spec.method(info.method), spec.train, spec.lora, world.base, graded, record.study_run
             )
-            for info in _longest_first(runs, spec)
+            for info in _longest_first(spec.runs(), spec)
         }
+        training = record.survivors(training)
+        runs = [info for info in spec.runs() if info in training]
         answers = evaluate_task.submit(
             f"base and {len(runs)} adapters", [BASE, *runs, *world.instructed], world.base, world.problems,
             spec.evaluation, [None, *(training[info] for info in runs), *(None for _ in world.instructed)],
         )  # fmt: skip
-        comparison = _compare(spec, world, training)
+        comparison = _compare(spec, runs, world, training)
         trained = dict(zip(runs, record.stages([training[info] for info in runs]), strict=True))
         record.check_controls(trained, graded)
         evaluated = record.stages([answers, *teacher])
@@ -122,6 +125,10 @@ def study_flow(spec: StudySpec = DEFAULT, out: str | None = None) -> StudyOutcom
         computed=sum(not result.hit for result in record.results),
         hits=sum(result.hit for result in record.results),
         wall_seconds=time.time() - record.began,
+        base=world.base,
+        problems=world.problems,
+        trained=tuple(trained.items()),
+        diverged=tuple(record.diverged),
     )
 
 
@@ -142,12 +149,13 @@ def _own_world(spec: StudySpec, base: ModelRef, record: Recorder) -> World:
         completions = record.stage(completions_task.submit(spec.rollouts, prompts))
     rollouts: Any = own_rollouts_task.submit(spec.rollouts, holdout, base, prompts, completions)
     problems = record.stage(own_problems_task.submit(spec.evaluation, rollouts))
-    return World(base, rollouts, problems, None)
+    return World(for_nodes(base), rollouts, problems, None)
 
 
-def _compare(spec: StudySpec, world: World, training: dict[RunInfo, Any]) -> dict[str, list[PrefectFuture[Any]]]:
+def _compare(
+    spec: StudySpec, runs: Sequence[RunInfo], world: World, training: dict[RunInfo, Any]
+) -> dict[str, list[PrefectFuture[Any]]]:
     """How the runs differ: in their weights, on the way from one to the other, in what they compute."""
-    runs = spec.runs()
     pairs = list(combinations(runs, 2))
     on = (world.base, world.problems)
     found = {
@@ -187,5 +195,6 @@ def _teacher(spec: StudySpec, world: World) -> list[PrefectFuture[Any]]:
 
 
 def _longest_first(runs: Sequence[RunInfo], spec: StudySpec) -> list[RunInfo]:
-    """Pairs cost twice the sequences: started first, they do not leave a device idle at the end."""
-    return sorted(runs, key=lambda info: spec.method(info.method).kind != "pairs")
+    """Sampling costs most and pairs twice the sequences: started first, they leave no device idle at the end."""
+    order = ("prompts", "pairs", "unpaired", "rows")
+    return sorted(runs, key=lambda info: order.index(spec.method(info.method).kind))

@@ -85,6 +85,8 @@ class StageResult:
     started: float = 0.0
     """Unix time at which the work (or the look-up) began; with ``seconds`` it gives the study's timeline."""
     summary: dict[str, float | int | str | bool | None] = field(default_factory=dict)
+    used: tuple[StageResult, ...] = ()
+    """Stages that the task ran for its own, which other tasks may have run as well."""
 
 
 REFERENCE_METHODS = ("base", "base-instructed", "teacher")
@@ -114,10 +116,10 @@ class RunInfo:
         if self.seed is None or self.lr is None:
             return self.run
         order = "" if self.data_seed == self.seed else f" data_seed={self.data_seed}"
-        return f"{self.method} seed={self.seed}{order} lr={_short(self.lr)}"
+        return f"{self.method} seed={self.seed}{order} lr={short_rate(self.lr)}"
 
 
-def _short(lr: float) -> str:
+def short_rate(lr: float) -> str:
     """``0.001 -> '1e-3'``: learning rates as people write them."""
     mantissa, exponent = f"{lr:.3e}".split("e")
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"

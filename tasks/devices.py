@@ -12,12 +12,13 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,6 +35,8 @@ DEV = Path("/dev")
 POLL_SECONDS = 0.05
 TURN_SECONDS = 1.0
 EXIT_SECONDS = 5.0
+STOP_SECONDS = 20.0
+"""What a worker that handles SIGTERM may take to write down how far it is; the others it ends at once."""
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 """A worker keeps up to 1 GiB of what it frees, until it ends. By default glibc's malloc gives large freed tensors back
 to the system, which then makes and zeroes the pages of the next one anew: at the default study's size the system's
@@ -61,15 +64,35 @@ class WorkerDied(StageError):
 _queue: deque[threading.Event] = deque()
 _stopping = threading.Event()
 _living: set[Any] = set()
+_host = ""
+"""Stands before a log's path in messages that another machine will show."""
 
 
 def stop() -> None:
-    """End every worker process now and refuse new ones: for Ctrl-C and SIGTERM. `allow` lifts it."""
+    """End every worker process and refuse new ones: for Ctrl-C and SIGTERM. `allow` lifts it.
+
+    Those that handle SIGTERM (a training writes a checkpoint) have `STOP_SECONDS`; another Ctrl-C kills them too.
+    """
     _stopping.set()
-    for worker in list(_living):
-        worker.kill()
     for waiting in list(_queue):
         waiting.set()
+    workers = list(_living)
+    try:
+        for worker in workers:
+            worker.terminate()
+        _wait_for_ends({worker.sentinel for worker in workers}, STOP_SECONDS)
+    except KeyboardInterrupt:
+        return
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+def _wait_for_ends(sentinels: set[int], seconds: float) -> None:
+    """By their sentinels, which do not take the exit codes from those that wait for them."""
+    until = time.monotonic() + seconds
+    while sentinels and (left := until - time.monotonic()) > 0:
+        sentinels -= set(multiprocessing.connection.wait(list(sentinels), left))
 
 
 def allow() -> None:
@@ -108,6 +131,18 @@ def _visible_gpus() -> list[str]:
         return [str(index) for index, _ in enumerate(DEV.glob("nvidia[0-9]*"))]
     listed = (gpu.strip() for gpu in visible.split(","))
     return list(dict.fromkeys(gpu for gpu in takewhile(lambda gpu: gpu != "-1", listed) if gpu))
+
+
+def use_assigned(gpus: Sequence[str]) -> None:
+    """In a process of a Ray node, before each task: the GPUs that Ray has assigned to it are the only slots there are.
+
+    None are for a task that needs none. Nor on a node without GPUs that was told to count some (``ray start
+    --num-gpus``), where the numbers name no device: there the slots are the cores, as they are without Ray.
+    """
+    global _host
+    _host = f"{socket.gethostname()}:"
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus) if any(DEV.glob("nvidia[0-9]*")) else ""
+    slots.cache_clear()
 
 
 def describe_machine() -> str:
@@ -291,7 +326,9 @@ def _await(workers: list[tuple[Any, Any]], log: Path, progress: Progress) -> Any
                 worker = pending.pop(ready)
                 worker.join()
                 _check_stopping()
-                raise WorkerDied(f"the worker process died ({_cause(worker.exitcode)}); its output: {log}") from None
+                raise WorkerDied(
+                    f"the worker process died ({_cause(worker.exitcode)}); its output: {_host}{log}"
+                ) from None
             if kind == "progress" and ready is first:
                 progress(*body)
             elif kind == "result":
@@ -300,7 +337,7 @@ def _await(workers: list[tuple[Any, Any]], log: Path, progress: Progress) -> Any
             elif kind == "input":
                 raise InputError(body[0])
             elif kind == "error":
-                raise StageError(f"{body[0]} (full traceback: {log})")
+                raise StageError(f"{body[0]} (full traceback: {_host}{log})")
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -10,11 +11,16 @@ import polars as pl
 from tasks import home
 from tasks.contracts import InputError, ModelRef
 from tasks.devices import run_unpinned, slots
-from tasks.engines.choose import open_endpoint
+from tasks.engines.choose import probe_endpoint
+from tasks.engines.endpoint import read_key
+from tasks.engines.vllm import check_cpu, check_head
+from tasks.engines.vllm_adapters import RANKS
+from tasks.engines.vllm_installation import check_device
 from tasks.grading.golds import check_golds
 from tasks.methods import Method
 from tasks.models.external import check_base, locate, reference
 from tasks.models.prompts import check_template
+from tasks.planning.plan import check_machine
 from tasks.problems.benchmarks import check_names, open_benchmark
 from tasks.problems.files import read_problems
 from tasks.problems.synthetic import check as check_world
@@ -85,17 +91,23 @@ def _check_world(spec: StudySpec) -> None:
             raise InputError(f"{field}: the embedded world has its own; it is for a model.base of one's own")
     if spec.rollouts.engine == "openai":
         raise InputError("rollouts.engine: the embedded world's teacher is here; use transformers or vllm")
-    _check_engine(spec.rollouts)
+    if not _elsewhere():
+        _check_engine(spec.rollouts)
 
 
 def _own(spec: StudySpec) -> ModelRef:
     check_template(spec.model.prompt_template)
+    if spec.rollouts.problems is not None:
+        _check_engine(spec.rollouts)
+    known = check_machine(spec)
     if spec.rollouts.problems is None:
         _check_file(spec)
     else:
         _check_evaluation(spec)
     folder = locate(spec.model.base)
-    run_unpinned(
+    if not known:
+        check_machine(spec)  # it has been fetched, and its shape can be read
+    found = run_unpinned(
         check_base,
         {
             "folder": folder,
@@ -108,6 +120,11 @@ def _own(spec: StudySpec) -> ModelRef:
     )
     if spec.rollouts.problems is not None:
         _check_sampling(spec, folder)
+    if found["max_length"] <= spec.evaluation.max_new_tokens:
+        raise InputError(
+            f"evaluation.max_new_tokens: {spec.evaluation.max_new_tokens} tokens leave no room for a prompt in the "
+            f"base's {found['max_length']}; lower it"
+        )
     return ModelRef(
         ref=reference(folder),
         prompt_template=spec.model.prompt_template,
@@ -134,11 +151,12 @@ def _check_file(spec: StudySpec) -> None:
 def _check_sampling(spec: StudySpec, base: Path) -> None:
     """The teacher and what it is asked. An endpoint gets one small request, unless its answers are cached already."""
     rollouts = spec.rollouts
-    _check_engine(rollouts)
     _, chosen = chosen_prompts(rollouts)
     holdout = 0.0 if spec.evaluation.problems else rollouts.holdout
     heldout_split(chosen["problem_id"], holdout)
     teacher = teacher_folder(rollouts)
+    if rollouts.engine == "vllm" and teacher is not None and slots()[0].kind == "cpu":
+        check_cpu(teacher, "the teacher's")
     found = run_unpinned(
         check_teacher,
         {"spec": rollouts, "folder": teacher, "base": base, "pad_token": spec.model.pad_token},
@@ -150,8 +168,7 @@ def _check_sampling(spec: StudySpec, base: Path) -> None:
             "tokenizers differ or the teacher's is not known; leave clip unset"
         )
     if teacher is None and not _sampled(rollouts, chosen, holdout):
-        with open_endpoint(rollouts) as engine:
-            engine.probe()
+        probe_endpoint(rollouts)
 
 
 def _check_vllm(spec: StudySpec, base: Path | None) -> None:
@@ -159,30 +176,37 @@ def _check_vllm(spec: StudySpec, base: Path | None) -> None:
 
     Raises `InputError`.
     """
-    from tasks.engines.vllm import check_cpu, check_head
-    from tasks.engines.vllm_adapters import RANKS
-    from tasks.engines.vllm_process import interpreter
-
     answers = spec.evaluation.engine == "vllm"
+    kind = slots()[0].kind
     if answers:
-        interpreter()
+        if not _elsewhere():
+            check_device(kind)
         if spec.lora.r > RANKS[-1]:
             raise InputError(
                 f"lora.r: {spec.lora.r} is above vLLM's largest rank, {RANKS[-1]}; set evaluation.engine=transformers"
             )
-    if slots()[0].kind == "cpu":
+    if kind == "cpu":
         if base is None and (answers or spec.rollouts.engine == "vllm"):
             check_head(spec.tiny.hidden // spec.tiny.heads)
         elif base is not None and answers:
             check_cpu(base)
 
 
-def _check_engine(rollouts: RolloutSpec) -> None:
-    """Refuse the vllm engine where there is no vLLM. Raises `InputError`."""
-    if rollouts.engine == "vllm":
-        from tasks.engines.vllm_process import interpreter
+def _elsewhere() -> bool:
+    """Whether a cluster's nodes compute, with devices and a vLLM of their own (`flows.cluster`)."""
+    return bool(os.environ.get("COLINEAR_RAY"))
 
-        interpreter()
+
+def _check_engine(rollouts: RolloutSpec) -> None:
+    """Refuse vLLM where it is not there, and an endpoint whose key is not. Raises `InputError`.
+
+    The key's variable must be there even where nobody will be asked: settings are recorded, and what names no variable
+    may be the key itself.
+    """
+    if rollouts.engine == "vllm":
+        check_device(slots()[0].kind)
+    if rollouts.engine == "openai":
+        read_key(rollouts.key_env)
 
 
 def _sampled(rollouts: RolloutSpec, chosen: pl.DataFrame, holdout: float) -> bool:

@@ -20,6 +20,18 @@ WITHIN = ("", "adapter", f"{FOLDER}/adapter", "model")
 """Where in a run's artifacts an adapter is looked for when no path is given."""
 
 
+def method_tags(info: RunInfo) -> dict[str, str]:
+    """What the MLflow run of a training is tagged with; `recall` reads it."""
+    return {
+        "kind": "method",
+        "method": info.method,
+        "run": info.run,
+        "seed": str(info.seed),
+        "data_seed": str(info.data_seed),
+        "lr": f"{info.lr:g}",
+    }
+
+
 def recall(location: str) -> RunInfo | None:
     """What MLflow knows of the run in ``location``; None where the URI names no run.
 

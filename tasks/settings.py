@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from tasks.contracts import InputError, RunInfo
-from tasks.methods import METHOD_NAMES, Method, Methods
+from tasks.contracts import InputError, RunInfo, short_rate
+from tasks.methods import METHOD_NAMES, THE_SIX, Method, Methods
 from tasks.specs import (
     LARGEST_SEED,
     EvaluationSpec,
@@ -35,12 +35,20 @@ from tasks.specs import (
 )
 
 
+def _methods_last(schema: dict[str, Any]) -> None:
+    """Prefect's form shows fields in the schema's order, which begins with those that are inherited."""
+    fields = schema["properties"]
+    schema["properties"] = {name: fields[name] for name in sorted(fields, key=METHOD_NAMES.__contains__)}
+
+
 class StudySpec(Methods):
     """Everything that decides a study. Each method has a section of its own beside the common ones."""
 
+    model_config = ConfigDict(json_schema_extra=_methods_last)
+
     name: str = Field("tiny", title="Name", description="Shown in Prefect, MLflow and the report.", min_length=1)
     methods: tuple[str, ...] = Field(
-        METHOD_NAMES,
+        THE_SIX,
         title="Methods",
         description="Which methods to train, of: " + ", ".join(METHOD_NAMES),
         min_length=1,
@@ -64,6 +72,12 @@ class StudySpec(Methods):
         description="Methods trained once more with another LoRA initialisation and the same data order.",
         json_schema_extra={"items": {"type": "string", "enum": list(METHOD_NAMES)}},
     )
+    matched: tuple[str, ...] = Field(
+        (),
+        title="Also at the common learning rate",
+        description="Methods whose lr_ratio is not 1, trained once more at train.lr itself.",
+        json_schema_extra={"items": {"type": "string", "enum": list(METHOD_NAMES)}},
+    )
     model: ModelSpec = Field(ModelSpec(), title="Base model")
     tiny: TinySpec = Field(TinySpec(), title="Embedded world")
     rollouts: RolloutSpec = Field(RolloutSpec(), title="Rollouts")
@@ -74,7 +88,7 @@ class StudySpec(Methods):
     paths: PathSpec = Field(PathSpec(), title="Paths between solutions")
     functions: FunctionSpec = Field(FunctionSpec(), title="Representations and distributions")
 
-    @field_validator("methods", "twins", "init_twins")
+    @field_validator("methods", "twins", "init_twins", "matched")
     @classmethod
     def _known_methods(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
@@ -99,11 +113,21 @@ class StudySpec(Methods):
         check_sources(self.rollouts)
         if not self.geometry.ks or min(self.geometry.ks) < 1:
             raise ValueError(f"geometry.ks: expected dimensions of at least 1, got {list(self.geometry.ks)}")
+        for name in self.matched:
+            if self.method(name).lr_ratio == 1.0:
+                raise ValueError(f"matched: {name} is trained at train.lr as it is ({name}.lr_ratio = 1); leave it out")
+        if self.train.schedule_steps is not None and self.train.schedule_steps < self.train.steps:
+            raise ValueError(
+                f"train.schedule_steps: {self.train.schedule_steps} is below train.steps {self.train.steps}; the "
+                "schedule cannot end before the training"
+            )
         if self.train.micro_batch_size and self.train.batch_size % self.train.micro_batch_size:
             raise ValueError(
                 f"train.micro_batch_size: {self.train.micro_batch_size} does not divide train.batch_size "
                 f"{self.train.batch_size}"
             )
+        for name in self.methods:
+            self.method(name).recipe(self.train)
         return self
 
     @property
@@ -118,13 +142,16 @@ class StudySpec(Methods):
         return section
 
     def runs(self) -> list[RunInfo]:
-        """The adapters to train: the methods, then the twins of those that are among them."""
+        """The adapters to train: the methods, then of those that are among them the matched ones and the twins."""
         data_seed = self.seed if self.data_seed is None else self.data_seed
         seed = self.seed
         runs = [self._run(name, name, seed, data_seed) for name in self.methods]
         twins = [self._run(f"{name}-order{data_seed + 1}", name, seed, data_seed + 1) for name in self.twins]
         twins += [self._run(f"{name}-init{seed + 1}", name, seed + 1, data_seed) for name in self.init_twins]
-        return runs + [twin for twin in twins if twin.method in self.methods]
+        lr = self.train.lr
+        rate = short_rate(lr).replace(".", "_")  # PEFT takes a run's name for its adapter, but no name with a dot
+        matched = [RunInfo(f"{name}-lr{rate}", name, seed, data_seed, lr) for name in self.matched]
+        return runs + [info for info in [*matched, *twins] if info.method in self.methods]
 
     def _run(self, run: str, method: str, seed: int, data_seed: int) -> RunInfo:
         return RunInfo(run, method, seed, data_seed, self.train.lr * self.method(method).lr_ratio)
@@ -185,7 +212,7 @@ def build(values: Mapping[str, Any]) -> StudySpec:
     try:
         return StudySpec.model_validate(dict(values))
     except ValidationError as error:
-        raise InputError(_one_line(error)) from None
+        raise InputError(one_line(error)) from None
 
 
 def load_toml(path: Path) -> dict[str, Any]:
@@ -256,6 +283,9 @@ def _sections(model: type[BaseModel]) -> list[str]:
     ]
 
 
+SECRETS = ("rollouts.endpoint", "rollouts.extra", "rollouts.key_env")
+"""Settings in which somebody may have put a key or a password: what was given is not repeated."""
+
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
@@ -269,13 +299,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; known: {', '.join(options)}" if options else ""
 
 
-def _one_line(error: ValidationError) -> str:
+def one_line(error: ValidationError, whole: type[BaseModel] = StudySpec) -> str:
+    """The first of the errors in values of ``whole``: its field, what is wrong, what was given."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         *path, last = [str(part) for part in first["loc"]]
-        model: type[BaseModel] = StudySpec
+        model = whole
         for part in path:
             annotation = model.model_fields[part].annotation
             assert isinstance(annotation, type)
@@ -283,6 +314,7 @@ def _one_line(error: ValidationError) -> str:
         return f"{where}: unknown setting{nearest(last, model.model_fields)}"
     if first["type"] == "missing" and isinstance(first["loc"][-1], int):
         message = f"Value {first['loc'][-1] + 1} is missing"
-    got = "" if isinstance(first["input"], dict) or not where else f", got {_SHORT.repr(first['input'])}"
+    hidden = isinstance(first["input"], dict) or not where or where.startswith(SECRETS)
+    got = "" if hidden else f", got {_SHORT.repr(first['input'])}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{where}: {message}{got}{more}" if where else f"{message}{more}"

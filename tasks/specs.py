@@ -48,6 +48,11 @@ class ModelSpec(Section):
         description="Rows longer than this are counted and dropped, never cut. Default: the model's context.",
         ge=8,
     )
+    allow_cpu: bool = Field(
+        False,
+        title="A large base without a GPU",
+        description="Run a base of more than a billion parameters on a CPU, which takes days to years.",
+    )
 
 
 class TinySpec(Section):
@@ -124,6 +129,11 @@ class RolloutSpec(Section):
         title="Extra fields of a request",
         description='Sent to the endpoint as they are, e.g. {"thinking": {"type": "disabled"}}.',
     )
+    reasoning: Literal["drop", "join"] = Field(
+        "drop",
+        title="Thinking that an endpoint tells apart from the answer",
+        description="Left out and counted, or put before the answer between <think> and </think>.",
+    )
     batch_size: int = Field(512, title="Completions decoded at once (transformers, vllm)", ge=1)
     prompts: int = Field(1024, title="Prompts to sample for", ge=1)
     k: int = Field(4, title="Completions a prompt (K)", ge=1)
@@ -156,6 +166,13 @@ class TrainSpec(Section):
 
     lr: float = Field(1e-3, title="Peak learning rate", gt=0, lt=1)
     steps: int = Field(80, title="Optimiser steps", ge=1)
+    schedule_steps: int | None = Field(
+        None,
+        title="Steps of the learning-rate schedule",
+        description="More than train.steps end the training before its schedule: the adapter is the one that a longer "
+        "training has after train.steps. Default: train.steps.",
+        ge=1,
+    )
     batch_size: int = Field(64, title="Sequences (or pairs) per optimiser step", ge=1)
     micro_batch_size: int | None = Field(
         None, title="Most sequences (or pairs) per forward pass", description="Default: the whole batch.", ge=1
@@ -182,7 +199,7 @@ class TrainSpec(Section):
     checkpoint_steps: int | None = Field(
         100,
         title="Steps between checkpoints",
-        description="From which a training that was killed goes on, to the same result. Empty: none.",
+        description="From which a training that was killed goes on, to the same result. null: none.",
         ge=1,
     )
     reference: Literal["auto", "live", "stored"] = Field(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +171,19 @@ def _complain(name: str, error: Exception) -> None:
     emit(Event("failed", name, note=str(error) if known else f"{type(error).__name__}: {error}"))
     if isinstance(error, StageError):
         raise type(error)(f"{name}: {error}") from error
+
+
+def after(first: StageResult, second: StageResult) -> StageResult:
+    """The second of two stages that one task does, with the cost of both."""
+    return replace(
+        second,
+        seconds=first.seconds + second.seconds,
+        hit=first.hit and second.hit,
+        cached_seconds=first.cached_seconds + second.cached_seconds,
+        total_seconds=first.total_seconds + second.total_seconds,
+        started=first.started,
+        summary={**first.summary, **second.summary},
+    )
 
 
 def states_of(results: list[StageResult]) -> list[StageResult] | State[list[StageResult]]:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 STUDIES = "colinear"
 CACHE = "colinear.cache"
 FOLDER = "output"  # within a run's artifacts
-KINDS = ("study", "comparison")  # of the parent runs that hold a lock while they live
+KINDS = ("study", "comparison", "sweep")  # of the parent runs that hold a lock while they live
 REACH_SECONDS = 20.0
 PAGE = 200  # runs asked for at a time
 

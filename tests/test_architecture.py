@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("flows", "tasks", "deployments")
-HEAVY = ("torch", "transformers", "vllm", "mlflow", "trl", "peft", "datasets")
+HEAVY = ("torch", "transformers", "vllm", "mlflow", "trl", "peft", "datasets", "ray", "prefect_ray")
 LONGEST_FILE = 400
 LONGEST_TASK = 130
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -121,6 +123,27 @@ def test_a_bad_number_of_slots_is_refused(monkeypatch: pytest.MonkeyPatch, text:
     monkeypatch.setenv("COLINEAR_SLOTS", text)
     with pytest.raises(InputError, match=r"^COLINEAR_SLOTS: expected a whole number of at least 1, got '"):
         slots()
+
+
+def test_on_a_ray_node_the_assigned_gpu_is_the_only_slot(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cores: int
+) -> None:
+    """One process serves tasks of several GPUs and of none, one after another."""
+    monkeypatch.setattr(devices, "DEV", tmp_path)
+    monkeypatch.setattr(devices, "_host", "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # so that it is as it was after the test
+    on_cores = tuple(Slot("cpu", str(index), 1) for index in range(8))
+    for name in ("nvidia0", "nvidia1"):
+        (tmp_path / name).touch()
+    for assigned in ("0", "1", "GPU-5f2a"):
+        devices.use_assigned([assigned])
+        assert slots() == (Slot("gpu", assigned, 8),)
+    devices.use_assigned([])
+    assert slots() == on_cores
+    for name in ("nvidia0", "nvidia1"):
+        (tmp_path / name).unlink()
+    devices.use_assigned(["0"])  # counted by Ray, not there
+    assert slots() == on_cores
 
 
 # --- taking them -----------------------------------------------------------------------------------------------------
@@ -277,6 +300,11 @@ def sleep(*, pid_file: Path, progress: Progress) -> None:
     time.sleep(10 * SOON)
 
 
+def refuse_to_end(*, pid_file: Path, progress: Progress) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sleep(pid_file=pid_file, progress=progress)
+
+
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     return tmp_path / "worker.log"
@@ -338,6 +366,17 @@ def test_another_exception_is_a_stage_error_with_the_traceback_in_the_log(log: P
 
 
 @pytest.mark.usefixtures("two_slots")
+def test_on_a_ray_node_the_log_is_named_with_its_machine(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_host", "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    devices.use_assigned([])
+    place = re.escape(f"{socket.gethostname()}:{log}")
+    with pytest.raises(StageError, match=rf"\(full traceback: {place}\)$"):
+        run_unpinned(fail, {"error": ValueError("bad")}, log=log)
+    with pytest.raises(WorkerDied, match=rf"its output: {place}$"):
+        run_unpinned(die, {"how": "exit"}, log=log)
+
+
 def test_a_result_that_cannot_travel_is_a_stage_error(log: Path) -> None:
     with pytest.raises(StageError, match="unspeakable") as caught:
         run_pinned(unspeakable, {}, log=log)
@@ -421,6 +460,40 @@ def test_stopping_ends_what_runs_and_what_waits_and_refuses_more(log: Path, tmp_
     (pid_file,) = tmp_path.glob("[ot][nw][eo]")
     assert eventually(lambda: gone(int(pid_file.read_text())))
     assert run_pinned(describe, {"word": "x"}, log=log)["word"] == "x"
+
+
+@pytest.mark.usefixtures("two_slots")
+@pytest.mark.parametrize("impatient", [False, True], ids=["time is up", "another Ctrl-C"])
+def test_stopping_kills_what_does_not_end(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impatient: bool
+) -> None:
+    monkeypatch.setattr(devices, "STOP_SECONDS", 10 * SOON if impatient else 0.5)
+    failures: list[BaseException] = []
+    asleep = threading.Event()
+
+    def work() -> None:
+        try:
+            run_pinned(
+                refuse_to_end, {"pid_file": tmp_path / "pid"}, log=log,
+                progress=lambda *step: asleep.set() if step != BEGUN else None,
+            )  # fmt: skip
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert asleep.wait(SOON)
+    if impatient:
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    began = time.monotonic()
+    try:
+        devices.stop()
+        thread.join(SOON)
+    finally:
+        devices.allow()
+    assert 0.4 < time.monotonic() - began < SOON
+    assert [type(error) for error in failures] == [Stopped]
+    assert eventually(lambda: gone(int((tmp_path / "pid").read_text())))
 
 
 DRIVER = """

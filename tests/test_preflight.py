@@ -20,6 +20,8 @@ from tasks.rollouts.files import heldout_split, read_rollouts
 from tasks.settings import StudySpec, build, override
 
 pytestmark = pytest.mark.usefixtures("state")
+SHORT = ("rollouts.max_new_tokens=32", "evaluation.max_new_tokens=32")
+"""Of the 64 tokens that the base of these tests holds."""
 NAMES = [f"p{i}" for i in range(10)]
 HELD = heldout_split(NAMES, 0.1)
 
@@ -105,7 +107,8 @@ def own(base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ow
     def spec(content: list[dict[str, Any]], *assignments: str, base: object = base_model) -> StudySpec:
         file = tmp_path / "mine.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in content))
-        return build(override(preset("own"), [f"model.base={base}", f"rollouts.file={file}", *assignments]))
+        given = [f"model.base={base}", f"rollouts.file={file}", SHORT[1], *assignments]
+        return build(override(preset("own"), given))
 
     return spec
 
@@ -202,7 +205,7 @@ def taught(own: Own, base_model: Path, tmp_path: Path) -> Callable[..., StudySpe
 
     def spec(*assignments: str) -> StudySpec:
         given = [f"model.base={base_model}", f"rollouts.problems={file}", f"rollouts.teacher={base_model}"]
-        return build(override(preset("own"), [*given, "rollouts.max_new_tokens=32", *assignments]))
+        return build(override(preset("own"), [*given, *SHORT, *assignments]))
 
     return spec
 
@@ -225,7 +228,7 @@ def test_a_teacher_and_problems_that_fit_are_accepted(taught: Own, monkeypatch: 
         (["rollouts.max_new_tokens=64"], "rollouts.max_new_tokens: 64 tokens leave no room for a prompt"),
         (
             ["rollouts.engine=openai", "rollouts.endpoint=http://127.0.0.1:9/v1", "rollouts.key_env=NO_SUCH_KEY"],
-            "rollouts.key_env: the environment variable NO_SUCH_KEY is not set; export the endpoint's key under that",
+            "rollouts.key_env: the environment variable that it names is not set; export the endpoint's key under that",
         ),
         (
             ["rollouts.engine=openai", "rollouts.endpoint=http://127.0.0.1:9/v1", "rollouts.key_env=null",
@@ -233,7 +236,8 @@ def test_a_teacher_and_problems_that_fit_are_accepted(taught: Own, monkeypatch: 
             "rollouts.endpoint: http://127.0.0.1:9/v1 gave no usable answer in 3 tries; last: the connection failed (",
         ),
         (
-            ["rollouts.engine=openai", "rollouts.endpoint=http://127.0.0.1:9/v1", "offline_grpo.clip=0.2"],
+            ["rollouts.engine=openai", "rollouts.endpoint=http://127.0.0.1:9/v1", "rollouts.key_env=null",
+             "offline_grpo.clip=0.2"],
             "offline_grpo.clip: it needs the teacher's log-probabilities of the base's own tokens",
         ),
     ],
@@ -246,6 +250,45 @@ def test_no_vllm_is_said_before_any_work(taught: Own, monkeypatch: pytest.Monkey
     monkeypatch.setenv("COLINEAR_VLLM_PYTHON", "/no/such/python")
     assert refusal(taught("rollouts.engine=vllm")).startswith("COLINEAR_VLLM_PYTHON: no program '/no/such/python'")
     assert refusal(world("rollouts.engine=vllm")).startswith("COLINEAR_VLLM_PYTHON: no program '/no/such/python'")
+
+
+def test_what_has_no_vllm_in_it_is_said_before_any_work(taught: Own, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLINEAR_VLLM_PYTHON", "/bin/true")
+    expected = "COLINEAR_VLLM_PYTHON: /bin/true is no Python that works"
+    for spec in (taught("rollouts.engine=vllm"), world("rollouts.engine=vllm"), world("evaluation.engine=vllm")):
+        assert refusal(spec).startswith(expected)
+
+
+def test_a_teacher_that_vllm_cannot_compute_here_is_refused(
+    taught: Own, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its heads have 8 dimensions."""
+    stand_in = tmp_path / "python"
+    stand_in.write_text("""#!/bin/sh\necho '{"version": "0.30.0", "cpu": true}'\n""")
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("COLINEAR_VLLM_PYTHON", str(stand_in))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert refusal(taught("rollouts.engine=vllm")).startswith(
+        "engine vllm: the teacher's attention heads have 8 dimensions, and on a CPU vLLM computes only 32"
+    )
+
+
+def test_a_pasted_key_is_refused_unrepeated_even_where_nobody_would_be_asked(
+    taught: Own, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks like a variable's name; the settings, it among them, would be recorded."""
+    monkeypatch.setattr(module, "_sampled", lambda *_: True)
+    given = ["rollouts.engine=openai", "rollouts.endpoint=http://127.0.0.1:9/v1"]
+    said = refusal(taught(*given, "rollouts.key_env=SK1234567890ABCDEF"))
+    assert said.startswith("rollouts.key_env: the environment variable that it names is not set")
+    assert "SK1234567890ABCDEF" not in said
+    assert preflight(taught(*given, "rollouts.key_env=null")) is not None
+
+
+def test_answers_longer_than_the_context_are_refused(own: Own) -> None:
+    assert refusal(own(rows(), "evaluation.max_new_tokens=64")) == (
+        "evaluation.max_new_tokens: 64 tokens leave no room for a prompt in the base's 64; lower it"
+    )
 
 
 def test_cheap_refusals_come_before_the_base_is_looked_at(own: Own) -> None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from flows.cli import study_spec
 from tasks import specs
 from tasks.contracts import InputError, RunInfo
-from tasks.methods import METHOD_NAMES
+from tasks.methods import METHOD_NAMES, THE_SIX
 from tasks.presets import PRESETS, preset, summary
 from tasks.settings import StudySpec, build, load_toml, nearest, override
 
@@ -106,7 +106,7 @@ def test_every_value_is_bounded_or_one_of_a_list(name: str) -> None:
 
 
 def test_methods_are_a_choice_in_the_form() -> None:
-    for name in ("methods", "twins", "init_twins"):
+    for name in ("methods", "twins", "init_twins", "matched"):
         assert FIELDS[name]["items"]["enum"] == list(METHOD_NAMES)
     assert FIELDS["train.scheduler"]["enum"] == ["cosine", "linear", "constant"]
     assert FIELDS["rift.form"]["enum"] == ["linear", "stabilized", "as_printed"]
@@ -221,6 +221,14 @@ def test_a_secret_in_a_setting_is_refused_without_being_repeated(assignment: str
         build(override({}, [*SAMPLED, *given]))
     assert str(error.value).startswith(message)
     assert "SECRET" not in str(error.value)
+
+
+@pytest.mark.parametrize("field", ["endpoint", "key_env", "extra"])
+@pytest.mark.parametrize("value", [["https://u:SECRET@h"], 17.5, "SECRET"])
+def test_a_setting_that_may_hold_a_secret_is_not_repeated(field: str, value: object) -> None:
+    if field == "extra" or value != "SECRET":
+        with pytest.raises(InputError, match=rf"^rollouts\.{field}: Input should be a valid (string|dictionary)$"):
+            build({"rollouts": {field: value}})
 
 
 @pytest.mark.parametrize(
@@ -371,12 +379,12 @@ def test_rollouts_choose_the_preset_for_own_data(tmp_path: Path) -> None:
 
 def test_the_runs_of_the_default_study() -> None:
     runs = spec().runs()
-    assert [run.run for run in runs] == [*METHOD_NAMES, "sft-order1", "sft-init1"]
+    assert [run.run for run in runs] == [*THE_SIX, "sft-order1", "sft-init1"]
     assert [run.seed for run in runs] == [0] * 7 + [1]
     assert [run.data_seed for run in runs] == [0] * 6 + [1, 0]
     # train.lr 1e-3; DPO's ratio is 0.1 (PAPER's convention), all others 1
     assert {run.run: run.lr for run in runs} == {
-        **dict.fromkeys(METHOD_NAMES, 1e-3),
+        **dict.fromkeys(THE_SIX, 1e-3),
         "sft-order1": 1e-3,
         "sft-init1": 1e-3,
         "dpo": 1e-4,

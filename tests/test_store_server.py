@@ -12,13 +12,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tasks.contracts import StageError
 from tasks.digests import Damaged
+from tasks.models.external import FILES, reference
+from tasks.published import publish
 from tasks.store import Entry, StageKey, Store
 
 READY_SECONDS = 120
@@ -150,3 +153,24 @@ def test_studies_of_two_state_folders_do_not_close_each_other(
     two.end_study(two.open_study("two", {}, {}), "FINISHED")
     assert one.client.get_run(study).info.status == "RUNNING"
     one.end_study(study, "FINISHED")
+
+
+def test_a_folder_of_one_machine_is_published_once_for_all(
+    server: Server, base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = machine(server, tmp_path / "one", monkeypatch)
+    folder = tmp_path / "base"
+    shutil.copytree(base_model, folder)
+    (folder / "pytorch_model.bin").write_bytes(b"not among the files that count")
+    ref = reference(folder)
+    published = publish(one, ref, FILES)
+    assert published.sha256 == ref.sha256  # cache keys are those of a study on one machine
+    assert publish(one, ref, FILES) == published
+    there = machine(server, tmp_path / "two", monkeypatch).local(published)
+    assert there.is_relative_to(tmp_path / "two" / "downloads")
+    assert {file.name: file.read_bytes() for file in there.iterdir()} == {
+        file.name: file.read_bytes() for file in base_model.iterdir()
+    }
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(StageError, match=r"base: its files were changed while the study ran; start it again$"):
+        publish(one, replace(ref, sha256="0" * 64), FILES)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 from tasks.contracts import InputError
-from tasks.engines.endpoint import Endpoint
+from tasks.engines.endpoint import Endpoint, read_key
 from tasks.engines.interface import Engine
 from tasks.engines.openai import OpenAIEngine
 from tasks.specs import RolloutSpec
 
 
-def open_engine(spec: RolloutSpec, teacher: Path | None) -> Engine:
+def open_engine(spec: RolloutSpec, teacher: Path | None, longest: int | None = None) -> Engine:
     """The engine that ``rollouts`` names, over the model in ``teacher``; an endpoint has its model itself.
 
-    Nothing is loaded or connected before the engine is entered.
+    ``longest``: tokens of the longest prompt and its answer; default: the model's context. Nothing is loaded or
+    connected before the engine is entered.
     """
     if spec.engine == "openai":
         return open_endpoint(spec)
@@ -22,10 +25,24 @@ def open_engine(spec: RolloutSpec, teacher: Path | None) -> Engine:
     if spec.engine == "vllm":
         from tasks.engines.vllm import VllmEngine
 
-        return VllmEngine(teacher, batch_size=spec.batch_size)
+        return VllmEngine(teacher, batch_size=spec.batch_size, longest=longest)
     from tasks.engines.transformers import TransformersEngine
 
     return TransformersEngine(teacher, batch_size=spec.batch_size)
+
+
+_answered: set[str] = set()
+"""Digests of the endpoints, models and keys that have answered this process."""
+
+
+def probe_endpoint(spec: RolloutSpec) -> None:
+    """`tasks.engines.openai.OpenAIEngine.probe`, once a process for one endpoint, model and key."""
+    parts = [spec.endpoint, spec.teacher, spec.extra, spec.teacher_tokenizer, read_key(spec.key_env)]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    if digest not in _answered:
+        with open_endpoint(spec) as engine:
+            engine.probe()
+        _answered.add(digest)
 
 
 def open_endpoint(spec: RolloutSpec) -> OpenAIEngine:

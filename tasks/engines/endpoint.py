@@ -22,12 +22,19 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
 """Seconds before the first retry, and at most before a later one; a server's own Retry-After goes before both."""
 LONGEST_RETRY_AFTER = 600.0
 _FIELDS = {401: "rollouts.key_env", 402: "rollouts.key_env", 403: "rollouts.key_env", 404: "rollouts.teacher"}
+_OF_ONE = {400, 413, 422}
+"""May be of one request alone (moderation, a prompt beyond the context) or of all (an unknown field)."""
 _AGAIN = {408, 409, 425, 429}
+CHECK = "check rollouts.endpoint, rollouts.extra and the sampling settings"
 _NO_MONEY = "insufficient_quota"  # OpenAI says 429 to an empty account: waiting does not fill it
 
 
 class Unusable(Exception):
     """An answer that is none (broken JSON, no choices, a lost connection): worth another try."""
+
+
+class Refused(Exception):
+    """The endpoint will not answer this request, whatever it does with others; the text says why."""
 
 
 class Stopped(Exception):
@@ -50,14 +57,18 @@ class Endpoint:
 
 
 def read_key(key_env: str | None) -> str | None:
-    """The key, from the environment. Raises `InputError` where the variable is not set or cannot be a header."""
+    """The key, from the environment. Raises `InputError` where the variable is not set or cannot be a header.
+
+    A name of which there is no variable is not repeated: it may be the key itself.
+    """
     if key_env is None:
         return None
     key = os.environ.get(key_env, "").strip()
     if not key:
         raise InputError(
-            f"rollouts.key_env: the environment variable {key_env} is not set; export the endpoint's key under that "
-            "name, or, for a server that asks for none, --set rollouts.key_env=null"
+            "rollouts.key_env: the environment variable that it names is not set; export the endpoint's key under "
+            "that name (the setting is the name, not the key), or, for a server that asks for none, "
+            "--set rollouts.key_env=null"
         )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise InputError(f"rollouts.key_env: the value of {key_env} has characters that no key has; export it again")
@@ -80,10 +91,9 @@ class Conversation:
 
         limits = httpx.Limits(max_connections=self._concurrency, max_keepalive_connections=self._concurrency)
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        timeout = httpx.Timeout(self._endpoint.timeout, connect=min(30.0, self._endpoint.timeout), pool=None)
         # Proxies of the environment lead out of here, not to a server on this machine.
         local = urlsplit(self._endpoint.url).hostname in ("localhost", "127.0.0.1", "::1")
-        self._client = httpx.Client(headers=headers, limits=limits, timeout=timeout, trust_env=not local)
+        self._client = httpx.Client(headers=headers, limits=limits, trust_env=not local)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -95,46 +105,64 @@ class Conversation:
         """Have every request that waits give up (`Stopped`)."""
         self._stopped.set()
 
-    def post(self, path: str, body: Mapping[str, Any], read: Any, *, retries: int | None = None) -> Any:
+    def post(
+        self, path: str, body: Mapping[str, Any], read: Any, *, retries: int | None = None, within: float | None = None
+    ) -> Any:
         """``read(answer)`` of the endpoint's JSON answer to ``body`` (and the endpoint's ``extra``).
 
         An answer that ``read`` cannot use (it raises `Unusable`), a 408, 409, 425, 429 or 5xx and a lost connection are
-        tried again, ``retries`` times, with exponentially longer pauses and jitter, or the server's Retry-After.
-        Raises `InputError` for every other status at once, `StageError` after the last try.
+        tried again, ``retries`` times and for ``within`` seconds at most, with exponentially longer pauses and jitter,
+        or the server's Retry-After. Raises `Refused` for a 400, 413 or 422, `InputError` for every other status, both
+        at once, and `StageError` after the last try.
         """
         tries = 1 + (self._endpoint.retries if retries is None else retries)
+        deadline = None if within is None else time.monotonic() + within
         reason, wait = "", 0.0
         for attempt in range(tries):
             self._pause(wait)
             try:
-                answer, wait = self._once(path, body)
-                return read(answer)
+                return read(self._once(path, body, deadline))
             except _Again as again:
                 reason, wait = str(again), again.wait
             except Unusable as error:
                 reason, wait = str(error), 0.0
+            if wait and deadline is not None and time.monotonic() + wait > deadline:
+                reason += f", and asks to wait {wait:.0f} s: start again then"
             wait = wait or min(FIRST_WAIT * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.0)
+            if deadline is not None and time.monotonic() + wait > deadline:
+                tries = attempt + 1
+                break
         raise StageError(
-            f"{self._endpoint.url} gave no usable answer in {tries} tries; last: {reason}; what was sampled is kept: "
-            "run the same command again to go on"
+            f"{self._endpoint.url} gave no usable answer in {tries} {'tries' if tries > 1 else 'try'}; last: {reason}; "
+            "what was sampled is kept: run the same command again to go on"
         )
 
-    def _once(self, path: str, body: Mapping[str, Any]) -> tuple[Any, float]:
+    def _once(self, path: str, body: Mapping[str, Any], deadline: float | None) -> Any:
         import httpx
 
         assert self._client is not None
         url = f"{self._endpoint.url.rstrip('/')}/{path}"
+        patience = self._endpoint.timeout
+        if deadline is not None:
+            patience = min(patience, max(1.0, deadline - time.monotonic()))
+        timeout = httpx.Timeout(patience, connect=min(30.0, patience), pool=None)
+        sent = {**body, "model": self._endpoint.model, **self._endpoint.extra}
         try:
-            response = self._client.post(url, json={**body, "model": self._endpoint.model, **self._endpoint.extra})
+            response = self._client.post(url, json=sent, timeout=timeout)
         except httpx.TimeoutException:
-            raise _Again(f"nothing came for {self._endpoint.timeout:g} s (rollouts.timeout)") from None
-        except httpx.TransportError as error:
+            raise _Again(f"nothing came for {patience:g} s (rollouts.timeout)") from None
+        except httpx.DecodingError as error:
+            raise _Again(f"an answer that cannot be unpacked ({self._safe(str(error))})") from None
+        except httpx.RequestError as error:
             raise _Again(f"the connection failed ({self._safe(str(error)) or type(error).__name__})") from None
         if response.status_code == 200:
             try:
-                return response.json(), 0.0
+                answer = response.json()
             except ValueError:
                 raise Unusable("an answer that is no JSON") from None
+            if isinstance(answer, dict) and answer.get("error") and not answer.get("choices"):
+                raise Unusable(f"HTTP 200 with an error in it ({self._said(response)})")
+            return answer
         self._refuse(response)
         wait = _retry_after(response.headers.get("Retry-After"))
         if wait and response.status_code == 429:
@@ -142,8 +170,10 @@ class Conversation:
         raise _Again(f"HTTP {response.status_code} ({self._said(response)})", wait)
 
     def _refuse(self, response: httpx.Response) -> None:
-        """Raise `InputError` for a status that trying again does not change."""
+        """Raise for a status that trying again does not change: `Refused` or `InputError`."""
         status, said = response.status_code, self._said(response)
+        if status in _OF_ONE:
+            raise Refused(f"HTTP {status} ({said})")
         broke = status == 429 and _NO_MONEY in response.text
         if not broke and (status >= 500 or status in _AGAIN):
             return
@@ -152,7 +182,7 @@ class Conversation:
             "rollouts.key_env": f"check the key in {self._endpoint.key_env or 'rollouts.key_env'} and its account",
             "rollouts.teacher": f"check rollouts.endpoint and the model's name, {self._endpoint.model!r}",
         }
-        way_out = ways.get(name, "check rollouts.endpoint, rollouts.extra and the sampling settings")
+        way_out = ways.get(name, CHECK)
         raise InputError(f"{name}: {self._endpoint.url} answered HTTP {status} ({said}); {way_out}")
 
     def _said(self, response: httpx.Response) -> str:
@@ -164,6 +194,7 @@ class Conversation:
         return self._safe(" ".join(text.split()))[:200] or "no reason given"
 
     def _safe(self, text: str) -> str:
+        text = whole_characters(text)
         return text.replace(self._key, "***") if self._key else text
 
     def _pause(self, wait: float) -> None:
@@ -183,6 +214,11 @@ class _Again(Exception):
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
         self.wait = wait
+
+
+def whole_characters(text: str) -> str:
+    """``text`` as it can be written: a half of a surrogate pair, which JSON can spell, becomes U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _retry_after(value: str | None) -> float:

@@ -17,9 +17,10 @@ EngineName = Literal["transformers", "vllm", "openai"]
 
 
 def seed_of(seed: int, *names: str | int) -> int:
-    """A seed of 63 bits for what ``names`` say, such as a problem and its n-th sample; no two names share one.
+    """A seed of 63 bits for what ``names`` say, such as a problem and its n-th sample.
 
-    It depends on nothing else: not on the order of the requests, nor on which others there are.
+    It is a hash: two names share a seed with a chance of 2^-63 (of a million names, any two with 5e-8). It depends on
+    nothing else: not on the order of the requests, nor on which others there are.
     """
     return int.from_bytes(hashlib.sha256(json.dumps([seed, *names]).encode()).digest()[:8], "big") >> 1
 
@@ -62,8 +63,11 @@ class Completion:
     them to itself."""
     logprobs: tuple[float, ...] | None
     """One a token of ``ids``, at the sampling temperature; None where not asked for or not told."""
-    finish_reason: Literal["stop", "length"]
-    """``"length"``: cut at the largest number of new tokens; kept, and marked so."""
+    finish_reason: Literal["stop", "length", "refused"]
+    """``"length"``: cut at the largest number of new tokens; kept, and marked so. ``"refused"``: an endpoint will not
+    answer this request (moderation, a prompt too long for it), and ``text`` is its reason."""
+    reasoning: str | None = None
+    """What an endpoint tells apart from the text as the model's thinking before it."""
 
 
 Deliver = Callable[[Request, Completion], None]

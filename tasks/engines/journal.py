@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,19 +35,69 @@ def read_lines(file: Path) -> Iterator[dict[str, Any]]:
 
 
 class Journal:
-    """The completions of one stage by their requests' ids; the file is the stage's own, named by its key."""
+    """The completions of a stage by their requests' ids.
+
+    They stay in the file, and only their places in memory: the log-probabilities of a large study are gigabytes. One
+    process at a time may write to it.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self.found: dict[str, Completion] = {}
-        for row in read_lines(file):
-            ids, logprobs = _whole(row["ids"]), _whole(row["logprobs"])
-            self.found[row["id"]] = Completion(row["text"], ids, logprobs, row["finish_reason"])
+        self._places: dict[str, int] = {}
+        self._refused: dict[str, Completion] = {}
+        if not file.exists():
+            return
+        with file.open("rb") as stream:
+            place = 0
+            for line in stream:
+                row = _row(line)
+                if row is not None:
+                    self._places[row["id"]] = place
+                place += len(line)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places or name in self._refused
+
+    def read(self, names: Sequence[str]) -> list[Completion]:
+        """The completions of these requests, all of which must be there (`KeyError`)."""
+        if not names:
+            return []
+        found = []
+        with ExitStack() as stack:
+            stream = stack.enter_context(self._file.open("rb")) if self._places else None
+            for name in names:
+                if name in self._refused:
+                    found.append(self._refused[name])
+                    continue
+                place = self._places[name]
+                assert stream is not None
+                stream.seek(place)
+                row = _row(stream.readline())
+                assert row is not None
+                ids, logprobs = _whole(row["ids"]), _whole(row["logprobs"])
+                found.append(Completion(row["text"], ids, logprobs, row["finish_reason"], row.get("reasoning")))
+        return found
 
     def keep(self, request: Request, completion: Completion) -> None:
-        """Note one completion; what was kept survives this process."""
-        append_lines(self._file, [{"id": request.id, **asdict(completion)}])
-        self.found[request.id] = completion
+        """Note one completion; what was kept survives this process, but for a refusal: the next asks again."""
+        if completion.finish_reason == "refused":
+            self._refused[request.id] = completion
+            return
+        line = json.dumps({"id": request.id, **asdict(completion)})
+        with self._file.open("ab") as stream:
+            stream.write(b"\n")  # ends a line that a killed process left half written
+            place = stream.tell()
+            stream.write(line.encode())
+        self._places[request.id] = place
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """The row in a line; None where it was left half written."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and "id" in row else None
 
 
 def _whole(values: list[Any] | None) -> tuple[Any, ...] | None:
@@ -65,7 +116,7 @@ def complete(
         journal.keep(request, completion)
         deliver(request, completion)
 
-    missing = [request for request in requests if request.id not in journal.found]
+    missing = [request for request in requests if request.id not in journal]
     if missing:
         with engine as opened:
             opened.complete(missing, sampling, keep)

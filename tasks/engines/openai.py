@@ -14,13 +14,17 @@ from itertools import islice
 from typing import Any
 
 from tasks.contracts import InputError, StageError
-from tasks.engines.endpoint import Conversation, Endpoint, Stopped, Unusable
+from tasks.engines.endpoint import CHECK, Conversation, Endpoint, Refused, Stopped, Unusable, whole_characters
 from tasks.engines.interface import Completion, Deliver, Request, Sampling
 
 CUT = ("length", "max_tokens", "model_length", "content_filter")
 """Finish reasons of a completion that its model did not end itself."""
 ENDED = ("stop", "eos", "eos_token", "stop_sequence", "end_turn")
 PROBE = "What is 1 + 1?"
+PROBE_SECONDS = 60.0
+"""A probe's patience, whatever Retry-After says: nobody has been told yet that anything began."""
+_REASONING = ("reasoning_content", "reasoning")
+"""Where servers put what a model thought before its answer: DeepSeek and vLLM; OpenRouter and vLLM's later versions."""
 
 
 class OpenAIEngine:
@@ -43,16 +47,25 @@ class OpenAIEngine:
         self._conversation.__exit__(*error)
 
     def probe(self) -> None:
-        """One request for one token: a wrong key, URL or model name is an `InputError` before anything is paid for."""
+        """One request for one token: a wrong key, URL or model name is an `InputError` before anything is paid for.
+
+        So is an endpoint that does not answer within `PROBE_SECONDS`.
+        """
         prompt = (0,) if self._tokens else None
         try:
-            self._ask(Request("probe", PROBE, prompt, 0), Sampling(1), retries=2)
+            self._ask(Request("probe", PROBE, prompt, 0), Sampling(1), retries=2, within=PROBE_SECONDS)
+        except Refused as error:
+            raise InputError(f"rollouts.endpoint: it answered a plain question with {error}; {CHECK}") from None
         except StageError as error:
             reason = str(error).split("; what was sampled")[0]
             raise InputError(f"rollouts.endpoint: {reason}; is it running?") from None
 
     def complete(self, requests: Sequence[Request], sampling: Sampling, deliver: Deliver) -> None:
-        """See `tasks.engines.interface.Engine`. What is under way when something fails is still delivered."""
+        """See `tasks.engines.interface.Engine`. What is under way when something fails is still delivered.
+
+        A request that the endpoint refuses is delivered as such (``finish_reason`` "refused"): see `probe` for finding
+        what it would refuse of every request.
+        """
         for request in requests:
             if request.adapter is not None:
                 raise InputError("adapters: an endpoint serves the models it has; name one in rollouts.teacher")
@@ -70,6 +83,8 @@ class OpenAIEngine:
                         error = future.exception()
                         if error is None:
                             deliver(request, future.result())
+                        elif isinstance(error, Refused):
+                            deliver(request, Completion(str(error), None, None, "refused"))
                         elif not isinstance(error, Stopped):
                             failure = failure or error
                             self._conversation.stop()
@@ -86,7 +101,9 @@ class OpenAIEngine:
     ) -> dict[Future[Completion], Request]:
         return {pool.submit(self._ask, request, sampling): request for request in requests}
 
-    def _ask(self, request: Request, sampling: Sampling, retries: int | None = None) -> Completion:
+    def _ask(
+        self, request: Request, sampling: Sampling, retries: int | None = None, within: float | None = None
+    ) -> Completion:
         body: dict[str, Any] = {
             "max_tokens": sampling.max_new_tokens,
             "temperature": 0.0 if sampling.temperature is None else sampling.temperature,
@@ -106,19 +123,21 @@ class OpenAIEngine:
         def read(answer: Any) -> Completion:
             return read_completion(answer, logprobs=wanted)
 
-        found: Completion = self._conversation.post(path, body, read, retries=retries)
+        found: Completion = self._conversation.post(path, body, read, retries=retries, within=within)
         return found
 
 
 def read_completion(answer: Any, *, logprobs: bool) -> Completion:
     """The one choice in an answer of ``/chat/completions`` or ``/completions``. Raises `Unusable`.
 
-    ``ids`` only where the server tells them (vLLM's ``token_ids``); log-probabilities only where there is one a token.
+    Thinking that is told apart from the text is kept apart. ``ids`` only where the server tells them (vLLM's
+    ``token_ids``); log-probabilities only where there is one a token.
     """
     try:
         choice = answer["choices"][0]
         message = choice.get("message")
         text = choice["text"] if message is None else message["content"]
+        thought = next((message[name] for name in _REASONING if message.get(name)), None) if message else None
         reason = choice["finish_reason"]
     except (TypeError, KeyError, IndexError, AttributeError):
         raise Unusable("an answer without a choice in it") from None
@@ -134,7 +153,13 @@ def read_completion(answer: Any, *, logprobs: bool) -> Completion:
         raise Unusable("token ids that are no integers")
     if ids is not None and told is not None and len(told) != len(ids):
         told = None
-    return Completion(text, None if ids is None else tuple(ids), told, "length" if reason in CUT else "stop")
+    return Completion(
+        text=whole_characters(text),
+        ids=None if ids is None else tuple(ids),
+        logprobs=told,
+        finish_reason="length" if reason in CUT else "stop",
+        reasoning=whole_characters(thought) if isinstance(thought, str) else None,
+    )
 
 
 def _logprobs(told: Any) -> tuple[float, ...] | None:

@@ -10,12 +10,16 @@ from typing import Any
 from tasks.contracts import InputError, StageError
 from tasks.engines.interface import Completion, Deliver, Request, Sampling
 from tasks.engines.vllm_adapters import check_adapters
-from tasks.engines.vllm_process import VllmProcess, interpreter
+from tasks.engines.vllm_installation import interpreter
+from tasks.engines.vllm_process import VllmProcess
 
 LOAD_SECONDS = 1800.0
 """Longest silence while the model is read, compiled and warmed up."""
 HANG_SECONDS = 300.0
 """Longest silence of an engine at work; it says something every two seconds."""
+
+ROUND = 64
+"""The longest sequence is rounded up to a multiple of it."""
 
 CPU_HEADS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Sizes of an attention head that vLLM 0.30 computes on a CPU."""
@@ -25,6 +29,8 @@ class VllmEngine:
     """A model directory, and PEFT adapters by name, served by vLLM on this process's device.
 
     ``batch_size`` requests are decoded at once and each is delivered when it is finished, while the others go on.
+    ``longest``: tokens of the longest prompt and its answer, which is what vLLM is told to make room for: a model's
+    whole context may be beyond a GPU's memory. Default: the context, or ``max_length`` where that is given.
     ``precision`` auto is float32 on a CPU and bfloat16 on a GPU; ``memory_share`` is the part of a GPU's memory that
     vLLM takes for itself. A request's tokens come from its own seed; its logits may differ in their last bits with its
     company, as matrix products of other sizes round differently. Raises `InputError` on entry for a model, an adapter
@@ -39,6 +45,7 @@ class VllmEngine:
         batch_size: int = 256,
         precision: str = "auto",
         max_length: int | None = None,
+        longest: int | None = None,
         memory_share: float = 0.85,
         patience: float = HANG_SECONDS,
     ) -> None:
@@ -47,6 +54,7 @@ class VllmEngine:
         self._batch_size = batch_size
         self._precision = precision
         self._max_length = max_length
+        self._longest = longest
         self._memory_share = memory_share
         self._patience = patience
         self._process: VllmProcess | None = None
@@ -61,7 +69,8 @@ class VllmEngine:
         gpu = device() == "cuda"
         if not gpu:
             check_cpu(self._folder)
-        self._max_length = context_length(self._folder, self._max_length)
+        context = context_length(self._folder, self._max_length)
+        self._max_length = context if self._longest is None else room(self._longest, context)
         self._tokenizer = AutoTokenizer.from_pretrained(str(self._folder), trust_remote_code=False)
         settings = {
             "model": str(self._folder),
@@ -141,17 +150,30 @@ class VllmEngine:
                 )
 
 
-def check_cpu(model_dir: Path) -> None:
+def room(longest: int, context: int) -> int:
+    """Tokens of a sequence that vLLM is to hold: ``longest``, rounded up to `ROUND`, at most ``context``.
+
+    Raises `InputError` where ``longest`` is beyond the context.
+    """
+    if longest > context:
+        raise InputError(
+            f"engine vllm: the longest prompt and an answer take {longest} tokens, beyond the model's context of "
+            f"{context}; lower max_new_tokens"
+        )
+    return min(context, -(-longest // ROUND) * ROUND)
+
+
+def check_cpu(model_dir: Path, whose: str = "the model's") -> None:
     """Raise `InputError` where the model's attention heads have a size that vLLM cannot compute on a CPU."""
     config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
     heads = config.get("num_attention_heads") or 1
-    check_head(config.get("head_dim") or config.get("hidden_size", CPU_HEADS[0] * heads) // heads)
+    check_head(config.get("head_dim") or config.get("hidden_size", CPU_HEADS[0] * heads) // heads, whose)
 
 
-def check_head(size: int) -> None:
+def check_head(size: int, whose: str = "the model's") -> None:
     """The same for one head's size."""
     if size not in CPU_HEADS:
         raise InputError(
-            f"engine vllm: the model's attention heads have {size} dimensions, and on a CPU vLLM computes only "
+            f"engine vllm: {whose} attention heads have {size} dimensions, and on a CPU vLLM computes only "
             f"{', '.join(map(str, CPU_HEADS))}; take the transformers engine"
         )

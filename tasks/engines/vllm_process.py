@@ -9,19 +9,17 @@ import queue
 import re
 import signal
 import subprocess
-import sys
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tasks import home
 from tasks.contracts import InputError, StageError
+from tasks.engines.vllm_installation import interpreter
 
-VARIABLE = "COLINEAR_VLLM_PYTHON"
-FOLDER = ".venv-vllm"
 WORKER = Path(__file__).with_name("vllm_worker.py")
 
 ENVIRONMENT = {
@@ -37,28 +35,6 @@ ENVIRONMENT = {
 _NOISE = re.compile(r"nanobind|^ ?- (leaked|\.\.\. skipped)|^See https?:|^\s*$|resource_tracker")
 _TELLING = re.compile(r"(Error|Exception|Killed|Aborted|Fatal|out of memory)\b", re.IGNORECASE)
 _counter = itertools.count()
-
-
-def interpreter() -> Path:
-    """The Python that has vLLM: `VARIABLE`'s, else this one, else that of `FOLDER` here or beside the sources.
-
-    Raises `InputError` where there is none. That it can really import vLLM shows when the worker starts.
-    """
-    if named := os.environ.get(VARIABLE):
-        path = Path(named).expanduser()
-        if not os.access(path, os.X_OK) or path.is_dir():
-            raise InputError(f"{VARIABLE}: no program {named!r}; give the Python of an environment with vLLM")
-        return path.absolute()
-    if find_spec("vllm") is not None:
-        return Path(sys.executable)
-    for parent in (Path.cwd(), Path(__file__).parents[2]):
-        path = parent / FOLDER / "bin" / "python"
-        if path.exists():
-            return path
-    raise InputError(
-        "engine vllm: no interpreter with vLLM; pip install 'colinear[vllm]', or set "
-        f"{VARIABLE} to the Python of an environment that has it (make setup-vllm makes one for CPUs in {FOLDER})"
-    )
 
 
 class VllmProcess:
@@ -137,12 +113,20 @@ class VllmProcess:
             self._process.stdin.close()
 
     def _dead(self) -> StageError:
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(5)
-        code = self._process.returncode
-        how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+        """Leaves nothing of it: it may have been killed alone, and then its children live on."""
+        self._await_end(5.0)
         self.end()
+        code = self._process.returncode
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return StageError(f"vLLM's process died ({how}){self._last_words()}")
+
+    def _await_end(self, seconds: float) -> None:
+        """Give it time to end by itself, without collecting it: until `end` nobody else may have its number."""
+        deadline = time.monotonic() + seconds
+        while self._process.returncode is None and time.monotonic() < deadline:
+            if os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                return
+            time.sleep(0.02)
 
     def _last_words(self) -> str:
         return f"; its last words: {last_line(self.log)!r}; its output: {self.log}"

@@ -65,9 +65,7 @@ def evaluate_models(
     if spec.engine == "vllm":
         from tasks.evaluation.through_vllm import answer_all
 
-        answer_all(
-            base, tokenizer, asked, wanted(todo), spec, max_length, lambda rows: keep(rows, partials, file), progress
-        )
+        answer_all(base, tokenizer, asked, wanted(todo), spec, max_length, partials, file, progress)
     else:
         model = load_adapters(base, {one.info.run: one.adapter for one in asked if one.adapter is not None})
         size = max(1, spec.batch_size // every)

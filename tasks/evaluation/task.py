@@ -15,6 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks import home
 from tasks.contracts import ModelRef, Progress, RunInfo, StageResult
 from tasks.devices import run_pinned, slots
+from tasks.engines.vllm_installation import engine_identity
 from tasks.evaluation.accuracy import accuracy_table, mcnemar_table
 from tasks.evaluation.evaluate import Asked, evaluate_models
 from tasks.evaluation.samples import differences_table, samples_table
@@ -79,9 +80,7 @@ def evaluate_task(
             waiting = [pool.submit(copy_context().run, share, i) for i in range(count)]
             found = [future.result() for future in waiting]
         return {
-            place: writer(
-                partial, folder, spec.samples, found[0]["too_long"][i], [one["unparsed_golds"][i] for one in found]
-            )
+            place: writer(partial, folder, spec, found[0]["too_long"][i], [one["unparsed_golds"][i] for one in found])
             for i, (place, partial) in enumerate(zip(missing, partials, strict=True))
         }
 
@@ -95,7 +94,7 @@ def _key(
     settings = {
         "base": base.identity,
         "run": [info.run, info.method, info.seed, info.data_seed, info.lr],
-        "engine": spec.engine,
+        "engine": engine_identity(spec.engine),
         "max_new_tokens": spec.max_new_tokens,
         "sampled": [spec.samples, spec.temperature, spec.seed] if spec.samples else [],
         "instructed": asked.instructed,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tasks.contracts import Progress
 from tasks.engines.interface import Completion, Request, Sampling, seed_of
-from tasks.evaluation.answers import Asked, Wanted, graded, prompt_of, scored
+from tasks.engines.journal import read_lines
+from tasks.evaluation.answers import Asked, Wanted, graded, keep, prompt_of, scored
 from tasks.specs import EvaluationSpec
 
 GRADED = 64
 """Answers that are graded and written at once: what a kill can cost."""
+KEPT = 1024
+"""Reference solutions that are scored between two writes."""
 
 
 def answer_all(
@@ -22,22 +25,24 @@ def answer_all(
     wanted: Sequence[Wanted],
     spec: EvaluationSpec,
     max_length: int | None,
-    keep: Callable[[Iterable[tuple[int, dict[str, Any]]]], None],
+    partials: Sequence[Path],
+    file: str,
     progress: Progress,
 ) -> None:
-    """Hand ``keep`` the (model asked, ITEMS row) of every one of ``wanted``, the greedy answers first.
+    """Append the ITEMS row of every one of ``wanted`` to ``file`` in its model's folder of ``partials``.
 
-    First transformers scores the reference solutions, in float32, and frees its memory; then vLLM answers. Where vLLM
-    fails, what it had answered is kept.
+    First transformers scores the reference solutions, in float32, and frees its memory, of which vLLM then takes most;
+    then vLLM answers, the greedy ones first. Where it fails, what it had answered is kept, and so are the scores.
     """
     if not wanted:
         return
     greedy = [one for one in wanted if one[2] == 0]
     drawn = [one for one in wanted if one[2] > 0]
-    losses = _losses(base, asked, greedy, tokenizer.pad_token_id, spec.batch_size)
-    texts = _Texts(asked, losses, keep)
+    losses = _losses(base, asked, greedy, tokenizer.pad_token_id, spec.batch_size, partials, f"{file}.losses")
+    texts = _Texts(asked, losses, lambda rows: keep(rows, partials, file))
+    longest = max(len(prompt_of(one)) for one in wanted) + spec.max_new_tokens
     try:
-        with _engine(base, asked, spec, max_length) as engine:
+        with _engine(base, asked, spec, max_length, longest) as engine:
             for rows, temperature in ((greedy, None), (drawn, spec.temperature)):
                 numbers = {str(number): one for number, one in enumerate(rows)}
 
@@ -54,11 +59,11 @@ def answer_all(
         texts.flush()
 
 
-def _engine(base: Path, asked: Sequence[Asked], spec: EvaluationSpec, max_length: int | None) -> Any:
+def _engine(base: Path, asked: Sequence[Asked], spec: EvaluationSpec, max_length: int | None, longest: int) -> Any:
     from tasks.engines.vllm import VllmEngine
 
     adapters = {one.info.run: one.adapter for one in asked if one.adapter is not None}
-    return VllmEngine(base, adapters=adapters, batch_size=spec.batch_size, max_length=max_length)
+    return VllmEngine(base, adapters=adapters, batch_size=spec.batch_size, max_length=max_length, longest=longest)
 
 
 def _request(number: str, one: Wanted, asked: Sequence[Asked], spec: EvaluationSpec) -> Request:
@@ -68,9 +73,43 @@ def _request(number: str, one: Wanted, asked: Sequence[Asked], spec: EvaluationS
 
 
 def _losses(
-    base: Path, asked: Sequence[Asked], greedy: Sequence[Wanted], pad_id: int, batch_size: int
+    base: Path,
+    asked: Sequence[Asked],
+    greedy: Sequence[Wanted],
+    pad_id: int,
+    batch_size: int,
+    partials: Sequence[Path],
+    file: str,
 ) -> dict[int, float]:
-    """Of each of ``greedy`` (by identity), and the GPU is free again when this returns."""
+    """Of each of ``greedy`` (by identity), and the GPU is free again when this returns.
+
+    They are kept in ``file`` of the models' folders of ``partials``, some at a time; what is there is not done again.
+    """
+    kept = [
+        {(row["benchmark"], row["problem_id"]): row["answer_nll"] for row in read_lines(folder / file)}
+        for folder in partials
+    ]
+    found = {id(one): kept[one[1]].get((one[0].benchmark, one[0].problem_id)) for one in greedy}
+    missing = [one for one in greedy if found[id(one)] is None]
+    if missing:
+        for start, losses in _scored(base, asked, missing, pad_id, batch_size):
+            part = missing[start : start + KEPT]
+            found |= {id(one): loss for one, loss in zip(part, losses, strict=True)}
+            keep(
+                (
+                    (i, {"benchmark": question.benchmark, "problem_id": question.problem_id, "answer_nll": loss})
+                    for (question, i, _), loss in zip(part, losses, strict=True)
+                ),
+                partials,
+                file,
+            )
+    return {name: loss for name, loss in found.items() if loss is not None}
+
+
+def _scored(
+    base: Path, asked: Sequence[Asked], missing: Sequence[Wanted], pad_id: int, batch_size: int
+) -> Iterator[tuple[int, list[float]]]:
+    """(first place, losses) of each `KEPT` of ``missing``; the model is gone after the last."""
     import gc
 
     import torch
@@ -78,12 +117,12 @@ def _losses(
     from tasks.models.load import load_adapters
 
     model = load_adapters(base, {one.info.run: one.adapter for one in asked if one.adapter is not None})
-    losses = scored(model, asked, greedy, pad_id=pad_id, batch_size=batch_size)
+    for start in range(0, len(missing), KEPT):
+        yield start, scored(model, asked, missing[start : start + KEPT], pad_id=pad_id, batch_size=batch_size)
     del model
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return {id(one): loss for one, loss in zip(greedy, losses, strict=True)}
 
 
 class _Texts:

@@ -10,25 +10,27 @@ from typing import Any
 import polars as pl
 
 from tasks.contracts import Progress
+from tasks.engines.vllm_installation import vllm_version
 from tasks.evaluation.evaluate import collect
 from tasks.evaluation.questions import evaluated
+from tasks.specs import EvaluationSpec
 
 UNPARSED_GOLDS = ".unparsed_golds"
 """After a benchmark's name: the entry of the summary with how many of its golds could not be read."""
 
 
 def writer(
-    partial: Path, problems: Path, samples: int, too_long: int, unparsed_golds: Sequence[Mapping[str, int]]
+    partial: Path, problems: Path, spec: EvaluationSpec, too_long: int, unparsed_golds: Sequence[Mapping[str, int]]
 ) -> Callable[[Path, Progress], dict[str, Any]]:
     """What writes one model's answers to its artifact, and forgets the partial ones.
 
-    ``samples``: drawn answers a problem; ``too_long``: problems that do not fit; ``unparsed_golds``: {benchmark: count}
+    ``too_long``: problems that do not fit; ``unparsed_golds``: {benchmark: count}
     of each device. `StageError`, and nothing is forgotten, where answers are missing.
     """
 
     def write(out: Path, _: Progress) -> dict[str, Any]:
         used = evaluated(problems)
-        items = collect(partial, used, (used.height - too_long) * (1 + samples))
+        items = collect(partial, used, (used.height - too_long) * (1 + spec.samples))
         items.write_parquet(out / "items.parquet")
         shutil.rmtree(partial)
         first = items.filter(pl.col("sample") == 0)
@@ -38,6 +40,7 @@ def writer(
             "correct": int(first["correct"].sum()),
             "boxed_references": used["solution"].null_count(),
             "too_long": too_long,
+            **vllm_version(spec.engine),
             **{f"{name}{UNPARSED_GOLDS}": count for name, count in unread.items()},
         }
 

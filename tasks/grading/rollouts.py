@@ -8,7 +8,14 @@ from typing import Any
 import polars as pl
 
 from tasks.contracts import GRADED, ROLLOUTS, Progress, checked, no_progress
+from tasks.digests import StageKey
+from tasks.grading import grade as grader
 from tasks.grading.grade import agreement, grade_many
+
+
+def grade_key(rollouts: str) -> StageKey:
+    """What decides the rewards. ``rollouts``: digest of the rollouts' artifact."""
+    return StageKey("grade", 2, {"rollouts": rollouts}, {"grader": grader.GRADER})
 
 
 def grade_rollouts(*, rollouts: Path, out: Path, progress: Progress = no_progress) -> dict[str, Any]:
@@ -19,7 +26,6 @@ def grade_rollouts(*, rollouts: Path, out: Path, progress: Progress = no_progres
     cannot be read keep their label, are counted (``unparsed_gold``) and compared with nothing. Raises `InputError` for
     a row without label whose gold cannot be read: a reward of 0 would train on nothing the completion did.
     """
-    from tasks.grading import grade as module
     from tasks.grading.golds import refuse_unread
 
     frame = checked(pl.read_parquet(rollouts), ROLLOUTS, "rollouts")
@@ -45,7 +51,7 @@ def grade_rollouts(*, rollouts: Path, out: Path, progress: Progress = no_progres
     given = pl.col("given_reward")
     graded = joined.with_columns(
         reward=pl.coalesce(given, "graded"),
-        grader=pl.when(given.is_not_null()).then(pl.lit("given")).otherwise(pl.lit(module.GRADER)),
+        grader=pl.when(given.is_not_null()).then(pl.lit("given")).otherwise(pl.lit(grader.GRADER)),
     )
     same = agreement(
         [label if grade.gold_parsed else None for label, grade in zip(labels, grades, strict=True)], grades

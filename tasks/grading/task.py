@@ -9,16 +9,15 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.contracts import StageResult
 from tasks.devices import run_pinned
-from tasks.grading import grade
-from tasks.grading.rollouts import grade_rollouts
+from tasks.grading.rollouts import grade_key, grade_rollouts
 from tasks.stage import can_heal, log_file, run_stage, state_of
-from tasks.store import StageKey, open_store
+from tasks.store import open_store
 
 
 @task(task_run_name="grade", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
 def grade_task(rollouts: StageResult) -> Any:
     """Artifact: ``rollouts.parquet`` (GRADED) and ``disagreements.parquet``."""
-    key = StageKey("grade", 2, {"rollouts": rollouts.ref.sha256}, {"grader": grade.GRADER})
+    key = grade_key(rollouts.ref.sha256)
     file = open_store().local(rollouts.ref) / "rollouts.parquet"
     return state_of(
         run_stage(

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from tasks.methods.asft import Asft
 from tasks.methods.common import Method, RowMethod
 from tasks.methods.dft import Dft
 from tasks.methods.dpo import Dpo
+from tasks.methods.ipo import Ipo
+from tasks.methods.kto import Kto
 from tasks.methods.offline_grpo import OfflineGrpo
+from tasks.methods.online_grpo import OnlineGrpo
 from tasks.methods.rft import Rft
 from tasks.methods.rift import Rift
 from tasks.methods.sft import Sft
+from tasks.methods.simpo import Simpo
 from tasks.specs import Section
 
 
@@ -23,9 +28,16 @@ class Methods(Section):
     rift: Rift = Field(Rift(), title="RIFT")
     offline_grpo: OfflineGrpo = Field(OfflineGrpo(), title="Offline GRPO")
     dpo: Dpo = Field(Dpo(), title="DPO")
+    ipo: Ipo = Field(Ipo(), title="IPO")
+    simpo: Simpo = Field(Simpo(), title="SimPO")
+    kto: Kto = Field(Kto(), title="KTO")
+    asft: Asft = Field(Asft(), title="ASFT")
+    online_grpo: OnlineGrpo = Field(OnlineGrpo(), title="Online GRPO")
 
 
+THE_SIX = ("sft", "rft", "dft", "rift", "offline_grpo", "dpo")
+"""The methods that the geometry paper compares on identical rollouts; a study trains them unless told otherwise."""
 METHOD_NAMES: tuple[str, ...] = tuple(Methods.model_fields)
 METHOD_TITLES: dict[str, str] = {name: str(field.title) for name, field in Methods.model_fields.items()}
 
-__all__ = ["METHOD_NAMES", "METHOD_TITLES", "Dpo", "Method", "Methods", "RowMethod"]
+__all__ = ["METHOD_NAMES", "METHOD_TITLES", "THE_SIX", "Dpo", "Method", "Methods", "RowMethod"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import polars as pl
 from pydantic import Field
 
-from tasks.specs import Section
+from tasks.specs import Section, TrainSpec
 
 if TYPE_CHECKING:
     import torch
@@ -28,21 +28,39 @@ PAIR_EXAMPLES: dict[str, pl.DataType] = {
     "rejected_ids": pl.List(pl.Int64()),
 }
 
+PROMPT_EXAMPLES: dict[str, pl.DataType] = {
+    "row": pl.Int64(),  # index of the problem's first rollout
+    "prompt_ids": pl.List(pl.Int64()),
+    "answer": pl.String(),  # gold
+    "room": pl.Int64(),  # most tokens of a new completion
+}
+
+Kind = Literal["rows", "unpaired", "pairs", "prompts"]
+"""Examples of a method: completions with a weight, completions labelled right or wrong (a weight of 1 or -1), pairs of
+completions, or prompts that the student itself answers."""
+
 
 class Method(Section):
     """Base of every method's section: its hyper-parameters, and which examples it trains on."""
 
-    kind: ClassVar[Literal["rows", "pairs"]]
+    kind: ClassVar[Kind]
     against_base: ClassVar[bool] = False
     """Whether its pairs' loss needs the base's log-probabilities (see `tasks.training.reference`)."""
     lr_ratio: float = Field(1.0, title="Learning rate relative to train.lr", gt=0, le=100)
 
     def select(self, graded: pl.DataFrame) -> pl.DataFrame:
-        """``graded`` (GRADED, N rows) -> ROW_EXAMPLES or PAIR_EXAMPLES, in the order of their rows.
+        """``graded`` (GRADED, N rows) -> ROW_EXAMPLES, PAIR_EXAMPLES or PROMPT_EXAMPLES, in the order of their rows.
 
         Raises `InputError`, naming the method, where these rollouts leave it nothing to train on.
         """
         raise NotImplementedError  # abstract: pydantic models cannot be ABCs without losing their schema's title
+
+    def recipe(self, train: TrainSpec) -> TrainSpec:
+        """The common settings as this method follows them. Here: as they are.
+
+        Raises ValueError, naming the field, where the method cannot train by them.
+        """
+        return train
 
 
 class RowMethod(Method):
@@ -52,7 +70,7 @@ class RowMethod(Method):
     through its one subclass. In both cases the batch's sum is divided by the number of its completion tokens.
     """
 
-    kind: ClassVar[Literal["rows", "pairs"]] = "rows"
+    kind: ClassVar[Kind] = "rows"
     trl_loss: ClassVar[str | None] = None
 
     def select(self, graded: pl.DataFrame) -> pl.DataFrame:

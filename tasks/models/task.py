@@ -9,17 +9,16 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.contracts import StageResult
 from tasks.devices import run_pinned, slots
-from tasks.models.tiny import pretrain
+from tasks.models.tiny import pretrain, pretrain_key
 from tasks.specs import TinySpec
 from tasks.stage import can_heal, log_file, run_stage, state_of
-from tasks.store import StageKey
 
 
 @task(task_run_name="pretrain seed={spec.seed}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
 def pretrain_task(spec: TinySpec) -> Any:
     """Artifact: ``student/``, ``teacher/`` (Hugging Face directories), ``pretrain.json``."""
     processes = 1 if slots()[0].kind == "gpu" else 2
-    key = StageKey("pretrain", 1, {}, spec.model_dump(mode="json"))
+    key = pretrain_key(spec)
     name = f"pretrain seed={spec.seed}"
     result: StageResult = run_stage(
         key,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.contracts import InputError, Progress, no_progress
+from tasks.digests import StageKey
 from tasks.models.generate import generate
 from tasks.models.load import native_bfloat16
 from tasks.models.tiny_batches import Packed
@@ -48,6 +49,11 @@ CHECK_BELOW_LOSS = 0.12
 """Nats a token; above it few answers of several steps are right and dev is not looked at."""
 LOSS_MEMORY = 0.95
 STUDENT_RANGE = (0.55, 0.75)
+
+
+def pretrain_key(spec: TinySpec) -> StageKey:
+    """What decides the embedded world's student and teacher."""
+    return StageKey("pretrain", 1, {}, spec.model_dump(mode="json"))
 
 
 @dataclass

@@ -12,7 +12,7 @@ from tasks.contracts import StageResult
 from tasks.digests import file_digest
 from tasks.problems.benchmarks import frame_digest, open_benchmark
 from tasks.problems.own import own_problems
-from tasks.problems.world import world_problems
+from tasks.problems.world import problem_sizes, problems_key, world_problems
 from tasks.specs import EvaluationSpec, RolloutSpec, TinySpec
 from tasks.stage import run_stage, state_of
 from tasks.store import StageKey, open_store
@@ -21,9 +21,8 @@ from tasks.store import StageKey, open_store
 @task(task_run_name="problems", cache_policy=NO_CACHE)
 def problems_task(tiny: TinySpec, rollouts: RolloutSpec, evaluation: EvaluationSpec, pretrained: StageResult) -> Any:
     """Artifact: ``problems.parquet`` (PROBLEMS) of the embedded world; the summary counts overlaps."""
-    sizes = {"rollouts": rollouts.prompts, "heldout": evaluation.n, "hard": evaluation.hard_n}
-    settings = {"tiny": tiny.model_dump(mode="json"), **sizes}
-    key = StageKey("problems", 1, {"pretrained": pretrained.ref.sha256}, settings)
+    sizes = problem_sizes(rollouts, evaluation)
+    key = problems_key(tiny, sizes, pretrained.ref.sha256)
     corpus = open_store().local(pretrained.ref)
     return state_of(
         run_stage(key, "problems", lambda out, _: world_problems(spec=tiny, sizes=sizes, corpus=corpus, out=out))

@@ -9,9 +9,20 @@ from typing import Any
 import numpy as np
 
 from tasks.contracts import StageError
+from tasks.digests import StageKey
 from tasks.problems.overlap import overlap_report
 from tasks.problems.synthetic import build_problems
-from tasks.specs import TinySpec
+from tasks.specs import EvaluationSpec, RolloutSpec, TinySpec
+
+
+def problem_sizes(rollouts: RolloutSpec, evaluation: EvaluationSpec) -> dict[str, int]:
+    """Problems of each split that a study asks for."""
+    return {"rollouts": rollouts.prompts, "heldout": evaluation.n, "hard": evaluation.hard_n}
+
+
+def problems_key(spec: TinySpec, sizes: Mapping[str, int], pretrained: str) -> StageKey:
+    """What decides the embedded world's problems. ``pretrained``: digest of the pretraining artifact."""
+    return StageKey("problems", 1, {"pretrained": pretrained}, {"tiny": spec.model_dump(mode="json"), **sizes})
 
 
 def world_problems(*, spec: TinySpec, sizes: Mapping[str, int], corpus: Path, out: Path) -> dict[str, Any]:

@@ -156,3 +156,11 @@ def curve(connectivity: pl.DataFrame, run: str, other: str, matched: bool, readi
             points = rows.select(1 - pl.col("alpha") if turned else pl.col("alpha"), pl.col("value"))
             return sorted(points.rows())
     return []
+
+
+def midpoint(connectivity: pl.DataFrame, run: str, other: str) -> float | None:
+    """The solutions' cross-entropy half-way less the mean of its ends, nats a token; None where not all were read."""
+    values = dict(curve(connectivity, run, other, False, "solution"))
+    if not {0.0, 0.5, 1.0} <= values.keys():
+        return None
+    return values[0.5] - (values[0.0] + values[1.0]) / 2

@@ -14,15 +14,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
-"""Okabe and Ito (2008) without black and yellow, which vanish on one of the two backgrounds."""
+PALETTE = (
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#6611ff", "#5577ff", "#bb1133", "#77bb66",
+    "#665566",
+)  # fmt: skip
+"""Okabe and Ito (2008) without black and yellow, which vanish on one of the two backgrounds; then five that lie farther
+from these and from each other, seen with and without red-green blindness, than the nearest two of theirs."""
 
-MARKERS = "osD^vPX*"
+MARKERS = "osD^vPX*<>hp"
 
 MOST_LINES = 9
 """Lines that a panel can show apart; of more, the extremes are drawn in colour and the others thin and grey."""
 
-KNOWN = ("sft", "rft", "dft", "rift", "offline_grpo", "dpo")
+KNOWN = ("sft", "rft", "dft", "rift", "offline_grpo", "dpo", "ipo", "simpo", "kto", "asft", "online_grpo")
 _LONGEST = 22
 _MOST_MARKS = 16
 

@@ -8,8 +8,10 @@ import re
 from pathlib import Path
 
 from tasks.contracts import RunInfo
+from tasks.reporting.formats import in_sentence
 from tasks.reporting.function_tables import depths, divergences
-from tasks.reporting.join import StudyTables, base_of, second_benchmark
+from tasks.reporting.join import StudyTables, base_of, primary_benchmark, second_benchmark
+from tasks.reporting.notes import floor_note
 from tasks.reporting.pairs import Geometry, headline_rows
 
 VERDICT = "In this study"
@@ -40,6 +42,18 @@ def run_metrics(tables: StudyTables, view: Geometry) -> dict[RunInfo, dict[str, 
         }
         metrics[row.info] = {name: value for name, value in values.items() if value is not None}
     return metrics
+
+
+def descriptions(tables: StudyTables, view: Geometry) -> dict[str, str]:
+    """Key of a table that Prefect gets -> what stands above it there."""
+    asked = in_sentence(primary_benchmark(tables))
+    return {
+        "headline": f"Every run at a glance: accuracy on {asked} problems, the base first. {floor_note(view)}",
+        "mcnemar": "Pairs of runs: exact two-sided McNemar test, Holm-adjusted over all pairs of one benchmark.",
+        "claims": "The paper's claims that were measured, with their verdicts.",
+        "open-questions": "What the paper leaves open.",
+        "cosines": f"Global cosine of the weight updates. {floor_note(view)}",
+    }
 
 
 def table_rows(file: Path) -> list[dict[str, str]]:

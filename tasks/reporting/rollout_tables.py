@@ -37,8 +37,8 @@ def rollout_record(graded: pl.DataFrame) -> dict[str, Any]:
     can hold them.
 
     ``lengths``: rows, mean and quantiles of the completions' lengths in tokens, of all, of the right and of the wrong.
-    ``right_of_group``: a count of right answers -> problems that have so many. ``examples``: of the first problems of
-    which some answers are right and some wrong (of the first problems where there are none such) one of each.
+    ``right_of_group``: a count of right answers -> problems that have so many. ``examples``: of the first problems by
+    id of which some answers are right and some wrong (of the first ones where there are none such) one of each.
     """
     rows = graded.with_columns(tokens=pl.col("completion_ids").list.len())
     parts = {"all": rows, "right": rows.filter(reward=1.0), "wrong": rows.filter(reward=0.0)}
@@ -59,7 +59,7 @@ def _lengths(tokens: pl.Series) -> dict[str, float]:
 def _examples(rows: pl.DataFrame) -> Iterator[dict[str, Any]]:
     mixed = pl.col("reward").n_unique().over("problem_id") > 1
     chosen = rows.filter(mixed) if rows.select(mixed.any()).item() else rows
-    kept = chosen["problem_id"].unique(maintain_order=True).head(MOST_EXAMPLES).to_list()
+    kept = chosen["problem_id"].unique().sort().head(MOST_EXAMPLES).to_list()
     own = chosen.filter(pl.col("problem_id").is_in(kept)).unique(["problem_id", "reward"], keep="first")
     for row in own.sort("problem_id", "reward", descending=[False, True]).iter_rows(named=True):
         yield {

@@ -19,11 +19,9 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.contracts import PAIR_METRICS_FRAME, SPECTRA, RunInfo, StageResult
 from tasks.events import Event, emit
-from tasks.reporting.formats import in_sentence
-from tasks.reporting.join import SCHEMAS, StudyTables, primary_benchmark
-from tasks.reporting.notes import floor_note
+from tasks.reporting.join import SCHEMAS, StudyTables
 from tasks.reporting.pairs import geometry
-from tasks.reporting.published import HEAT_MAP, data_uri, run_metrics, table_rows, top
+from tasks.reporting.published import HEAT_MAP, data_uri, descriptions, run_metrics, table_rows, top
 from tasks.reporting.rollout_tables import rollout_record
 from tasks.reporting.write import write_report
 from tasks.store import open_store
@@ -109,28 +107,16 @@ def _log_numbers(tables: StudyTables, study: str, trained: dict[RunInfo, StageRe
 
 def _prefect_artifacts(tables: StudyTables, files: Sequence[Path]) -> None:
     """The same tables, heat-map and text as in the folder."""
-    page, view = files[0], geometry(tables)
-    asked = in_sentence(primary_benchmark(tables))
-    descriptions = {
-        "headline": f"Every run at a glance: accuracy on {asked} problems, the base first. {floor_note(view)}",
-        "mcnemar": "Pairs of runs: exact two-sided McNemar test, Holm-adjusted over all pairs of one benchmark.",
-        "claims": "The paper's claims that were measured, with their verdicts.",
-        "open-questions": "What the paper leaves open.",
-        "cosines": f"Global cosine of the weight updates. {floor_note(view)}",
-    }
-    for key, description in descriptions.items():
-        file = page.parent / "tables" / f"{key}.csv"
+    page = files[0].absolute()
+    described = descriptions(tables, geometry(tables))
+    for key, description in described.items():
+        file = files[0].parent / "tables" / f"{key}.csv"
         if file in files:
             create_table_artifact(key=key, table=table_rows(file), description=description)
-    heat_map = page.parent / HEAT_MAP
+    heat_map = files[0].parent / HEAT_MAP
     if heat_map in files:
-        create_image_artifact(key="heat-map", image_url=data_uri(heat_map), description=descriptions["cosines"])
-    create_markdown_artifact(key="report", markdown=top((page.parent / "report.md").read_text(encoding="utf-8")))
-    where = page.absolute()
-    create_link_artifact(
-        key="report-page",
-        link=where.as_uri(),
-        link_text="report.html",
-        description=f"{where} on the machine that ran the study; a browser opens a file only from its address bar. "
-        f"MLflow run {tables.study['mlflow']['study']} has it as well.",
-    )
+        create_image_artifact(key="heat-map", image_url=data_uri(heat_map), description=described["cosines"])
+    create_markdown_artifact(key="report", markdown=top(page.with_name("report.md").read_text(encoding="utf-8")))
+    where = f"{page} on the machine that ran the study; a browser opens a file only from its address bar."
+    also = f"MLflow run {tables.study['mlflow']['study']} has it as well."
+    create_link_artifact(key="report-page", link=page.as_uri(), link_text="report.html", description=f"{where} {also}")

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from tasks.contracts import PROBLEMS, InputError, checked
+from tasks.grading import grade
 from tasks.problems.benchmarks import Loaded, frame_digest, open_prompts
 from tasks.rollouts.files import heldout_split
 from tasks.specs import RolloutSpec
@@ -23,7 +24,8 @@ def chosen_prompts(spec: RolloutSpec) -> tuple[Loaded, pl.DataFrame]:
 
 def prompts_key(chosen: pl.DataFrame, holdout: float) -> StageKey:
     """What decides the output of `split_prompts`."""
-    return StageKey("prompts", 1, {"problems": frame_digest(chosen)}, {"holdout": holdout})
+    settings = {"holdout": holdout, "grader": grade.GRADER}  # which leaves out golds that it cannot read
+    return StageKey("prompts", 2, {"problems": frame_digest(chosen)}, settings)
 
 
 def split_prompts(*, loaded: Loaded, chosen: pl.DataFrame, holdout: float, out: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +11,34 @@ from typing import Any
 import polars as pl
 
 from tasks.contracts import COMPLETIONS, PROBLEMS, ROLLOUTS, InputError, Progress, checked, no_progress
+from tasks.devices import slots
+from tasks.digests import StageKey
 from tasks.engines.interface import Completion, Engine, Request, Sampling, seed_of
 from tasks.engines.journal import Journal, complete
+from tasks.engines.vllm_installation import engine_identity, vllm_version
 from tasks.rollouts.own import without_truncated
 from tasks.rollouts.teacher import TEACHER, teacher_tokenizer, tokenizer_digest
 from tasks.specs import RolloutSpec
+
+MOST_REFUSED = 0.05
+"""Share of the requests that an endpoint may refuse; more of them are no accident of single problems."""
+AT_ONCE = 4096
+"""Completions that become columns of a frame at once."""
+
+
+def world_rollouts_key(spec: RolloutSpec, world: str, problems: str) -> StageKey:
+    """What decides the embedded teacher's rollouts. ``world``, ``problems``: digests of those two artifacts."""
+    settings = {
+        **spec.model_dump(mode="json", include={"k", "temperature", "max_new_tokens", "seed"}),
+        "engine": engine_identity(spec.engine),
+        "device": slots()[0].kind,
+    }
+    return StageKey("rollouts", 3, {"world": world, "problems": problems}, settings)
+
+
+def untruncated_key(rollouts: str) -> StageKey:
+    """Of the embedded teacher's ``rollouts`` (their digest) those that were not cut."""
+    return StageKey("rollouts", 3, {"rollouts": rollouts}, {"truncated": "drop"})
 
 
 def sample_completions(
@@ -25,7 +49,10 @@ def sample_completions(
 
     ``teacher``: its folder, None for an endpoint. It is asked through its own chat template, or
     ``rollouts.teacher_template``. Problems that leave no room for a completion in its context are left out and counted.
-    ``journal`` keeps what is there already if this is killed. Raises `InputError` where no problem fits.
+    ``journal`` keeps what is there already if this is killed. What an endpoint refuses is left out and counted; so is
+    reasoning that it tells apart from the answer, unless ``rollouts.reasoning`` joins them. Log-probabilities are asked
+    for only where the completion's tokens will be known: they are of no use without. Raises `InputError` where no
+    problem fits, and where more than `MOST_REFUSED` of the requests are refused.
     """
     from tasks.engines.choose import open_engine
     from tasks.models.load import context_length
@@ -45,7 +72,8 @@ def sample_completions(
         )
     asked = frame.filter(pl.Series(fits))
     kept = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
-    found = ask(open_engine(spec, teacher), asked, asked["question"].to_list(), kept, spec, Journal(journal), progress)
+    engine = open_engine(spec, teacher, _longest(kept, spec))
+    found, left_out = ask(engine, asked, asked["question"].to_list(), kept, spec, Journal(journal), progress)
     found.write_parquet(out / "completions.parquet")
     digest = None if tokenizer is None else tokenizer_digest(tokenizer)
     (out / TEACHER).write_text(json.dumps({"tokenizer": digest}))
@@ -56,7 +84,14 @@ def sample_completions(
         "truncated": found.filter(finish_reason="length").height,
         "with_ids": found.height - found["completion_ids"].null_count(),
         "with_logprobs": found.height - found["logprobs"].null_count(),
+        **left_out,
+        **vllm_version(spec.engine),
     }
+
+
+def _longest(prompts: Sequence[tuple[int, ...] | None], spec: RolloutSpec) -> int:
+    """Tokens of the longest prompt that is known here, and its answer."""
+    return max((len(prompt) for prompt in prompts if prompt is not None), default=0) + spec.max_new_tokens
 
 
 def ask(
@@ -67,38 +102,90 @@ def ask(
     spec: RolloutSpec,
     journal: Journal,
     progress: Progress = no_progress,
-) -> pl.DataFrame:
+) -> tuple[pl.DataFrame, dict[str, int | str]]:
     """COMPLETIONS: K for each of P ``problems``, which the teacher is asked as ``texts`` and ``prompts`` (token ids).
 
     The seed of a completion is a hash of the sampling seed, the problem and its place among the K: it depends on
     nothing that is sampled beside it. Completions cut at ``max_new_tokens`` are kept and marked ``length``. What is in
-    the journal is not asked for again.
+    the journal is not asked for again. Also returned: how many are ``refused``, the problems that those are of
+    (``refused_problems``, the first few), and how many came ``with_reasoning`` and what became of it.
     """
     requests = [
-        Request(json.dumps([name, i]), text, prompt, seed_of(spec.seed, name, i))
+        # Two sets of problems may give one id to two questions, and a journal serves both.
+        Request(json.dumps([name, i, _digest(text)]), text, prompt, seed_of(spec.seed, name, i))
         for name, text, prompt in zip(problems["problem_id"], texts, prompts, strict=True)
         for i in range(spec.k)
     ]
     total = len(requests)
+    refused: dict[str, str] = {}
+    done = sum(request.id in journal for request in requests)
 
-    def told(_: Request, __: Completion) -> None:
-        progress(len(journal.found), total, "completions")
+    def told(request: Request, completion: Completion) -> None:
+        nonlocal done
+        done += 1
+        progress(done, total, "completions")
+        if completion.finish_reason == "refused":
+            refused[request.id] = completion.text
+            if len(refused) > MOST_REFUSED * total:
+                first, reason = next(iter(refused.items()))
+                raise InputError(
+                    f"rollouts.problems: the endpoint refused {len(refused)} of {total} requests, the first, of "
+                    f"problem {json.loads(first)[0]}, with {reason}; leave such problems out, or check rollouts.extra "
+                    "and the sampling settings"
+                )
 
-    complete(engine, requests, Sampling(spec.max_new_tokens, spec.temperature, logprobs=True), journal, told)
-    found = [journal.found[request.id] for request in requests]
-    rows = problems.join(pl.DataFrame({"rollout_id": range(spec.k)}), how="cross", maintain_order="left_right")
-    frame = rows.select(
+    known = all(prompt is not None for prompt in prompts)
+    complete(engine, requests, Sampling(spec.max_new_tokens, spec.temperature, logprobs=known), journal, told)
+    asked = problems.join(pl.DataFrame({"rollout_id": range(spec.k)}), how="cross", maintain_order="left_right")
+    frame = asked.select(
         "problem_id",
         "rollout_id",
         pl.col("question").alias("prompt"),
         "answer",
-        pl.Series("completion", [one.text for one in found], dtype=pl.String),
-        pl.Series("completion_ids", [one.ids for one in found], dtype=pl.List(pl.Int64)),
-        pl.Series("logprobs", [one.logprobs for one in found], dtype=pl.List(pl.Float64)),
-        pl.Series("finish_reason", [one.finish_reason for one in found], dtype=pl.String),
         pl.Series("seed", [request.seed for request in requests], dtype=pl.Int64),
     )
-    return checked(frame, COMPLETIONS, "completions")
+    parts, reasoning = [], 0
+    for start in range(0, total, AT_ONCE):
+        found = journal.read([request.id for request in requests[start : start + AT_ONCE]])
+        reasoning += sum(one.reasoning is not None for one in found)
+        parts.append(_columns(found, spec.reasoning))
+    frame = pl.concat([frame, pl.concat(parts)], how="horizontal").filter(pl.col("finish_reason") != "refused")
+    names = list(dict.fromkeys(json.loads(name)[0] for name in refused))
+    left_out: dict[str, int | str] = {
+        "refused": len(refused), "refused_problems": ", ".join(names[:5]) + (", ..." if len(names) > 5 else ""),
+        "with_reasoning": reasoning, "reasoning": spec.reasoning,
+    }  # fmt: skip
+    return checked(frame, COMPLETIONS, "completions"), left_out
+
+
+def _columns(found: Sequence[Completion], reasoning: str) -> pl.DataFrame:
+    """The columns of COMPLETIONS that the engine decides. Tokens of a text that was put together are not known."""
+    apart = [one.reasoning is not None for one in found]
+    texts = [joined(one) if reasoning == "join" else one.text for one in found]
+    ids = [None if thought else one.ids for one, thought in zip(found, apart, strict=True)]
+    logprobs = [None if thought else one.logprobs for one, thought in zip(found, apart, strict=True)]
+    return pl.DataFrame(
+        [
+            pl.Series("completion", texts, dtype=pl.String),
+            pl.Series("completion_ids", ids, dtype=pl.List(pl.Int64)),
+            pl.Series("logprobs", logprobs, dtype=pl.List(pl.Float64)),
+            pl.Series("finish_reason", [one.finish_reason for one in found], dtype=pl.String),
+        ]
+    )
+
+
+def joined(completion: Completion) -> str:
+    """Thinking and answer in one text, as DeepSeek-R1 and Qwen3 write them; unclosed where nothing came after it."""
+    if completion.reasoning is None:
+        return completion.text
+    thought = f"<think>\n{completion.reasoning.strip()}"
+    if completion.finish_reason == "length" and not completion.text:
+        return thought
+    return f"{thought}\n</think>\n\n{completion.text.lstrip()}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def sample_world(
@@ -119,16 +206,26 @@ def sample_world(
     frame = checked(pl.read_parquet(problems), PROBLEMS, "problems").filter(pl.col("split") == "rollouts")
     texts = [instruct(question) for question in frame["question"]]
     prompts = [tuple(prompt_ids(tokenizer, text)) for text in texts]
-    found = ask(open_engine(spec, teacher), frame, texts, prompts, spec, Journal(journal), progress)
+    engine = open_engine(spec, teacher, _longest(prompts, spec))
+    found, _ = ask(engine, frame, texts, prompts, spec, Journal(journal), progress)
     plain = [prompt_ids(tokenizer, question) for question in frame["question"] for _ in range(spec.k)]
     rollouts = found.with_columns(
         prompt_ids=pl.Series(plain, dtype=pl.List(pl.Int64)), given_reward=pl.lit(None, dtype=pl.Float64)
     )
-    kept = without_truncated(rollouts, spec.truncated)
+    return {**_write(rollouts, rollouts.height, out), **vllm_version(spec.engine)}
+
+
+def without_truncated_world(*, rollouts: Path, out: Path) -> dict[str, Any]:
+    """Those of the embedded teacher's ``rollouts`` that were not cut, written to the same file in ``out``."""
+    frame = checked(pl.read_parquet(rollouts), ROLLOUTS, "rollouts")
+    return _write(without_truncated(frame, "drop"), frame.height, out)
+
+
+def _write(kept: pl.DataFrame, sampled: int, out: Path) -> dict[str, Any]:
     checked(kept.select(ROLLOUTS.keys()), ROLLOUTS, "rollouts").write_parquet(out / "rollouts.parquet")
     return {
         "rows": kept.height,
         "problems": kept["problem_id"].n_unique(),
         "dropped_too_long": 0,
-        "dropped_truncated": rollouts.height - kept.height,
+        "dropped_truncated": sampled - kept.height,
     }

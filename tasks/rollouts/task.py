@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -14,41 +15,40 @@ from tasks.devices import run_pinned, run_unpinned
 from tasks.digests import file_digest
 from tasks.rollouts.own import own_rollouts, taught_rollouts
 from tasks.rollouts.prompts import chosen_prompts, prompts_key, split_prompts
-from tasks.rollouts.sample import sample_completions, sample_world
-from tasks.rollouts.teacher import completions_key, teacher_folder
+from tasks.rollouts.sample import (
+    sample_completions,
+    sample_world,
+    untruncated_key,
+    without_truncated_world,
+    world_rollouts_key,
+)
+from tasks.rollouts.teacher import completions_key, journal_file, teacher_folder
 from tasks.specs import RolloutSpec
-from tasks.stage import can_heal, log_file, run_stage, state_of
+from tasks.stage import after, can_heal, log_file, run_stage, state_of
 from tasks.store import StageKey, open_store
-
-
-def _journal(key: StageKey) -> Path:
-    """Where the stage keeps what the teacher has said until it is recorded."""
-    return home.subfolder("partial") / f"{key.digest}.jsonl"
 
 
 @task(task_run_name="rollouts K={spec.k}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
 def sample_task(spec: RolloutSpec, pretrained: StageResult, problems: StageResult) -> Any:
     """Artifact: ``rollouts.parquet`` (ROLLOUTS), sampled from the embedded teacher."""
     store = open_store()
-    settings = spec.model_dump(
-        mode="json", include={"engine", "k", "temperature", "max_new_tokens", "seed", "truncated"}
-    )
-    key = StageKey("rollouts", 2, {"world": pretrained.ref.sha256, "problems": problems.ref.sha256}, settings)
+    key = world_rollouts_key(spec, pretrained.ref.sha256, problems.ref.sha256)
+    journal = home.subfolder("partial") / f"{key.digest}.jsonl"
+    name = f"rollouts K={spec.k}"
     world = store.local(pretrained.ref)
-    arguments = {
-        "teacher": world / "teacher",
-        "student": world / "student",
-        "problems": store.local(problems.ref) / "problems.parquet",
-        "spec": spec,
-        "journal": _journal(key),
-    }
+    arguments = {"teacher": world / "teacher", "student": world / "student", "spec": spec, "journal": journal}
+    arguments["problems"] = store.local(problems.ref) / "problems.parquet"
 
     def compute(out: Path, progress: Any) -> Any:
         return run_pinned(sample_world, {**arguments, "out": out}, log=log_file(key), progress=progress)
 
-    result = run_stage(key, f"rollouts K={spec.k}", compute)
-    _journal(key).unlink(missing_ok=True)
-    return state_of(result)
+    result = run_stage(key, name, compute)
+    journal.unlink(missing_ok=True)
+    if spec.truncated == "keep":
+        return state_of(result)
+    sampled = store.local(result.ref) / "rollouts.parquet"
+    key, function = untruncated_key(result.ref.sha256), without_truncated_world
+    return state_of(after(result, run_stage(key, name, lambda out, _: function(rollouts=sampled, out=out))))
 
 
 @task(task_run_name="prompts", cache_policy=NO_CACHE)
@@ -65,23 +65,25 @@ def prompts_task(spec: RolloutSpec, holdout: float) -> Any:
 
 @task(task_run_name="completions K={spec.k}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
 def completions_task(spec: RolloutSpec, prompts: StageResult) -> Any:
-    """Artifact: ``completions.parquet`` (COMPLETIONS) of the user's teacher. An endpoint takes no device slot."""
+    """Artifact: ``completions.parquet`` (COMPLETIONS) of the user's teacher. An endpoint takes no device slot.
+
+    What an endpoint said stays in its journal: it was paid for, and another K or other problems find it there.
+    """
     folder = teacher_folder(spec)
     key = completions_key(spec, prompts.ref.sha256, folder)
-    arguments = {
-        "problems": open_store().local(prompts.ref) / "asked.parquet",
-        "teacher": folder,
-        "spec": spec,
-        "journal": _journal(key),
-    }
+    journal = journal_file(spec, folder)
+    problems = open_store().local(prompts.ref) / "asked.parquet"
+    arguments = {"problems": problems, "teacher": folder, "spec": spec, "journal": journal}
 
     def compute(out: Path, progress: Any) -> Any:
         run = run_unpinned if folder is None else run_pinned
-        return run(sample_completions, {**arguments, "out": out}, log=log_file(key), progress=progress)
+        with FileLock(f"{journal}.lock", thread_local=False):  # another study may be asking the same teacher
+            summary = run(sample_completions, {**arguments, "out": out}, log=log_file(key), progress=progress)
+            if folder is not None:
+                journal.unlink(missing_ok=True)
+        return summary
 
-    result = run_stage(key, f"completions K={spec.k}", compute)
-    _journal(key).unlink(missing_ok=True)
-    return state_of(result)
+    return state_of(run_stage(key, f"completions K={spec.k}", compute))
 
 
 @task(task_run_name="rollouts", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)

@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tasks import home
 from tasks.contracts import InputError, Progress, no_progress
 from tasks.devices import slots
+from tasks.engines.vllm_installation import engine_identity
 from tasks.models.external import locate, reference
 from tasks.models.prompts import check_template
 from tasks.specs import RolloutSpec
@@ -28,16 +30,32 @@ def teacher_folder(spec: RolloutSpec) -> Path | None:
 
 def completions_key(spec: RolloutSpec, prompts: str, folder: Path | None) -> StageKey:
     """What decides the teacher's completions. ``prompts``: digest of the artifact with the problems."""
+    settings = {**said_by(spec, folder), "k": spec.k, "reasoning": spec.reasoning if folder is None else ""}
+    return StageKey("completions", 2, {"prompts": prompts}, settings)
+
+
+def said_by(spec: RolloutSpec, folder: Path | None) -> dict[str, Any]:
+    """What decides one completion but for the problem and its place among the K: the teacher and how it is asked."""
     teacher: dict[str, Any] = {"model": reference(folder).sha256} if folder else {"model": spec.teacher}
     if folder is None:
         teacher |= {"endpoint": spec.endpoint, "extra": spec.extra, "tokenizer": _tokenizer_identity(spec)}
-    settings = {
-        **spec.model_dump(mode="json", include={"engine", "k", "temperature", "max_new_tokens", "seed"}),
+    return {
+        **spec.model_dump(mode="json", include={"temperature", "max_new_tokens", "seed"}),
+        "engine": engine_identity(spec.engine),
         "teacher": teacher,
         "template": spec.teacher_template,
         "device": slots()[0].kind if folder else "",
     }
-    return StageKey("completions", 1, {"prompts": prompts}, settings)
+
+
+def journal_file(spec: RolloutSpec, folder: Path | None) -> Path:
+    """Where the teacher's completions are kept as they come.
+
+    Named by `said_by` alone: more of them, or for other problems, are asked of the same teacher without paying again
+    for those that are there.
+    """
+    digest = StageKey("journal", 1, {}, said_by(spec, folder)).digest
+    return home.subfolder("journals") / f"{digest}.jsonl"
 
 
 def _tokenizer_identity(spec: RolloutSpec) -> str | None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.contracts import InputError, RunInfo
 from tasks.methods import Method
 from tasks.specs import LoraSpec, TrainSpec
+
+if TYPE_CHECKING:
+    from tasks.methods.kto import Kto
+    from tasks.methods.online_grpo import OnlineGrpo
 
 
 def build_trainer(
@@ -28,8 +32,11 @@ def build_trainer(
     from peft import LoraConfig
     from trl import DPOConfig, SFTConfig
 
+    from tasks.methods.asft import Asft
     from tasks.methods.common import RowMethod
-    from tasks.methods.dpo import Dpo
+    from tasks.methods.kto import Kto
+    from tasks.methods.online_grpo import OnlineGrpo
+    from tasks.methods.pairs import PairMethod
     from tasks.models.load import load_model, load_tokenizer
     from tasks.training.trainers import PairCollator, RowCollator, RowTrainer, TokenizedDPOTrainer, WeightedSFTTrainer
 
@@ -47,12 +54,16 @@ def build_trainer(
     arguments = _arguments(train, info, folder)
     collator: Any
     trainer: Any
-    if isinstance(method, Dpo):
+    if isinstance(method, PairMethod):
         collator = PairCollator(tokenizer.pad_token_id)
-        config = DPOConfig(
-            **arguments, beta=method.beta, loss_type=[method.loss_type], label_smoothing=method.label_smoothing
-        )
+        config = DPOConfig(**arguments, **method.trl_arguments())
+        if method.margin is not None:
+            common["train_dataset"] = constant_reference(dataset, method.margin)
         trainer = TokenizedDPOTrainer(**common, args=config, data_collator=collator)
+    elif isinstance(method, Kto):
+        trainer, collator = _unpaired(common, arguments, method)
+    elif isinstance(method, OnlineGrpo):
+        trainer, collator = _online(common, arguments, method)
     else:
         assert isinstance(method, RowMethod)
         collator = RowCollator(tokenizer.pad_token_id, weighted=method.trl_loss is None)
@@ -60,9 +71,51 @@ def build_trainer(
             **arguments, loss_type=method.trl_loss or "nll", dataset_kwargs={"skip_prepare_dataset": True}
         )
         common |= {"args": config, "data_collator": collator}
-        trainer = RowTrainer(**common) if method.trl_loss else WeightedSFTTrainer(**common, method=method)
+        if isinstance(method, Asft):
+            from tasks.training.anchored import AnchoredSFTTrainer
+
+            trainer = AnchoredSFTTrainer(**common, method=method)
+        else:
+            trainer = RowTrainer(**common) if method.trl_loss else WeightedSFTTrainer(**common, method=method)
+    trainer.schedule_steps = train.schedule_steps
     _fit(trainer, train)
     return trainer, collator
+
+
+def _unpaired(common: dict[str, Any], arguments: dict[str, Any], method: Kto) -> tuple[Any, Any]:
+    from trl import KTOConfig
+
+    from tasks.training.unpaired import TokenizedKTOTrainer, UnpairedCollator
+
+    collator = UnpairedCollator(common["processing_class"].pad_token_id)
+    config = KTOConfig(
+        **arguments,
+        loss_type="kto",
+        beta=method.beta,
+        desirable_weight=method.desirable_weight,
+        undesirable_weight=method.undesirable_weight,
+    )
+    return TokenizedKTOTrainer(**common, args=config, data_collator=collator), collator
+
+
+def _online(common: dict[str, Any], arguments: dict[str, Any], method: OnlineGrpo) -> tuple[Any, Any]:
+    from trl import GRPOConfig
+
+    from tasks.training.online import OnlineTrainer
+    from tasks.training.trainers import Noted
+
+    collator = Noted()
+    room = max(common["train_dataset"]["room"])
+    del arguments["max_length"]
+    config = GRPOConfig(**arguments, **method.trl_arguments(), max_completion_length=room)
+    return OnlineTrainer(**common, args=config, collator=collator), collator
+
+
+def constant_reference(dataset: Any, margin: float) -> Any:
+    """Pairs held against ``margin`` nats a token for the chosen and 0 for the rejected completion, not a model."""
+    lengths = [len(ids) for ids in dataset["chosen_ids"]]
+    dataset = dataset.add_column("ref_chosen_logps", [margin * length for length in lengths])
+    return dataset.add_column("ref_rejected_logps", [0.0] * len(lengths))
 
 
 def _arguments(train: TrainSpec, info: RunInfo, folder: Path) -> dict[str, Any]:
@@ -79,7 +132,7 @@ def _arguments(train: TrainSpec, info: RunInfo, folder: Path) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         "learning_rate": info.lr,
         "lr_scheduler_type": train.scheduler,
-        "warmup_steps": round(train.warmup * train.steps),
+        "warmup_steps": round(train.warmup * (train.schedule_steps or train.steps)),
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
         "seed": info.seed,
@@ -108,9 +161,9 @@ def _fit(trainer: Any, train: TrainSpec) -> None:
 
     model = trainer.model.get_base_model()
     on_gpu = device() == "cuda"
-    reason = why_padded(model)
+    reason = getattr(trainer, "why_padded", None) or why_padded(model)
     if train.packing == "on" and reason:
-        raise InputError(f"train.packing: {reason}, so its batches must be padded; leave it at auto")
+        raise InputError(f"train.packing: {reason}, so batches must be padded; leave it at auto")
     packed = train.packing == "on" or (train.packing == "auto" and on_gpu and reason is None)
     if packed:
         run_without_padding(model)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from tasks.contracts import StageError
+from tasks.methods.common import Kind
 from tasks.training.order import stream_order
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ IGNORED = -100  # label of tokens that carry no loss
 
 def build_dataset(
     selected: pl.DataFrame,
-    kind: Literal["rows", "pairs"],
+    kind: Kind,
     rollouts: int,
     needed: int,
     data_seed: int,
@@ -25,8 +26,9 @@ def build_dataset(
 ) -> Dataset:
     """``needed`` examples in stream order.
 
-    Rows become ``row, input_ids, labels (prompt masked), weight, behaviour``; pairs ``row, prompt_ids, chosen_ids,
-    rejected_ids`` and, with ``reference`` (row, logprob: see `tasks.training.reference`), ``ref_chosen_logps,
+    Rows become ``row, input_ids, labels (prompt masked), weight, behaviour``; unpaired completions ``row, prompt_ids,
+    completion_ids, label``; prompts ``row, prompt, answer, room``; pairs ``row, prompt_ids, chosen_ids, rejected_ids``
+    and, with ``reference`` (row, logprob: see `tasks.training.reference`), ``ref_chosen_logps,
     ref_rejected_logps`` in nats. Examples are token ids throughout: nothing is tokenised twice.
     """
     from datasets import Dataset
@@ -42,6 +44,12 @@ def build_dataset(
                 if selected[columns[-1]].null_count():
                     raise StageError(f"reference: no log-probability for {side} rollouts; they are of other pairs")
         return Dataset.from_dict(selected.select(columns)[order].to_dict(as_series=False))
+    if kind == "prompts":
+        prompts = selected.rename({"prompt_ids": "prompt"})
+        return Dataset.from_dict(prompts[order].to_dict(as_series=False))
+    if kind == "unpaired":
+        labelled = selected.select("row", "prompt_ids", "completion_ids", (pl.col("weight") > 0).alias("label"))
+        return Dataset.from_dict(labelled[order].to_dict(as_series=False))
     masked = pl.col("prompt_ids").list.eval(pl.lit(IGNORED, dtype=pl.Int64))
     frame = selected.select(
         "row",

@@ -9,8 +9,8 @@ from pathlib import Path
 import polars as pl
 
 from tasks.contracts import Progress
-from tasks.store import open_store
-from tasks.training.log import read_log
+from tasks.store import StageKey, open_store
+from tasks.training.log import FOUND, Diverged, divergence, read_log
 
 LIVE_SECONDS = 2.0
 
@@ -37,11 +37,29 @@ class LiveMetrics:
         rows = pl.read_parquet(frame).select("metric", "value", "step").iter_rows()
         self._send([(str(metric), float(value), int(step)) for metric, value, step in rows])
 
-    def failed(self, outcome: str) -> None:
-        """Send what was logged up to the end, and say on the run how it ended."""
-        with suppress(Exception):  # the failure itself is what counts
+    def refuse_divergence(self, error: Exception) -> None:
+        """Raise `Diverged` where that is what ended the training; its run then says so beside the losses."""
+        if not divergence(str(error)):
+            return
+        with suppress(Exception):  # the divergence itself is what counts
             self._send(read_log(self.log))
-            open_store().client.set_tag(self.run_id, "outcome", outcome)
+            open_store().client.set_tag(self.run_id, "outcome", "diverged")
+        raise Diverged(str(error)) from error
+
+    def refuse_known(self, key: StageKey) -> None:
+        """Raise `Diverged` where a training of this key, whose lock the caller holds, did so before.
+
+        Equal settings on equal rollouts give equal numbers, so training it again would only cost the time. Deleting the
+        MLflow run that is named forgets it.
+        """
+        store = open_store()
+        query = f"tags.`cache.key` = '{key.digest}' and tags.outcome = 'diverged'"
+        for run in store.client.search_runs(list(store.experiments.values()), query):
+            tags = run.data.tags
+            if run.info.status == "FAILED" and "cache.source_run" not in tags:
+                store.client.set_tag(self.run_id, "outcome", "diverged")
+                store.client.set_tag(self.run_id, "cache.source_run", run.info.run_id)
+                raise Diverged(f"{divergence(tags.get('error', ''))} ({FOUND} {run.info.run_id}, not trained again)")
 
     def _send(self, rows: list[tuple[str, float, int]]) -> None:
         open_store().log_metrics(self.run_id, rows[self.sent :])

@@ -15,12 +15,26 @@ from tasks.contracts import TRAINING, Progress, RunInfo, StageError
 LOG = "log.jsonl"  # one line a step while training runs
 DIVERGED = "training diverged"
 """How the message of a training that was ended for its numbers begins."""
+FOUND = "found in MLflow run"
+"""In the message of a divergence that was not computed again."""
+
+
+class Diverged(StageError):
+    """A training was ended for its numbers: with the same settings it would be so again."""
+
+
+def divergence(message: str) -> str:
+    """What a message says of a divergence, without what stands around it; empty where it says none."""
+    if DIVERGED not in message:
+        return ""
+    said = message[message.index(DIVERGED) :]
+    return said.partition(" (full traceback")[0].partition(f" ({FOUND}")[0]
 
 
 def log_callback(path: Path, steps: int, progress: Progress, window: int | None = None) -> Any:
     """A Trainer callback that appends every logged step to a file, which the driver reads while we train.
 
-    It raises `StageError` at the first loss or gradient that is not finite, and where the mean loss of the last
+    It raises `Diverged` at the first loss or gradient that is not finite, and where the mean loss of the last
     ``window`` steps lies above that of the first ``window``.
     """
     from transformers import TrainerCallback
@@ -45,7 +59,7 @@ def log_callback(path: Path, steps: int, progress: Progress, window: int | None 
 def _refuse_divergence(values: Mapping[str, float], step: int) -> None:
     for name in ("loss", "grad_norm"):
         if not math.isfinite(values.get(name, 0.0)):
-            raise StageError(f"{DIVERGED}: {name} is {values[name]} at step {step}; lower train.lr")
+            raise Diverged(f"{DIVERGED}: {name} is {values[name]} at step {step}; lower train.lr")
 
 
 def _refuse_rise(losses: list[float], window: int) -> None:
@@ -54,7 +68,7 @@ def _refuse_rise(losses: list[float], window: int) -> None:
         return
     start, now = (math.fsum(part) / window for part in (losses[:window], losses[-window:]))
     if now > start:
-        raise StageError(
+        raise Diverged(
             f"{DIVERGED}: the loss of the last {window} steps is {now:.4g} at step {len(losses)}, above the "
             f"{start:.4g} of the first {window}; lower train.lr"
         )

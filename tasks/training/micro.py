@@ -3,14 +3,14 @@
 A trainer is handed the whole batch of a step and cuts it here, not in the data loader: so a step that ran out of memory
 can be done again in smaller micro-batches, and the cut can go by tokens. Row losses are divided by the completion
 tokens of the whole batch, losses that are means over examples count by their share of the batch; both sums are exact
-but for the order of additions. Imports torch: for worker processes.
+but for the order of additions, and the logged metrics are the whole batch's too. Imports torch: for worker processes.
 """
 
 from __future__ import annotations
 
-import copy
 import gc
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from tasks.contracts import StageError
+from tasks.training.metrics import Pass, of_step
 
 
 @dataclass(frozen=True)
@@ -91,26 +92,41 @@ class MicroBatches:
         widths = self.widths(inputs)
         if num_items_in_batch is None and "labels" in inputs:  # the Trainer does not count for every architecture
             num_items_in_batch = inputs["labels"][:, 1:].ne(-100).sum()
+        kept, tokens_before = self._metrics["train"], self._total_train_tokens
         while True:
-            before = copy.deepcopy(self._metrics), self._total_train_tokens
             current: list[int] = []
+            passes: list[Pass] = []
             try:
                 loss: Any = None
                 for current in split(widths, self.limits):
                     part = inputs if len(current) == len(widths) else self.take(inputs, current)
                     self._share = len(current) / len(widths)
+                    self._metrics["train"] = defaultdict(list)
                     passed = super().training_step(model, part, num_items_in_batch)  # type: ignore[misc]
+                    passes.append(self._noted(part))
                     loss = passed if loss is None else loss + passed
+                for metric, value in of_step(passes).items():
+                    kept[metric].append(value)
                 return loss
             except RuntimeError as error:
                 if not isinstance(error, torch.OutOfMemoryError) and not should_reduce_batch_size(error):
                     raise
+            finally:
+                self._metrics["train"] = kept
             # Outside the handler: until here its traceback held the tensors of the pass that failed.
-            self._metrics, self._total_train_tokens = before
+            self._total_train_tokens = tokens_before
             model.zero_grad()
             gc.collect()
             clear_device_cache()
             self._tighten([widths[place] for place in current])
+
+    def _noted(self: Any, part: dict[str, Any]) -> Pass:
+        """What the pass over ``part`` noted in `_metrics`, and what its means are over."""
+        mask_BT = part["completion_mask"] if "completion_mask" in part else part["labels"].ne(-100)
+        tokens = mask_BT.sum(1).tolist()
+        wanted = len(tokens) // self.sequences_per_example  # of pairs, the first half
+        chosen = part["label"].tolist() if "label" in part else [place < wanted for place in range(len(tokens))]
+        return Pass({metric: values[-1] for metric, values in self._metrics["train"].items()}, tokens, chosen)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

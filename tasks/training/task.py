@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from tasks import home
 from tasks.contracts import ModelRef, Progress, RunInfo, StageError, StageResult
 from tasks.devices import run_pinned, slots
 from tasks.methods import Method
+from tasks.recorded import method_tags
 from tasks.specs import LoraSpec, TrainSpec, flatten
 from tasks.stage import can_heal, log_file, run_stage, state_of
 from tasks.store import STUDIES, StageKey, open_store
 from tasks.training.live import LiveMetrics
-from tasks.training.log import DIVERGED, LOG
+from tasks.training.log import LOG
 from tasks.training.reference import REFERENCE, rows_digest, rows_of, wanted, write_reference
 from tasks.training.train import train_adapter
 
@@ -37,12 +39,14 @@ def train_task(
     """Artifact: ``adapter/`` (PEFT), ``training.parquet`` (TRAINING), ``stream.parquet``. ``study``: the parent run.
 
     A method of pairs that reads stored log-probabilities has them computed first, as a task of their own. A run that
-    diverges fails, and its MLflow run says ``outcome = diverged`` beside its losses.
+    diverges raises `Diverged`, at once where it did before; its MLflow run has ``outcome = diverged`` and its losses.
     """
     store, device = open_store(), slots()[0].kind
-    reference: Any = None
+    reference_key, reference = None, None
     if wanted(method, train, device):
-        reference = reference_task(method, train, base, graded, return_state=True).result()
+        rows = rows_of(method.select(pl.read_parquet(store.local(graded.ref) / "rollouts.parquet")))
+        reference_key = _reference_key(rows, train, base, graded, device)
+        reference = reference_task(reference_key, rows, train, base, graded, return_state=True).result()
     settings = {
         "method": info.method,
         "hyper": method.model_dump(mode="json", exclude={"lr_ratio"}),
@@ -54,9 +58,10 @@ def train_task(
         "base": base.identity,
         "device": device,  # precision auto and mixed mean different arithmetic on a GPU
     }
-    inputs = {"rollouts": graded.ref.sha256} | ({"reference": reference.ref.sha256} if reference else {})
-    key = StageKey("train", 1, inputs, settings)
-    name, tags, params = f"train {info.label}", _tags(info), flatten(settings)
+    # The reference by its key, not its bytes: one that was lost and computed again on a GPU may differ in the last bit.
+    inputs = {"rollouts": graded.ref.sha256} | ({"reference": reference_key.digest} if reference_key else {})
+    key = StageKey("train", 2, inputs, settings)
+    name, tags, params = f"train {info.label}", method_tags(info), flatten(settings)
     run_ids: list[str] = []
     arguments = {
         "base": store.local(base.ref) / base.folder,
@@ -72,11 +77,11 @@ def train_task(
 
     def compute(out: Path, progress: Progress) -> Mapping[str, Any]:
         live = LiveMetrics(run_ids[0], out / LOG, progress)
+        live.refuse_known(key)
         try:
             summary = run_pinned(train_adapter, {**arguments, "out": out}, log=log_file(key), progress=live)
         except StageError as error:
-            if DIVERGED in str(error):
-                live.failed("diverged")
+            live.refuse_divergence(error)
             raise
         live.finish(out / "training.parquet")
         return dict(summary)
@@ -94,36 +99,27 @@ def train_task(
         store.end_run(child)
         run_ids.append(child)
     result.summary["mlflow_run"] = run_ids[0]
-    return state_of(result)
+    return state_of(replace(result, used=(reference,)) if reference else result)
 
 
 @task(task_run_name="reference log-probabilities", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
-def reference_task(method: Method, train: TrainSpec, base: ModelRef, graded: StageResult) -> Any:
-    """Artifact: ``reference.parquet``, the base's log-probabilities of the rollouts in ``method``'s pairs."""
+def reference_task(key: StageKey, rows: Sequence[int], train: TrainSpec, base: ModelRef, graded: StageResult) -> Any:
+    """Artifact: ``reference.parquet``, the base's log-probabilities of these rows of the rollouts."""
     store = open_store()
-    rollouts = store.local(graded.ref) / "rollouts.parquet"
-    rows = rows_of(method.select(pl.read_parquet(rollouts)))
-    key = StageKey(
-        "reference",
-        1,
-        {"rollouts": graded.ref.sha256},
-        {"rows": rows_digest(rows), "base": base.identity, "precision": train.precision, "device": slots()[0].kind},
-    )
-    arguments = {"rollouts": rollouts, "rows": rows, "precision": train.precision, "pad_token": base.pad_token}
+    arguments = {
+        "base": store.local(base.ref) / base.folder,
+        "rollouts": store.local(graded.ref) / "rollouts.parquet",
+        "rows": rows,
+        "precision": train.precision,
+        "pad_token": base.pad_token,
+    }
 
     def compute(out: Path, progress: Progress) -> Mapping[str, Any]:
-        whole = {**arguments, "base": store.local(base.ref) / base.folder, "out": out}
-        return dict(run_pinned(write_reference, whole, log=log_file(key), progress=progress))
+        return dict(run_pinned(write_reference, {**arguments, "out": out}, log=log_file(key), progress=progress))
 
     return state_of(run_stage(key, "reference log-probabilities", compute))
 
 
-def _tags(info: RunInfo) -> dict[str, str]:
-    return {
-        "kind": "method",
-        "method": info.method,
-        "run": info.run,
-        "seed": str(info.seed),
-        "data_seed": str(info.data_seed),
-        "lr": f"{info.lr:g}",
-    }
+def _reference_key(rows: Sequence[int], train: TrainSpec, base: ModelRef, graded: StageResult, device: str) -> StageKey:
+    settings = {"rows": rows_digest(rows), "base": base.identity, "precision": train.precision, "device": device}
+    return StageKey("reference", 1, {"rollouts": graded.ref.sha256}, settings)

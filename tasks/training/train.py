@@ -11,12 +11,12 @@ from typing import Any
 
 import polars as pl
 
-from tasks.contracts import GRADED, InputError, Progress, RunInfo, StageError, checked, no_progress
+from tasks.contracts import GRADED, InputError, Progress, RunInfo, checked, no_progress
 from tasks.methods import Method
 from tasks.specs import LoraSpec, TrainSpec
 from tasks.training.build import build_trainer
 from tasks.training.checkpoints import ending_well
-from tasks.training.log import LOG, close_log, log_callback
+from tasks.training.log import LOG, Diverged, close_log, log_callback
 
 
 def train_adapter(
@@ -44,14 +44,16 @@ def train_adapter(
     beside the policy. ``checkpoints`` is a folder that outlives this process: what an earlier one left there is gone
     on with, and the caller deletes it when the output is safe.
 
-    The files hold no path and no time: the same arguments give the same bytes in any folder. Raises `StageError` at
+    The files hold no path and no time: the same arguments give the same bytes in any folder. Raises `Diverged` at
     the first step whose loss or gradient is not finite, and as ``train.stop_above_start`` says (the checkpoints of
-    such a run are deleted); `InputError` for settings that no trainer can follow.
+    such a run are deleted; those of one that failed otherwise are not); `StageError` where one example is too much for
+    the memory; `InputError` for settings that no trainer can follow.
     """
     from tasks.training.examples import build_dataset
 
     if info.seed is None or info.data_seed is None:
         raise InputError(f"{info.run}: seed is {info.seed}, data_seed {info.data_seed}; training needs both")
+    train = method.recipe(train)
     graded = checked(pl.read_parquet(rollouts), GRADED, "rollouts")
     selected = method.select(graded)
     known = None if reference is None else pl.read_parquet(reference)
@@ -88,7 +90,7 @@ def _run(trainer: Any, collator: Any, train: TrainSpec, log: Path, checkpoints: 
     try:
         with ending_well(trainer):
             trainer.train(resume_from_checkpoint=trainer.resume())
-    except StageError:  # the same settings would fail again from there
+    except Diverged:  # the same settings would do so again from there; out of memory may have been another's doing
         shutil.rmtree(checkpoints, ignore_errors=True)
         raise
 

@@ -81,7 +81,17 @@ class PairCollator(Noted):
         return batch
 
 
-class RowTrainer(MicroBatches, Resumable, SFTTrainer):
+class Scheduled:
+    """Put before a TRL trainer: its learning rate may follow a schedule that is longer than the training."""
+
+    schedule_steps: int | None = None
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The trainer's own, over `schedule_steps` where they are set."""
+        return super().create_scheduler(self.schedule_steps or num_training_steps, optimizer)  # type: ignore[misc]
+
+
+class RowTrainer(Scheduled, MicroBatches, Resumable, SFTTrainer):
     """`SFTTrainer` that cuts its batches and can be gone on with."""
 
     @staticmethod
@@ -121,7 +131,7 @@ class WeightedSFTTrainer(RowTrainer):
         return terms_BT.sum() / torch.as_tensor(tokens).clamp(min=1)
 
 
-class TokenizedDPOTrainer(MicroBatches, Resumable, DPOTrainer):
+class TokenizedDPOTrainer(Scheduled, MicroBatches, Resumable, DPOTrainer):
     """`DPOTrainer` on pairs that are token ids already (TRL would tokenise the texts again).
 
     Where the pairs carry the reference's log-probabilities, those are used. TRL's own ``precompute_ref_log_probs``

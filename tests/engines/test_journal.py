@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tasks.engines.interface import Completion, Deliver, Request, Sampling, seed
 from tasks.engines.journal import Journal, append_lines, complete, read_lines
 
 ONE = Completion("a\nb \u2028 é", (1, 2, 3), (-0.1, -1e-17, -0.30000000000000004), "stop")
-TWO = Completion("", None, None, "length")
+TWO = Completion("", None, None, "length", reasoning="first\nthis")
 REQUESTS = [Request(str(i), f"q{i}", (i,), i) for i in range(4)]
 
 
@@ -41,10 +42,38 @@ class Parrot:
 
 def test_completions_come_back_as_they_were(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
-    assert journal.found == {}
+    assert "0" not in journal
+    assert journal.read([]) == []
     journal.keep(REQUESTS[0], ONE)
     journal.keep(REQUESTS[1], TWO)
-    assert Journal(tmp_path / "j").found == journal.found == {"0": ONE, "1": TWO}
+    assert journal.read(["1", "0"]) == [TWO, ONE]
+    assert Journal(tmp_path / "j").read(["0", "1"]) == [ONE, TWO]
+    with pytest.raises(KeyError):
+        journal.read(["2"])
+
+
+def test_a_refusal_is_known_to_this_process_and_asked_again_by_the_next(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    refused = Completion("no", None, None, "refused")
+    journal.keep(REQUESTS[0], refused)
+    assert journal.read(["0"]) == [refused]
+    journal.keep(REQUESTS[1], TWO)
+    assert journal.read(["1", "0"]) == [TWO, refused]
+    assert "0" not in Journal(tmp_path / "j")
+
+
+def test_a_journal_holds_places_not_completions(tmp_path: Path) -> None:
+    """Log-probabilities of 200 answers of 5,000 tokens are 32 MB as Python's numbers."""
+    logprobs = tuple(-0.001 * i for i in range(5000))
+    journal = Journal(tmp_path / "j")
+    for i in range(200):
+        journal.keep(Request(str(i), "", None, i), Completion("", None, logprobs, "stop"))
+    tracemalloc.start()
+    again = Journal(tmp_path / "j")
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 200_000
+    assert again.read(["199"])[0].logprobs == logprobs
 
 
 def test_a_torn_line_costs_only_itself(tmp_path: Path) -> None:
@@ -56,9 +85,12 @@ def test_a_torn_line_costs_only_itself(tmp_path: Path) -> None:
     for end in range(line + 1, len(whole)):  # killed after any byte of the second line
         (tmp_path / "j").write_bytes(whole[:end])
         again = Journal(tmp_path / "j")
-        assert again.found == {"0": TWO}
+        assert "1" not in again
+        assert again.read(["0"]) == [TWO]
     again.keep(REQUESTS[2], TWO)  # what is written behind the torn line is whole
-    assert Journal(tmp_path / "j").found == {"0": TWO, "2": TWO}
+    assert again.read(["2"]) == [TWO]
+    assert "1" not in Journal(tmp_path / "j")
+    assert Journal(tmp_path / "j").read(["0", "2"]) == [TWO, TWO]
 
 
 def test_rows_that_are_no_objects_are_no_rows(tmp_path: Path) -> None:
@@ -77,7 +109,7 @@ def test_only_what_is_missing_is_asked_and_a_whole_journal_enters_no_engine(tmp_
     second, journal = Parrot(), Journal(tmp_path / "j")
     complete(second, REQUESTS, Sampling(1), journal, lambda request, _: told.append(request.id))
     assert second.asked == ["2", "3"]
-    assert [journal.found[request.id].text for request in REQUESTS] == ["q0", "q1", "q2", "q3"]
+    assert [one.text for one in journal.read([request.id for request in REQUESTS])] == ["q0", "q1", "q2", "q3"]
     third = Parrot()
     complete(third, REQUESTS, Sampling(1), Journal(tmp_path / "j"), lambda *_: None)
     assert (second.entered, third.entered) == (1, 0)

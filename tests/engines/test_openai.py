@@ -12,9 +12,11 @@ import pytest
 
 from tasks.contracts import InputError, StageError
 from tasks.engines import endpoint as module
+from tasks.engines.choose import probe_endpoint
 from tasks.engines.endpoint import Endpoint
 from tasks.engines.interface import Completion, Request, Sampling
 from tasks.engines.openai import OpenAIEngine, read_completion
+from tasks.specs import RolloutSpec
 from tests.engines.server import Say, Server, chat, echo, serving
 
 KEY = "sk-very-secret-0123456789"
@@ -94,11 +96,11 @@ def test_token_ids_go_to_completions_and_come_back() -> None:
 @pytest.mark.parametrize(
     ("status", "message"),
     [
-        (400, "rollouts.endpoint: "),
         (401, "rollouts.key_env: "),
         (402, "rollouts.key_env: "),
         (403, "rollouts.key_env: "),
         (404, "rollouts.teacher: "),
+        (405, "rollouts.endpoint: "),
         (301, "rollouts.endpoint: "),
     ],
 )
@@ -124,7 +126,8 @@ def test_an_empty_account_is_not_waited_for(server: Server) -> None:
         Say(200, '{"choices": []}'), Say(200, '{"choices": [{"finish_reason": "stop"}]}'),
         Say(200, '{"choices": [{"message": {"content": "x"}, "finish_reason": null}]}'),
         Say(200, '{"choices": [{"message": {"content": "cut short"}, "finish_reason": "stop"}]}', cut=True),
-        Say(hang=1.0),
+        Say(hang=1.0), Say(200, "not gzip", (("Content-Encoding", "gzip"),)),
+        Say(200, '{"error": {"message": "overloaded", "code": 502}}'),
     ],
 )  # fmt: skip
 def test_what_passes_is_tried_again(server: Server, stumble: Say) -> None:
@@ -132,6 +135,77 @@ def test_what_passes_is_tried_again(server: Server, stumble: Say) -> None:
     assert complete(engine(server, timeout=0.3))["r0"].text == "said question 0"
     assert len(server.asked) == 3
     assert server.asked[0] == server.asked[2]
+
+
+def test_what_a_server_says_is_wrong_behind_a_200_is_quoted(server: Server) -> None:
+    server.script = [Say(200, '{"error": {"message": "no credits left"}}')] * 2
+    with pytest.raises(
+        StageError, match=r"in 2 tries; last: HTTP 200 with an error in it \(no credits left\); what was"
+    ):
+        complete(engine(server, retries=1))
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_one_refused_request_does_not_end_the_others(server: Server, status: int) -> None:
+    server.script = [Say(status, '{"error": {"message": "flagged"}}')]
+    found = complete(engine(server), 3)
+    assert found["r0"] == Completion(f"HTTP {status} (flagged)", None, None, "refused")
+    assert [found[name].text for name in ("r1", "r2")] == ["said question 1", "said question 2"]
+    assert len(server.asked) == 3
+    server.script = [Say(status, '{"error": {"message": "unknown field"}}')]
+    message = rf"^rollouts\.endpoint: it answered a plain question with HTTP {status} \(unknown field\); check"
+    with engine(server) as asked, pytest.raises(InputError, match=message):
+        asked.probe()
+
+
+@pytest.mark.parametrize("text", ["\ud83d", "a\ude00b", "whole \U0001f600"])
+def test_what_cannot_be_written_is_cleaned(text: str) -> None:
+    """JSON can spell half of a surrogate pair; no file and no frame takes it."""
+    answer = chat(text)
+    answer["choices"][0]["message"]["reasoning"] = text
+    found = read_completion(answer, logprobs=False)
+    expected = text.replace("\ud83d", "\ufffd").replace("\ude00", "\ufffd")
+    assert found.text == found.reasoning == expected
+    assert found.text.encode()
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_thinking_is_kept_apart(field: str) -> None:
+    answer = chat("4")
+    assert read_completion(answer, logprobs=False).reasoning is None
+    answer["choices"][0]["message"][field] = "two and two"
+    assert read_completion(answer, logprobs=False) == Completion("4", None, None, "stop", "two and two")
+
+
+def test_a_probe_is_not_told_to_wait_for_minutes(server: Server) -> None:
+    server.script = [Say(429, "slow down", (("Retry-After", "600"),))]
+    began = time.monotonic()
+    with engine(server) as asked, pytest.raises(InputError) as error:
+        asked.probe()
+    assert time.monotonic() - began < 5
+    assert "in 1 try; last: HTTP 429 (slow down), and asks to wait 600 s: start again then" in str(error.value)
+
+
+def test_a_probe_has_a_patience_of_its_own(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.engines.openai.PROBE_SECONDS", 1.5)
+    server.script = [Say(hang=3.0)] * 3
+    began = time.monotonic()
+    with engine(server, timeout=600.0) as asked, pytest.raises(InputError, match="nothing came for"):
+        asked.probe()
+    assert time.monotonic() - began < 5
+
+
+def test_an_endpoint_that_answered_is_not_probed_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = RolloutSpec(engine="openai", endpoint=server.url, teacher="m", key_env="MY_KEY")
+    probe_endpoint(spec)
+    probe_endpoint(spec)
+    assert len(server.asked) == 1
+    monkeypatch.setenv("MY_KEY", "another")
+    with pytest.raises(InputError, match=r"^rollouts\.key_env: "):
+        probe_endpoint(spec)
+    with pytest.raises(InputError, match=r"^rollouts\.key_env: "):
+        probe_endpoint(spec)  # a failure is not remembered
+    assert len(server.asked) == 3
 
 
 def test_pauses_grow(server: Server) -> None:
@@ -205,9 +279,9 @@ def test_the_key_shows_nowhere(server: Server, caplog: pytest.LogCaptureFixture,
     [
         (
             None,
-            "rollouts.key_env: the environment variable MY_KEY is not set; export the endpoint's key under",
+            "rollouts.key_env: the environment variable that it names is not set; export the endpoint's key under",
         ),
-        ("  ", "rollouts.key_env: the environment variable MY_KEY is not set"),
+        ("  ", "rollouts.key_env: the environment variable that it names is not set"),
         ("schlüssel", "rollouts.key_env: the value of MY_KEY has characters that no key has; export it again"),
         ("two words", "rollouts.key_env: the value of MY_KEY has characters that no key has"),
     ],

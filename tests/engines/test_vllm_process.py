@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from tasks.contracts import InputError, StageError
-from tasks.engines import vllm_process
+from tasks.engines import vllm_installation
 from tasks.engines.vllm import CPU_HEADS, check_cpu, check_head
-from tasks.engines.vllm_process import VARIABLE, VllmProcess, interpreter, last_line
+from tasks.engines.vllm_installation import VARIABLE, interpreter
+from tasks.engines.vllm_process import VllmProcess, last_line
 
 SETTINGS = {"model": "nowhere", "adapters": {}, "gpu": False, "precision": "auto"}
 
@@ -27,8 +28,8 @@ def program(path: Path, text: str) -> str:
 def test_the_interpreter_is_the_variables_then_that_of_the_folder_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vllm_process, "find_spec", lambda _: None)
-    monkeypatch.setattr(vllm_process, "FOLDER", "no-such-environment")
+    monkeypatch.setattr(vllm_installation, "find_spec", lambda _: None)
+    monkeypatch.setattr(vllm_installation, "FOLDER", "no-such-environment")
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"no interpreter with vLLM; .* COLINEAR_VLLM_PYTHON .*make setup-vllm"):
@@ -44,7 +45,7 @@ def test_the_interpreter_is_the_variables_then_that_of_the_folder_here(
         interpreter()
 
 
-@pytest.mark.skipif(vllm_process.find_spec("vllm") is not None, reason="this interpreter has vLLM")
+@pytest.mark.skipif(vllm_installation.find_spec("vllm") is not None, reason="this interpreter has vLLM")
 def test_an_interpreter_without_vllm_is_named(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the file vllm.py beside the worker does not pass for the package."""
     monkeypatch.setenv(VARIABLE, sys.executable)
@@ -68,6 +69,18 @@ def test_silence_ends_it_and_its_children(state: Path, tmp_path: Path, monkeypat
     monkeypatch.setenv(VARIABLE, program(tmp_path / "python", f"sleep 100 & echo $! > {tmp_path}/child; sleep 100"))
     process = VllmProcess(SETTINGS, patience=1.0)
     with pytest.raises(StageError, match="vLLM said nothing for 1 s and was ended"):
+        process.receive()
+    assert gone(int((tmp_path / "child").read_text()))
+
+
+def test_a_worker_that_was_killed_alone_leaves_no_child(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        VARIABLE, program(tmp_path / "python", f"read line; sleep 100 >&- & echo $! > {tmp_path}/child; kill -9 $$")
+    )
+    process = VllmProcess(SETTINGS, patience=30)
+    with pytest.raises(StageError, match=r"died \(signal SIGKILL\)"):
         process.receive()
     assert gone(int((tmp_path / "child").read_text()))
 

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.contracts import InputError
 from tasks.engines.interface import Completion, Engine, Request, Sampling
-from tasks.engines.vllm_process import interpreter
+from tasks.engines.vllm_installation import interpreter
 
 CONTEXT = 128
 FIRST_WORD = 5

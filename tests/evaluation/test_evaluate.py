@@ -217,7 +217,7 @@ def test_a_missing_answer_is_refused_before_the_partial_ones_are_forgotten(
     file = tmp_path / "base" / "0-1.jsonl"
     whole = file.read_text()
     file.write_text(whole.rpartition("\n")[0])
-    write = writer(tmp_path / "base", problems, SPEC.samples, 0, [{"heldout": 1}, {"heldout": 2, "other": 0}])
+    write = writer(tmp_path / "base", problems, SPEC, 0, [{"heldout": 1}, {"heldout": 2, "other": 0}])
     with pytest.raises(StageError, match=r"20 answers are there, not the 21 that were asked for; run the study again"):
         write(tmp_path, no_progress)
     assert not (tmp_path / "items.parquet").exists()

@@ -22,15 +22,15 @@ class Lab:
 
     home: Path
 
-    def start(self, *words: str, out: str) -> subprocess.Popen[str]:
-        """``colinear study WORDS --out OUT`` as a process of its own group."""
+    def start(self, *words: str, out: str, command: str = "study") -> subprocess.Popen[str]:
+        """``colinear COMMAND WORDS --out OUT`` as a process of its own group."""
         temporary = self.home.parent / "tmp"
         temporary.mkdir(exist_ok=True)
         environment = {**os.environ, "COLINEAR_HOME": str(self.home), "TMPDIR": str(temporary)}
         for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "COLINEAR_SLOTS"):
             environment.pop(name, None)
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", "study", *words, "--out", str(self.home.parent / out)],
+            [sys.executable, "-m", "flows.cli", command, *words, "--out", str(self.home.parent / out)],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,
@@ -39,10 +39,10 @@ class Lab:
             start_new_session=True,
         )
 
-    def run(self, *words: str, out: str, timeout: float = 600) -> Study:
+    def run(self, *words: str, out: str, timeout: float = 600, command: str = "study") -> Study:
         """The same, to its end."""
         began = time.monotonic()
-        process = self.start(*words, out=out)
+        process = self.start(*words, out=out, command=command)
         stdout, stderr = process.communicate(timeout=timeout)
         seconds = time.monotonic() - began
         return Study(self.home.parent / out, process.returncode, stdout, stderr, seconds)

@@ -28,7 +28,7 @@ class Case:
 
 OWN = "--rollouts {rollouts} --set model.base={base}"
 CASES = [
-    Case("unknown preset", "nope", "preset 'nope': unknown; known: tiny, smoke, own; `colinear presets` lists them"),
+    Case("unknown preset", "nope", "preset 'nope': unknown; known: tiny, smoke, own, paper, paper-fixed; `colinear "),
     Case("unknown key", "--set train.lrr=1", "--set train.lrr: unknown setting 'lrr'; did you mean 'lr'?"),
     Case("bad value", "smoke --set train.lr=fast", "train.lr: Input should be a valid number, "),
     Case("missing study file", "none.toml", "none.toml: no such file"),
@@ -144,12 +144,15 @@ def test_bad_input_is_refused_in_one_line(case: Case, answers: Answers, material
 
 def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     from flows.cli import main
-    from tasks.presets import PRESETS, summary
+    from tasks import presets, sweep_presets
 
     assert main(["presets"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in printed] == list(PRESETS)
-    assert all(summary(name) in line for name, line in zip(PRESETS, printed, strict=True))
+    known = {
+        **{name: presets.summary(name) for name in presets.PRESETS},
+        **{name: f"{sweep_presets.summary(name)} (colinear sweep)" for name in sweep_presets.SWEEPS},
+    }
+    assert printed == [f"{name:11} {summary}" for name, summary in known.items()]
 
 
 @pytest.mark.parametrize("words", [(), ("study", "a", "b"), ("nope",), ("study", "--nope")])

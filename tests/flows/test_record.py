@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from flows.record import Recorder, judged_by, unparsed_golds
@@ -53,3 +57,21 @@ def test_golds_are_the_bases_and_what_did_not_fit_is_said_once_for_all_that_are_
         "1 problem did not fit the context with prompt and answer: left out for sft and 1 more.",
         "4 problems did not fit the context with prompt and answer: left out for base-instructed.",
     ]
+
+
+def test_a_stage_that_several_tasks_used_is_noted_once_as_it_was_computed(
+    tiny: StudySpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hit = replace(result("reference", "reference log-probabilities"), seconds=0.0, hit=True, cached_seconds=3.0)
+    computed = replace(hit, seconds=3.0, hit=False)
+    other = replace(hit, ref=replace(hit.ref, run_id="another"))
+    trained = [replace(result("train", "train dpo"), used=(used,)) for used in (hit, computed, hit, other)]
+    record = Recorder(tiny, None)
+    monkeypatch.setattr("flows.record.wait", lambda futures: None)
+    futures: list[Any] = [Future() for _ in trained]
+    for future, one in zip(futures, trained, strict=True):
+        future.set_result(one)
+    assert record.stages(futures) == trained
+    assert record.results == [*trained, computed, other]
+    record.stages(futures[:1])
+    assert record.results == [*trained, computed, other, trained[0]]

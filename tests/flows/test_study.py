@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import signal
 import time
@@ -220,6 +221,30 @@ def test_functions_compare_the_base_and_every_run(first: Study) -> None:
     cka = pl.read_parquet(first.folder / "cka.parquet").filter(pl.col("estimator") == "debiased")
     assert cka["layer"].unique().sort().to_list() == [0, 1, 2]
     assert cka.filter(pl.col("value").is_null())["reason"].null_count() == 0
+
+
+def test_methods_beyond_the_six_on_the_same_rollouts(lab: Lab, first: Study) -> None:
+    """The same base, rollouts and SFT adapter from the cache; the page of a study with other methods only."""
+    names = ["sft", "ipo", "simpo", "kto", "asft", "online_grpo"]
+    study = lab.run(
+        "smoke", "--set", f"methods={','.join(names)}", "--set", "twins=", "--set", "paths.n=0",
+        "--set", "functions.n=0", out="more",
+    )  # fmt: skip
+    assert study.code == 0, study.stderr
+    assert {"grade", "train sft seed=0 lr=1e-3"} <= study.names(hit=True)
+    checks = {check["name"]: check for check in study.record["checks"]}
+    assert all(check["ok"] for check in checks.values())
+    assert checks["shared LoRA initialisation"]["detail"].startswith("6 adapters, 1 seed(s): lora_A bit-identical")
+    assert checks["shared token stream"]["detail"] == "3 row methods: one order of rollouts"  # sft, kto, asft
+    cosine = pl.read_parquet(study.folder / "pair_metrics.parquet").filter(
+        pl.col("module") == "*", pl.col("layer").is_null(), pl.col("projection").is_null(), metric="cosine"
+    )
+    found = {frozenset((row["run_a"], row["run_b"])): row["value"] for row in cosine.iter_rows(named=True)}
+    assert found.keys() == {frozenset(pair) for pair in combinations(names, 2)}
+    assert found[frozenset(("sft", "asft"))] > 0.4  # seen: .63, and .03 for the on-policy one (the paper: .025)
+    assert abs(found[frozenset(("sft", "online_grpo"))]) < 0.3
+    claims = {claim["id"]: claim for claim in json.loads((study.folder / "claims.json").read_text())}
+    assert claims["online-cosine"]["measured"] == found[frozenset(("sft", "online_grpo"))]
 
 
 def test_kill_9_in_the_middle_repeats_no_finished_stage_and_leaves_no_process(lab: Lab, first: Study) -> None:

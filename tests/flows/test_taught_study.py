@@ -111,7 +111,7 @@ def test_a_study_that_was_killed_asks_its_endpoint_only_for_what_is_missing(
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     time.sleep(1.0)  # what was under way is answered to nobody
-    (journal,) = (tmp_path / "home" / "partial").glob("*.jsonl")
+    (journal,) = (tmp_path / "home" / "journals").glob("*.jsonl")
     kept = [json.loads(line)["id"] for line in journal.read_text().splitlines() if line]
     assert len(kept) >= 6
     before = len(endpoint.asked)
@@ -121,7 +121,8 @@ def test_a_study_that_was_killed_asks_its_endpoint_only_for_what_is_missing(
     assert study.code == 0, study.stderr
     later = [body for body in endpoint.asked[before:] if body["max_tokens"] > 1]  # less the probes
     assert len(later) == 2 * 18 - len(kept)
-    assert not journal.exists()
+    assert journal.exists()  # what was paid for is kept
+    assert len([body for body in endpoint.asked[before:] if body["max_tokens"] == 1]) == 1  # one probe a process
     rollouts = study.record["rollouts"]
     assert (rollouts["rows"], rollouts["prompts"]) == (36, 18)
     assert 0 < rollouts["correct"] < 36
@@ -133,6 +134,12 @@ def test_a_study_that_was_killed_asks_its_endpoint_only_for_what_is_missing(
     again = lab.run(*given, out="again")
     assert (again.code, len(endpoint.asked)) == (0, asked)
     assert "completions K=2" in again.names(hit=True)
+
+    # another K: only what is new is asked for
+    endpoint.key = KEY
+    more = lab.run(*given, "--set", "rollouts.k=3", out="more")
+    assert more.code == 0, more.stderr
+    assert len([body for body in endpoint.asked[asked:] if body["max_tokens"] > 1]) == 18
 
     assert KEY.encode() not in everything(tmp_path)
     assert KEY not in study.stdout + study.stderr + again.stdout + again.stderr

@@ -8,11 +8,12 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from tasks.methods import METHOD_NAMES, METHOD_TITLES, Dpo, Method, Methods, RowMethod
+from tasks.methods import METHOD_NAMES, METHOD_TITLES, THE_SIX, Method, Methods, RowMethod
 
 
 def test_the_six_methods_with_the_papers_defaults() -> None:
-    assert METHOD_NAMES == ("sft", "rft", "dft", "rift", "offline_grpo", "dpo")
+    assert METHOD_NAMES[:6] == THE_SIX == ("sft", "rft", "dft", "rift", "offline_grpo", "dpo")
+    assert METHOD_NAMES[6:] == ("ipo", "simpo", "kto", "asft", "online_grpo")
     assert METHOD_TITLES["offline_grpo"] == "Offline GRPO"
     methods = Methods()
     assert (methods.rift.form, methods.rift.correct_weight, methods.rift.wrong_weight) == ("linear", 1.0, -0.2)
@@ -26,8 +27,9 @@ def test_the_six_methods_with_the_papers_defaults() -> None:
 def test_sections_are_frozen_and_refuse_unknown_keys(name: str) -> None:
     method = getattr(Methods(), name)
     assert isinstance(method, Method)
-    assert method.kind == ("pairs" if isinstance(method, Dpo) else "rows")
-    assert isinstance(method, RowMethod) == (name != "dpo")
+    others = {**dict.fromkeys(("dpo", "ipo", "simpo"), "pairs"), "kto": "unpaired", "online_grpo": "prompts"}
+    assert method.kind == others.get(name, "rows")
+    assert isinstance(method, RowMethod) == (name not in others)
     with pytest.raises(ValidationError, match="frozen"):
         setattr(method, "lr_ratio", 2.0)  # noqa: B010 - written out, mypy refuses it before pydantic does
     with pytest.raises(ValidationError, match="Extra inputs"):

@@ -236,7 +236,7 @@ def test_the_record_is_json_in_the_claims_unit(study: StudyTables, results: dict
     )
     gone = rows["online-cosine"]
     assert (gone["measured"], gone["interval"], gone["verdict"]) == (None, None, NOT_MEASURED)
-    assert gone["detail"] == "no run of grpo"
+    assert gone["detail"] == "no run of online_grpo"
 
 
 def test_the_sentence_counts_every_verdict_once(results: dict[str, ClaimResult]) -> None:

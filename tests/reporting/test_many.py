@@ -16,7 +16,7 @@ from tasks.contracts import InputError, RunInfo
 from tasks.reporting.many.document import many_page
 from tasks.reporting.many.frames import runs_frame, scores_frame
 from tasks.reporting.many.joined import Many, join
-from tasks.reporting.many.pair_frames import across_frame, pairs_frame
+from tasks.reporting.many.pair_frames import across_frame, differences, pairs_frame
 from tasks.reporting.many.rate_tables import growth, rate_steps
 from tasks.reporting.many.rows import between, by_method, floors, once
 from tasks.reporting.many.spread import cell, spread, told
@@ -142,6 +142,24 @@ def test_other_settings_keep_trainings_of_that_method_apart(seeds: tuple[Path, P
     ]
 
 
+def test_other_rollouts_are_another_condition(rates: tuple[Path, Path], tmp_path: Path) -> None:
+    """Of the two studies at the higher rate only the one on the same rollouts is compared with the lower one."""
+    resampled = made("resampled", runs_of(), norms={**NORMS[1], "sft": 4.8}, settings={"rollouts.seed": 1})
+    many = read(*rates, write(tmp_path / "resampled", resampled))
+    steps = rate_steps(many, runs_frame(many), across_frame(many))
+    assert [row["growth"] for row in steps["sft", 1e-4, 1e-3, 0]] == [pytest.approx(2.0 / 0.5)]
+    assert [key for key in steps if key[0] == "sft"] == [("sft", 1e-4, 1e-3, 0)]
+    first, other = many.trainings[0, "sft"], many.trainings[2, "sft"]
+    assert differences(first, other, many) == ["rollouts.seed"]
+
+
+def test_how_the_work_was_done_is_no_condition(seeds: tuple[Path, Path], tmp_path: Path) -> None:
+    execution = {"rollouts.concurrency": 4, "train.packing": "on", "train.checkpoint_steps": 7}
+    other = made("elsewhere", runs_of(1), norms=NORMS[1], settings={"seed": 1, **execution})
+    many = read(seeds[0], write(tmp_path / "elsewhere", other))
+    assert all(not many.differing(method) for method in many.methods)
+
+
 def test_a_setting_that_an_older_study_does_not_know_is_said_and_not_compared(
     seeds: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -254,7 +272,7 @@ def test_dpo_matched_and_unmatched_stand_side_by_side(rates: tuple[Path, Path]) 
 def test_no_matched_dpo_is_said_with_the_way_to_it(seeds: tuple[Path, Path]) -> None:
     sentences = many_page(read(*seeds)).document.findings.sentences
     (dpo,) = (text for text in sentences if text.startswith("DPO"))
-    assert dpo.endswith("DPO at SFT's learning rate is in none of these studies: --set dpo.lr_ratio=1 trains it.")
+    assert dpo.endswith("DPO at SFT's learning rate is in none of these studies: --set matched=dpo trains it.")
 
 
 def test_half_way_between_twins(seeds: tuple[Path, Path]) -> None:

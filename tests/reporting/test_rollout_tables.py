@@ -46,8 +46,14 @@ def test_examples_are_one_right_and_one_wrong_answer_of_mixed_groups(study: Stud
 
 
 def test_without_mixed_groups_the_first_problems_are_shown() -> None:
-    record = rollout_record(graded(*((name, 1, 1.0) for name in "abcde")))
-    assert [one["completion"] for one in record["examples"]] == ["a0", "b1", "c2"]
+    """First by id, whatever the order of the rows."""
+    record = rollout_record(graded(*((name, 1, 1.0) for name in "zycab")))
+    assert [one["completion"] for one in record["examples"]] == ["a3", "b4", "c2"]
+
+
+def test_of_many_mixed_groups_the_first_by_id_are_shown() -> None:
+    record = rollout_record(graded(*((name, 1, reward) for name in "zyxba" for reward in (0.0, 1.0))))
+    assert [one["completion"] for one in record["examples"]] == ["a9", "a8", "b7", "b6", "x5", "x4"]
 
 
 def test_a_study_of_before_has_counts_alone(study: StudyTables) -> None:

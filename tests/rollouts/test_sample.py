@@ -13,17 +13,26 @@ import pytest
 import torch
 
 from tasks.contracts import COMPLETIONS, PROBLEMS, ROLLOUTS, InputError
-from tasks.engines.interface import seed_of
+from tasks.devices import Slot
+from tasks.engines.interface import Completion, seed_of
 from tasks.engines.journal import read_lines
+from tasks.grading import grade
 from tasks.models.load import load_model, load_tokenizer
 from tasks.models.prompts import completion_ids, prompt_ids
 from tasks.problems.synthetic import instruct
 from tasks.rollouts.files import heldout_split
 from tasks.rollouts.own import taught_rollouts
-from tasks.rollouts.prompts import chosen_prompts, split_prompts
-from tasks.rollouts.sample import sample_completions, sample_world
-from tasks.rollouts.teacher import check_teacher, tokenizer_digest
+from tasks.rollouts.prompts import chosen_prompts, prompts_key, split_prompts
+from tasks.rollouts.sample import (
+    joined,
+    sample_completions,
+    sample_world,
+    without_truncated_world,
+    world_rollouts_key,
+)
+from tasks.rollouts.teacher import check_teacher, journal_file, tokenizer_digest
 from tasks.specs import RolloutSpec
+from tests.engines.server import Say, Server, chat, echo, serving
 
 SPEC = RolloutSpec(problems="-", teacher="-", k=3, max_new_tokens=12, temperature=0.8, seed=5)
 NAMES = ("a", "b", "long")
@@ -57,7 +66,8 @@ def test_each_problem_is_asked_k_times_with_seeds_of_its_own(base_model: Path, t
     assert found["completion"].n_unique() == 6
     cut = found.filter(finish_reason="length").height
     assert summary == {
-        "rows": 6, "problems": 2, "too_long_for_teacher": 1, "truncated": cut, "with_ids": 6, "with_logprobs": 6
+        "rows": 6, "problems": 2, "too_long_for_teacher": 1, "truncated": cut, "with_ids": 6, "with_logprobs": 6,
+        "refused": 0, "refused_problems": "", "with_reasoning": 0, "reasoning": "drop",
     }  # fmt: skip
     model, tokenizer = load_model(base_model), load_tokenizer(base_model)
     for row in found.iter_rows(named=True):
@@ -176,6 +186,154 @@ def test_the_embedded_world_asks_in_the_teachers_style_and_keeps_the_plain_promp
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([monkey])).logits[0, -1].double()
     assert found["logprobs"][0][0] == pytest.approx(float(torch.log_softmax(logits, -1)[first]), abs=1e-4)
+
+
+# --- an endpoint ------------------------------------------------------------------------------------------------------
+
+MANY = 40
+
+
+def asked_of(server: Server, tmp_path: Path, n: int = MANY, **settings: Any) -> tuple[dict[str, Any], pl.DataFrame]:
+    """The completions of n problems' ``k`` requests to a server."""
+    rows = [(f"p{i}", "s", f"question {i}", "4", None) for i in range(n)]
+    pl.DataFrame(rows, schema=PROBLEMS, orient="row").write_parquet(tmp_path / "problems.parquet")
+    spec = RolloutSpec(engine="openai", endpoint=server.url, teacher="m", key_env=None, problems="-", **settings)
+    summary = sample_completions(
+        problems=tmp_path / "problems.parquet", teacher=None, spec=spec, journal=journal_file(spec, None), out=tmp_path
+    )
+    return summary, pl.read_parquet(tmp_path / "completions.parquet")
+
+
+@pytest.mark.usefixtures("state")
+def test_refused_requests_are_left_out_and_named(tmp_path: Path) -> None:
+    with serving(echo) as server:
+        server.script = [Say(400, '{"error": {"message": "flagged"}}')] * 2
+        summary, found = asked_of(server, tmp_path, k=1, concurrency=1)
+        assert (summary["refused"], summary["refused_problems"], summary["rows"]) == (2, "p0, p1", MANY - 2)
+        assert found["problem_id"].to_list() == [f"p{i}" for i in range(2, MANY)]
+        asked = len(server.asked)
+        again, _ = asked_of(server, tmp_path, k=1)  # they may be answered now; the others are not asked again
+        assert (again["refused"], again["rows"], len(server.asked)) == (0, MANY, asked + 2)
+
+
+@pytest.mark.usefixtures("state")
+def test_too_many_refusals_end_it_at_once(tmp_path: Path) -> None:
+    with serving(echo) as server:
+        server.script = [Say(422, '{"error": {"message": "no such field"}}')] * MANY
+        with pytest.raises(InputError) as error:
+            asked_of(server, tmp_path, k=1, concurrency=1)
+        assert str(error.value) == (
+            "rollouts.problems: the endpoint refused 3 of 40 requests, the first, of problem p0, with HTTP 422 "
+            "(no such field); leave such problems out, or check rollouts.extra and the sampling settings"
+        )
+        assert len(server.asked) < 6
+
+
+@pytest.mark.usefixtures("state")
+def test_more_completions_and_other_problems_cost_only_what_is_new(tmp_path: Path) -> None:
+    with serving(echo) as server:
+        _, first = asked_of(server, tmp_path, 3, k=2)
+        assert len(server.asked) == 6
+        _, more = asked_of(server, tmp_path, 5, k=4)
+        assert len(server.asked) == 20
+        assert more.join(first, on=["problem_id", "rollout_id"], how="semi").equals(first)
+        asked_of(server, tmp_path, 5, k=3, reasoning="join", prompts=7)
+        assert len(server.asked) == 20
+        asked_of(server, tmp_path, 1, k=1, temperature=0.5)  # another distribution
+        assert len(server.asked) == 21
+
+
+@pytest.mark.usefixtures("state")
+def test_one_id_of_two_questions_is_two_requests(tmp_path: Path) -> None:
+    with serving(echo) as server:
+        spec = RolloutSpec(engine="openai", endpoint=server.url, teacher="m", key_env=None, problems="-", k=1)
+        for question in ("1+1?", "2+2?"):
+            sample_completions(
+                problems=problems(tmp_path, question), teacher=None, spec=spec, journal=tmp_path / "j", out=tmp_path
+            )
+            found = pl.read_parquet(tmp_path / "completions.parquet")["completion"].to_list()
+            assert found == [f"said {question}"]
+
+
+def thinking(body: dict[str, Any]) -> dict[str, Any]:
+    answer = chat("It is 4.")
+    answer["choices"][0]["message"]["reasoning_content"] = "2 and 2\n"
+    return answer
+
+
+@pytest.mark.usefixtures("state")
+def test_reasoning_is_dropped_and_counted_or_joined_at_no_further_cost(tmp_path: Path) -> None:
+    with serving(thinking) as server:
+        summary, found = asked_of(server, tmp_path, 2, k=1)
+        assert found["completion"].to_list() == ["It is 4."] * 2
+        assert (summary["with_reasoning"], summary["reasoning"]) == (2, "drop")
+        summary, found = asked_of(server, tmp_path, 2, k=1, reasoning="join")
+        assert found["completion"].to_list() == ["<think>\n2 and 2\n</think>\n\nIt is 4."] * 2
+        assert (summary["with_reasoning"], summary["reasoning"]) == (2, "join")
+        assert len(server.asked) == 2
+
+
+def test_thinking_that_was_cut_is_not_closed() -> None:
+    assert joined(Completion("", None, None, "length", "so")) == "<think>\nso"
+    assert joined(Completion("x", None, None, "length", "so")) == "<think>\nso\n</think>\n\nx"
+    assert joined(Completion("x", None, None, "stop")) == "x"
+
+
+@pytest.mark.usefixtures("state")
+def test_logprobs_are_asked_for_only_with_tokens(base_model: Path, tmp_path: Path) -> None:
+    def answer(body: dict[str, Any]) -> dict[str, Any]:
+        return {"choices": [{"text": "4", "finish_reason": "stop", "token_ids": [1],
+                             "logprobs": {"token_logprobs": [-0.5]}}]}  # fmt: skip
+
+    with serving(echo) as server:
+        asked_of(server, tmp_path, 2, k=1)
+        assert not [body for body in server.asked if "logprobs" in body]
+    with serving(answer) as server:
+        _, found = asked_of(server, tmp_path, 2, k=1, teacher_tokenizer=str(base_model))
+        assert [body["logprobs"] for body in server.asked] == [0, 0]
+        assert found["logprobs"].to_list() == [[-0.5], [-0.5]]
+
+
+# --- what decides a stage ---------------------------------------------------------------------------------------------
+
+
+def test_the_worlds_rollouts_know_their_device_and_engine_and_not_what_becomes_of_cut_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def digest(**settings: Any) -> str:
+        return world_rollouts_key(RolloutSpec(**settings), "w", "p").digest
+
+    first = digest()
+    assert digest(truncated="drop") == first
+    monkeypatch.setattr("tasks.rollouts.sample.slots", lambda: [Slot("gpu", "0", 1)])
+    assert digest() != first
+    monkeypatch.setattr("tasks.rollouts.sample.engine_identity", lambda engine: f"{engine} 0.30.0")
+    old = digest(engine="vllm")
+    monkeypatch.setattr("tasks.rollouts.sample.engine_identity", lambda engine: f"{engine} 0.31.0")
+    assert digest(engine="vllm") != old
+
+
+def test_the_worlds_cut_rollouts_are_left_out_of_what_was_sampled(base_model: Path, tmp_path: Path) -> None:
+    spec = RolloutSpec(k=8, max_new_tokens=20)
+    file = problems(tmp_path, "1+1?", split="rollouts")
+    sample_world(teacher=base_model, student=base_model, problems=file, spec=spec, journal=tmp_path / "j", out=tmp_path)
+    whole = pl.read_parquet(tmp_path / "rollouts.parquet")
+    if whole["finish_reason"].n_unique() == 1:
+        whole = whole.with_columns(finish_reason=pl.Series(["stop", "length"] * 4))
+        whole.write_parquet(tmp_path / "rollouts.parquet")
+    (tmp_path / "rest").mkdir()
+    summary = without_truncated_world(rollouts=tmp_path / "rollouts.parquet", out=tmp_path / "rest")
+    rest = pl.read_parquet(tmp_path / "rest" / "rollouts.parquet")
+    assert rest.equals(whole.filter(finish_reason="stop"))
+    assert summary["dropped_truncated"] == 8 - rest.height > 0
+
+
+def test_prompts_are_of_the_grader_that_read_their_golds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    chosen = pl.read_parquet(problems(tmp_path, "1+1?"))
+    before = prompts_key(chosen, 0.0).digest
+    assert prompts_key(chosen, 0.0).digest == before
+    monkeypatch.setattr(grade, "GRADER", "another", raising=False)
+    assert prompts_key(chosen, 0.0).digest != before
 
 
 # --- which problems ---------------------------------------------------------------------------------------------------

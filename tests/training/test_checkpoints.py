@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import Trainer
 
 from tasks import devices
 from tasks.contracts import RunInfo, StageError
@@ -18,11 +21,14 @@ from tasks.devices import WorkerDied, run_pinned
 from tasks.digests import build_manifest
 from tasks.methods import Method
 from tasks.methods.dpo import Dpo
+from tasks.methods.kto import Kto
 from tasks.methods.offline_grpo import OfflineGrpo
+from tasks.methods.online_grpo import OnlineGrpo
 from tasks.methods.rift import Rift
 from tasks.methods.sft import Sft
 from tasks.specs import TrainSpec
 from tasks.training.checkpoints import KEPT, LOG_COPY, STATE, Progressed, newest, seal
+from tasks.training.log import Diverged
 from tasks.training.train import train_adapter
 from tests.training.world import LORA, World
 
@@ -122,6 +128,8 @@ CASES = {
     "sft": (Sft(), TRAIN.model_copy(update={"micro_batch_size": 4})),
     "grpo": (OfflineGrpo(clip=0.2), TRAIN.model_copy(update={"packing": "on", "micro_batch_tokens": 50})),
     "dpo": (Dpo(), TRAIN.model_copy(update={"gradient_checkpointing": "on"})),
+    "kto": (Kto(), TRAIN),
+    "online": (OnlineGrpo(samples=4, max_new_tokens=6), TRAIN),
 }
 
 
@@ -165,6 +173,35 @@ def test_sigterm_leaves_a_checkpoint_of_the_step_under_way(world: World, tmp_pat
     assert len(found[1].rows) == 8 * found[1].step
 
 
+@pytest.mark.usefixtures("state")
+def test_a_stopped_study_leaves_a_checkpoint_of_the_step_under_way(world: World, tmp_path: Path) -> None:
+    """Ctrl-C in the driver comes down to `devices.stop`: a training writes down how far it is before it ends."""
+    checkpoints, log = tmp_path / "checkpoints", tmp_path / "worker.log"
+    train = TRAIN.model_copy(update={"checkpoint_steps": 1000, "steps": 2000})
+    third_step, failures = threading.Event(), []
+
+    def work() -> None:
+        given = arguments(world, Sft(), train, tmp_path / "stopped", checkpoints)
+        try:
+            run_pinned(train_adapter, given, log=log, progress=lambda done, *_: third_step.set() if done > 2 else None)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert third_step.wait(60)
+    try:
+        devices.stop()
+        thread.join(60)
+    finally:
+        devices.allow()
+    assert [type(error) for error in failures] == [devices.Stopped]
+    found = newest(checkpoints)
+    assert found is not None
+    assert 3 <= found[1].step < 1000
+    assert len(found[1].rows) == 8 * found[1].step
+
+
 def test_a_damaged_checkpoint_costs_steps_and_no_correctness(world: World, tmp_path: Path) -> None:
     """The older one is gone on from; the bytes are those of a run without checkpoints."""
     checkpoints = tmp_path / "checkpoints"
@@ -204,6 +241,27 @@ def test_a_training_that_diverges_leaves_no_checkpoint(world: World, tmp_path: P
     explosive = RunInfo("sft", "sft", seed=3, data_seed=7, lr=1e30)
     train = TrainSpec(steps=5, batch_size=8, scheduler="constant", warmup=0.0, checkpoint_steps=1)
     given = arguments(world, Sft(), train, tmp_path / "out", checkpoints)
-    with pytest.raises(StageError, match=r"^training diverged: loss is nan at step 2"):
+    with pytest.raises(Diverged, match=r"^training diverged: loss is nan at step 2"):
         train_adapter(**{**given, "info": explosive})
     assert not checkpoints.exists()
+
+
+def test_a_training_that_ran_out_of_memory_keeps_its_checkpoints(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been another process on the GPU: the next try goes on from the newest."""
+    checkpoints = tmp_path / "checkpoints"
+    plain, passes = Trainer.training_step, []
+
+    def training_step(self: Any, *given: Any) -> Any:
+        passes.append(1)
+        if len(passes) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return plain(self, *given)
+
+    monkeypatch.setattr(Trainer, "training_step", training_step)
+    with pytest.raises(StageError, match=r"^out of memory at step 6 with a single example"):
+        train_adapter(**arguments(world, Sft(), TRAIN, tmp_path / "out", checkpoints))
+    found = newest(checkpoints)
+    assert found is not None
+    assert found[1].step == 4

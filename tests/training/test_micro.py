@@ -13,10 +13,13 @@ from trl import SFTConfig, SFTTrainer
 
 from tasks.contracts import RunInfo, StageError
 from tasks.methods import Method
+from tasks.methods.asft import Asft
 from tasks.methods.dpo import Dpo
+from tasks.methods.kto import Kto
 from tasks.methods.offline_grpo import OfflineGrpo
 from tasks.methods.rift import Rift
 from tasks.methods.sft import Sft
+from tasks.methods.simpo import Simpo
 from tasks.specs import TrainSpec
 from tasks.training import build
 from tasks.training.examples import build_dataset
@@ -59,22 +62,26 @@ def test_split_pairs_counts_both_sides() -> None:
     assert split(PAIRS, Limits(3, 32)) == [[0], [1, 2]]  # 2 x 9; 4 x 8
 
 
-def train(world: World, out: Path, method: Method, **settings: Any) -> tuple[list[float], Any, dict[str, Any]]:
-    """Losses, adapter and summary of four steps of eight."""
+Found = tuple[dict[tuple[int, str], float], Any, dict[str, Any]]
+
+
+def train(world: World, out: Path, method: Method, **settings: Any) -> Found:
+    """Every metric of every step, adapter and summary of four steps of eight."""
     spec = TrainSpec.model_validate({"lr": 1e-2, "steps": 4, "batch_size": 8, **settings})
     summary = world.train(out, method, RUN, spec)
-    log = pl.read_parquet(out / "training.parquet").filter(metric="loss")
-    return log["value"].to_list(), read_adapter(out), summary
+    log = pl.read_parquet(out / "training.parquet").select("step", "metric", "value")
+    return {(step, metric): value for step, metric, value in log.iter_rows()}, read_adapter(out), summary
 
 
-def assert_close(left: Any, right: Any) -> None:
-    """Equal but for the order of float32 sums."""
-    assert left[0] == pytest.approx(right[0], rel=1e-5)
+def assert_close(left: Found, right: Found) -> None:
+    """Equal but for the order of float32 sums, in every metric that is logged."""
+    assert {metric for _, metric in left[0]} >= {"loss", "grad_norm", "entropy", "num_tokens"}
+    assert left[0] == pytest.approx(right[0], rel=1e-5, abs=1e-5)
     for name, value in right[1].items():
         assert float((left[1][name] - value).norm() / value.norm()) < 1e-4, name
 
 
-METHODS = [Rift(), OfflineGrpo(scale="std", clip=0.2), Sft(), Dpo()]
+METHODS = [Rift(), OfflineGrpo(scale="std", clip=0.2), Sft(), Dpo(), Simpo(), Kto(), Asft(anchor=5.0)]
 
 
 @pytest.mark.parametrize("packing", ["off", "on"])
@@ -111,7 +118,7 @@ def test_cutting_a_batch_is_trls_accumulation_bit_for_bit(world: World, tmp_path
         data_collator=RowCollator(tokenizer.pad_token_id, weighted=False),
     )
     trls.train()
-    assert [entry["loss"] for entry in trls.state.log_history[:-1]] == ours[0]
+    assert [entry["loss"] for entry in trls.state.log_history[:-1]] == [ours[0][step, "loss"] for step in (1, 2, 3, 4)]
     trls.model.save_pretrained(tmp_path / "trls" / "adapter")
     theirs = read_adapter(tmp_path / "trls")
     assert all(torch.equal(theirs[name], value) for name, value in ours[1].items())

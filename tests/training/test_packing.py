@@ -14,8 +14,10 @@ from trl.trainer.utils import add_fused_lm_head
 
 from tasks.contracts import InputError, RunInfo
 from tasks.methods import Method
+from tasks.methods.asft import Asft
 from tasks.methods.dft import Dft
 from tasks.methods.dpo import Dpo
+from tasks.methods.kto import Kto
 from tasks.methods.offline_grpo import OfflineGrpo
 from tasks.methods.rift import Rift
 from tasks.methods.sft import Sft
@@ -153,7 +155,7 @@ def test_models_whose_attention_is_not_full_and_causal_are_padded() -> None:
 
 # --- whole trainings -------------------------------------------------------------------------------------------------
 
-METHODS = [Sft(), Rift(), Dft(), OfflineGrpo(scale="std", clip=0.2), Dpo()]
+METHODS = [Sft(), Rift(), Dft(), OfflineGrpo(scale="std", clip=0.2), Dpo(), Kto(), Asft(anchor=5.0)]
 
 
 def compare(world: World, folder: Path, method: Method, left: TrainSpec, right: TrainSpec) -> tuple[Any, Any]:
@@ -239,7 +241,7 @@ def test_packing_that_cannot_be_is_refused(world: World, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("packing", ["off", "on"])
 @pytest.mark.parametrize(
-    "method", [Sft(), Rift(), Dft(), OfflineGrpo(), Dpo()], ids=lambda method: type(method).__name__
+    "method", [Sft(), Rift(), Dft(), OfflineGrpo(), Dpo(), Asft()], ids=lambda method: type(method).__name__
 )
 def test_no_method_keeps_or_makes_a_tensor_of_all_logits(
     world: World, tmp_path: Path, method: Method, packing: str

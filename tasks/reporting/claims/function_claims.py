@@ -29,8 +29,8 @@ from tasks.reporting.claims.rules import (
 from tasks.reporting.claims.run_readings import depth_range
 
 NATS = "nats/token"
-ONLINE, DAPO = "grpo", "dapo"
-"""Methods that train on their own samples, by the names that a study with them would use."""
+ONLINE, DAPO = "online_grpo", "dapo"
+"""Methods that train on their own samples; DAPO by the name that a study with it would use."""
 DEPTH_MARGIN = 0.02
 """Share of the layers within which depths count as equal: .7 of the paper's 36."""
 

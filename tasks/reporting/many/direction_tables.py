@@ -100,24 +100,18 @@ def itself_tables(many: Many, across: pl.DataFrame, why: str) -> list[Table]:
     ]
 
 
-def midpoint_table(pairs: pl.DataFrame) -> Table:
-    """Paths between two trainings of one method: how far their middle lies above the straight line."""
-    own = [row for row in pairs.filter(~pl.col("repeated"), pl.col("floor").is_not_null()).to_dicts()]
+def midpoint_table(midpoints: pl.DataFrame) -> Table:
+    """Paths between two trainings of one method (MIDPOINTS): how far their middle lies above the straight line."""
     rows = []
-    for (method, lr, kind), some in grouped(own, "method_a", "lr_a", "floor").items():
-        middle, barrier = spread(values(some, "midpoint")), spread(values(some, "barrier"))
-        if middle or barrier:
-            form = partial(significant, digits=2)
-            name = Cell(method, (f"lr {learning_rate(lr)}",))
-            what = Cell("data order" if kind == "order" else kind)
-            rows.append(
-                (name, what, Cell(str(len(some))), cell(middle, form, of=len(some)), cell(barrier, form, of=len(some)))
-            )
+    form = partial(significant, digits=2)
+    for (method, lr, kind), some in grouped(midpoints.to_dicts(), "method", "lr", "differs").items():
+        cells = [cell(spread(values(some, column)), form, of=len(some)) for column in ("midpoint", "barrier")]
+        rows.append((Cell(method, (f"lr {learning_rate(lr)}",)), Cell(kind), Cell(str(len(some))), *cells))
     note = (
-        "The straight path in weight space between two trainings of one method in one study (its twins): cross-entropy "
-        "of the reference solutions half-way less the mean of its ends, and the largest height above the straight "
-        "line, nats a token. Negative: the middle is better than both ends on average. Paths between trainings of two "
-        "studies are not measured; they would need the base model."
+        "The straight path in weight space between two trainings of one method: cross-entropy of the reference "
+        "solutions half-way less the mean of its ends, and the largest height above the straight line, nats a token. "
+        "Negative: the middle is better than both ends on average. Paths from one study to another are measured by "
+        "colinear sweep only, as they need the base model."
     )
     header = ("Method", "The two differ in", "Paths", "Midpoint above the ends, nats/token", "Barrier, nats/token")
     return Table("midpoints", "Paths from a method to itself", header, tuple(rows), note, words=2)

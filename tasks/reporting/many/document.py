@@ -12,6 +12,7 @@ from tasks.reporting.explore_pairs import finite
 from tasks.reporting.figure_numbers import MOST_ROWS
 from tasks.reporting.formats import learning_rate, listed
 from tasks.reporting.many.accuracy_tables import accuracy_tables, each_table
+from tasks.reporting.many.answers import answers_table
 from tasks.reporting.many.claim_tables import claim_tables, claims_frame
 from tasks.reporting.many.direction_tables import between_tables, itself_tables, midpoint_table
 from tasks.reporting.many.figures import Drawn, accuracy_drawn, cosines_drawn, rates_drawn
@@ -21,7 +22,8 @@ from tasks.reporting.many.joined import Many, unrecorded
 from tasks.reporting.many.pair_frames import across_frame, pairs_frame
 from tasks.reporting.many.rate_tables import dpo_table, has_rates, rates_table, steps_table
 from tasks.reporting.many.study_table import settings_table, software, studies_table
-from tasks.reporting.notes import MOST_LISTED, named
+from tasks.reporting.many.sweep import Sweep, cells_table, midpoints_frame
+from tasks.reporting.notes import MOST_LISTED, count, named
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,16 +35,19 @@ class Page:
     numbers: dict[str, pl.DataFrame]
 
 
-def many_page(many: Many, measured: pl.DataFrame | None = None, why: str = "") -> Page:
+def many_page(many: Many, measured: pl.DataFrame | None = None, why: str = "", sweep: Sweep | None = None) -> Page:
     """Derive every view of the joined studies.
 
     ``measured``: geometry of trainings of one method across studies (PAIR_METRICS_FRAME, runs called by their numbers);
-    None where it was not taken. ``why``: a sentence on what was not, and why.
+    None where it was not taken. ``why``: a sentence on what was not, and why. ``sweep``: of a sweep's cells what came
+    of each, and the paths between seeds.
     """
     runs, scores, pairs = runs_frame(many), scores_frame(many), pairs_frame(many)
     across = across_frame(many, measured)
+    midpoints = midpoints_frame(pairs, sweep)
     drawn = {one.picture.key: one for one in _drawn(many, runs, scores, pairs, across)}
-    first = tuple(drawn[key].picture for key in ("accuracy", "cosines") if key in drawn)
+    first = {key: drawn[key].picture for key in ("accuracy", "cosines") if key in drawn}
+    below = {key: (picture,) for key, picture in first.items() if sweep}  # a sweep's table of answers stands above them
     rest = tuple(one.picture for key, one in drawn.items() if key.startswith("rate-"))
     accuracy = accuracy_tables(many, scores)
     claims, unread = claim_tables(many)
@@ -52,21 +57,28 @@ def many_page(many: Many, measured: pl.DataFrame | None = None, why: str = "") -
     steps = (rates_table(many, runs, scores),) if has_rates(runs) else ()
     frames = {
         **joined_frames(many),
-        "runs": runs, "scores": scores, "pairs": pairs, "across": across, "claims": claims_frame(many),
+        "runs": runs, "scores": scores, "pairs": pairs, "across": across, "midpoints": midpoints,
+        "claims": claims_frame(many),
     }  # fmt: skip
     document = Document(
-        brand="colinear report",
-        name=_name(many),
+        brand="colinear sweep" if sweep else "colinear report",
+        name=f"{sweep.name}: {count(len(sweep.cells), 'cell')}" if sweep else _name(many),
         facts=_facts(many),
-        findings=many_findings(many, runs, scores, pairs, across),
+        findings=many_findings(many, runs, scores, pairs, across, midpoints, sweep),
         notes=tuple(_notes(many, why)),
-        pictures=first,
-        headline=studies_table(many),
+        pictures=() if sweep else tuple(first.values()),
+        headline=answers_table(many, runs, scores, across, midpoints, sweep) if sweep else studies_table(many),
         sections=(
-            Section("Accuracy", (), tuple(accuracy[:1]), (*accuracy[1:], each_table(scores, many.benchmark))),
-            Section("Directions", (), (between, itself), (*others_between, *others_itself)),
+            *([Section("Cells", (), (cells_table(sweep, many),), (studies_table(many),))] if sweep else []),
+            Section(
+                "Accuracy",
+                below.get("accuracy", ()),
+                tuple(accuracy[:1]),
+                (*accuracy[1:], each_table(scores, many.benchmark)),
+            ),
+            Section("Directions", below.get("cosines", ()), (between, itself), (*others_between, *others_itself)),
             Section("Learning rates", rest, (*([dpo] if dpo else []), steps_table(many, runs, across)), steps),
-            Section("Paths", (), (midpoint_table(pairs),), ()),
+            Section("Paths", (), (midpoint_table(midpoints),), ()),
             Section("The paper's claims over the studies", (), tuple(claims), tuple(unread)),
             Section("Settings", (), (settings_table(many),), ()),
         ),

@@ -19,6 +19,7 @@ from tasks.reporting.many.joined import Many
 from tasks.reporting.many.rate_tables import rate_steps
 from tasks.reporting.many.rows import Rows, between, by_method, floors, grouped, once, values
 from tasks.reporting.many.spread import spread, told
+from tasks.reporting.many.sweep import Sweep, diverged_sentence
 from tasks.reporting.notes import MOST_LISTED, count, named
 
 _MOST_RATES = 2
@@ -30,17 +31,24 @@ _SMALL = partial(significant, digits=2)
 
 
 def many_findings(
-    many: Many, runs: pl.DataFrame, scores: pl.DataFrame, pairs: pl.DataFrame, across: pl.DataFrame
+    many: Many,
+    runs: pl.DataFrame,
+    scores: pl.DataFrame,
+    pairs: pl.DataFrame,
+    across: pl.DataFrame,
+    midpoints: pl.DataFrame,
+    sweep: Sweep | None = None,
 ) -> Findings:
-    """Warnings, then: what is joined, accuracy, directions, floors, learning rates, DPO, paths, claims."""
+    """Warnings, then: what is joined and what diverged, accuracy, directions, floors, rates, DPO, paths, claims."""
+    answered = [] if sweep else [  # of a sweep's cells these are the table at the top
+        _noise(across), *_rates(many, runs, across), *_dpo(many, runs, scores), _paths(midpoints)
+    ]  # fmt: skip
     sentences = [
         _joined(many),
+        *diverged_sentence(sweep),
         *_accuracy(many, scores),
         *_directions(many, pairs, across),
-        _noise(across),
-        *_rates(many, runs, across),
-        *_dpo(many, runs, scores),
-        _paths(pairs),
+        *answered,
         *_claims(many),
     ]
     return Findings(tuple(_warnings(many, scores)), tuple(sentence for sentence in sentences if sentence))
@@ -93,18 +101,39 @@ def _accuracy(many: Many, scores: pl.DataFrame) -> Iterator[str]:
     groups = by_method([row for row in own if row["method"] not in REFERENCES and row["difference"] is not None], many)
     if not groups or not bases:
         return
-    by_rate: dict[float, list[tuple[int, str]]] = {}
+    by_rate: dict[float, list[tuple[str, Rows]]] = {}
     for (method, lr, condition), rows in groups.items():
-        found = sum(row["verdict"] == DIFFERS for row in rows)
         words = f", {said}" if (said := many.condition(condition)) else ""
-        text = f"{method}{words} {_ranged(rows)}, shown in {found} of {len(rows)}"
-        by_rate.setdefault(lr, []).append((len(rows), text))
-    for lr in _most(by_rate, lambda texts: sum(n for n, _ in texts)):
-        yield (
-            f"{benchmark_name(many.benchmark)} accuracy at lr {learning_rate(lr)} against the base "
-            f"({span([100 * value for value in bases], 1)} %), points, mean (range) over trainings and in how many of "
-            f"them the test shows a difference: {named([text for _, text in by_rate[lr]], MOST_LISTED)}."
-        )
+        by_rate.setdefault(lr, []).append((f"{method}{words}", rows))
+    for lr in _most(by_rate, lambda named_rows: sum(len(rows) for _, rows in named_rows)):
+        start = f"{benchmark_name(many.benchmark)} accuracy at lr {learning_rate(lr)} against the base "
+        start += f"({span([100 * value for value in bases], 1)} %)"
+        shown = {name: sum(row["verdict"] == DIFFERS for row in rows) for name, rows in by_rate[lr]}
+        parts = [
+            f"{name} {_ranged(rows)}, shown in {shown[name]} of {len(rows)}"
+            for name, rows in by_rate[lr]
+            if shown[name]
+        ]
+        without = _undecided([(name, rows) for name, rows in by_rate[lr] if not shown[name]])
+        if parts:
+            means = "points, mean (range) over trainings and in how many of them the test shows a difference"
+            yield f"{start}, {means}: {named(parts, MOST_LISTED)}{f'; {without}' if without else ''}."
+        else:
+            yield f"{start}: {without}."
+
+
+def _undecided(named_rows: list[tuple[str, Rows]]) -> str:
+    """Methods without a difference in any of their trainings, in one clause; empty where there are none."""
+    if not named_rows:
+        return ""
+    rows = [row for _, own in named_rows for row in own]
+    powerless = sum(row["verdict"] == NO_POWER for row in rows)
+    few = f", {powerless} of them without power" if powerless else ""
+    power = ", all without power" if powerless == len(rows) else few
+    return (
+        f"no difference is shown in any of {count(len(rows), 'training')} of "
+        f"{named([name for name, _ in named_rows], MOST_LISTED)}, on average {_ranged(rows)} points{power}"
+    )
 
 
 _Of = TypeVar("_Of")
@@ -206,16 +235,15 @@ def _dpo(many: Many, runs: pl.DataFrame, scores: pl.DataFrame) -> Iterator[str]:
         )
     lack = {
         True: "",
-        False: " DPO at SFT's learning rate is in none of these studies: --set dpo.lr_ratio=1 trains it.",
+        False: " DPO at SFT's learning rate is in none of these studies: --set matched=dpo trains it.",
     }
     yield f"DPO {'; '.join(parts[:_MOST_DPO])}.{lack[True in seen]}"
 
 
-def _paths(pairs: pl.DataFrame) -> str:
-    own = [row for row in once(pairs) if row["floor"] is not None and row["midpoint"] is not None]
+def _paths(midpoints: pl.DataFrame) -> str:
+    own = [row for row in midpoints.to_dicts() if row["midpoint"] is not None]
     parts = [
-        f"{'data order' if kind == 'order' else kind} {told(spread(values(rows, 'midpoint')), _SMALL)}"
-        for (kind,), rows in grouped(own, "floor").items()
+        f"{kind} {told(spread(values(rows, 'midpoint')), _SMALL)}" for (kind,), rows in grouped(own, "differs").items()
     ]
     return (
         "Half-way between two trainings of one method the solutions' cross-entropy less the mean of its ends, nats a "

@@ -18,13 +18,21 @@ from tasks.contracts import RunInfo
 from tasks.reporting.join import primary_benchmark, spectrum_value, trained_runs
 from tasks.reporting.many.studies import Study
 
-SEEDS = ("seed", "data_seed", "tiny.seed", "rollouts.seed", "evaluation.seed")
-"""Settings whose values are draws: runs that differ in nothing else are repetitions."""
-
 _BASE = ("model.base", "tiny.")
 _TRAINED_ON = ("model.", "tiny.", "rollouts.", "lora.", "train.")
-_FREE = {"train.lr", "train.micro_batch_size", *SEEDS}
-"""A learning rate is a run's own column; the size of a forward pass decides nothing."""
+_SEEDS = {"seed", "data_seed", "tiny.seed"}
+"""Draws that a run's row or its base tells. `rollouts.seed` is none: other rollouts are another condition."""
+
+_EXECUTION = {
+    *(f"train.{key}" for key in ("micro_batch_size", "micro_batch_tokens", "packing", "gradient_checkpointing")),
+    *(f"train.{key}" for key in ("checkpoint_steps", "reference")),
+    *(f"rollouts.{key}" for key in ("batch_size", "concurrency", "timeout", "retries", "key_env")),
+    "model.allow_cpu",
+}
+"""How the work is done, not what is computed (but for rounding)."""
+
+_FREE = {"train.lr", *_SEEDS, *_EXECUTION}
+"""What trainings of one condition may differ in; a learning rate is a run's own column."""
 
 SAME_BASE = 0.01
 """Median relative difference of the base's answer losses below which two bases are one: equal weights differ by

@@ -14,7 +14,7 @@ from tasks.reporting.many.joined import Many, Training
 from tasks.reporting.many.schemas import ACROSS, PAIRS
 from tasks.reporting.many.studies import Study
 from tasks.reporting.pairs import EVERYTHING
-from tasks.reporting.paths import curve, paths_of
+from tasks.reporting.paths import midpoint, paths_of
 
 _MEASURES = ("cosine", "angle_left", "norm_ratio", "u1_overlap", "v1_overlap", "lora_a_cosine")
 
@@ -47,7 +47,8 @@ def _pairs(many: Many) -> Iterator[tuple[Any, ...]]:
                 study.label, *names, a.method, b.method, a.lr, b.lr, one.number, two.number, one.condition,
                 key in seen, (a.seed, a.data_seed) == (b.seed, b.data_seed),
                 kind_of(a, b, study.view.value(*names, "lora_a_cosine")),
-                *_measures(study, *names), _midpoint(study, *names), barrier.value if barrier else None,
+                *_measures(study, *names), midpoint(study.tables.connectivity, *names),
+                barrier.value if barrier else None,
             )  # fmt: skip
             seen.add(key)
 
@@ -56,14 +57,6 @@ def _measures(study: Study, a: str, b: str) -> tuple[float | None, ...]:
     cosine, value = study.view.estimate(a, b, "cosine"), study.view.value
     ratio, overlaps = value(a, b, "norm_ratio"), [value(a, b, f"{side}1_overlap") for side in "uv"]
     return (cosine.value, value(a, b, "angle_left", 1), ratio, *overlaps, cosine.null)
-
-
-def _midpoint(study: Study, a: str, b: str) -> float | None:
-    """The path's value half-way above the mean of its ends; None where one of the three was not measured."""
-    values = dict(curve(study.tables.connectivity, a, b, False, "solution"))
-    if not {0.0, 0.5, 1.0} <= values.keys():
-        return None
-    return values[0.5] - (values[0.0] + values[1.0]) / 2
 
 
 def across_frame(many: Many, measured: pl.DataFrame | None = None) -> pl.DataFrame:

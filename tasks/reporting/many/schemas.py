@@ -84,3 +84,13 @@ ACROSS: dict[str, pl.DataType] = {
     "low": pl.Float64(),  # of the cosine
     "high": pl.Float64(),
 }
+
+MIDPOINTS: dict[str, pl.DataType] = {
+    "method": pl.String(),
+    "lr": pl.Float64(),
+    "differs": pl.String(),  # as in ACROSS: the noise floor that the path measures
+    "a": pl.String(),
+    "b": pl.String(),
+    "midpoint": pl.Float64(),  # solution reading, above the mean of its ends, nats a token
+    "barrier": pl.Float64(),
+}

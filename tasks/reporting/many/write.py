@@ -10,16 +10,19 @@ from tasks.reporting.files import json_text, parquet, write_files
 from tasks.reporting.html import render_html
 from tasks.reporting.many.document import Page, many_page
 from tasks.reporting.many.joined import Many
+from tasks.reporting.many.sweep import Sweep
 from tasks.reporting.markdown import render_markdown
 
 
-def write_many(many: Many, out: Path, measured: pl.DataFrame | None = None, why: str = "") -> list[Path]:
+def write_many(
+    many: Many, out: Path, measured: pl.DataFrame | None = None, why: str = "", sweep: Sweep | None = None
+) -> list[Path]:
     """Write report.html, report.md, many.json, the joined frames and a CSV a figure into ``out``; return their paths.
 
-    ``measured`` and ``why`` as for `many_page`. Everything is rendered before the first byte is written; equal input
-    gives equal bytes.
+    ``measured``, ``why`` and ``sweep`` as for `many_page`. Everything is rendered before the first byte is written;
+    equal input gives equal bytes.
     """
-    page = many_page(many, measured, why)
+    page = many_page(many, measured, why, sweep)
     contents = {
         "report.html": render_html(page.document).encode(),
         "report.md": render_markdown(page.document).encode(),

@@ -1,0 +1,233 @@
+"""``colinear doctor``: one screen that says what this machine has, and what is in the way of a study."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import re
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from flows import servers
+from tasks import devices, home
+from tasks.contracts import InputError
+from tasks.engines.vllm_installation import interpreter
+from tasks.reporting.record import without_password
+
+LEAST_DISK = 2 * 2**30
+"""Bytes: the default study keeps 30 MB, a base of one's own is read where it is, and logs and staging want room."""
+
+VARIABLES = (
+    "COLINEAR_HOME", "COLINEAR_SLOTS", "COLINEAR_RAY", "COLINEAR_DATA", "COLINEAR_VLLM_PYTHON", "CUDA_VISIBLE_DEVICES",
+    "MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS",
+)  # fmt: skip
+PYTHONS = ((3, 11), (3, 12))
+CHROMIUM = Path("/usr/bin/chromium")
+MIGRATIONS = {"mlflow": "store/db_migrations/versions", "prefect": "server/database/_migrations/versions/sqlite"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line. ``problem`` makes the exit code 1; ``without`` is something that only some uses need."""
+
+    kind: Literal["ok", "without", "problem"]
+    what: str
+    found: str
+    way_out: str = ""
+
+
+def add_doctor(commands: Any) -> None:
+    """Add the subcommand to ``argparse``'s subparsers."""
+    doctor = commands.add_parser("doctor", help="say what this machine has, and what is in the way of a study")
+    doctor.set_defaults(run=_doctor)
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    console = Console(soft_wrap=True, highlight=False)
+    marks = {"ok": "[green]ok     [/]", "without": "[yellow]without[/]", "problem": "[red]problem[/]"}
+    problems = 0
+    for finding in findings():
+        problems += finding.kind == "problem"
+        console.print(f"{marks[finding.kind]}  {finding.what:12} ", end="")
+        console.print(finding.found, markup=False)
+        if finding.way_out:
+            console.print(f"{'':23}-> {finding.way_out}", markup=False)
+    console.print("\nnothing is in the way" if not problems else f"\n{problems} in the way")
+    return 1 if problems else 0
+
+
+def findings() -> Iterator[Finding]:
+    """Everything that is looked at, in the order of the screen; nothing is imported that takes seconds."""
+    checks: tuple[Callable[[], Finding], ...] = (
+        _python, _packages, _devices, _state, _disk, _mlflow, _prefect, _vllm, _browser, _variables,
+    )  # fmt: skip
+    for check in checks:
+        yield check()
+
+
+def _python() -> Finding:
+    version = f"{sys.version.split()[0]} at {sys.executable}"
+    if sys.version_info[:2] in PYTHONS:
+        return Finding("ok", "Python", version)
+    return Finding("problem", "Python", version, "colinear needs 3.11 or 3.12: make setup PYTHON=/path/to/python3.11")
+
+
+def _packages() -> Finding:
+    listed = Path(__file__).parents[1] / "constraints.txt"
+    if not listed.is_file():
+        return Finding("without", "packages", "constraints.txt is not beside the sources: versions were not compared")
+    required = {
+        _plain(re.split(r"[^\w.-]", line, maxsplit=1)[0])
+        for line in metadata.requires("colinear") or []
+        if "extra ==" not in line
+    }
+    pinned = [line.split("==") for line in listed.read_text().splitlines() if re.match(r"[\w.-]+==", line)]
+    here = {
+        _plain(one.metadata["Name"]): one.version.split("+")[0] for one in metadata.distributions()
+    }  # of 2.13.0+cpu
+    wrong = [
+        f"{name} {here.get(_plain(name), 'is missing')} ({version.strip()})"
+        for name, version in pinned
+        if here.get(_plain(name), version.strip() if _plain(name) not in required else None) != version.strip()
+    ]
+    if not wrong:
+        return Finding("ok", "packages", f"the versions of constraints.txt ({len(pinned)} names)")
+    some = ", ".join(wrong[:6]) + (f" and {len(wrong) - 6} more" if len(wrong) > 6 else "")
+    return Finding("problem", "packages", f"not as in constraints.txt: {some}", "make setup")
+
+
+def _plain(name: str) -> str:
+    """A distribution's name as indices compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _devices() -> Finding:
+    try:
+        slots = devices.slots()
+    except InputError as error:
+        return Finding("problem", "devices", str(error), "unset COLINEAR_SLOTS, or give a number of at least 1")
+    kinds = f"{len(slots)} slots ({slots[0].kind}, {slots[0].threads} threads each)"
+    if slots[0].kind == "gpu" and shutil.which("nvidia-smi") is None:
+        return Finding("problem", "devices", f"{kinds}, but no driver (nvidia-smi)", "install NVIDIA's driver")
+    return Finding("ok", "devices", f"{devices.describe_machine()}: {kinds}")
+
+
+def _state() -> Finding:
+    try:
+        folder = home.home()
+        probe = folder / f"doctor-{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        return Finding("problem", "state", str(error), "COLINEAR_HOME=DIR names a folder that can be written")
+    return Finding("ok", "state", f"{folder}, writable")
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(_existing(Path(os.environ.get("COLINEAR_HOME") or ".").expanduser().absolute())).free
+    said = f"{free / 2**30:.0f} GiB free"
+    if free >= LEAST_DISK:
+        return Finding("ok", "disk", said)
+    return Finding("problem", "disk", f"{free / 2**30:.1f} GiB free", "make room, or COLINEAR_HOME=DIR on another disk")
+
+
+def _existing(path: Path) -> Path:
+    return next(one for one in (path, *path.parents) if one.exists())
+
+
+def _mlflow() -> Finding:
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri.startswith(("http://", "https://")):
+        shown = without_password(uri)
+        if servers.healthy_mlflow(uri):
+            return Finding("ok", "MLflow", f"server at {shown} answers")
+        return Finding("problem", "MLflow", f"nothing answers at {shown}", "start it, or unset MLFLOW_TRACKING_URI")
+    if uri and not uri.startswith("sqlite:///"):
+        return Finding("ok", "MLflow", f"store {without_password(uri)}, not looked into")
+    path = Path(uri.removeprefix("sqlite:///")) if uri else _home() / "mlflow.db"
+    return _database("MLflow", path, "mlflow", f"mlflow db upgrade sqlite:///{path}")
+
+
+def _prefect() -> Finding:
+    if api := os.environ.get("PREFECT_API_URL"):
+        if servers.healthy_prefect(api):
+            return Finding("ok", "Prefect", f"server at {without_password(api)} answers")
+        shown = without_password(api)
+        return Finding("problem", "Prefect", f"nothing answers at {shown}", "start it, or unset PREFECT_API_URL")
+    if found := servers.running():
+        return Finding("ok", "Prefect", f"`colinear ui` runs at {found.prefect_ui}")
+    folder = Path(os.environ.get("PREFECT_HOME") or _home() / "prefect")
+    return _database("Prefect", folder / "prefect.db", "prefect", "prefect server database upgrade -y")
+
+
+def _home() -> Path:
+    return Path(os.environ.get("COLINEAR_HOME") or ".colinear").expanduser().absolute()
+
+
+def _database(what: str, path: Path, package: str, upgrade: str) -> Finding:
+    """An embedded database: whether it can be read and written, and is of the installed version."""
+    if not path.exists():
+        return Finding("ok", what, f"embedded; {path} will be made by the first study")
+    if not os.access(path, os.W_OK):
+        return Finding("problem", what, f"{path} cannot be written", f"chmod u+w {path}, or another COLINEAR_HOME")
+    aside = f"move {path} away (the record and the cache begin anew)"
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1.0)) as database:
+            revision = str(database.execute("select version_num from alembic_version").fetchone()[0])
+    except (sqlite3.Error, TypeError) as error:
+        return Finding("problem", what, f"{path}: {error}", aside)
+    newest, known = _revisions(package)
+    if revision == newest:
+        return Finding("ok", what, f"embedded; {path}, schema {revision}")
+    if revision in known:
+        return Finding("problem", what, f"{path}: schema {revision} is older than {package}'s {newest}", upgrade)
+    return Finding("problem", what, f"{path}: schema {revision} is of a newer {package}", f"make setup, or {aside}")
+
+
+def _revisions(package: str) -> tuple[str, set[str]]:
+    """The newest revision of a package's database schema, and all; its migrations are read, not imported."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return "", set()
+    below: dict[str, str] = {}
+    for path in (Path(spec.origin).parent / MIGRATIONS[package]).glob("*.py"):
+        text = path.read_text()
+        found = {
+            key: re.search(rf"^{key}\b[^=\n]*=\s*['\"](\w+)['\"]", text, re.MULTILINE)
+            for key in ("revision", "down_revision")
+        }
+        if found["revision"]:
+            below[found["revision"][1]] = found["down_revision"][1] if found["down_revision"] else ""
+    heads = set(below) - set(below.values())
+    return (heads.pop() if len(heads) == 1 else ""), set(below)
+
+
+def _vllm() -> Finding:
+    try:
+        return Finding("ok", "vLLM", f"{interpreter()} (whether it can import vLLM shows when it starts)")
+    except InputError as error:
+        if os.environ.get("COLINEAR_VLLM_PYTHON"):
+            return Finding("problem", "vLLM", str(error), "correct or unset COLINEAR_VLLM_PYTHON")
+        return Finding("without", "vLLM", "none found; only engine=vllm needs it", "make setup-vllm, or see the README")
+
+
+def _browser() -> Finding:
+    if CHROMIUM.exists() and importlib.util.find_spec("playwright") is not None:
+        return Finding("ok", "browser", f"{CHROMIUM} and playwright, for the tests")
+    return Finding("without", "browser", "no chromium or playwright; only tests need it", "apt-get install chromium")
+
+
+def _variables() -> Finding:
+    used = {name: without_password(os.environ[name]) for name in VARIABLES if os.environ.get(name)}
+    text = ", ".join(f"{name}={value}" for name, value in used.items())
+    return Finding("ok", "environment", text or "no variable of ours is set")

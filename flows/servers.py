@@ -1,0 +1,207 @@
+"""Prefect's and MLflow's servers on loopback, on the project's own stores: started, awaited, watched, stopped.
+
+Each is a process group of its own, so that Ctrl-C in a terminal reaches us first and nothing of theirs is left behind.
+Both serve the databases that studies write without them (`flows.embedded`, `tasks.store`): earlier runs are there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tasks import home
+from tasks.contracts import InputError, StageError
+
+LOOPBACK = "127.0.0.1"
+READY_SECONDS = 180.0
+"""A first start creates the databases: 10 to 20 s on free cores, minutes on a machine that is busy."""
+
+STOP_SECONDS = 10.0
+POLL_SECONDS = 0.25
+REACH_SECONDS = 5.0
+_NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the two servers are: Prefect's API, and MLflow."""
+
+    prefect: str
+    mlflow: str
+
+    @property
+    def prefect_ui(self) -> str:
+        """What a browser opens."""
+        return ui_of(self.prefect)
+
+
+def ui_of(api: str) -> str:
+    """The address of the pages beside an API: ``http://HOST:PORT/api`` without its last part."""
+    return api.rstrip("/").removesuffix("/api")
+
+
+def answers(url: str, seconds: float = REACH_SECONDS) -> bool:
+    """Whether a server says at this address that it is well."""
+    direct = urlsplit(url).hostname in (LOOPBACK, "localhost")  # a proxy in the environment is not for loopback
+    ask: Callable[..., object] = _NO_PROXY.open if direct else urllib.request.urlopen
+    try:
+        with ask(url, timeout=seconds):  # type: ignore[attr-defined]
+            return True
+    except (OSError, ValueError):  # refused, no such host, an error status, no URL at all
+        return False
+
+
+def healthy_prefect(api: str) -> bool:
+    """Whether a Prefect API answers."""
+    return answers(f"{api.rstrip('/')}/health")
+
+
+def healthy_mlflow(uri: str) -> bool:
+    """Whether an MLflow server answers."""
+    return answers(f"{uri.rstrip('/')}/health")
+
+
+def check_port(option: str, port: int) -> None:
+    """Raise `InputError` where something listens on a port already, with one that is free."""
+    if _free(port):
+        return
+    other = next((one for one in range(port + 1, min(port + 100, 65536)) if _free(one)), None)
+    way_out = f"{option} {other} is free" if other else "give another"
+    raise InputError(f"{option}: port {port} is in use on this machine; {way_out}")
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what a server that just ended held is free
+        try:
+            tried.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+class Server:
+    """One server, in a process group of its own, its output in a log."""
+
+    def __init__(self, name: str, words: Sequence[str], environment: Mapping[str, str], url: str, health: str) -> None:
+        self.name, self.url, self.health = name, url, health
+        self.log = home.subfolder("logs") / f"{name.lower()}-server.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *words],
+                cwd=home.home(),
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def check(self) -> None:
+        """Raise `StageError` where the process has ended."""
+        if (code := self.process.poll()) is not None:
+            said = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+            last = f": {said[-1]}" if said else ""
+            raise StageError(f"{self.name}'s server ended with exit code {code}{last} (its output: {self.log})")
+
+    def wait(self, stopped: Callable[[], bool]) -> bool:
+        """Wait until it answers; False where ``stopped()`` comes first. Raises `StageError` where it dies instead."""
+        deadline = time.monotonic() + READY_SECONDS
+        while not stopped():
+            self.check()
+            if answers(self.health, 2.0):
+                return True
+            if time.monotonic() > deadline:
+                raise StageError(
+                    f"{self.name}'s server did not answer in {READY_SECONDS:.0f} s (its output: {self.log})"
+                )
+            time.sleep(POLL_SECONDS)
+        return False
+
+    def ask_to_end(self) -> None:
+        """SIGTERM to the whole group."""
+        self._signal(signal.SIGTERM)
+
+    def end(self, deadline: float) -> None:
+        """Wait for the end until ``deadline`` (of `time.monotonic`), then kill what is left of the group."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(max(0.0, deadline - time.monotonic()))
+        self._signal(signal.SIGKILL)
+        self.process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+
+def stop(servers: Sequence[Server]) -> None:
+    """End them all, with everything that they started."""
+    for server in servers:
+        server.ask_to_end()
+    deadline = time.monotonic() + STOP_SECONDS
+    for server in servers:
+        server.end(deadline)
+
+
+def start_prefect(port: int) -> Server:
+    """Prefect's server with its pages and its scheduler, on the database that embedded mode writes."""
+    url = f"http://{LOOPBACK}:{port}"
+    environment = {
+        # The pages ask the port of the settings, whatever `--port` says.
+        "PREFECT_SERVER_API_HOST": LOOPBACK,
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_UI_URL": url,  # for links in messages
+        "PREFECT_LOGGING_LEVEL": os.environ.get("PREFECT_LOGGING_LEVEL", "WARNING"),
+    }
+    return Server("Prefect", ["prefect", "server", "start"], environment, f"{url}/api", f"{url}/api/health")
+
+
+def start_mlflow(port: int, store: str, artifacts: Path) -> Server:
+    """MLflow's server on a store of ours.
+
+    Its default list of allowed hosts is kept: it has loopback at any port, so also the other end of a tunnel; a list
+    given with ``--allowed-hosts`` would have to name each port.
+    """
+    url = f"http://{LOOPBACK}:{port}"
+    words = [
+        "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1", "--backend-store-uri", store,
+        "--artifacts-destination", str(artifacts),
+    ]  # fmt: skip
+    # Its job runner is for GenAI evaluations: four more processes, which we have no use for.
+    return Server("MLflow", words, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, url, f"{url}/health")
+
+
+def _record() -> Path:
+    return home.home() / "servers.json"
+
+
+def remember(addresses: Addresses) -> None:
+    """Leave word where this state folder's servers are."""
+    _record().write_text(json.dumps({"prefect": addresses.prefect, "mlflow": addresses.mlflow}) + "\n")
+
+
+def forget() -> None:
+    """They are no more."""
+    _record().unlink(missing_ok=True)
+
+
+def running() -> Addresses | None:
+    """The servers that `colinear ui` runs for this state folder, if they answer."""
+    try:
+        said = json.loads(_record().read_text())
+        found = Addresses(str(said["prefect"]), str(said["mlflow"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if healthy_prefect(found.prefect) else None

@@ -1,0 +1,93 @@
+"""Memory of one device: weights, LoRA and its optimiser, activations, KV cache. Logits are never formed whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tasks.planning.shapes import Shape
+
+SPARE = 0.80
+"""Share of what is free beside the weights that training plans with (`tasks.training.memory.SPARE`)."""
+TILES = 3 * 2**30
+"""Most that the fused LM head's tiles of logits take (`tasks.training.memory.TILES`)."""
+MOST_TOKENS = 32_768
+"""Tokens of a pass beyond which training does not go (`tasks.training.memory.MOST_TOKENS`)."""
+WORKER = 2**29
+"""A worker process without its model: libraries, buffers; and on a GPU its context."""
+
+
+def lora_bytes(parameters: int) -> int:
+    """float32 weights, gradients and AdamW's two moments: 16 bytes a parameter."""
+    return 16 * parameters
+
+
+def activation_bytes(shape: Shape, r: int, *, bfloat16: bool) -> float:
+    """Bytes that the backward pass needs of one token, all layers, LoRA on q, k, v and o, nothing checkpointed.
+
+    Exact for a Qwen3 under transformers 5.23, peft 0.21 and sdpa: it was fitted to what autograd saves in 14 random
+    shapes (`tasks.training.memory.saved_bytes_per_token`) and gives each of them to the byte. Frozen matrices need no
+    inputs saved but for LoRA's; norms save their float32 copies. Other architectures differ by a few terms.
+    """
+    if bfloat16:
+        widths = 10 * shape.hidden + 8 * (shape.queries + shape.keys) + 6 * shape.intermediate + 8 * r
+    else:
+        widths = 12 * (shape.hidden + shape.queries + shape.keys + shape.intermediate) + 16 * r
+    return float(shape.layers * (widths + 8 * shape.heads + 4 * shape.kv_heads + 8))
+
+
+def checkpointed_bytes(shape: Shape, r: int, *, bfloat16: bool) -> float:
+    """The same with every layer checkpointed: each layer's input, and one layer while it is computed again."""
+    width = 2 if bfloat16 else 4
+    return shape.layers * shape.hidden * width + activation_bytes(shape, r, bfloat16=bfloat16) / shape.layers
+
+
+@dataclass(frozen=True)
+class Training:
+    """What training one adapter takes of a device, in bytes, and how it would be run there."""
+
+    weights: int
+    adapter: int
+    activations: float
+    """Of the largest pass."""
+    tiles: int
+    pass_tokens: int
+    checkpointing: bool
+    least: float
+    """Without which not even the longest example fits, checkpointed."""
+
+    @property
+    def total(self) -> float:
+        """All of it at once."""
+        return self.weights + self.adapter + self.activations + self.tiles
+
+
+def training(
+    shape: Shape, r: int, lora: int, device: float, longest: int, batch_tokens: float, *, bfloat16: bool, setting: str
+) -> Training:
+    """How training runs on a device of ``device`` bytes, by the rule of `tasks.training.memory.plan`.
+
+    Args:
+        longest: tokens of the longest example.
+        batch_tokens: tokens of an optimiser step; no pass is larger.
+        setting: train.gradient_checkpointing.
+    """
+    weights = shape.parameters * (2 if bfloat16 else 4)
+    adapter = lora_bytes(lora)
+    tiles = min(TILES, int(8 * batch_tokens * shape.vocabulary))
+    usable = max(0.0, SPARE * (device - WORKER - weights - adapter) - tiles)
+    plain = activation_bytes(shape, r, bfloat16=bfloat16)
+    light = checkpointed_bytes(shape, r, bfloat16=bfloat16)
+    room = int(usable / plain)
+    enough = min(MOST_TOKENS // 4, batch_tokens)
+    checkpointing = setting == "on" or (setting == "auto" and room < max(longest, enough))
+    each = light if checkpointing else plain
+    tokens = int(max(longest, min(usable / each, MOST_TOKENS, batch_tokens)))
+    possible = plain if setting == "off" else light
+    least = WORKER + weights + adapter + (tiles + longest * possible) / SPARE
+    return Training(weights, adapter, tokens * each, tiles, tokens, checkpointing, least)
+
+
+def answering(shape: Shape, batch: float, length: float, *, bfloat16: bool) -> tuple[int, float]:
+    """(weights, KV cache) of ``batch`` answers decoded at once, each ``length`` tokens with its prompt."""
+    width = 2 if bfloat16 else 4
+    return shape.parameters * width, batch * length * shape.cache_bytes(width)

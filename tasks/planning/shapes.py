@@ -1,0 +1,164 @@
+"""The shape of a base model: what decides its parameters, its arithmetic and its memory. No weights are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.problems.synthetic import vocabulary
+from tasks.specs import TinySpec
+
+SPECIAL_TOKENS = 5
+"""That the embedded world's tokenizer adds to its words."""
+FAMILIES = ("qwen3", "qwen2", "llama", "mistral")
+"""`model_type`s whose block is what `Shape` describes: four attention matrices and a gated MLP of three."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder with grouped-query attention and a gated MLP."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+    tied: bool = True
+    """Whether the output head is the embedding."""
+    query_norms: bool = True
+    """Qwen3's RMSNorm on queries and keys, one weight vector a layer each."""
+    biases: bool = False
+    """Qwen2's biases of q, k and v."""
+
+    @property
+    def queries(self) -> int:
+        """Width of the attention's queries, and of its output."""
+        return self.heads * self.head_dim
+
+    @property
+    def keys(self) -> int:
+        """Width of the keys, and of the values."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def modules(self) -> dict[str, tuple[int, int]]:
+        """The linear modules of one layer: name -> (inputs, outputs)."""
+        return {
+            "q_proj": (self.hidden, self.queries),
+            "k_proj": (self.hidden, self.keys),
+            "v_proj": (self.hidden, self.keys),
+            "o_proj": (self.queries, self.hidden),
+            "gate_proj": (self.hidden, self.intermediate),
+            "up_proj": (self.hidden, self.intermediate),
+            "down_proj": (self.intermediate, self.hidden),
+        }
+
+    @property
+    def linear(self) -> int:
+        """Entries of all layers' matrices: each costs two operations a token."""
+        return self.layers * sum(inputs * outputs for inputs, outputs in self.modules.values())
+
+    @property
+    def head(self) -> int:
+        """Entries of the output head."""
+        return self.vocabulary * self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """All of them; a tied head counts once."""
+        norms = 2 * self.hidden + 2 * self.head_dim * self.query_norms
+        biases = (self.queries + 2 * self.keys) * self.biases
+        return self.linear + self.layers * (norms + biases) + self.hidden + self.head * (1 if self.tied else 2)
+
+    def lora_parameters(self, r: int, targets: Sequence[str]) -> int:
+        """r (inputs + outputs) of every target in every layer; names that are no linear module count nothing."""
+        sizes = (self.modules[target] for target in targets if target in self.modules)
+        return self.layers * r * sum(inputs + outputs for inputs, outputs in sizes)
+
+    def cache_bytes(self, width: int) -> int:
+        """Bytes of keys and values that one token leaves in the KV cache; ``width``: bytes of a number."""
+        return 2 * self.layers * self.keys * width
+
+
+KNOWN = {
+    "Qwen/Qwen3-4B-Instruct-2507": Shape(36, 2560, 32, 8, 128, 9728, 151_936),
+    "Qwen/Qwen3-4B": Shape(36, 2560, 32, 8, 128, 9728, 151_936),
+    "Qwen/Qwen3-1.7B": Shape(28, 2048, 16, 8, 128, 6144, 151_936),
+    "Qwen/Qwen3-0.6B": Shape(28, 1024, 16, 8, 128, 3072, 151_936),
+}
+"""Shapes of bases that are on the Hub only, as their config.json gives them: a plan needs no network."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A base's shape, None where it is not known, and where it was read."""
+
+    shape: Shape | None
+    source: str
+    here: bool
+    """Whether its weights are on this machine."""
+
+
+def shape_of_world(spec: TinySpec) -> Shape:
+    """The network that the embedded world pretrains."""
+    width, tokens = spec.hidden // spec.heads, len(vocabulary()) + SPECIAL_TOKENS
+    return Shape(spec.layers, spec.hidden, spec.heads, spec.kv_heads, width, spec.intermediate, tokens)
+
+
+def shape_of_config(config: Mapping[str, Any]) -> Shape | None:
+    """The shape that a config.json describes; None for an architecture that is not one of `FAMILIES`."""
+    family = config.get("model_type")
+    if family not in FAMILIES:
+        return None
+    try:
+        heads = int(config["num_attention_heads"])
+        hidden = int(config["hidden_size"])
+        return Shape(
+            layers=int(config["num_hidden_layers"]),
+            hidden=hidden,
+            heads=heads,
+            kv_heads=int(config.get("num_key_value_heads") or heads),
+            head_dim=int(config.get("head_dim") or hidden // heads),
+            intermediate=int(config["intermediate_size"]),
+            vocabulary=int(config["vocab_size"]),
+            tied=bool(config.get("tie_word_embeddings", False)),
+            query_norms=family == "qwen3",
+            biases=family == "qwen2",
+        )
+    except (KeyError, TypeError, ValueError):  # what is wrong with it, loading will say
+        return None
+
+
+def find_shape(base: str) -> Found:
+    """The shape of ``model.base`` (not ``tiny``), from its folder, the Hub's cache on this disk, or `KNOWN`."""
+    folder = Path(base).expanduser()
+    config = folder / "config.json" if folder.is_dir() else _cached(base)
+    if config is not None and config.is_file():
+        try:
+            values = json.loads(config.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            values = {}
+        shape = shape_of_config(values) if isinstance(values, dict) else None
+        family = values.get("model_type") if isinstance(values, dict) else None
+        source = "its config.json" if shape else f"not modelled: architecture {family!r}"
+        return Found(shape, source, any(config.parent.glob("*.safetensors")))
+    if base in KNOWN:
+        return Found(KNOWN[base], "the table of known shapes, as the model is not on this machine", False)
+    return Found(None, "not on this machine, and no known shape", False)
+
+
+def _cached(base: str) -> Path | None:
+    """config.json of a Hub model in the cache on this disk."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(base, "config.json")
+    except HFValidationError:
+        return None
+    return Path(found) if isinstance(found, str) else None

@@ -1,0 +1,211 @@
+"""The stages of a study in order, each with its tasks, its size, its operations and its time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+
+from tasks.planning import flops
+from tasks.planning.machine import Machine
+from tasks.planning.memory import Training
+from tasks.planning.rates import decoding_seconds, rates, scoring_seconds, training_seconds
+from tasks.planning.shapes import Shape
+from tasks.planning.sizes import Sizes
+from tasks.settings import StudySpec
+
+PRETRAINING_SHARE = 0.55
+"""Of tiny.max_steps: pretraining ends when the teacher is good enough (650 of 1,200 steps in a default study)."""
+ENDPOINT_TOKENS = 30.0
+"""Tokens a second that an endpoint is assumed to give one request."""
+PAIR_START, PAIR_SECONDS = 0.2, 3.0e-3
+"""A pair of adapters, and each of its modules, on one core: 1.6 ms a module were measured at Qwen3-4B's shapes where 15
+pairs were done at once; a pair by itself decomposes both adapters."""
+SVD_SECONDS = 7.0
+"""A module of 4096 x 2560: its full SVD on two cores (README), and as long again for each adapter's."""
+GRADE_SECONDS = 2e-4
+TRAIN = "train"
+"""First word of the name of every training."""
+BOXED = 10.0
+"""Tokens of a boxed answer."""
+REPORT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One line of the plan. ``seconds`` are of one task on one device; 0 operations: none on a device."""
+
+    name: str
+    tasks: int
+    size: str
+    operations: float
+    seconds: float
+    lanes: int
+    """How many of its tasks run at once."""
+
+    @property
+    def wall(self) -> float:
+        """Seconds until its last task is done, had it the devices for itself."""
+        return self.seconds * ceil(self.tasks / max(1, self.lanes))
+
+    @property
+    def device_seconds(self) -> float:
+        """Of all devices together; 0 where none is used."""
+        return self.seconds * self.tasks if self.operations else 0.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all stages are computed from."""
+
+    spec: StudySpec
+    shape: Shape
+    sizes: Sizes
+    machine: Machine
+    training: Training
+    lora: int
+
+
+def millions(tokens: float) -> str:
+    """``'41.2 M tokens'``; fewer than a million in full."""
+    return f"{tokens / 1e6:,.1f} M tokens" if tokens >= 1e6 else f"{tokens:,.0f} tokens"
+
+
+def stages_of(work: Work) -> list[Stage]:
+    """In the order of the flow."""
+    return [*_before(work), *_training(work), *_after(work)]
+
+
+def _before(work: Work) -> Iterator[Stage]:
+    spec, sizes, machine, shape = work.spec, work.sizes, work.machine, work.shape
+    count = machine.count
+    if not spec.own:
+        steps = round(PRETRAINING_SHARE * spec.tiny.max_steps)
+        tokens = steps * spec.tiny.batch_size * sizes.example
+        scored = steps * spec.tiny.batch_size * sizes.completion
+        cost = flops.pretrain(shape, tokens, flops.causal(sizes.example), scored)
+        lanes = min(2, count) if machine.kind == "cpu" else 1
+        each = training_seconds(machine, cost / lanes, steps)
+        yield Stage("pretrain", 1, f"{steps} of {spec.tiny.max_steps} steps, {millions(tokens)}", cost, each, 1)
+        yield Stage("problems", 1, f"{sizes.prompts:,} prompts, {sizes.evaluated:,} held out", 0, 0.5, 1)
+        yield _sampled("rollouts", work, shape, sizes.rows)
+    elif spec.rollouts.file is None:
+        yield Stage("prompts", 1, f"{sizes.prompts:,} problems of {spec.rollouts.problems}", 0, 5.0, 1)
+        if spec.rollouts.engine == "openai":
+            tokens = sizes.rows * sizes.completion
+            seconds = tokens / ENDPOINT_TOKENS / spec.rollouts.concurrency
+            at_once = f"{spec.rollouts.concurrency} requests at once"
+            size = f"{sizes.rows:,} x {sizes.completion:,.0f} tokens ({millions(tokens)}) of the endpoint, {at_once}"
+            yield Stage("completions", 1, size, 0, seconds, 1)
+        else:
+            yield _sampled("completions", work, shape, sizes.rows)
+        yield Stage("rollouts", 1, f"{sizes.rows:,} rows as the base's tokens", 0, 5e-4 * sizes.rows, 1)
+    else:
+        yield Stage("rollouts", 1, f"{sizes.rows:,} rows of the file", 0, 5e-4 * sizes.rows, 1)
+    if spec.own:
+        yield Stage("problems", 1, f"{sizes.evaluated:,} held out", 0, 2.0, 1)
+    yield Stage("grade", 1, f"{sizes.rows:,} rows", 0, 1.0 + GRADE_SECONDS * sizes.rows, 1)
+
+
+def _sampled(name: str, work: Work, shape: Shape, answers: float) -> Stage:
+    """A teacher is asked on one device; its shape is taken to be the base's."""
+    rollouts, sizes = work.spec.rollouts, work.sizes
+    longest = None if rollouts.engine == "vllm" else rollouts.max_new_tokens
+    seconds = rates(work.machine).start + decoding_seconds(
+        work.machine, shape, answers, sizes.prompt, sizes.completion, rollouts.batch_size, longest=longest
+    )
+    cost = answers * flops.decode(shape, sizes.prompt, sizes.completion)
+    return Stage(name, 1, f"{answers:,.0f} x {sizes.completion:,.0f} tokens", cost, seconds, 1)
+
+
+def _training(work: Work) -> Iterator[Stage]:
+    """One line a method; a pair is two sequences, held against the base's log-probabilities."""
+    spec, sizes, machine, shape = work.spec, work.sizes, work.machine, work.shape
+    on_gpu = machine.kind == "gpu"
+    keys = flops.causal(sizes.example)
+    runs: dict[str, int] = {}
+    for info in spec.runs():
+        runs[info.method] = runs.get(info.method, 0) + 1
+    stored = spec.train.reference == "stored" or (spec.train.reference == "auto" and on_gpu)
+    referred = False
+    for name, count in runs.items():
+        method = spec.method(name)
+        steps = min(spec.train.steps, int(getattr(method, "steps", spec.train.steps)))
+        sequences = steps * spec.train.batch_size * (2 if method.kind == "pairs" else 1)
+        tokens, scored = sequences * sizes.example, sequences * sizes.completion
+        cost = flops.train(shape, work.lora, tokens, keys, scored, checkpointing=work.training.checkpointing)
+        if method.against_base and stored and not referred:
+            referred = True
+            most = int(getattr(method, "max_pairs", 1))
+            rows = sizes.pairs * min(2 * most, spec.rollouts.k)
+            once = flops.forward(shape, rows * sizes.example, keys, rows * sizes.completion)
+            seconds = rates(machine).start + scoring_seconds(machine, once)
+            yield Stage("reference", 1, f"{rows:,} rows, once", once, seconds, 1)
+        elif method.against_base and not stored:
+            cost += flops.forward(shape, tokens, keys, scored)
+        seconds = training_seconds(machine, cost, steps)
+        if method.kind == "prompts":  # the student is sampled in every step
+            cost += sequences * flops.decode(shape, sizes.prompt, sizes.completion)
+            batch, longest = spec.train.batch_size, round(sizes.longest - sizes.prompt)
+            seconds += decoding_seconds(
+                machine, shape, sequences, sizes.prompt, sizes.completion, batch, longest=max(1, longest)
+            )
+        size = f"{steps:,} steps, {millions(tokens)}"
+        yield Stage(f"{TRAIN} {name}", count, size, cost * count, seconds, machine.count)
+
+
+def _after(work: Work) -> Iterator[Stage]:
+    spec, sizes, machine, shape = work.spec, work.sizes, work.machine, work.shape
+    runs = len(spec.runs())
+    pairs = runs * (runs - 1) // 2
+    start, count = rates(machine).start, machine.count
+    models = runs + (1 if spec.own else 3)
+    evaluation = spec.evaluation
+    answers = models * sizes.evaluated * (1 + evaluation.samples)
+    longest = None if evaluation.engine == "vllm" else evaluation.max_new_tokens
+    seconds = start + decoding_seconds(
+        machine, shape, answers / count, sizes.prompt, sizes.answer, evaluation.batch_size, longest=longest
+    )
+    cost = answers * flops.decode(shape, sizes.prompt, sizes.answer)
+    kinds = f"1 greedy + {evaluation.samples} sampled" if evaluation.samples else "greedy"
+    yield Stage("evaluate", count, f"{models} models x {sizes.evaluated:,} problems, {kinds}", cost, seconds, count)
+    modules = shape.layers * len(spec.lora.targets)
+    if pairs:
+        yield Stage("spectrum", runs, f"{modules} modules each", 0, PAIR_START + modules * PAIR_SECONDS / 2, count)
+        yield Stage("geometry", pairs, f"pairs of {modules} modules", 0, PAIR_START + modules * PAIR_SECONDS, count)
+    if spec.geometry.base_measures:
+        ratio = shape.hidden * shape.hidden * max(shape.hidden, shape.queries) / (2560 * 2560 * 4096)
+        seconds = start + modules * SVD_SECONDS * ratio * (runs + 1)
+        yield Stage("base measures", 1, f"{modules} modules x {runs} runs, full SVDs", modules * 1e6, seconds, 1)
+    if spec.paths.n and runs > 1:
+        yield from _paths(work, runs, pairs)
+    if spec.functions.n:
+        length = sizes.prompt + sizes.reference
+        tokens = spec.functions.n * length * (runs + 1)
+        cost = flops.forward(shape, tokens, flops.causal(length), tokens)
+        seconds = start + scoring_seconds(machine, cost, exact=True)
+        yield Stage("functions", 1, f"{runs + 1} models x {spec.functions.n} problems", cost, seconds, 1)
+    yield Stage("accuracy, report", 1, f"{runs} runs, {pairs} pairs", 0, REPORT_SECONDS, 1)
+
+
+def _paths(work: Work, runs: int, pairs: int) -> Iterator[Stage]:
+    """Ends once a run, the points between once a pair, again where norms are matched."""
+    spec, sizes, machine, shape = work.spec, work.sizes, work.machine, work.shape
+    n, between = spec.paths.n, len(spec.paths.alphas) - 2
+    lengths = {"boxed": sizes.prompt + BOXED, "solution": sizes.prompt + sizes.reference}
+    scored = n * sum(length for name, length in lengths.items() if name in spec.paths.readings)
+    answered = n if "accuracy" in spec.paths.readings else 0
+    longest = None if machine.kind == "gpu" else spec.evaluation.max_new_tokens
+    batch = spec.evaluation.batch_size
+    points = (len(spec.paths.alphas) if spec.paths.matched else 0) + between
+    midpoints = (3 if spec.paths.matched else 0) + 1
+    for name, tasks, places, answers in (
+        ("path ends", runs + 1, 1, answered),
+        ("paths", pairs, points, answered * midpoints),
+    ):
+        cost = flops.forward(shape, places * scored, flops.causal(max(lengths.values())), places * scored)
+        seconds = rates(machine).start / 4 + scoring_seconds(machine, cost, exact=True)
+        seconds += decoding_seconds(machine, shape, answers, sizes.prompt, sizes.answer, batch, longest=longest)
+        cost += answers * flops.decode(shape, sizes.prompt, sizes.answer)
+        size = f"{places} point{'s' if places > 1 else ''} x {n} problems"
+        yield Stage(name, tasks, size, tasks * cost, seconds, machine.count)

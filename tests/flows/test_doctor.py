@@ -1,0 +1,97 @@
+"""`colinear doctor`: each kind of trouble is found in real files and said with its way out."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from flows import doctor_command
+from flows.doctor_command import Finding, _database, _revisions, findings
+from tests.flows.living import Ui, colinear, free_port
+
+
+def found(name: str) -> Finding:
+    return next(one for one in findings() if one.what == name)
+
+
+def test_all_is_said_on_one_screen_and_fast(tmp_path: Path) -> None:
+    began = time.monotonic()
+    done = colinear("doctor", home=tmp_path)
+    seconds = time.monotonic() - began
+    lines = done.stdout.splitlines()
+    assert done.returncode == ("problem" in done.stdout)
+    told = [line.split() for line in lines]
+    assert [words[1] for words in told if words and words[0] in ("ok", "without", "problem")] == [
+        "Python", "packages", "devices", "state", "disk", "MLflow", "Prefect", "vLLM", "browser", "environment",
+    ]  # fmt: skip
+    assert len(lines) < 25
+    assert seconds < 20, "it takes 1.6 s on a busy machine"
+
+
+def test_databases_of_this_installation_are_sound(ui: Ui, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The revisions that are read out of the packages are those that their servers put into the databases."""
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLINEAR_HOME", str(ui.home))
+    assert found("MLflow").kind == "ok"
+    assert found("MLflow").found.endswith(f"schema {_revisions('mlflow')[0]}")
+    assert found("Prefect") == Finding("ok", "Prefect", f"`colinear ui` runs at {ui.prefect}")
+    assert _database("Prefect", ui.home / "prefect" / "prefect.db", "prefect", "").kind == "ok"
+
+
+@pytest.mark.parametrize(
+    ("revision", "said", "way_out"),
+    [("451aebb31d03", "is older than mlflow's", "the upgrade"), ("f" * 12, "is of a newer mlflow", "make setup")],
+)
+def test_another_schema_is_a_problem(tmp_path: Path, revision: str, said: str, way_out: str) -> None:
+    """451aebb31d03 is the first revision but one of MLflow's."""
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
+        database.execute("create table alembic_version (version_num text)")
+        database.execute("insert into alembic_version values (?)", (revision,))
+    finding = _database("MLflow", tmp_path / "mlflow.db", "mlflow", "the upgrade")
+    assert finding.kind == "problem"
+    assert said in finding.found
+    assert way_out in finding.way_out
+
+
+def test_what_is_no_database_is_a_problem(state: Path) -> None:
+    state.mkdir()
+    (state / "mlflow.db").write_text("not a database at all, but long enough to be looked at" * 20)
+    assert found("MLflow").kind == "problem"
+    assert "not a database" in found("MLflow").found
+
+
+def test_servers_that_do_not_answer_are_problems(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{free_port()}")
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{free_port()}/api")
+    assert (found("MLflow").kind, found("Prefect").kind) == ("problem", "problem")
+    assert "unset MLFLOW_TRACKING_URI" in found("MLflow").way_out
+    assert "secret" not in str(list(findings()))
+
+
+def test_a_state_folder_that_cannot_be_made_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("COLINEAR_HOME", str(tmp_path / "file" / "home"))
+    assert found("state").kind == "problem"
+    assert "COLINEAR_HOME=DIR" in found("state").way_out
+
+
+def test_a_full_disk_is_a_problem(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_command, "LEAST_DISK", shutil.disk_usage("/").total * 1000)
+    assert found("disk").kind == "problem"
+
+
+def test_versions_are_compared_with_the_constraints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "flows").mkdir()
+    monkeypatch.setattr(doctor_command, "__file__", str(tmp_path / "flows" / "doctor_command.py"))
+    (tmp_path / "constraints.txt").write_text("pydantic==0.0.1\nno-such-thing==1\n")
+    assert found("packages").kind == "problem"
+    assert found("packages").found.startswith("not as in constraints.txt: pydantic 2.")
+    assert "no-such-thing" not in found("packages").found
+    (tmp_path / "constraints.txt").write_text("no-such-thing==1\n")
+    assert found("packages").kind == "ok"

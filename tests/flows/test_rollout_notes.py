@@ -1,0 +1,38 @@
+"""What the report says about an endpoint's refusals, its reasoning, and the vLLM that computed stages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flows.record import engine_versions
+from flows.rollout_notes import rollout_notes
+from tasks.contracts import ArtifactRef, StageResult
+
+
+def result(stage: str, **summary: Any) -> StageResult:
+    return StageResult(stage, stage, ArtifactRef("", "", stage, ""), 0.0, summary=summary)
+
+
+def completions(**summary: Any) -> StageResult:
+    usual = {"too_long_for_teacher": 0, "refused": 0, "refused_problems": "", "with_reasoning": 0, "reasoning": "drop"}
+    return result("completions", **{**usual, **summary})
+
+
+def test_refusals_and_reasoning_are_told() -> None:
+    assert rollout_notes([completions()]) == []
+    assert rollout_notes([completions(refused=2, refused_problems="p1, p7")]) == [
+        "2 requests to the teacher's endpoint came back refused and are left out: of p1, p7."
+    ]
+    assert rollout_notes([completions(with_reasoning=1)]) == [
+        "1 completion came with reasoning apart from the answer: it was left out (rollouts.reasoning=drop)."
+    ]
+    assert rollout_notes([completions(with_reasoning=30, reasoning="join")]) == [
+        "30 completions came with reasoning apart from the answer: it stands before the answer in <think>...</think> "
+        "(rollouts.reasoning=join)."
+    ]
+
+
+def test_the_vllm_that_computed_something_is_a_version_of_the_study() -> None:
+    assert engine_versions([result("evaluate"), completions()]) == {}
+    both = [result("evaluate", vllm="0.31.0"), completions(vllm="0.30.0"), result("evaluate", vllm="0.31.0")]
+    assert engine_versions(both) == {"vllm": "0.30.0, 0.31.0"}
