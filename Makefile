@@ -1,4 +1,4 @@
-# make setup | study | test | check | bench | clean | setup-vllm | test-vllm | setup-ray | test-ray      (see README.md)
+# make setup | study | test | test-long | check | bench | clean | setup-vllm | test-vllm | setup-ray | test-ray      (see README.md)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 VLLM_VENV ?= .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: setup study test check bench clean setup-vllm test-vllm setup-ray test-ray
+.PHONY: setup study test test-long check bench clean setup-vllm test-vllm setup-ray test-ray
 
 setup: $(STAMP)
 
@@ -26,8 +26,14 @@ $(STAMP): pyproject.toml constraints.txt
 study: setup
 	$(BIN)/colinear study tiny
 
+PYTEST = COLINEAR_DATA="$${COLINEAR_DATA:-$$(test -d ../shared/data && cd ../shared/data && pwd)}" \
+  $(BIN)/python -m pytest tests --ignore=tests/benchmarks --durations=15
+
 test: setup
-	COLINEAR_DATA="$${COLINEAR_DATA:-$$(test -d ../shared/data && cd ../shared/data && pwd)}" $(BIN)/python -m pytest tests --ignore=tests/benchmarks
+	$(PYTEST) -m "not long"
+
+test-long: setup
+	$(PYTEST) -m long
 
 setup-vllm: $(VLLM_STAMP)
 

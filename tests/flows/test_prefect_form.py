@@ -11,7 +11,7 @@ import pytest
 from tests.flows.living import Ui, living, until
 from tests.reporting.browsing import launched
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 PATIENCE = 120_000
 """Milliseconds, on a machine that is busy."""
 

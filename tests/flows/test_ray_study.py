@@ -20,6 +20,7 @@ from tests.flows.study_runs import Study
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(find_spec("prefect_ray") is None, reason="prefect-ray is not installed: make test-ray"),
 ]
 
