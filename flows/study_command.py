@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   colinear study                                 the default study, in a small world that it makes itself
   colinear study smoke                           the same in a minute
-  colinear study --set methods=sft,rft,dpo --set dpo.lr_ratio=1
+  colinear study --set methods=sft,rft,dpo --set matched=dpo    DPO at its own rate and at that of the others
   colinear study --set seed=1 --set data_seed=7  another LoRA initialisation, another data order
   colinear study my_study.toml --out runs/mine
   colinear study --rollouts rollouts.jsonl --set model.base=DIR_OR_HUB_ID

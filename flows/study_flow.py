@@ -94,6 +94,7 @@ def study_flow(spec: StudySpec = DEFAULT, out: str | None = None, sweep: str | N
         check_selections(
             {info.run: spec.method(info.method) for info in spec.runs()},
             open_store().local(graded.ref) / "rollouts.parquet",
+            spec.train.mask_truncated,
         )
         training: dict[RunInfo, Any] = {  # futures: Prefect hands their results to the tasks that take them
             info: train_task.submit(

@@ -18,6 +18,7 @@ from tasks.engines.vllm_adapters import RANKS
 from tasks.engines.vllm_installation import check_device
 from tasks.grading.golds import check_golds
 from tasks.methods import Method
+from tasks.methods.common import chosen
 from tasks.models.external import check_base, locate, reference
 from tasks.models.prompts import check_template
 from tasks.planning.plan import check_machine
@@ -248,11 +249,11 @@ def _check_rewards(spec: StudySpec, rows: pl.DataFrame) -> None:
         prompt_ids=pl.lit([0], dtype=pl.List(pl.Int64)), completion_ids=pl.lit([0], dtype=pl.List(pl.Int64))
     )
     for name in spec.methods:
-        spec.method(name).select(stand_in)
+        chosen(spec.method(name), stand_in, spec.train.mask_truncated)
 
 
-def check_selections(methods: dict[str, Method], graded: Path) -> None:
+def check_selections(methods: dict[str, Method], graded: Path, mask_truncated: bool = False) -> None:
     """After grading, before training: raise `InputError` for a method that these rollouts leave nothing to train on."""
     frame = pl.read_parquet(graded)
     for method in methods.values():
-        method.select(frame)
+        chosen(method, frame, mask_truncated)

@@ -215,6 +215,12 @@ class TrainSpec(Section):
         "Default: only a loss or gradient that is not finite ends it.",
         ge=1,
     )
+    mask_truncated: bool = Field(
+        False,
+        title="No loss on truncated completions",
+        description="A completion cut at rollouts.max_new_tokens still counts in its group's mean reward, but is not "
+        "trained on. rollouts.truncated=drop takes it out of both.",
+    )
     warmup: float = Field(0.05, title="Warm-up share of the steps", ge=0, lt=1)
     scheduler: Literal["cosine", "linear", "constant"] = Field("cosine", title="Learning-rate schedule")
     weight_decay: float = Field(0.01, title="Weight decay", ge=0)

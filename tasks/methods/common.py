@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import polars as pl
 from pydantic import Field
 
+from tasks.contracts import InputError
 from tasks.specs import Section, TrainSpec
 
 if TYPE_CHECKING:
@@ -61,6 +62,26 @@ class Method(Section):
         Raises ValueError, naming the field, where the method cannot train by them.
         """
         return train
+
+
+def chosen(method: Method, graded: pl.DataFrame, mask_truncated: bool = False) -> pl.DataFrame:
+    """`Method.select`, with ``mask_truncated`` less what a completion cut at the token limit is part of.
+
+    It leaves after the selection: its reward still counts in the advantages of its group, it has no loss itself.
+    Raises `InputError` as ``select``, and where nothing is left.
+    """
+    selected = method.select(graded)
+    if not mask_truncated or method.kind == "prompts":
+        return selected
+    cut = graded.with_row_index("row").filter(pl.col("finish_reason") == "length")["row"].to_list()
+    columns = [column for column in ("row", "rejected_row") if column in selected.columns]
+    left = selected.filter(~pl.any_horizontal(pl.col(column).is_in(cut) for column in columns))
+    if left.is_empty():
+        raise InputError(
+            f"train.mask_truncated: every example of {type(method).__name__} has a completion that was cut at the "
+            "token limit; raise rollouts.max_new_tokens, or leave it off"
+        )
+    return left
 
 
 class RowMethod(Method):

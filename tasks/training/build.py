@@ -63,7 +63,7 @@ def build_trainer(
     elif isinstance(method, Kto):
         trainer, collator = _unpaired(common, arguments, method)
     elif isinstance(method, OnlineGrpo):
-        trainer, collator = _online(common, arguments, method)
+        trainer, collator = _online(common, arguments, method, train.mask_truncated)
     else:
         assert isinstance(method, RowMethod)
         collator = RowCollator(tokenizer.pad_token_id, weighted=method.trl_loss is None)
@@ -98,7 +98,7 @@ def _unpaired(common: dict[str, Any], arguments: dict[str, Any], method: Kto) ->
     return TokenizedKTOTrainer(**common, args=config, data_collator=collator), collator
 
 
-def _online(common: dict[str, Any], arguments: dict[str, Any], method: OnlineGrpo) -> tuple[Any, Any]:
+def _online(common: dict[str, Any], arguments: dict[str, Any], method: OnlineGrpo, masked: bool) -> tuple[Any, Any]:
     from trl import GRPOConfig
 
     from tasks.training.online import OnlineTrainer
@@ -107,7 +107,9 @@ def _online(common: dict[str, Any], arguments: dict[str, Any], method: OnlineGrp
     collator = Noted()
     room = max(common["train_dataset"]["room"])
     del arguments["max_length"]
-    config = GRPOConfig(**arguments, **method.trl_arguments(), max_completion_length=room)
+    config = GRPOConfig(
+        **arguments, **method.trl_arguments(), max_completion_length=room, mask_truncated_completions=masked
+    )
     return OnlineTrainer(**common, args=config, collator=collator), collator
 
 

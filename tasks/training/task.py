@@ -16,6 +16,7 @@ from tasks import home
 from tasks.contracts import ModelRef, Progress, RunInfo, StageError, StageResult
 from tasks.devices import run_pinned, slots
 from tasks.methods import Method
+from tasks.methods.common import chosen
 from tasks.recorded import method_tags
 from tasks.specs import LoraSpec, TrainSpec, flatten
 from tasks.stage import can_heal, log_file, run_stage, state_of
@@ -44,7 +45,8 @@ def train_task(
     store, device = open_store(), slots()[0].kind
     reference_key, reference = None, None
     if wanted(method, train, device):
-        rows = rows_of(method.select(pl.read_parquet(store.local(graded.ref) / "rollouts.parquet")))
+        frame = pl.read_parquet(store.local(graded.ref) / "rollouts.parquet")
+        rows = rows_of(chosen(method, frame, train.mask_truncated))
         reference_key = _reference_key(rows, train, base, graded, device)
         reference = reference_task(reference_key, rows, train, base, graded, return_state=True).result()
     settings = {

@@ -13,6 +13,7 @@ import polars as pl
 
 from tasks.contracts import GRADED, InputError, Progress, RunInfo, checked, no_progress
 from tasks.methods import Method
+from tasks.methods.common import chosen
 from tasks.specs import LoraSpec, TrainSpec
 from tasks.training.build import build_trainer
 from tasks.training.checkpoints import ending_well
@@ -55,7 +56,7 @@ def train_adapter(
         raise InputError(f"{info.run}: seed is {info.seed}, data_seed {info.data_seed}; training needs both")
     train = method.recipe(train)
     graded = checked(pl.read_parquet(rollouts), GRADED, "rollouts")
-    selected = method.select(graded)
+    selected = chosen(method, graded, train.mask_truncated)
     known = None if reference is None else pl.read_parquet(reference)
     dataset = build_dataset(selected, method.kind, graded.height, train.steps * train.batch_size, info.data_seed, known)
     work = checkpoints or out / "trainer"

@@ -102,7 +102,7 @@ def matched_dpo(metric: str) -> Reading:
     return read
 
 
-NO_MATCHED = "no DPO was trained at SFT's learning rate (dpo.lr_ratio = 1 does that)"
+NO_MATCHED = "no DPO was trained at SFT's learning rate (--set matched=dpo does that)"
 _NO_SEEDS = "no method was trained from two LoRA initialisations (init_twins does that)"
 
 
