@@ -30,7 +30,7 @@ PYTEST = COLINEAR_DATA="$${COLINEAR_DATA:-$$(test -d ../shared/data && cd ../sha
   $(BIN)/python -m pytest tests --ignore=tests/benchmarks --durations=15
 
 test: setup
-	$(PYTEST) -m "not long"
+	$(PYTEST) -m "not long" -n 2 --dist loadfile
 
 test-long: setup
 	$(PYTEST) -m long

@@ -17,6 +17,14 @@ CHAT = "{% for m in messages %}U: {{ m['content'] }}\n{% endfor %}{% if add_gene
 CONTEXT = 64
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs both servers is long."""
+    for item in items:
+        if "ui" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A fresh state folder for this process and those that it starts; device slots of their own as well."""

@@ -86,7 +86,6 @@ class OnlineGrpo(Method):
             "top_k": 0,
             "num_iterations": 1,
             "importance_sampling_level": "token",
-            "mask_truncated_completions": False,
             "shuffle_dataset": False,  # the data set is the stream already
             "use_vllm": False,
         }

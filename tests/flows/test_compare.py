@@ -211,7 +211,7 @@ def test_prefect_shows_named_runs_that_are_final(lab: Lab, flow: Done) -> None:
         keys = {key for (key,) in database.execute("select distinct key from artifact where key is not null")}
     assert flows[0] == (f"compare sft {lab.study_run[:8]} mine", "COMPLETED")
     assert tasks[:2] == [("compare sft rft mine", "COMPLETED"), ("report", "COMPLETED")]
-    assert keys == {"comparison", "comparison-page"}
+    assert keys == {"comparison", "comparison-heat-map", "comparison-page"}
 
 
 def test_the_second_run_is_a_cache_hit_wherever_the_adapters_lie(lab: Lab, flow: Done) -> None:
