@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 VLLM_VENV ?= .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: setup study test test-long check bench clean setup-vllm test-vllm setup-ray test-ray
+.PHONY: setup study test test-flows test-stages test-long check bench clean setup-vllm test-vllm setup-ray test-ray
 
 setup: $(STAMP)
 
@@ -27,13 +27,20 @@ study: setup
 	$(BIN)/colinear study tiny
 
 PYTEST = COLINEAR_DATA="$${COLINEAR_DATA:-$$(test -d ../shared/data && cd ../shared/data && pwd)}" \
-  $(BIN)/python -m pytest tests --ignore=tests/benchmarks --durations=15
+  $(BIN)/python -m pytest --durations=10
 
+# Two at a time, one a core: whole studies beside everything else. Each prints what it said when it has ended.
 test: setup
-	$(PYTEST) -m "not long" -n 2 --dist loadfile
+	+@$(MAKE) --no-print-directory --output-sync=target --keep-going -j2 test-flows test-stages
+
+test-flows: setup
+	$(PYTEST) -m "not long" tests/flows
+
+test-stages: setup
+	$(PYTEST) -m "not long" tests --ignore=tests/benchmarks --ignore=tests/flows
 
 test-long: setup
-	$(PYTEST) -m long
+	$(PYTEST) -m long tests --ignore=tests/benchmarks
 
 setup-vllm: $(VLLM_STAMP)
 
