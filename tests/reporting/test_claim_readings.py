@@ -107,7 +107,7 @@ def test_an_order_has_the_widest_interval_of_its_gaps(evidence: Evidence) -> Non
 def test_seeds_and_rates_are_found_by_what_differs(evidence: Evidence, build_study: Callable[..., StudyTables]) -> None:
     assert "init_twins" in why(list(seeds("cosine")(evidence)))[0]
     assert "sweep" in why(list(rates("cosine")(evidence)))[0]
-    assert "lr_ratio" in why(list(matched_dpo("cosine")(evidence)))[0]
+    assert "matched=dpo" in why(list(matched_dpo("cosine")(evidence)))[0]
     assert "init_twins" in why(seed_barriers(evidence))[0]
     runs = [
         RunInfo("base", "base", 0, 0, 0.0),
