@@ -1,4 +1,4 @@
-# make setup | study | test | test-long | check | bench | clean | setup-vllm | test-vllm | setup-ray | test-ray      (see README.md)
+# make setup | study | test | test-long | test-faults | test-fuzz | check | bench | clean | setup-vllm | test-vllm | setup-ray | test-ray      (see README.md)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 VLLM_VENV ?= .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: setup study test test-flows test-stages test-long check bench clean setup-vllm test-vllm setup-ray test-ray
+.PHONY: setup study test test-flows test-stages test-long test-faults test-fuzz test-fuzz-1 test-fuzz-2 check bench clean setup-vllm test-vllm setup-ray test-ray
 
 setup: $(STAMP)
 
@@ -34,13 +34,25 @@ test: setup
 	+@$(MAKE) --no-print-directory --output-sync=target --keep-going -j2 test-flows test-stages
 
 test-flows: setup
-	$(PYTEST) -m "not long" tests/flows
+	$(PYTEST) -m "not long and not faults" tests/flows
 
 test-stages: setup
-	$(PYTEST) -m "not long" tests --ignore=tests/benchmarks --ignore=tests/flows
+	$(PYTEST) -m "not long and not faults" tests --ignore=tests/benchmarks --ignore=tests/flows
 
 test-long: setup
 	$(PYTEST) -m long tests --ignore=tests/benchmarks
+
+# kill -9 at random moments (COLINEAR_FAULTS_SEED draws others); prints what it killed and what that cost.
+test-faults: setup
+	$(PYTEST) -m faults tests/faults
+
+# 104,000 hostile inputs, half of them in each of two processes; COLINEAR_FUZZ_SEED=N draws others.
+test-fuzz: setup
+	+@$(MAKE) --no-print-directory --output-sync=target --keep-going -j2 test-fuzz-1 test-fuzz-2
+
+test-fuzz-1 test-fuzz-2: test-fuzz-%: setup
+	COLINEAR_FUZZ_CASES=$${COLINEAR_FUZZ_CASES:-50000} COLINEAR_FUZZ_SEED=$$((2 * $${COLINEAR_FUZZ_SEED:-0} + $*)) \
+	  $(BIN)/python -m pytest -m fuzz tests/fuzz -rP
 
 setup-vllm: $(VLLM_STAMP)
 

@@ -1,14 +1,18 @@
 """The `colinear` command: thin; every subcommand calls a flow or a plain function.
 
-Exit codes: 0 done; 1 a stage failed (which one, why, how to resume); 2 bad input, refused in one line; 130 interrupted.
+Exit codes: 0 done; 1 a stage failed (which one, why, how to resume); 2 bad input, refused in one line; 130 interrupted
+by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from flows.compare_command import add_compare
 from flows.doctor_command import add_doctor
@@ -20,6 +24,9 @@ from flows.ui_command import add_ui
 
 __all__ = ["main", "study_spec"]
 
+LONGEST_SAID = 2400
+"""Characters of a failure's line; its log has all."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
@@ -27,15 +34,42 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     arguments = _parser().parse_args(argv)
     try:
-        return int(arguments.run(arguments))
+        with _terminable():
+            return int(arguments.run(arguments))
     except InputError as error:
         print(f"colinear: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("colinear: interrupted; finished stages are kept: run the same command again to go on", file=sys.stderr)
         return 130
+    except _Terminated:
+        print(
+            "colinear: ended by SIGTERM; finished stages are kept: run the same command again to go on", file=sys.stderr
+        )
+        return 128 + signal.SIGTERM
     except Exception as error:
         return _failed(error)
+
+
+class _Terminated(BaseException):
+    """SIGTERM came (a batch system takes the machine back): workers write their checkpoints, and the command ends."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Within it SIGTERM ends the command as Ctrl-C does. A flow has Prefect's own handling, which hands it on to us."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,14 +95,18 @@ def _parser() -> argparse.ArgumentParser:
 def _failed(error: Exception) -> int:
     """Say which stage failed and how to go on; what we did wrong is in the log in full."""
     from tasks import home
+    from tasks.secrets import redact
+    from tasks.visible import visible
 
-    log = home.subfolder("logs") / "failure.log"
-    log.write_text("".join(traceback.format_exception(error)))
-    print(f"colinear: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
-    print(
-        f"colinear: full traceback in {log}; finished stages are kept: run the same command again to go on",
-        file=sys.stderr,
-    )
+    try:
+        log = home.subfolder("logs") / "failure.log"
+        log.write_text(redact("".join(traceback.format_exception(error))), encoding="utf-8", errors="backslashreplace")
+        where = f"full traceback in {log}"
+    except OSError as unwritten:
+        where = f"its traceback could not be written ({unwritten.strerror}: {unwritten.filename})"
+    said = visible(" ".join(redact(str(error)).split()), LONGEST_SAID)
+    print(f"colinear: {said or type(error).__name__}", file=sys.stderr)
+    print(f"colinear: {where}; finished stages are kept: run the same command again to go on", file=sys.stderr)
     return 1
 
 

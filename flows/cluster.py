@@ -209,6 +209,8 @@ def node_complaint(prefect_api: str) -> str | None:
     try:
         store = open_store()
         places = [store.client.get_experiment(name).artifact_location for name in store.experiments.values()]
+    except InputError as error:
+        return str(error)
     except Exception as error:
         return f"MLFLOW_TRACKING_URI: {error}"
     if complaint := disk_complaint(places):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -25,40 +26,47 @@ Returned = TypeVar("Returned", bound=Outcome)
 def quiet() -> None:
     """Call before Prefect or MLflow is imported: no telemetry, and nothing on the console but our own display."""
     from tasks import home
+    from tasks.state import check_writable
 
+    check_writable()
     home.quiet_environment()
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # our display says it; the API has all
+    os.environ.setdefault("PREFECT_INTERNAL_LOGGING_LEVEL", "CRITICAL")  # every event that a killed server did not get
 
 
 def run_flow(run: Callable[[], Returned], console: Console) -> Returned:
-    """Run a flow with the display, on Prefect's embedded server where no other is configured."""
+    """Run a flow with the display, on Prefect's embedded server where no other is configured.
+
+    Raises `InputError` before anything is begun where a configured server does not answer.
+    """
+    from flows import prefect_server
     from flows.embedded import load_tables, prepare, settle
     from flows.terminal import StudyDisplay
     from tasks import devices
     from tasks.events import listening
+    from tasks.state import check_databases
     from tasks.store import open_store
 
+    check_databases()
     load_tables()
-    opening = threading.Thread(target=_quietly, args=(open_store,), daemon=True)  # overlaps with Prefect's start
-    opening.start()
-    prepare()
-    opening.join()
+    logging.raiseExceptions = False  # Prefect would write to the terminal what it cannot log while its server is away
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(open_store)  # overlaps with Prefect's start
+        if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
+            opening.result()
+        prefect_server.check()
+        prepare()
+        opening.result()
+    prefect_server.watch()
     display = StudyDisplay(console)
     try:
         with display, listening(display):
             outcome = run()
-    except BaseException:
+    except BaseException as error:
         devices.stop()  # nothing of ours outlives the command, however it ends
+        if said := prefect_server.named(error):
+            prefect_server.leave_within()
+            raise said from error
         raise
     settle(outcome.flow_run)
     return outcome
-
-
-def _quietly(function: Callable[[], object]) -> None:
-    """The flow will call it again and report; here it only has to be begun."""
-    from tasks.contracts import StageError
-
-    try:
-        function()
-    except StageError:
-        return

@@ -7,16 +7,22 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Annotated
 
 from prefect import flow, runtime, task
 from prefect.artifacts import create_image_artifact, create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.comparison import DEFAULT_KS, Request, read_frames, resolve, title, write
+from flows.form import titled
+from flows.ghosts import open_recorded
+from flows.record import end_recorded
+from tasks.clock import now
 from tasks.contracts import InputError, StageResult
 from tasks.events import Event, emit
 from tasks.geometry.arguments import label_all, parse
 from tasks.geometry.task import compare_task
+from tasks.reporting.mlflow_record import describe_by_report
 from tasks.reporting.published import HEAT_MAP, data_uri
 from tasks.specs import flatten
 from tasks.store import open_store
@@ -43,30 +49,30 @@ def _run_name() -> str:
 
 @flow(name="compare", flow_run_name=_run_name, validate_parameters=True)
 def compare_flow(
-    adapters: list[str],
-    base: str | None = None,
-    reference: str | None = None,
-    twins: tuple[str, ...] = (),
-    ks: tuple[int, ...] = DEFAULT_KS,
-    out: str | None = None,
+    adapters: Annotated[list[str], titled("Adapters")],
+    base: Annotated[str | None, titled("Base model")] = None,
+    reference: Annotated[str | None, titled("Reference")] = None,
+    twins: Annotated[tuple[str, ...], titled("Twins")] = (),
+    ks: Annotated[tuple[int, ...], titled("Subspace dimensions (k)")] = DEFAULT_KS,
+    out: Annotated[str | None, titled("Folder of the report")] = None,
 ) -> CompareOutcome:
     """Measure the geometry of adapters' weight updates, every pair of them.
 
     Args:
         adapters: PEFT or model directories, Hub ids, MLflow URIs or run ids; ``NAME=ADAPTER`` gives a name.
-        base: the model that they were trained from; needed for whole models, and adds what compares to the base.
-        reference: the name of the adapter that others are held against; default the first.
+        base: The model that they were trained from; needed for whole models, and adds what compares to the base.
+        reference: The name of the adapter that others are held against; default the first.
         twins: ``A=B``: B is the method of A, trained again: their distance is the noise floor.
-        ks: subspace dimensions.
-        out: folder of the report; by default one under ``runs/``.
+        ks: Subspace dimensions.
+        out: Folder of the report; by default one under ``runs/``.
     """
-    began = time.time()
+    began = now()
     asked = resolve(adapters, base, reference, twins, ks, out)
     with _recorded(asked) as run:
         state = compare_task(asked.title, asked.adapters, asked.base, asked.ks, return_state=True)
         measured: StageResult = state.result()
         page = report_comparison(asked, measured, run)
-    return CompareOutcome(page, run, str(runtime.flow_run.id or ""), measured.hit, time.time() - began)
+    return CompareOutcome(page, run, str(runtime.flow_run.id or ""), measured.hit, now() - began)
 
 
 @task(task_run_name="report", cache_policy=NO_CACHE)
@@ -78,6 +84,7 @@ def report_comparison(asked: Request, measured: StageResult, run: str) -> str:
     frames = read_frames(folder)
     files = write(asked, frames, json.loads((folder / "notes.json").read_text()))
     open_store().log_files(run, files, files[0].parent)
+    describe_by_report(run, files[0])
     whole = "module == '*' and metric == 'cosine' and layer is null and projection is null"
     cosines = frames["pair_metrics"].sql(f"select run_a, run_b, value as cosine from self where {whole}")
     create_table_artifact(
@@ -94,17 +101,13 @@ def report_comparison(asked: Request, measured: StageResult, run: str) -> str:
 @contextmanager
 def _recorded(asked: Request) -> Iterator[str]:
     """The comparison's MLflow run, closed with its outcome."""
-    store = open_store()
     sources = {adapter.info.run: adapter.source for adapter in asked.adapters}
     params = {"adapter": sources, "base": asked.base, "reference": asked.reference, "ks": asked.ks}
-    tags = {"kind": "comparison", "adapters": ",".join(sources), "reference": asked.reference}
-    run = store.open_study(f"compare {asked.title}", tags, flatten(params))
-    status = "KILLED"
+    tags = {"kind": "comparison", "adapters": ",".join(sources)[:5000], "reference": asked.reference}
+    run = open_recorded(f"compare {asked.title}", tags, flatten(params))
     try:
         yield run
-        status = "FINISHED"
-    except Exception:
-        status = "FAILED"
+    except BaseException as error:
+        end_recorded(run, "FAILED" if isinstance(error, Exception) else "KILLED", error)
         raise
-    finally:
-        store.end_study(run, status)
+    end_recorded(run, "FINISHED", None)

@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,8 +19,8 @@ from typing import Any, Literal
 from flows import servers
 from tasks import devices, home
 from tasks.contracts import InputError
-from tasks.engines.vllm_installation import interpreter
-from tasks.reporting.record import without_password
+from tasks.engines.vllm_installation import VARIABLE, installation
+from tasks.secrets import without_password
 
 LEAST_DISK = 2 * 2**30
 """Bytes: the default study keeps 30 MB, a base of one's own is read where it is, and logs and staging want room."""
@@ -214,11 +214,18 @@ def _revisions(package: str) -> tuple[str, set[str]]:
 
 def _vllm() -> Finding:
     try:
-        return Finding("ok", "vLLM", f"{interpreter()} (whether it can import vLLM shows when it starts)")
+        found = installation()
     except InputError as error:
-        if os.environ.get("COLINEAR_VLLM_PYTHON"):
-            return Finding("problem", "vLLM", str(error), "correct or unset COLINEAR_VLLM_PYTHON")
-        return Finding("without", "vLLM", "none found; only engine=vllm needs it", "make setup-vllm, or see the README")
+        if os.environ.get(VARIABLE):
+            return Finding("problem", "vLLM", str(error), f"correct or unset {VARIABLE}")
+        said = str(error).removeprefix("engine vllm: ")
+        return Finding("without", "vLLM", f"{said}; only engine=vllm needs it", "make setup-vllm, or see the README")
+    said = f"{found.version} for {found.kind.upper()}s, {found.python}"
+    with suppress(InputError):  # of the devices, which is said there
+        if found.kind != (here := devices.slots()[0].kind):
+            said += f"; this machine's devices are {here.upper()}s"
+            return Finding("without", "vLLM", said, f"set {VARIABLE} to the Python of an environment with that build")
+    return Finding("ok", "vLLM", said)
 
 
 def _browser() -> Finding:

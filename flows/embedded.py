@@ -1,14 +1,24 @@
-"""Prefect's embedded server: started once under a lock, and given time to write down what happened."""
+"""Prefect's embedded server: started once under a lock, ended with us, and given time to write down what happened."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from filelock import FileLock
 
+from flows import orphans
+from flows.prefect_server import send_rest
 from tasks import home
+from tasks.making import making
+from tasks.patience import Aside
+
+if TYPE_CHECKING:
+    import subprocess
 
 SETTLE_SECONDS = 20.0
 
@@ -22,9 +32,37 @@ def load_tables() -> None:
 def prepare() -> None:
     """Start what the first flow run would start: two processes that make a fresh Prefect database at once race."""
     from prefect.client.orchestration import get_client
+    from prefect.settings import get_current_settings
 
-    with FileLock(home.home() / "prefect-init.lock"), get_client(sync_client=True) as client:
-        client.hello()
+    with FileLock(home.home() / "prefect-init.lock"), making_database() as made:
+        if not get_current_settings().api.url:
+            _watch_server()
+        with get_client(sync_client=True) as client:
+            client.hello()
+        made()
+
+
+def making_database() -> AbstractContextManager[Callable[[], None]]:
+    """Around the first start of a server on Prefect's database of this state folder."""
+    return making(home.home() / "prefect" / "prefect.db")
+
+
+def _watch_server() -> None:
+    """Have every embedded server that this process starts end with it, also where it is killed.
+
+    Prefect has no hook for this. ``SubprocessASGIServer()`` gives the one instance that there is, to everything in
+    Prefect that asks for it, and the first to be made is that instance (Prefect's own test utilities put theirs there).
+    """
+    from prefect.server.api.server import SubprocessASGIServer
+
+    class Watched(SubprocessASGIServer):
+        def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
+            process = super()._run_uvicorn_command()
+            orphans.watch(process.pid)
+            return process
+
+    orphans.prepare()
+    Watched()
 
 
 def settle(flow_run: str) -> None:
@@ -33,7 +71,12 @@ def settle(flow_run: str) -> None:
         return
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+    from prefect.events.worker import EventsWorker
 
+    send_rest()
+    sending = Aside()
+    sending.start(EventsWorker.instance().wait_until_empty)
+    sending.wait(SETTLE_SECONDS)
     mine = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(flow_run)]))
     deadline = time.monotonic() + SETTLE_SECONDS
     with get_client(sync_client=True) as client:

@@ -128,7 +128,7 @@ def _run_id(many: Many, one: Training) -> str | None:
 def _ours(many: Many, one: Training) -> bool:
     """Whether the adapter was recorded in the store that this process would open; opening one would make it."""
     from tasks import home
-    from tasks.reporting.record import without_password
+    from tasks.secrets import without_password
 
     recorded = (many.studies[one.study].tables.study.get("mlflow") or {}).get("uri")
     own = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.home() / 'mlflow.db'}"

@@ -107,4 +107,6 @@ def _tell(task: Task[Any, Any], done: Future[State[Any]]) -> None:
         emit(Event("failed", task.name, note=" ".join(str(found).split())))
     for result in found if isinstance(found, list) else [found]:
         if isinstance(result, StageResult):
+            for name, _, what in (one.partition(": ") for one in result.damage):
+                emit(Event("damaged", name, note=what))
             emit(Event("hit" if result.hit else "done", result.name, seconds=result.cached_seconds))

@@ -14,24 +14,31 @@ from prefect.futures import PrefectFuture, wait
 
 from flows.cluster import machine
 from flows.function_notes import function_notes
-from flows.rollout_notes import dropped, rollout_notes
+from flows.ghosts import open_recorded
+from flows.prefect_server import send_rest, wait_until_there
+from flows.rollout_notes import dropped, few_examples, rollout_notes
+from tasks.clock import now
 from tasks.contracts import InputError, RunInfo, StageError, StageResult
 from tasks.devices import allow, stop
 from tasks.evaluation.together import UNPARSED_GOLDS
 from tasks.leftovers import drop_leftovers
 from tasks.problems.files import QUESTION_ALONE
 from tasks.reporting.notes import count
-from tasks.reporting.record import commit, versions, without_password
+from tasks.reporting.record import commit, versions
+from tasks.secrets import without_password
 from tasks.settings import StudySpec
 from tasks.specs import flatten
 from tasks.store import open_store
 from tasks.training.checks import read_stream, shared_initialisation, shared_stream
 from tasks.training.log import FOUND, Diverged, divergence
+from tasks.visible import file_name
 
 BASE_ANSWERS = "evaluate base"
 """Name of the stage of the base's answers."""
 
 SEEN = "shared_with_rollouts_dropped"
+MOST_DAMAGE = 5
+"""Damages that the report's note spells out."""
 
 
 def first_failure(futures: Sequence[PrefectFuture[Any]]) -> BaseException | None:
@@ -81,14 +88,33 @@ def engine_versions(results: Sequence[StageResult]) -> dict[str, str]:
     return {"vllm": ", ".join(sorted(found))} if found else {}
 
 
+def damage_notes(results: Sequence[StageResult]) -> list[str]:
+    """What a reader should know of files that were found damaged while the study ran: that nothing of them was used."""
+    found = [what for result in results for what in result.damage]
+    more = f" and {len(found) - MOST_DAMAGE} more" if len(found) > MOST_DAMAGE else ""
+    return [f"Found damaged, not used, and made anew: {'; '.join(found[:MOST_DAMAGE])}{more}."] if found else []
+
+
+def end_recorded(run: str, status: str, error: BaseException | None) -> None:
+    """Close the MLflow run of a flow that ends with ``error``, and wait until Prefect can be told: a flow run that ends
+    while its server is away is lost to it. A server that stays away hides no earlier error."""
+    try:
+        open_store().end_study(run, status)
+        wait_until_there()
+        send_rest()
+    except StageError:
+        if error is None:
+            raise
+
+
 class Recorder:
     """Context of one study: opens its MLflow run, collects what its stages report, closes the run with its outcome."""
 
     def __init__(self, spec: StudySpec, out: str | None, sweep: str | None = None) -> None:
         """``sweep``: MLflow run of the sweep that the study is a cell of."""
         self.spec, self.sweep = spec, sweep
-        self.began = time.time()
-        default = Path("runs") / f"{spec.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        self.began = now()
+        default = Path("runs") / f"{file_name(spec.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
         self.out = Path(out) if out else default
         self.results: list[StageResult] = []
         self.checks: list[dict[str, Any]] = []
@@ -99,7 +125,7 @@ class Recorder:
         if self.sweep is None:  # a sweep that is being stopped must not be allowed again by its next cell
             allow()
         settings = self.spec.model_dump(mode="json")
-        self.study_run = open_store().open_study(
+        self.study_run = open_recorded(
             f"{self.spec.name} seed={self.spec.seed}",
             tags={"study": self.spec.name, "seed": str(self.spec.seed), "methods": ",".join(self.spec.methods)}
             | ({"mlflow.parentRunId": self.sweep} if self.sweep else {}),
@@ -114,7 +140,7 @@ class Recorder:
         if interrupted:
             stop()
         status = "FINISHED" if error is None else "KILLED" if interrupted else "FAILED"
-        open_store().end_study(self.study_run, status)
+        end_recorded(self.study_run, status, error)
         if error is None:
             drop_leftovers()
 
@@ -216,7 +242,7 @@ class Recorder:
                 "mlflow": {"uri": without_password(store.uri), "study": self.study_run}
                 | {r.name: r.summary["mlflow_run"] for r in self.results if r.stage == "train"},
                 "stages": stages,
-                "wall_seconds": round(time.time() - self.began, 1),
+                "wall_seconds": round(now() - self.began, 1),
                 "machine": machine(),
                 "checks": checks,
                 "notes": self._notes(),
@@ -256,6 +282,7 @@ class Recorder:
             passed = count(too_long, "problem")
             notes.append(f"{passed} did not fit the context with prompt and answer: left out for {who}.")
         notes += [f"{one['run']} is left out: {one['reason']}." for one in self.diverged]
+        notes += damage_notes(self.results)
         notes += function_notes(self.results, self.spec.paths.readings)
         if not self.spec.twins:
             notes.append("No twin of another data order was trained: there is no such floor to hold cosines against.")
@@ -267,4 +294,5 @@ class Recorder:
         if self.spec.own:
             notes.append("Behaviour log-probabilities that do not match the base's tokens are dropped.")
         notes += rollout_notes(self.results)
+        notes += few_examples(self.results, self.spec.train.batch_size)
         return notes

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks.contracts import StageResult
-from tasks.reporting.notes import count
+from tasks.reporting.notes import count, named
+
+MOST_NAMED = 12
+"""Trainings that a note names."""
+
+SAMPLING = "online_grpo"
+"""The method whose examples are prompts, which it is to see again and again."""
 
 THOUGHT = {"drop": "it was left out", "join": "it stands before the answer in <think>...</think>"}
 
@@ -16,7 +22,23 @@ def dropped(rollouts: StageResult) -> dict[str, Any]:
     found = {"longer than model.max_length": rollouts.summary.get("dropped_too_long", 0)}
     if cut := rollouts.summary.get("dropped_truncated"):
         found["cut at the token limit (rollouts.truncated)"] = cut
+    if silent := rollouts.summary.get("dropped_without_token"):
+        found["no token of a prompt, or of a completion that was cut"] = silent
     return found
+
+
+def few_examples(results: Sequence[StageResult], batch_size: int) -> list[str]:
+    """A note that names the trainings whose whole selection is smaller than one step's batch."""
+    trained = {result.name.removeprefix("train "): result for result in results if result.stage == "train"}
+    counts = {name: int(result.summary["examples"] or 0) for name, result in trained.items()}
+    few = {name: n for name, n in counts.items() if n < batch_size and not name.startswith(SAMPLING)}
+    if not few:
+        return []
+    who = named([f"{name}: {n}" for name, n in few.items()], MOST_NAMED)
+    return [
+        f"Fewer examples than train.batch_size ({batch_size}), so that every step holds some more than once and the "
+        f"order of the data hardly matters: {who}."
+    ]
 
 
 def rollout_notes(results: Sequence[StageResult]) -> list[str]:
@@ -36,6 +58,9 @@ def rollout_notes(results: Sequence[StageResult]) -> list[str]:
         if result.stage == "completions" and (thought := said["with_reasoning"]):
             what = f"{count(int(thought), 'completion')} came with reasoning apart from the answer"
             notes.append(f"{what}: {THOUGHT[str(said['reasoning'])]} (rollouts.reasoning={said['reasoning']}).")
+        if result.stage == "rollouts" and (unknown := said.get("with_unknown_tokens")):
+            what = f"{count(int(unknown), 'row')} of the rollouts with characters that the tokenizer does not know"
+            notes.append(f"{what}: trained on as its unknown token.")
         if result.stage == "rollouts" and "shared_tokenizer" in said:
             kept, rows = int(said["exact_ids"] or 0), int(said["rows"] or 0)
             notes.append(

@@ -1,6 +1,7 @@
 """Prefect's and MLflow's servers on loopback, on the project's own stores: started, awaited, watched, stopped.
 
-Each is a process group of its own, so that Ctrl-C in a terminal reaches us first and nothing of theirs is left behind.
+Each is a process group of its own, so that Ctrl-C in a terminal reaches us first and nothing of theirs is left behind,
+also where we are killed (`flows.orphans`).
 Both serve the databases that studies write without them (`flows.embedded`, `tasks.store`): earlier runs are there.
 """
 
@@ -21,8 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from flows import orphans
 from tasks import home
 from tasks.contracts import InputError, StageError
+from tasks.secrets import without_password
 
 LOOPBACK = "127.0.0.1"
 READY_SECONDS = 180.0
@@ -54,6 +57,7 @@ def ui_of(api: str) -> str:
 
 def answers(url: str, seconds: float = REACH_SECONDS) -> bool:
     """Whether a server says at this address that it is well."""
+    url = without_password(url)  # which urllib would take for a part of the host's name
     direct = urlsplit(url).hostname in (LOOPBACK, "localhost")  # a proxy in the environment is not for loopback
     ask: Callable[..., object] = _NO_PROXY.open if direct else urllib.request.urlopen
     try:
@@ -98,6 +102,7 @@ class Server:
     def __init__(self, name: str, words: Sequence[str], environment: Mapping[str, str], url: str, health: str) -> None:
         self.name, self.url, self.health = name, url, health
         self.log = home.subfolder("logs") / f"{name.lower()}-server.log"
+        orphans.prepare()
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *words],
@@ -108,6 +113,7 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
+        orphans.watch(self.process.pid, group=True)
 
     def check(self) -> None:
         """Raise `StageError` where the process has ended."""
@@ -140,6 +146,7 @@ class Server:
             self.process.wait(max(0.0, deadline - time.monotonic()))
         self._signal(signal.SIGKILL)
         self.process.wait()
+        orphans.forget(self.process.pid)
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
@@ -176,11 +183,14 @@ def start_mlflow(port: int, store: str, artifacts: Path) -> Server:
     """
     url = f"http://{LOOPBACK}:{port}"
     words = [
-        "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1", "--backend-store-uri", store,
+        "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1",
         "--artifacts-destination", str(artifacts),
     ]  # fmt: skip
-    # Its job runner is for GenAI evaluations: four more processes, which we have no use for.
-    return Server("MLflow", words, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, url, f"{url}/health")
+    environment = {
+        "MLFLOW_BACKEND_STORE_URI": store,  # no option: everybody on the machine reads a process's command line
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # for GenAI evaluations: four more processes
+    }
+    return Server("MLflow", words, environment, url, f"{url}/health")
 
 
 def _record() -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.contracts import InputError
+from tasks.small_files import expanded
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,7 +69,7 @@ def study_spec(name: str | None, assignments: Sequence[str], rollouts: str | Non
     else:
         values = preset_values(name or start, rollouts)
     if rollouts is not None:
-        values = merged(values, {"rollouts": {"file": str(Path(rollouts).expanduser().absolute())}})
+        values = merged(values, {"rollouts": {"file": str(expanded(rollouts).absolute())}})
     return settings.build(settings.override(values, assignments))
 
 
@@ -115,11 +116,14 @@ def _study(arguments: argparse.Namespace) -> int:
 
 
 def _run(spec: StudySpec, out: Path | None, console: Console) -> int:
+    from rich.markup import escape
+
     from flows.cluster import machine
     from tasks import devices, home
 
     console.print(
-        f"[bold]colinear study {spec.name}[/]  {len(spec.runs())} adapters on {machine()}; state in {home.home()}",
+        f"[bold]colinear study {escape(spec.name)}[/]  {len(spec.runs())} adapters on {machine()}; state in "
+        f"{escape(str(home.home()))}",
         highlight=False,
     )
     devices.allow()
@@ -136,6 +140,6 @@ def _run(spec: StudySpec, out: Path | None, console: Console) -> int:
     console.print(
         f"\n{outcome.computed} stages computed, {outcome.hits} found in the cache, {outcome.wall_seconds:.0f} s\n"
         f"report: {outcome.page}",
-        highlight=False,
-    )
+        highlight=False, markup=False,
+    )  # fmt: skip
     return 0

@@ -5,18 +5,19 @@ Read top to bottom it is the method section of the paper. Every line that calls 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow, runtime
 from prefect.futures import PrefectFuture
 
 from flows.cluster import for_nodes, task_runner
+from flows.form import titled
 from flows.record import Recorder
+from tasks.clock import now
 from tasks.contracts import ModelRef, RunInfo, StageResult
 from tasks.evaluation.task import accuracy_task, evaluate_task
 from tasks.geometry.function_tasks import base_task, end_task, functions_task, path_task
@@ -78,12 +79,16 @@ class World:
     task_runner=task_runner(),
     validate_parameters=True,
 )
-def study_flow(spec: StudySpec = DEFAULT, out: str | None = None, sweep: str | None = None) -> StudyOutcome:
+def study_flow(
+    spec: Annotated[StudySpec, titled("Settings of the study")] = DEFAULT,
+    out: Annotated[str | None, titled("Folder of the report")] = None,
+    sweep: Annotated[str | None, titled("Sweep (filled in by sweeps)")] = None,
+) -> StudyOutcome:
     """Train the methods on identical rollouts, measure how they move the weights and what that does to accuracy.
 
     Args:
-        spec: the study's settings; the default is the embedded world, which needs nothing but this machine.
-        out: folder of the report; by default one under ``runs/``.
+        spec: All that decides the study; the default is the embedded world, which needs nothing but this machine.
+        out: Folder of the report; by default one under ``runs/``.
         sweep: MLflow run of the sweep that this study is a cell of, where a method that diverges is left out.
     """
     base = preflight(spec, Path(out) if out else None)
@@ -115,8 +120,8 @@ def study_flow(spec: StudySpec = DEFAULT, out: str | None = None, sweep: str | N
         scored = record.stage(accuracy_task.submit(evaluated))
         measured = {name: record.stages(futures) for name, futures in comparison.items()}
         page = report_task(
-            str(record.out), record.study_run, record.summary(rollouts, world.problems), scored, graded, trained,
-            measured["pairs"], [*measured["spectra"], *measured["base"]],
+            str(record.out), record.study_run, record.summary(rollouts, world.problems), scored, graded,
+            world.problems, trained, measured["pairs"], [*measured["spectra"], *measured["base"]],
             [*measured["ends"], *measured["paths"], *measured["functions"]],
         )  # fmt: skip
     return StudyOutcome(
@@ -125,7 +130,7 @@ def study_flow(spec: StudySpec = DEFAULT, out: str | None = None, sweep: str | N
         flow_run=str(runtime.flow_run.id or ""),
         computed=sum(not result.hit for result in record.results),
         hits=sum(result.hit for result in record.results),
-        wall_seconds=time.time() - record.began,
+        wall_seconds=now() - record.began,
         base=world.base,
         problems=world.problems,
         trained=tuple(trained.items()),

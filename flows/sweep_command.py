@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.contracts import InputError
+from tasks.small_files import expanded
 
 if TYPE_CHECKING:
     from tasks.settings import StudySpec
@@ -62,7 +63,7 @@ def asked(arguments: argparse.Namespace) -> tuple[StudySpec, SweepSpec]:
     if arguments.methods is not None:
         assignments.append(f"methods={arguments.methods}")
     if arguments.rollouts is not None:
-        study = merged(study, {"rollouts": {"file": str(Path(arguments.rollouts).expanduser().absolute())}})
+        study = merged(study, {"rollouts": {"file": str(expanded(arguments.rollouts).absolute())}})
     for text in arguments.assignments:
         if text.startswith(PREFIX):
             key, _, value = text.removeprefix(PREFIX).partition("=")
@@ -123,6 +124,7 @@ def _listed(text: str) -> Iterator[str]:
 
 def _sweep(arguments: argparse.Namespace) -> int:
     from rich.console import Console
+    from rich.markup import escape
 
     from flows.commands import quiet
     from tasks.sweeps import cells
@@ -142,7 +144,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
     chosen = check_cells(spec, sweep, out)
     console = Console(soft_wrap=True)
     console.print(
-        f"[bold]colinear sweep {spec.name}[/]  {len(chosen)} cells on {machine()}; state in {home.home()}",
+        f"[bold]colinear sweep {escape(spec.name)}[/]  {len(chosen)} cells on {machine()}; state in "
+        f"{escape(str(home.home()))}",
         highlight=False,
     )
     devices.allow()
@@ -157,7 +160,9 @@ def _sweep(arguments: argparse.Namespace) -> int:
 def _default_out(name: str) -> Path:
     import time
 
-    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    from tasks.visible import file_name
+
+    return Path("runs") / f"{file_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _say(outcome: Any, console: Any) -> None:

@@ -6,18 +6,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import wait
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.form import titled
+from flows.prefect_server import wait_until_there
 from flows.record import first_failure
 from flows.seed_paths import SeedPaths, distinct, neighbours, seed_paths_flow
 from flows.study_flow import study_flow
 from flows.sweep_page import write_page
 from flows.sweep_record import CellOutcome, SweepRecorder, every_diverged
+from tasks.clock import now
 from tasks.contracts import InputError, StageError
 from tasks.devices import Stopped
 from tasks.events import Event, emit
@@ -49,15 +52,19 @@ class SweepOutcome:
 
 
 @flow(name="sweep", flow_run_name="sweep {spec.name}", task_runner=CELLS_AT_ONCE, validate_parameters=True)
-def sweep_flow(spec: StudySpec = DEFAULT, sweep: SweepSpec = DEFAULT_SWEEP, out: str | None = None) -> SweepOutcome:
+def sweep_flow(
+    spec: Annotated[StudySpec, titled("Settings that all cells share")] = DEFAULT,
+    sweep: Annotated[SweepSpec, titled("Cells")] = DEFAULT_SWEEP,
+    out: Annotated[str | None, titled("Folder of the page")] = None,
+) -> SweepOutcome:
     """One study for each cell of a grid of seeds, learning rates and other settings, and one page over all of them.
 
     Args:
-        spec: the settings that all cells share.
-        sweep: in what the cells differ.
-        out: folder of the page and of the cells' studies; by default one under ``runs/``.
+        spec: What all cells share; they have one base and one set of rollouts.
+        sweep: In what the cells differ.
+        out: Folder of the page and of the cells' studies; by default one under ``runs/``.
     """
-    began = time.time()
+    began = now()
     folder = Path(out) if out else Path("runs") / f"{spec.name}-sweep-{time.strftime('%Y%m%d-%H%M%S')}"
     chosen = check_cells(spec, sweep, folder)
     with SweepRecorder(spec, sweep, chosen) as record:
@@ -80,7 +87,7 @@ def sweep_flow(spec: StudySpec = DEFAULT, sweep: SweepSpec = DEFAULT_SWEEP, out:
         flow_run=str(runtime.flow_run.id or ""),
         flow_runs=tuple(outcome.study.flow_run for outcome in outcomes if outcome.study),
         counts={**written["counts"], **_counted(paths)},
-        wall_seconds=time.time() - began,
+        wall_seconds=now() - began,
     )
 
 
@@ -109,6 +116,7 @@ def cell_task(cell: Cell, out: str, sweep_run: str) -> CellOutcome:
     name = f"cell {cell.label}"
     began = time.monotonic()
     emit(Event("start", name))
+    wait_until_there()
     try:
         study = study_flow(cell.spec, out, sweep_run)
     except Diverged as error:
@@ -134,6 +142,7 @@ def _paths(spec: StudySpec, sweep: SweepSpec, outcomes: Sequence[CellOutcome]) -
     pairs = neighbours(distinct(outcomes)) if sweep.path_problems else []
     if not pairs:
         return None
+    wait_until_there()
     alphas = tuple(sorted({*spec.paths.alphas, 0.5}))
     return seed_paths_flow(pairs, PathSpec(n=sweep.path_problems, alphas=alphas, readings=("solution",), matched=False))
 

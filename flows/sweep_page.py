@@ -17,6 +17,7 @@ from tasks.reporting.many.joined import join
 from tasks.reporting.many.studies import FEWEST, read_studies
 from tasks.reporting.many.sweep import Sweep, paths_frame
 from tasks.reporting.many.write import write_many
+from tasks.reporting.mlflow_record import describe_by_report
 from tasks.reporting.published import top
 from tasks.store import open_store
 
@@ -37,6 +38,7 @@ def write_page(
     frame = paths_frame(paths.pairs, paths.connectivity, paths.barriers) if paths else paths_frame((), None, None)
     files = write_many(many, out, measured, why, Sweep(record["name"], record["cells"], frame))
     open_store().log_files(record["mlflow"], [*files, out / SWEEP], out)
+    describe_by_report(record["mlflow"], files[0])
     page = files[0].absolute()
     create_markdown_artifact(key="sweep", markdown=top(page.with_name("report.md").read_text(encoding="utf-8")))
     create_link_artifact(key="sweep-page", link=page.as_uri(), link_text="report.html")

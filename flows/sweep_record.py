@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from flows.ghosts import open_recorded
+from flows.record import end_recorded
 from flows.study_flow import StudyOutcome
 from tasks.contracts import RunInfo
 from tasks.devices import allow, stop
@@ -64,7 +66,7 @@ class SweepRecorder:
         allow()
         tags = {"kind": "sweep", "study": self.spec.name, "methods": ",".join(self.spec.methods)}
         params = {"cells": len(self.cells), **self.sweep.model_dump(mode="json")}
-        self.run = open_store().open_study(f"{self.spec.name}, {len(self.cells)} cells", tags, params)
+        self.run = open_recorded(f"{self.spec.name}, {len(self.cells)} cells", tags, params)
         return self
 
     def __exit__(
@@ -73,7 +75,7 @@ class SweepRecorder:
         interrupted = error is not None and not isinstance(error, Exception)
         if interrupted:
             stop()
-        open_store().end_study(self.run, "FINISHED" if error is None else "KILLED" if interrupted else "FAILED")
+        end_recorded(self.run, "FINISHED" if error is None else "KILLED" if interrupted else "FAILED", error)
 
     def write(self, out: Path, outcomes: Sequence[CellOutcome]) -> dict[str, Any]:
         """sweep.json in ``out``, replaced whole; its counts are metrics of the MLflow run as well."""

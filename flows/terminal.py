@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from tasks.events import Event
+from tasks.secrets import redact
+from tasks.visible import visible
 
+_BAD = {"failed": "[red]failed[/] ", "damaged": "[yellow]damaged[/]"}
 PLAIN_SECONDS = 10.0
 """Without a terminal (a log file, CI) a running stage says how far it is once in this time."""
 
@@ -23,9 +28,9 @@ class StudyDisplay:
         self.begun: dict[str, float] = {}
         self.told: dict[str, float] = {}
         self.progress = Progress(
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[note]}"),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("eta"),
             TimeRemainingColumn(),
@@ -43,22 +48,32 @@ class StudyDisplay:
             self.progress.stop()
 
     def __call__(self, event: Event) -> None:
-        """Show one event."""
+        """Show one event. Names and notes come from files and people: the terminal obeys nothing in them."""
+        event = replace(event, name=visible(event.name), note=visible(redact(event.note)))
         if event.kind == "progress":
             self._step(event)
             return
         if event.kind == "start":
             self.begun[event.name] = self.told[event.name] = time.monotonic()
             return
-        if event.name in self.bars:
+        if event.name in self.bars and event.kind != "damaged":
             self.progress.remove_task(self.bars.pop(event.name))
+        name = escape(event.name)
         if event.kind == "done":
-            self.console.print(f"  [green]done[/]    {event.name}  [dim]{event.seconds:.1f} s[/]", highlight=False)
+            self.console.print(f"  [green]done[/]    {name}  [dim]{event.seconds:.1f} s[/]", highlight=False)
         elif event.kind == "hit":
-            self.console.print(f"  [cyan]cached[/]  {event.name}  [dim]was {event.seconds:.1f} s[/]", highlight=False)
-        elif event.kind == "failed":
-            self.console.print("  [red]failed[/] ", end="")
-            self.console.print(f" {event.name}: {event.note}", markup=False, highlight=False)
+            self.console.print(f"  [cyan]cached[/]  {name}  [dim]was {event.seconds:.1f} s[/]", highlight=False)
+        elif event.kind == "again":
+            self.console.print(f"  [yellow]again[/]   {name}  [dim]a second try[/]", highlight=False)
+        elif event.kind == "away":
+            self.console.print(
+                f"  [yellow]waiting[/] {name} does not answer ({escape(event.note)}); nothing is lost", highlight=False
+            )
+        elif event.kind == "back":
+            self.console.print(f"  [green]back[/]    {name}  [dim]after {event.seconds:.0f} s[/]", highlight=False)
+        elif event.kind in _BAD:
+            self.console.print(f"  {_BAD[event.kind]} ", end="")
+            self.console.print(f"{event.name}: {event.note}", markup=False, highlight=False)
 
     def _step(self, event: Event) -> None:
         if self.live:

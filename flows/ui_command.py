@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from flows import servers
+from flows import embedded, servers
 from tasks import home
 from tasks.contracts import InputError, StageError
+from tasks.making import making
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,7 +80,7 @@ def _existing_prefect() -> str | None:
 
 
 def _existing_mlflow() -> str | None:
-    from tasks.reporting.record import without_password
+    from tasks.secrets import without_password
 
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri.startswith(("http://", "https://")):
@@ -133,7 +134,12 @@ def _run(
     with ExitStack() as stack:
         stack.callback(servers.stop, started)
         # A study that starts now waits at these locks: two processes that make a fresh database at once race.
-        with FileLock(home.home() / "prefect-init.lock"), FileLock(home.home() / "init.lock"):
+        with (
+            FileLock(home.home() / "prefect-init.lock"),
+            FileLock(home.home() / "init.lock"),
+            embedded.making_database() as made_prefect,
+            making(home.home() / "mlflow.db") as made_mlflow,
+        ):
             if not prefect:
                 started.append(servers.start_prefect(arguments.prefect_port))
             if not mlflow:
@@ -142,6 +148,8 @@ def _run(
             with _telling(f"starting {names} (10 to 20 s)", console):
                 if not all(server.wait(stopped.is_set) for server in started):
                     return 0
+            made_prefect()
+            made_mlflow()
         urls = {server.name: server.url for server in started}
         addresses = servers.Addresses(prefect or urls["Prefect"], mlflow or urls["MLflow"])
         servers.remember(addresses)

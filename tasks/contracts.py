@@ -1,7 +1,7 @@
 """Types that flow between stages: references, small frozen results, and the schemas of the frames on disk.
 
-A leaf: it imports nothing of colinear. Shape suffixes used across the code base: ``_P`` problems, ``_G`` samples of a
-group, ``_B`` batch, ``_T`` tokens, ``_M`` methods or runs, ``_L`` layers, ``_R`` rank.
+A leaf. Shape suffixes of the code base: ``_P`` problems, ``_G`` samples of a group, ``_B`` batch, ``_T`` tokens,
+``_M`` methods or runs, ``_L`` layers, ``_R`` rank.
 """
 
 from __future__ import annotations
@@ -11,13 +11,28 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from tasks.secrets import redact
+from tasks.visible import visible
+
+LONGEST_MESSAGE = 1000
+"""Characters of an `InputError`; what is longer loses its middle."""
+
 
 class InputError(ValueError):
-    """Bad input from the user: one line that names the field and the way out. The command exits with code 2."""
+    """Bad input from the user: one line that names the field and the way out. The command exits with code 2.
+
+    Whatever the input put into the message: it prints, it is short, and it holds no secret of the environment.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(visible(redact(message), LONGEST_MESSAGE))
 
 
 class StageError(RuntimeError):
     """A stage failed while working: which one, why, how to resume. The command exits with code 1."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(visible(redact(message), 3 * LONGEST_MESSAGE))
 
 
 EXTERNAL = "external"
@@ -87,6 +102,8 @@ class StageResult:
     summary: dict[str, float | int | str | bool | None] = field(default_factory=dict)
     used: tuple[StageResult, ...] = ()
     """Stages that the task ran for its own, which other tasks may have run as well."""
+    damage: tuple[str, ...] = ()
+    """What was found damaged on the way and not used, for people to read: ``stage: what``."""
 
 
 REFERENCE_METHODS = ("base", "base-instructed", "teacher")

@@ -13,28 +13,31 @@ import multiprocessing.connection
 import os
 import signal
 import socket
-import sys
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from tasks import home
 from tasks.contracts import InputError, Progress, StageError, no_progress
+from tasks.events import Event, damaged, emit
+from tasks.events import stopping as _stopping
+from tasks.workers import Silence, Slot, hang_seconds, work
 
 DEV = Path("/dev")
 POLL_SECONDS = 0.05
 TURN_SECONDS = 1.0
 EXIT_SECONDS = 5.0
+LOST = 255
+"""What multiprocessing takes for the exit code of a worker that the fork server can no longer tell it."""
+
 STOP_SECONDS = 20.0
 """What a worker that handles SIGTERM may take to write down how far it is; the others it ends at once."""
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
@@ -43,14 +46,8 @@ to the system, which then makes and zeroes the pages of the next one anew: at th
 share of CPU time was 13 % in training steps (a quarter in the first ones) and 6 to 13 % in decoding, now below 1 %.
 32 MiB is the most that every glibc accepts as the size from which an allocation is the system's own."""
 
-
-@dataclass(frozen=True)
-class Slot:
-    """One device that one process may use, and the CPU threads that come with it."""
-
-    kind: Literal["cpu", "gpu"]
-    index: str
-    threads: int
+QUIET_TRACKER = {"PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker"}
+"""What a worker that is killed had registered, multiprocessing frees, and says so on the user's terminal."""
 
 
 class Stopped(StageError):
@@ -62,7 +59,6 @@ class WorkerDied(StageError):
 
 
 _queue: deque[threading.Event] = deque()
-_stopping = threading.Event()
 _living: set[Any] = set()
 _host = ""
 """Stands before a log's path in messages that another machine will show."""
@@ -233,10 +229,11 @@ def warm_up() -> None:
     from multiprocessing import forkserver
 
     home.quiet_environment()
+    hang_seconds()  # a bad one is refused before work begins
     # OpenMP reads its thread count at load; workers of GPU slots raise it again with torch.set_num_threads.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, str(slots()[0].threads))
-    for name, value in KEEP_MEMORY.items():
+    for name, value in {**KEEP_MEMORY, **QUIET_TRACKER}.items():
         os.environ.setdefault(name, value)
     _context()
     forkserver.ensure_running()
@@ -255,7 +252,7 @@ def run_pinned(
     With ``processes`` > 1 the function runs once a slot, with ``rank``, ``world`` and ``rendezvous`` (a ``file://``
     URL) added, and rank 0's result is returned. Output of the process goes to the file ``log``. An `InputError` inside
     is raised again here; another exception becomes a `StageError` with its text, its traceback is in the log; a
-    process that is killed raises `WorkerDied`.
+    process that is killed raises `WorkerDied`, one that hangs `tasks.workers.Hung`.
     """
     warm_up()
     with take(processes) as held:
@@ -289,7 +286,7 @@ def _run_ranks(
         for rank, slot in enumerate(held):
             extra = {"rank": rank, "world": len(held), "rendezvous": rendezvous.as_uri()} if several else {}
             ours, theirs = _context().Pipe()
-            worker = _context().Process(target=_worker, args=(theirs, function, {**kwargs, **extra}, slot, str(log)))
+            worker = _context().Process(target=work, args=(theirs, function, {**kwargs, **extra}, slot, str(log)))
             _check_stopping()
             worker.start()
             workers.append((worker, ours))
@@ -312,28 +309,34 @@ def _run_ranks(
 
 
 def _await(workers: list[tuple[Any, Any]], log: Path, progress: Progress) -> Any:
-    """Pass on progress until rank 0 has answered and every rank has ended well."""
+    """Pass on progress and events until rank 0 has answered and every rank has ended well."""
     pending = {ours: worker for worker, ours in workers}
     first = workers[0][1]
-    result = None
+    result, silence = None, Silence(log)
     while pending:
-        for ready in _ready(pending):
+        began = time.monotonic()
+        ready = _ready(pending, silence.look)
+        if silence.over(time.monotonic() - began, heard=bool(ready)):
+            raise silence.complaint(pending.values(), _host)
+        for one in ready:
             try:
-                if not ready.poll():
+                if not one.poll():
                     raise EOFError
-                kind, *body = ready.recv()
+                kind, *body = one.recv()
             except (EOFError, ConnectionResetError):
-                worker = pending.pop(ready)
+                worker = pending.pop(one)
                 worker.join()
                 _check_stopping()
                 raise WorkerDied(
                     f"the worker process died ({_cause(worker.exitcode)}); its output: {_host}{log}"
                 ) from None
-            if kind == "progress" and ready is first:
+            if kind == "progress" and one is first:
                 progress(*body)
+            elif kind == "event":
+                _relay(body[0])
             elif kind == "result":
-                pending.pop(ready)
-                result = body[0] if ready is first else result
+                pending.pop(one)
+                result = body[0] if one is first else result
             elif kind == "input":
                 raise InputError(body[0])
             elif kind == "error":
@@ -341,58 +344,24 @@ def _await(workers: list[tuple[Any, Any]], log: Path, progress: Progress) -> Any
     return result
 
 
-def _ready(pending: Mapping[Any, Any]) -> list[Any]:
+def _relay(event: Event) -> None:
+    """Tell here what was told in a worker, which does not know the stage's name."""
+    if event.kind == "damaged":
+        damaged(event.note, event.name)
+    else:
+        emit(event)
+
+
+def _ready(pending: Mapping[Any, Any], seconds: float) -> list[Any]:
     """The pipes of the workers that said something or ended; a worker's own children may keep its pipe open."""
     ends = {worker.sentinel: ours for ours, worker in pending.items()}
-    woken = multiprocessing.connection.wait([*pending, *ends])
+    woken = multiprocessing.connection.wait([*pending, *ends], seconds)
     return list(dict.fromkeys(ends.get(one, one) for one in woken))
 
 
 def _cause(exitcode: int | None) -> str:
     if exitcode is not None and exitcode < 0:
-        return f"signal {signal.Signals(-exitcode).name}"
-    return f"exit code {exitcode}"
-
-
-def _worker(
-    connection: multiprocessing.connection.Connection,
-    function: Callable[..., Any],
-    kwargs: dict[str, Any],
-    slot: Slot,
-    log: str,
-) -> None:
-    """The child: see one device, write to the log, answer once. Ends when the driver's end of the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which decides
-    threading.Thread(target=_end_with_driver, args=(connection,), daemon=True).start()
-    with open(log, "a", buffering=1) as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    os.environ["CUDA_VISIBLE_DEVICES"] = slot.index if slot.kind == "gpu" else ""
-    lock = threading.Lock()
-
-    def send(*message: Any) -> None:
-        with lock:
-            connection.send(message)
-
-    try:
-        import torch
-
-        torch.set_num_threads(slot.threads)
-        if slot.kind == "gpu" and not torch.cuda.is_available():
-            raise StageError(f"GPU {slot.index} is there but torch cannot use it")  # never a CPU run in disguise
-        result = function(**kwargs, progress=lambda done, total, note="": send("progress", done, total, note))
-        send("result", result)
-    except InputError as error:
-        send("input", str(error))
-    except BaseException as error:
-        traceback.print_exc()
-        sys.stderr.flush()
-        send("error", f"{type(error).__name__}: {error}")
-
-
-def _end_with_driver(connection: multiprocessing.connection.Connection) -> None:
-    """The driver never sends: when reading ends, it is gone, and so is the use of this process."""
-    try:
-        connection.recv()
-    except (EOFError, OSError):
-        os._exit(1)
+        hint = ", which the system sends where memory runs out" if exitcode == -signal.SIGKILL else ""
+        return f"signal {signal.Signals(-exitcode).name}{hint}"
+    hint = ", as when the server was killed that it was forked from" if exitcode == LOST else ""
+    return f"exit code {exitcode}{hint}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,24 @@ def build_manifest(folder: Path) -> dict[str, dict[str, Any]]:
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
     """sha256 of a manifest: the digest of the whole artifact."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def seal(key: str, manifest: str) -> str:
+    """What says that the output with this manifest's digest is the one of this key: a record has all three."""
+    return hashlib.sha256(f"{key} {manifest}".encode()).hexdigest()
+
+
+def last_written(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """{path: (inode, size, nanoseconds of the last change of inode or content)} of every file under ``folder``.
+
+    Unequal to an earlier answer wherever a file was written, replaced, added or lost since, whatever its dates say.
+    """
+    found = {}
+    for path in folder.rglob("*"):
+        status = path.stat()
+        if not stat.S_ISDIR(status.st_mode):
+            found[path.relative_to(folder).as_posix()] = (status.st_ino, status.st_size, status.st_ctime_ns)
+    return found
 
 
 def verify(folder: Path, manifest: Mapping[str, Mapping[str, Any]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,13 +14,16 @@ from typing import Literal
 class Event:
     """One thing that happened to one stage."""
 
-    kind: Literal["start", "progress", "done", "hit", "failed"]
+    kind: Literal["start", "progress", "done", "hit", "failed", "again", "damaged", "away", "back"]
     name: str
     done: int = 0
     total: int = 0
     note: str = ""
     seconds: float = 0.0
 
+
+stopping = threading.Event()
+"""Set while a study is being stopped (`tasks.devices.stop`): what waits for a device or a server gives up."""
 
 _listeners: list[Callable[[Event], None]] = []
 _lock = threading.Lock()
@@ -40,3 +44,28 @@ def listening(listener: Callable[[Event], None]) -> Iterator[None]:
         yield
     finally:
         _listeners.remove(listener)
+
+
+_at_work: ContextVar[tuple[str, list[str]] | None] = ContextVar("at_work", default=None)
+
+
+@contextmanager
+def at_work(name: str) -> Iterator[list[str]]:
+    """The stage that this context works for. Yields what `damaged` tells within it, as ``name: what``."""
+    found: list[str] = []
+    token = _at_work.set((name, found))
+    try:
+        yield found
+    finally:
+        _at_work.reset(token)
+
+
+def damaged(what: str, name: str = "") -> None:
+    """Say that something kept on disk was damaged and is not used: of the stage ``name``, else of the one at work."""
+    stage, found = _at_work.get() or ("", None)
+    name = name or stage
+    if found is not None:
+        if f"{name}: {what}" in found:  # several processes of one stage read one file
+            return
+        found.append(f"{name}: {what}")
+    emit(Event("damaged", name, note=what))

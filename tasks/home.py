@@ -10,6 +10,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from tasks.secrets import guard
+
 
 def home() -> Path:
     """The state folder, made on first use."""
@@ -41,13 +43,26 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "MLFLOW_TRUNCATE_LONG_VALUES": "false",
+    # Through MLflow's server: left alone it sends clients to its object store, which only it may be able to reach.
+    "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
+    "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "colinear",  # what is said of a server that is away stands in the run's log too
+    # While Prefect's server is away its client asks again for 4 minutes (2 + 4 + ... + 128 s), also after a 500.
+    "PREFECT_CLIENT_MAX_RETRIES": "7",
+    "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500,504",
+    # MLflow's would ask again by itself, and make a run twice whose first answer was lost: see `tasks.patience`.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
 }
 """What must be in the environment of every process, on whatever machine."""
 
 
 def quiet_environment() -> None:
-    """Set what must be in the environment before Prefect, MLflow or a worker process starts; never overrides."""
+    """Set what must be in the environment before Prefect, MLflow or a worker process starts; never overrides.
+
+    But for a password in a server's URL, which moves to where no error repeats it (`tasks.secrets.guard`).
+    """
+    guard()
     for name, value in {**QUIET, "PREFECT_HOME": str(home() / "prefect")}.items():
         os.environ.setdefault(name, value)

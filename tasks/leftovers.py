@@ -1,4 +1,4 @@
-"""What stages that never finished left in the state folder: checkpoints, and answers that were had already.
+"""What stages left in the state folder that never finished, or never sent their output: checkpoints, answers, output.
 
 A stage deletes its own when its output is safe. What stays is for the next try; of a study that is never run again it
 would stay for ever.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from tasks import home
 
-FOLDERS = ("checkpoints", "partial")
+FOLDERS = ("checkpoints", "partial", "outbox", "staging")
 DAYS = 14
 
 
@@ -34,6 +35,11 @@ def drop_leftovers(days: float = DAYS) -> list[str]:
                     dropped.append(path.name)
         except (Timeout, OSError):  # at work, or another study deletes it: nothing that a study should fail for
             continue
+    for path in sorted(home.subfolder("downloads").glob("partial-*")):  # half a download: nobody reads it
+        with suppress(OSError):
+            if _last_written(path) < oldest:
+                _delete(path)
+                dropped.append(path.name)
     return dropped
 
 

@@ -17,6 +17,7 @@ from tasks.engines.vllm import check_cpu, check_head
 from tasks.engines.vllm_adapters import RANKS
 from tasks.engines.vllm_installation import check_device
 from tasks.grading.golds import check_golds
+from tasks.grading.grade import unparsed_golds
 from tasks.methods import Method
 from tasks.methods.common import chosen
 from tasks.models.external import check_base, locate, reference
@@ -29,8 +30,12 @@ from tasks.rollouts.files import heldout_split, read_rollouts
 from tasks.rollouts.prompts import chosen_prompts, prompts_key
 from tasks.rollouts.teacher import check_teacher, completions_key, teacher_folder
 from tasks.settings import StudySpec
+from tasks.small_files import expanded
 from tasks.specs import RolloutSpec
 from tasks.store import open_store
+
+RECORDS = ("study.json", "compare.json", "many.json")
+"""One of them lies beside every page of ours."""
 
 WORLD_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Linear modules of a Qwen3 block: what the embedded world's LoRA can target."""
@@ -43,6 +48,7 @@ def preflight(spec: StudySpec, out: Path | None = None) -> ModelRef | None:
     (a few seconds), but no weights beyond their digest.
     """
     slots()
+    _check_key(spec.rollouts)
     if out is not None:
         check_out(out)
     if not spec.own:
@@ -68,6 +74,8 @@ def check_out(out: Path) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"--out: {there} cannot be written to ({reason}); give another folder") from None
+    if (out / "report.html").exists() and not any((out / name).is_file() for name in RECORDS):
+        raise InputError(f"--out: {out} has a report.html that colinear did not write; give another folder")
 
 
 def _check_world(spec: StudySpec) -> None:
@@ -137,16 +145,27 @@ def _own(spec: StudySpec) -> ModelRef:
 def _check_file(spec: StudySpec) -> None:
     """The user's own rollouts: readable, gradable, and something in them for every method."""
     assert spec.rollouts.file is not None
-    rows = read_rollouts(Path(spec.rollouts.file).expanduser())
+    rows = read_rollouts(expanded(spec.rollouts.file))
     _check_evaluation(spec, rows)
     known = rows.filter(pl.col("reward").is_null() & pl.col("answer").is_not_null())
     golds = known.unique("problem_id", maintain_order=True)
     check_golds(golds["answer"].to_list(), golds["problem_id"].to_list(), "rollouts.file")
     if spec.evaluation.problems is None and spec.rollouts.holdout > 0:
-        held = heldout_split(rows["problem_id"], spec.rollouts.holdout)
-        rows = rows.filter(~pl.col("problem_id").is_in(list(held)))
+        held = pl.col("problem_id").is_in(list(heldout_split(rows["problem_id"], spec.rollouts.holdout)))
+        _check_held_out(rows.filter(held))
+        rows = rows.filter(~held)
     if rows["reward"].null_count() == 0:
         _check_rewards(spec, rows)
+
+
+def _check_held_out(rows: pl.DataFrame) -> None:
+    """Of problems that are held out with given rewards some golds may be unread: they are counted. But not all."""
+    golds = rows.drop_nulls("answer").unique("problem_id", maintain_order=True)["answer"].to_list()
+    if golds and len(unparsed_golds(golds)) == len(golds):
+        raise InputError(
+            f"rollouts.holdout: the grader can read no gold answer of the {len(golds)} problems held out, so no answer "
+            "to them could be right; give evaluation.problems, or correct the gold answers"
+        )
 
 
 def _check_sampling(spec: StudySpec, base: Path) -> None:
@@ -199,14 +218,18 @@ def _elsewhere() -> bool:
 
 
 def _check_engine(rollouts: RolloutSpec) -> None:
-    """Refuse vLLM where it is not there, and an endpoint whose key is not. Raises `InputError`.
+    """Refuse vLLM where it is not there. Raises `InputError`."""
+    if rollouts.engine == "vllm":
+        check_device(slots()[0].kind)
+
+
+def _check_key(rollouts: RolloutSpec) -> None:
+    """Refuse an endpoint whose key is not there. Raises `InputError`.
 
     The key's variable must be there even where nobody will be asked: settings are recorded, and what names no variable
     may be the key itself.
     """
-    if rollouts.engine == "vllm":
-        check_device(slots()[0].kind)
-    if rollouts.engine == "openai":
+    if rollouts.engine == "openai" or rollouts.key_env != RolloutSpec().key_env:
         read_key(rollouts.key_env)
 
 
@@ -226,7 +249,7 @@ def _check_evaluation(spec: StudySpec, rows: pl.DataFrame | None = None) -> None
     fields = {str(name): column for name, column in evaluation.fields.items()}
     check_names(evaluation.benchmarks)
     if evaluation.problems is not None:
-        _check_readable(read_problems(Path(evaluation.problems).expanduser(), fields), "evaluation.problems")
+        _check_readable(read_problems(expanded(evaluation.problems), fields), "evaluation.problems")
     elif not evaluation.benchmarks and spec.rollouts.holdout == 0:
         raise InputError(
             "evaluation.problems: rollouts.holdout is 0, so there is nothing to evaluate on; give a file of problems"
@@ -245,9 +268,8 @@ def _check_readable(problems: pl.DataFrame, source: str) -> None:
 
 def _check_rewards(spec: StudySpec, rows: pl.DataFrame) -> None:
     """With every reward given, whether each method has something to train on is known before anything is tokenised."""
-    stand_in = rows.with_columns(
-        prompt_ids=pl.lit([0], dtype=pl.List(pl.Int64)), completion_ids=pl.lit([0], dtype=pl.List(pl.Int64))
-    )
+    text = pl.col("completion").rank("dense").cast(pl.Int64)  # equal completions have equal tokens
+    stand_in = rows.with_columns(prompt_ids=pl.lit([0], dtype=pl.List(pl.Int64)), completion_ids=pl.concat_list(text))
     for name in spec.methods:
         chosen(spec.method(name), stand_in, spec.train.mask_truncated)
 

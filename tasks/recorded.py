@@ -11,6 +11,7 @@ from typing import Any
 
 from tasks.contracts import ArtifactRef, InputError, RunInfo
 from tasks.digests import Damaged
+from tasks.mlflow_pages import registered_run
 from tasks.store import FOLDER, open_store
 
 CONFIGS = {"adapter_config.json", "config.json"}
@@ -33,12 +34,12 @@ def method_tags(info: RunInfo) -> dict[str, str]:
 
 
 def recall(location: str) -> RunInfo | None:
-    """What MLflow knows of the run in ``location``; None where the URI names no run.
+    """What MLflow knows of the run in ``location``; None where the URI names no run, nor a model that we registered.
 
     A run of one of our studies says its method, seeds and learning rate; of another run only the name is known. Raises
     `InputError` where there is no such run.
     """
-    run_id, _ = _split(location)
+    run_id, _ = _split(_trained_in(location))
     if run_id is None:
         return None
     run = open_store().run(run_id)
@@ -57,7 +58,7 @@ def fetch(location: str, scratch: Path) -> Path:
     Files on this disk are read in place, our own cache entries are verified, others are downloaded into ``scratch``,
     once. Without a path, it is the first folder of `WITHIN` that holds an adapter or a model. Raises `InputError`.
     """
-    run_id, path = _split(location)
+    run_id, path = _split(_trained_in(location))
     if run_id is None:
         return _downloaded(location, scratch)
     store = open_store()
@@ -77,13 +78,23 @@ def fetch(location: str, scratch: Path) -> Path:
     return _downloaded(f"runs:/{run_id}/{path}", scratch)
 
 
+def _trained_in(location: str) -> str:
+    """Of a registered adapter of ours the artifact of its training: it is verified, and knows its method."""
+    if not location.startswith("models:/"):
+        return location
+    return registered_run(open_store().client, location) or location
+
+
 def _split(location: str) -> tuple[str | None, str]:
     """Run id (None where the URI is not of a run) and path in its artifacts."""
     scheme, _, rest = location.rpartition(":/")
     if scheme not in ("", "runs"):
         return None, ""
     run_id, _, path = rest.strip("/").partition("/")
-    return run_id, posixpath.normpath(path) if path else ""
+    path = posixpath.normpath(path) if path else ""
+    if ".." in path.split("/"):
+        raise InputError(f"{location}: its path leads out of the run; give one within it")
+    return run_id, path
 
 
 def _learning_rate(run: Any, tag: str) -> float:
@@ -98,7 +109,7 @@ def _verified(run: Any, location: str) -> Path:
     try:
         return open_store().local(ref)
     except Damaged as damage:
-        raise InputError(f"{location}: {damage}; run its study again, which trains it anew") from damage
+        raise InputError(f"{location}: {damage}") from damage
 
 
 def _search(run_id: str, location: str) -> str:

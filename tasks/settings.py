@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import math
 import re
 import reprlib
 import tomllib
@@ -21,7 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tasks.contracts import InputError, RunInfo, short_rate
 from tasks.methods import METHOD_NAMES, THE_SIX, Method, Methods
+from tasks.small_files import depth, read_text
 from tasks.specs import (
+    LARGEST_NUMBER,
     LARGEST_SEED,
     EvaluationSpec,
     FunctionSpec,
@@ -33,6 +36,7 @@ from tasks.specs import (
     TinySpec,
     TrainSpec,
 )
+from tasks.visible import visible
 
 
 def _methods_last(schema: dict[str, Any]) -> None:
@@ -46,7 +50,9 @@ class StudySpec(Methods):
 
     model_config = ConfigDict(json_schema_extra=_methods_last)
 
-    name: str = Field("tiny", title="Name", description="Shown in Prefect, MLflow and the report.", min_length=1)
+    name: str = Field(
+        "tiny", title="Name", description="Shown in Prefect, MLflow and the report.", min_length=1, max_length=1000
+    )
     methods: tuple[str, ...] = Field(
         THE_SIX,
         title="Methods",
@@ -87,6 +93,13 @@ class StudySpec(Methods):
     geometry: GeometrySpec = Field(GeometrySpec(), title="Geometry")
     paths: PathSpec = Field(PathSpec(), title="Paths between solutions")
     functions: FunctionSpec = Field(FunctionSpec(), title="Representations and distributions")
+
+    @field_validator("name")
+    @classmethod
+    def _printable(cls, name: str) -> str:
+        if not name.isprintable():
+            raise ValueError("expected characters that print, on one line")
+        return name
 
     @field_validator("methods", "twins", "init_twins", "matched")
     @classmethod
@@ -173,6 +186,7 @@ def check_sources(rollouts: RolloutSpec) -> None:
                 raise ValueError(f"rollouts.{field}: nothing is sampled without rollouts.problems; name them as well")
     if rollouts.endpoint is not None:
         check_url(rollouts.endpoint)
+    _check_extra(rollouts.extra)
     if rollouts.key_env is not None and not re.fullmatch("[A-Z_][A-Z0-9_]*", rollouts.key_env):
         raise ValueError(  # what was given may be the key itself: it is not repeated
             "rollouts.key_env: expected the name of an environment variable, in capitals, such as OPENAI_API_KEY; the "
@@ -188,6 +202,46 @@ def check_sources(rollouts: RolloutSpec) -> None:
             "rollouts.teacher_template: the endpoint renders its own chat template; to render prompts here, name "
             "rollouts.teacher_tokenizer"
         )
+
+
+_CREDENTIAL = re.compile(
+    r"(api|access|secret|private|auth)[-_]?key|authorization|password|passwd|secret|bearer|credential"
+    r"|(api|auth|access|refresh|id|bearer)[-_]?token$",
+    re.IGNORECASE,
+)
+
+
+def _check_extra(extra: dict[str, Any]) -> None:
+    """Raise `ValueError`, which repeats no value, for what is no JSON, and for a key or password: it is recorded."""
+    if depth(extra) > DEEPEST:
+        raise ValueError(f"rollouts.extra: nested deeper than {DEEPEST}")
+    level: list[Any] = [extra]
+    while level:
+        for one in level:
+            if isinstance(one, float) and not math.isfinite(one):
+                raise ValueError("rollouts.extra: a number in it is not finite, which no request can hold")
+            if isinstance(one, int) and abs(one) > LARGEST_NUMBER:
+                raise ValueError("rollouts.extra: a number in it is beyond all measure")
+            if isinstance(one, dict) and (found := next(filter(_CREDENTIAL.search, map(str, one)), None)):
+                raise ValueError(
+                    f"rollouts.extra: {found[:40]!r} looks like a key or password, and settings are recorded; export "
+                    "it in the environment variable that rollouts.key_env names"
+                )
+            if isinstance(one, str) and not _writable(one):
+                raise ValueError("rollouts.extra: a text in it has half a surrogate pair, which no request can hold")
+            if not isinstance(one, dict | list | tuple | str | int | float | None):
+                raise ValueError(f"rollouts.extra: JSON has no {type(one).__name__}")
+        level = [inner for one in level if isinstance(one, dict) for inner in one.values()] + [
+            inner for one in level if isinstance(one, list | tuple) for inner in one
+        ]
+
+
+def _writable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_url(url: str) -> None:
@@ -218,11 +272,26 @@ def build(values: Mapping[str, Any]) -> StudySpec:
 def load_toml(path: Path) -> dict[str, Any]:
     """A study's values from a TOML file; its ``preset`` key, if any, is left in. Raises `InputError`."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = read_text(path)
+        if _DOTTED.search(text):
+            raise ValueError("a key of more than 32 parts")
+        values = tomllib.loads(text)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except RecursionError:
+        raise InputError(f"{path}: not a TOML file that can be read: values nested too deep") from None
+    except (ValueError, OSError) as error:  # no TOML, no UTF-8, a number of thousands of digits
         raise InputError(f"{path}: not a TOML file that can be read: {error}") from None
+    if depth(values) > DEEPEST:
+        raise InputError(f"{path}: values nested deeper than {DEEPEST}; no setting takes that")
+    return values
+
+
+DEEPEST = 16
+"""Lists and tables within each other; a setting has four at most."""
+
+_DOTTED = re.compile(r"""^[ \t]*(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){32}""", re.MULTILINE)
+"""Such a key takes tomllib a time that grows with the square of its parts."""
 
 
 def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
@@ -302,7 +371,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def one_line(error: ValidationError, whole: type[BaseModel] = StudySpec) -> str:
     """The first of the errors in values of ``whole``: its field, what is wrong, what was given."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
+    where = ".".join(visible(str(part), 60) for part in first["loc"] if not isinstance(part, int))
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         *path, last = [str(part) for part in first["loc"]]

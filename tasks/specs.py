@@ -7,12 +7,15 @@ value is refused before any work starts. A study's whole settings are composed o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 LARGEST_SEED = 2**31 - 1
 """What every generator that we seed accepts."""
+
+LARGEST_NUMBER = 10**12
+"""Of whatever a setting counts."""
 
 MOST_SAMPLES = 1000
 """Sampled answers a problem, beyond which maj@k is not computed."""
@@ -22,6 +25,14 @@ class Section(BaseModel):
     """A frozen section: unknown keys are refused, defaults are checked."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _countable(self) -> Self:
+        """Beyond `LARGEST_NUMBER` a whole number fits no column, file size or counter that it would become."""
+        for name, value in self:
+            if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+                raise ValueError(f"{name}: a number of {len(str(value))} digits; the largest is {LARGEST_NUMBER}")
+        return self
 
 
 class ModelSpec(Section):

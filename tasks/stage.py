@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,18 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.states import Completed, State
 from prefect.tasks import Task
 
-from tasks import home
+from tasks import home, outbox
+from tasks.clock import now
 from tasks.contracts import InputError, Progress, StageError, StageResult
 from tasks.devices import WorkerDied
-from tasks.events import Event, emit
+from tasks.events import Event, at_work, emit
+from tasks.patience import Aside
 from tasks.store import CACHE, Entry, StageKey, open_store
 
 Compute = Callable[[Path, Progress], Mapping[str, Any]]
+
+LAST_SECONDS = 2.0
+"""What a progress artifact may take to be told that all is done."""
 
 
 def can_heal(task: Task[..., Any], run: Any, state: State[Any]) -> bool:
@@ -31,6 +36,7 @@ def can_heal(task: Task[..., Any], run: Any, state: State[Any]) -> bool:
     try:
         state.result()
     except WorkerDied:
+        emit(Event("again", run.name))
         return True
     except Exception:
         return False
@@ -52,21 +58,23 @@ def run_stage(
     tags: Mapping[str, str] | None = None,
     params: Mapping[str, Any] | None = None,
     on_run: Callable[[str], None] | None = None,
+    rows: Callable[[Path], Sequence[outbox.Row]] = lambda _: (),
 ) -> StageResult:
     """Return the stage's output from the cache or compute it; `state_of` then shows in Prefect which it was.
 
     ``compute(staging, progress)`` writes files to ``staging`` and returns a summary of numbers. ``on_run(run_id)`` is
-    called when a new MLflow run was opened for the computation, e.g. to stream metrics into it.
+    called when a new MLflow run was opened for the computation, e.g. to stream metrics into it; ``rows(staging)`` are
+    those that it lacks in the end.
     """
     logger = get_run_logger()
     store = open_store()
-    began, clock = time.time(), time.perf_counter()
-    with store.locked(key):
-        entry = store.find(key)
+    began, clock = now(), time.perf_counter()
+    with at_work(name) as damage, store.locked(key):
+        entry = _known(key, name)
         if entry is not None:
             emit(Event("hit", name, seconds=entry.seconds))
             logger.info("%s: found in MLflow run %s", name, entry.ref.run_id)
-            return _result(key, name, entry, began, time.perf_counter() - clock, hit=True)
+            return _result(key, name, entry, began, time.perf_counter() - clock, damage, hit=True)
         logger.info("%s: computing (key %s, output of its worker in %s)", name, key.digest[:12], log_file(key))
         run_id = store.open_run(name, key=key, parent=parent, experiment=experiment, tags=tags, params=params)
         if on_run is not None:
@@ -74,7 +82,7 @@ def run_stage(
         progress = _PrefectProgress(name)
         try:
             entry = store.produce(
-                key, run_id, lambda staging: compute(staging, progress), waited=lambda: progress.waited
+                key, run_id, lambda staging: compute(staging, progress), waited=lambda: progress.waited, rows=rows
             )
         except Exception as error:
             _complain(name, error)
@@ -82,7 +90,9 @@ def run_stage(
         progress.finish()
     emit(Event("done", name, seconds=entry.seconds))
     logger.info("%s: done in %.1f s, MLflow run %s", name, entry.seconds, run_id)
-    return _result(key, name, entry, began, time.perf_counter() - clock, hit=False)
+    for what in damage:
+        logger.warning("damaged: %s", what)
+    return _result(key, name, entry, began, time.perf_counter() - clock, damage, hit=False)
 
 
 @dataclass(frozen=True)
@@ -106,12 +116,12 @@ def run_stages(
     """
     logger = get_run_logger()
     store = open_store()
-    began, clock = time.time(), time.perf_counter()
+    began, clock = now(), time.perf_counter()
     places = {part.key.digest: place for place, part in reversed(list(enumerate(parts)))}
-    with ExitStack() as locks:
+    with at_work(name) as damage, ExitStack() as locks:
         for _, place in sorted(places.items()):  # one order for everybody: no deadlock
             locks.enter_context(store.locked(parts[place].key))
-        found = {digest: store.find(parts[place].key) for digest, place in places.items()}
+        found = {digest: _known(parts[place].key, parts[place].name) for digest, place in places.items()}
         missing = sorted(places[digest] for digest, entry in found.items() if entry is None)
         for part in parts:
             if (entry := found[part.key.digest]) is not None:
@@ -121,9 +131,11 @@ def run_stages(
             logger.info("%s: computing %s", name, ", ".join(parts[place].name for place in missing))
             made = _compute_parts(parts, missing, name, compute)
             found |= {parts[place].key.digest: entry for place, entry in made.items()}
+    for what in damage:
+        logger.warning("damaged: %s", what)
     total = time.perf_counter() - clock
     return [
-        _result(part.key, part.name, entry, began, total, hit=place not in missing)
+        _result(part.key, part.name, entry, began, total, [] if place else damage, hit=place not in missing)
         for place, part in enumerate(parts)
         if (entry := found[part.key.digest]) is not None
     ]
@@ -154,15 +166,27 @@ def _compute_parts(
             )
     except BaseException as error:
         for place in runs.keys() - entries.keys():
-            with suppress(Exception):  # the store itself may be what failed: its message counts
-                store.client.set_tag(runs[place], "error", f"{type(error).__name__}: {error}"[:2000])
-                store.end_run(runs[place], "FAILED")
+            store.fail_run(runs[place], error)
         if isinstance(error, Exception):
             _complain(name, error)
         raise
     progress.finish()
     emit(Event("done", name, seconds=time.perf_counter() - clock - progress.waited))
     return entries
+
+
+def _known(key: StageKey, name: str) -> Entry | None:
+    """What was computed before: found in the record, or here, on its way there."""
+    store = open_store()
+    try:
+        entry = store.find(key)
+        if entry is None:
+            return store.recover(key)
+        outbox.discard(key)  # of somebody who was killed when it had just arrived
+        return entry
+    except Exception as error:
+        _complain(name, error)
+        raise
 
 
 def _complain(name: str, error: Exception) -> None:
@@ -183,6 +207,7 @@ def after(first: StageResult, second: StageResult) -> StageResult:
         total_seconds=first.total_seconds + second.total_seconds,
         started=first.started,
         summary={**first.summary, **second.summary},
+        damage=first.damage + second.damage,
     )
 
 
@@ -202,7 +227,9 @@ def state_of(result: StageResult) -> StageResult | State[StageResult]:
     return Completed(name="CacheHit", message=message, data=result)
 
 
-def _result(key: StageKey, name: str, entry: Entry, began: float, seconds: float, *, hit: bool) -> StageResult:
+def _result(
+    key: StageKey, name: str, entry: Entry, began: float, seconds: float, damage: Sequence[str], *, hit: bool
+) -> StageResult:
     return StageResult(
         stage=key.stage,
         name=name,
@@ -213,6 +240,7 @@ def _result(key: StageKey, name: str, entry: Entry, began: float, seconds: float
         started=began,
         total_seconds=seconds,
         summary={k: v for k, v in entry.summary.items() if not isinstance(v, dict | list)},
+        damage=tuple(damage),
     )
 
 
@@ -224,6 +252,7 @@ class _PrefectProgress:
         self.artifact: Any = None
         self.told = self.made = time.monotonic()
         self.waited = 0.0
+        self._aside = Aside()  # a server that is away must not hold up those whose progress this is
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         if total == 0:
@@ -234,7 +263,7 @@ class _PrefectProgress:
         if time.monotonic() - self.told < 2:
             return
         self.told = time.monotonic()
-        self._tell(min(100.0, 100.0 * done / total))
+        self._aside.start(lambda: self._tell(min(100.0, 100.0 * done / total)))
 
     def _tell(self, share: float) -> None:
         try:
@@ -247,5 +276,7 @@ class _PrefectProgress:
 
     def finish(self) -> None:
         """Leave a started progress artifact at 100 %."""
+        self._aside.wait(LAST_SECONDS)
         if self.artifact is not None:
-            self._tell(100.0)
+            self._aside.start(lambda: self._tell(100.0))
+            self._aside.wait(LAST_SECONDS)

@@ -1,9 +1,9 @@
-"""The record and the cache: the only module that knows MLflow.
+"""The record and the cache: with `tasks.tracking` and `tasks.mlflow_pages` all that knows MLflow.
 
 A cache entry is one MLflow run whose artifact folder holds a stage's output and a manifest (size and sha256 of every
 file). Its key is the sha256 of (stage, version, digests of the inputs, the settings that matter). An entry is a hit
 only if the run is FINISHED, tagged complete, and every file still has the manifest's digest; so a killed run is never a
-hit and damage is found, named and recomputed. Output is computed in a staging folder and uploaded when whole.
+hit and damage is found, named and recomputed. Output is sent when whole, and kept here until it has arrived.
 
 Two experiments: ``colinear`` holds what people browse (a parent run per study, a child per method); ``colinear.cache``
 the entries of all other stages.
@@ -12,35 +12,36 @@ the entries of all other stages.
 from __future__ import annotations
 
 import json
-import shutil
 import socket
-import tempfile
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from tasks import home
+from tasks import home, mlflow_pages, outbox
 from tasks.contracts import EXTERNAL, ArtifactRef, InputError, StageError
-from tasks.digests import MANIFEST, Damaged, StageKey, build_manifest, manifest_digest, verify_entry
+from tasks.copies import FOLDER, Copies
+from tasks.digests import MANIFEST, Damaged, StageKey, manifest_digest, seal
+from tasks.events import damaged
+from tasks.making import making
+from tasks.secrets import redact
+from tasks.state import check_mlflow, deleted_experiment
+from tasks.tracking import Tracking
+from tasks.visible import parameter_names
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 STUDIES = "colinear"
 CACHE = "colinear.cache"
-FOLDER = "output"  # within a run's artifacts
+SEAL = "cache.seal"  # tag: `tasks.digests.seal` of the two tags that make a run an entry
 KINDS = ("study", "comparison", "sweep")  # of the parent runs that hold a lock while they live
-REACH_SECONDS = 20.0
 PAGE = 200  # runs asked for at a time
 
 
@@ -63,28 +64,25 @@ class Store:
         self.root = home.home()
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
         self._local_files = self.uri.startswith("sqlite:///")
-        self._verified: dict[str, Path] = {}
+        self._copies = Copies(lambda ref, folder: self._fetch(ref, folder))
         self._alive: dict[str, FileLock] = {}
-        with FileLock(self.root / "init.lock"):  # two processes creating a fresh database at once race
-            self.client = self._connect()
+        own = self.root / "mlflow.db"
+        fresh = making(own) if self.uri == f"sqlite:///{own}" else nullcontext(lambda: None)
+        with FileLock(self.root / "init.lock"), fresh as made:  # two processes creating a fresh database at once race
+            check_mlflow(self.uri)
+            self._tracking = Tracking(self.uri)
+            self.client = self._tracking.client
             self.experiments = {name: self._experiment(name) for name in (STUDIES, CACHE)}
-
-    def _connect(self) -> MlflowClient:
-        home.quiet_environment()
-        if self.uri.startswith(("http://", "https://")):
-            _reach(self.uri)
-        import logging
-
-        from mlflow import MlflowClient
-
-        for name in ("mlflow", "mlflow.store.db.utils", "alembic"):  # creating tables is nothing to tell a user
-            logging.getLogger(name).setLevel(logging.WARNING)
-        return MlflowClient(tracking_uri=self.uri)
+            with suppress(Exception):  # what people see; nothing of ours reads it
+                mlflow_pages.prepare(self.client, self.experiments[STUDIES], self.experiments[CACHE])
+            made()
 
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 
         found = self.client.get_experiment_by_name(name)
+        if found is not None and found.lifecycle_stage == "deleted":
+            raise InputError(f"MLflow: {deleted_experiment(name, found.experiment_id, self.uri)}")
         if found is not None:
             return str(found.experiment_id)
         location = (self.root / "artifacts" / name).as_uri() if self._local_files else None
@@ -116,21 +114,27 @@ class Store:
                     continue
                 self.client.set_tag(run.info.run_id, "cache.complete", "0")
                 self.client.set_tag(run.info.run_id, "cache.damaged", str(damage)[:500])
+                damaged(f"{damage} (MLflow run {run.info.run_id}); not used", run.info.run_name)
         return None
 
     def _entry(self, run: Run) -> Entry:
         tags = run.data.tags
+        if lost := {"stage", "cache.manifest"} - tags.keys():
+            raise Damaged(f"its record lacks {', '.join(sorted(lost))}")
+        sealed = seal(tags["cache.key"], tags["cache.manifest"])
+        if tags.get(SEAL, sealed) != sealed:  # entries of earlier versions have none
+            raise Damaged("the key and the digest in its record do not belong together")
         ref = ArtifactRef(
             uri=f"{run.info.artifact_uri}/{FOLDER}",
             sha256=tags["cache.manifest"],
             kind=tags["stage"],
             run_id=run.info.run_id,
         )
-        folder = self.local(ref)
+        folder = self._copies.folder(ref)
         summary = folder / "summary.json"
         return Entry(
             ref=ref,
-            seconds=float(tags.get("stage.seconds", 0.0)),
+            seconds=_number(tags.get("stage.seconds")),
             summary=json.loads(summary.read_text()) if summary.is_file() else {},
         )
 
@@ -151,76 +155,80 @@ class Store:
         compute: Callable[[Path], Mapping[str, Any]],
         *,
         waited: Callable[[], float] = lambda: 0.0,
+        rows: Callable[[Path], Sequence[outbox.Row]] = lambda _: (),
     ) -> Entry:
-        """Compute a stage in a staging folder and make it ``run_id``'s artifact, whole or not at all.
+        """Compute a stage and make it ``run_id``'s artifact, whole or not at all.
 
-        ``compute(staging)`` writes its files there and returns a small summary of numbers. The caller holds the key's
-        lock and has opened ``run_id`` with `open_run`. ``waited()`` seconds (for a device) do not count as work.
+        ``compute(staging)`` writes its files there and returns a small summary of numbers, ``rows(staging)`` metrics
+        that MLflow lacks. The caller holds the key's lock and has opened ``run_id`` with `open_run`. ``waited()``
+        seconds (for a device) do not count as work. What was computed is in the outbox until MLflow has it.
         """
-        staging = home.subfolder("staging") / f"{key.stage}-{key.digest[:16]}"
-        shutil.rmtree(staging, ignore_errors=True)  # of a run of this key that was killed
-        staging.mkdir()
+        staging = outbox.begin(key)
         began = time.perf_counter()
         try:
             summary = dict(compute(staging))
             seconds = max(0.0, time.perf_counter() - began - waited())
             (staging / "summary.json").write_text(json.dumps(summary, sort_keys=True, indent=1) + "\n")
-            manifest = build_manifest(staging)
-            self.client.log_artifacts(run_id, str(staging), FOLDER)
-            self._log_text(run_id, json.dumps(manifest, sort_keys=True, indent=1), MANIFEST)
-            self.client.set_tag(run_id, "stage.seconds", f"{seconds:.3f}")
-            self.client.set_tag(run_id, "cache.manifest", manifest_digest(manifest))
+            finished = outbox.finish(key, run_id, seconds, rows(staging))
+        except BaseException as error:
+            outbox.abandon(key)
+            self.fail_run(run_id, error)
+            raise
+        return self._deliver(key, run_id, finished)
+
+    def recover(self, key: StageKey) -> Entry | None:
+        """Send what an earlier process finished and could not send, if there is anything. The caller holds the lock."""
+        finished = outbox.find(key)
+        if finished is None:
+            return None
+        known = self._tracking.is_open_to(finished.run_id, "cache.key", key.digest)
+        run_id = finished.run_id if known else self.open_run(key.stage, key=key)
+        return self._deliver(key, run_id, finished)
+
+    def _deliver(self, key: StageKey, run_id: str, finished: outbox.Finished) -> Entry:
+        try:
+            self.log_metrics(run_id, finished.rows)
+            self.client.log_artifacts(run_id, str(outbox.folder(key) / outbox.OUTPUT), FOLDER)
+            self._log_text(run_id, json.dumps(finished.manifest, sort_keys=True, indent=1), MANIFEST)
+            digest = manifest_digest(finished.manifest)
+            self.client.set_tag(run_id, "stage.seconds", f"{finished.seconds:.3f}")
+            self.client.set_tag(run_id, "cache.manifest", digest)
+            self.client.set_tag(run_id, SEAL, seal(key.digest, digest))
             self.client.set_tag(run_id, "cache.complete", "1")
             self.client.set_terminated(run_id, "FINISHED")
         except BaseException as error:
-            with suppress(Exception):  # the store itself may be what failed: its message counts
-                self.client.set_tag(run_id, "error", f"{type(error).__name__}: {error}"[:2000])
-                self.client.set_terminated(run_id, "FAILED")
+            self.fail_run(run_id, error)
+            if isinstance(error, StageError):
+                raise StageError(f"{error}; what was computed is kept, the same command delivers it") from None
             raise
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        return self._entry(self.client.get_run(run_id))
+        entry = self._entry(self.client.get_run(run_id))
+        outbox.discard(key)
+        return entry
+
+    def fail_run(self, run_id: str, error: BaseException) -> None:
+        """Close a run as FAILED with its reason, where MLflow can be told at once."""
+        if self._tracking.server is not None and self._tracking.server.away:
+            return  # the run says RUNNING until its key, or its study, is begun again
+        with suppress(Exception):  # the store itself may be what failed: the error counts
+            self._tracking.bare.set_tag(run_id, "error", redact(f"{type(error).__name__}: {error}")[:2000])
+            self._tracking.bare.set_terminated(run_id, "FAILED")
 
     def _log_text(self, run_id: str, text: str, name: str) -> None:
         self.client.log_text(run_id, text, name)
 
     def local(self, ref: ArtifactRef) -> Path:
-        """The artifact as a local folder, every file checked against the manifest once per process.
+        """The artifact as a local folder, every file checked against the manifest once per process, and again where it
+        was written to since.
 
         Local artifact stores are read in place; others are downloaded once into the state folder. Raises `Damaged`.
         """
         if ref.kind.startswith(EXTERNAL):
             return Path(ref.uri)
-        if ref.sha256 in self._verified:
-            return self._verified[ref.sha256]
-        parsed = urllib.parse.urlparse(ref.uri)
-        if parsed.scheme in ("", "file"):
-            folder = Path(urllib.request.url2pathname(parsed.path))
-            verify_entry(folder, ref.sha256)
-        else:
-            folder = self._downloaded(ref)
-        self._verified[ref.sha256] = folder
-        return folder
-
-    def _downloaded(self, ref: ArtifactRef) -> Path:
-        """The verified copy of a remote artifact. A copy that was damaged here is fetched again."""
-        downloads = home.subfolder("downloads")
-        target = downloads / ref.sha256
-        with FileLock(downloads / f"{ref.sha256}.lock", thread_local=False):
-            if target.is_dir():
-                try:
-                    verify_entry(target / FOLDER, ref.sha256)
-                    return target / FOLDER
-                except Damaged:
-                    shutil.rmtree(target)
-            partial = Path(tempfile.mkdtemp(prefix="partial-", dir=downloads))
-            try:
-                self._fetch(ref, partial)
-                verify_entry(partial / FOLDER, ref.sha256)
-                partial.rename(target)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-        return target / FOLDER
+        try:
+            return self._copies.folder(ref)
+        except Damaged as damage:
+            way_out = "run its study again, which makes it anew"
+            raise Damaged(f"{ref.kind} of MLflow run {ref.run_id}: {damage}; {way_out}") from damage
 
     def _fetch(self, ref: ArtifactRef, folder: Path) -> None:
         from mlflow.artifacts import download_artifacts
@@ -229,7 +237,10 @@ class Store:
         for name in (FOLDER, MANIFEST):
             if name not in present:
                 raise Damaged(f"{name} is missing")
-            download_artifacts(run_id=ref.run_id, artifact_path=name, dst_path=str(folder), tracking_uri=self.uri)
+            # By its own URI: of a run's, MLflow says for whatever goes wrong that there is no such path.
+            uri = f"{ref.uri.rpartition('/')[0]}/{name}"
+            options = {"artifact_uri": uri, "dst_path": str(folder), "tracking_uri": self.uri}
+            self._tracking.ask("a download", partial(download_artifacts, **options))
 
     # --- runs and artifacts that a person names ---------------------------------------------------------------------
 
@@ -240,7 +251,7 @@ class Store:
         try:
             return self.client.get_run(run_id)
         except MlflowException as error:
-            raise InputError(f"MLflow run {run_id}: not in {self.uri}: {_first_line(error)}") from error
+            raise InputError(f"MLflow run {run_id}: not in {self._tracking.where}: {_first_line(error)}") from error
 
     def names(self, run_id: str, path: str = "") -> list[str]:
         """The names of the files and folders in one folder of a run's artifacts; none where it is no folder."""
@@ -248,25 +259,7 @@ class Store:
 
     def download(self, uri: str, out: Path) -> Path:
         """The files of an artifact URI in the new folder ``out``. Raises `InputError` where MLflow cannot give them."""
-        from mlflow.artifacts import download_artifacts
-
-        try:
-            return Path(download_artifacts(self._location(uri), dst_path=str(out), tracking_uri=self.uri))
-        except Exception as error:  # MLflow's own, and those of each kind of artifact store
-            raise InputError(f"{uri}: not to be had from MLflow at {self.uri}: {_first_line(error)}") from error
-
-    def _location(self, uri: str) -> str:
-        """Where a ``models:/`` URI points to; MLflow's own download would ask the process's global registry instead."""
-        if not uri.startswith("models:/"):
-            return uri
-        from mlflow.store.artifact.utils.models import get_model_name_and_version
-
-        match get_model_name_and_version(self.client, uri):
-            case (name, version):
-                return str(self.client.get_model_version_download_uri(name, version))
-            case (model_id,):
-                return str(self.client.get_logged_model(model_id).artifact_location)
-        raise ValueError("neither a registered nor a logged model")
+        return self._tracking.download(uri, out)
 
     # --- runs that people browse ------------------------------------------------------------------------------------
 
@@ -281,16 +274,16 @@ class Store:
         experiment: str = CACHE,
     ) -> str:
         """Start an MLflow run. With ``key`` it can become a cache entry; forgotten runs of that key are closed."""
-        all_tags = {**self._place(), **(tags or {})}
+        all_tags = {**self._place(), **mlflow_pages.origin(), **(tags or {})}
         if key is not None:
             all_tags |= {"cache.key": key.digest, "stage": key.stage, "cache.complete": "0"}
             self._close_forgotten(key)
         if parent is not None:
             all_tags["mlflow.parentRunId"] = parent
-        run = self.client.create_run(self.experiments[experiment], run_name=name, tags=all_tags)
+        run_id = self._tracking.create_run(self.experiments[experiment], name, all_tags)
         if params:
-            self.log_params(run.info.run_id, params)
-        return str(run.info.run_id)
+            self.log_params(run_id, params)
+        return run_id
 
     def _place(self) -> dict[str, str]:
         """Tags that say whose locks guard a run: they are files of this host's state folder."""
@@ -311,17 +304,28 @@ class Store:
         for run in self._ours(f"tags.`cache.key` = '{key.digest}'"):
             self.client.set_terminated(run.info.run_id, "KILLED")
 
-    def open_study(self, name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> str:
+    def open_study(
+        self,
+        name: str,
+        tags: Mapping[str, str],
+        params: Mapping[str, Any],
+        closed: Callable[[Mapping[str, str]], None] = lambda _: None,
+    ) -> str:
         """Start a study's parent run; those of this state folder that were killed and still say RUNNING are closed.
 
-        A study holds a lock of its own while it lives, so a RUNNING study whose lock is free is dead. One study opens
-        at a time: between its run's creation and its lock it would look dead.
+        ``closed`` is called with the tags of each of these. A study holds a lock of its own while it lives, so a
+        RUNNING study whose lock is free is dead. One study opens at a time: between its run's creation and its lock it
+        would look dead.
         """
         folder = home.subfolder("locks")
         with FileLock(folder / "studies.lock", thread_local=False):
             for run in [run for kind in KINDS for run in self._ours(f"tags.kind = '{kind}'")]:
                 lock = FileLock(folder / f"study-{run.info.run_id}.lock", thread_local=False)
                 with suppress(Timeout), lock.acquire(timeout=0):
+                    for child in self._ours(f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"):
+                        if "cache.key" not in child.data.tags:  # those are closed with their stage's next try
+                            self.client.set_terminated(child.info.run_id, "KILLED")
+                    closed(run.data.tags)
                     self.client.set_terminated(run.info.run_id, "KILLED")
             run_id = self.open_run(name, tags={"kind": "study", **tags}, params=params, experiment=STUDIES)
             self._alive[run_id] = FileLock(folder / f"study-{run_id}.lock", thread_local=False)
@@ -330,26 +334,32 @@ class Store:
 
     def end_study(self, run_id: str, status: str) -> None:
         """Close a study's parent run and give back its lock."""
-        self.end_run(run_id, status)
-        if run_id in self._alive:
-            self._alive.pop(run_id).release()
+        try:
+            self.end_run(run_id, status)
+        finally:
+            if run_id in self._alive:
+                self._alive.pop(run_id).release()
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Log parameters, as text."""
         from mlflow.entities import Param
 
-        listed = [Param(name, str(value)[:6000]) for name, value in params.items()]
+        listed = [Param(name, str(value)[:6000]) for name, value in parameter_names(params).items()]
         for start in range(0, len(listed), 100):  # MLflow's limit for one batch
             self.client.log_batch(run_id, params=listed[start : start + 100])
 
-    def log_metrics(self, run_id: str, rows: list[tuple[str, float, int]]) -> None:
-        """Log ``(name, value, step)`` rows, in batches of MLflow's limit of 1,000."""
+    def log_metrics(self, run_id: str, rows: Sequence[tuple[Any, ...]], *, wait: bool = True) -> None:
+        """Log ``(name, value, step)`` rows, or `outbox.Row`, in batches of MLflow's limit of 1,000.
+
+        Without ``wait`` a server that is away is an error at once.
+        """
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [Metric(name, float(value), now, step) for name, value, step in rows]
+        metrics = [Metric(name, float(value), stamp[0] if stamp else now, step) for name, value, step, *stamp in rows]
+        client = self.client if wait else self._tracking.bare
         for start in range(0, len(metrics), 1000):
-            self.client.log_batch(run_id, metrics=metrics[start : start + 1000])
+            client.log_batch(run_id, metrics=metrics[start : start + 1000])
 
     def log_files(self, run_id: str, files: Iterable[Path], root: Path | None = None) -> None:
         """Upload finished files (a study's report and tables) as the run's artifacts: side by side, or in the folders
@@ -363,16 +373,16 @@ class Store:
         self.client.set_terminated(run_id, status)
 
 
+def _number(text: str | None) -> float:
+    """Seconds in a tag; 0 where they cannot be read, for they decide nothing."""
+    try:
+        return float(text or 0.0)
+    except ValueError:
+        return 0.0
+
+
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
-
-
-def _reach(uri: str) -> None:
-    """Raise `OSError` where no server answers: MLflow's own client tries again for minutes before it says so."""
-    try:
-        urllib.request.urlopen(uri, timeout=REACH_SECONDS).close()
-    except urllib.error.HTTPError:  # it answers; whether it lets us in is MLflow's to find out
-        return
 
 
 @lru_cache(maxsize=4)
@@ -386,6 +396,8 @@ def open_store() -> Store:
 
     try:
         return _store(os.environ.get("MLFLOW_TRACKING_URI"), str(home.home()))
+    except (InputError, StageError):
+        raise
     except Exception as error:
         uri = os.environ.get("MLFLOW_TRACKING_URI", "the local database")
-        raise StageError(f"MLflow: cannot open {uri}: {error}") from error
+        raise StageError(redact(f"MLflow: cannot open {uri}: {error}")) from error

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.flows.living import ui as ui  # one pair of servers for all that needs them
+from tests.mlflow_server import server as server
 
 CHAT = "{% for m in messages %}U: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}A: {% endif %}"
 CONTEXT = 64

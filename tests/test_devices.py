@@ -24,6 +24,7 @@ from tasks.devices import Slot, Stopped, WorkerDied, run_pinned, run_unpinned, s
 
 ROOT = Path(__file__).parent.parent
 BEGUN = (0, 0, "")  # what progress says when the wait for a device is over
+KILLED = "signal SIGKILL, which the system sends where memory runs out"
 SOON = 30.0  # seconds: generous on a busy machine, far below what the workers would take by themselves
 
 pytestmark = pytest.mark.usefixtures("state")
@@ -384,9 +385,7 @@ def test_a_result_that_cannot_travel_is_a_stage_error(log: Path) -> None:
 
 
 @pytest.mark.usefixtures("two_slots")
-@pytest.mark.parametrize(
-    ("how", "cause"), [("signal", "signal SIGKILL"), ("exit", "exit code 3"), ("with a child", "signal SIGKILL")]
-)
+@pytest.mark.parametrize(("how", "cause"), [("signal", KILLED), ("exit", "exit code 3"), ("with a child", KILLED)])
 def test_a_worker_that_dies_is_noticed_at_once(log: Path, how: str, cause: str) -> None:
     began = time.monotonic()
     with pytest.raises(WorkerDied) as caught:

@@ -91,7 +91,10 @@ def rows(**rewards: tuple[int, ...] | None) -> list[dict[str, Any]]:
     found = []
     for name in NAMES:
         for reward in rewards.get(name, rewards.get("others", (0, 1))) or (None,):
-            found.append({"problem_id": name, "prompt": f"{name}?", "completion": "4", "answer": "4", "reward": reward})
+            said = "4" if reward else "5"
+            found.append(
+                {"problem_id": name, "prompt": f"{name}?", "completion": said, "answer": "4", "reward": reward}
+            )
     return found
 
 

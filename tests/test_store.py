@@ -18,14 +18,16 @@ from typing import Any
 
 import pytest
 
-from tasks.contracts import ArtifactRef, StageError
+from tasks import outbox
+from tasks.contracts import ArtifactRef, InputError, StageError
 from tasks.digests import Damaged, build_manifest
+from tasks.events import Event, listening
 from tasks.store import STUDIES, Entry, StageKey, Store, open_store
 
 ROOT = Path(__file__).parent.parent
 
 
-POINTS = ["log_artifacts", "log_text", "stage.seconds", "cache.manifest", "cache.complete", "set_terminated"]
+POINTS = ["compute", "log_artifacts", "log_text", "stage.seconds", "cache.manifest", "cache.complete", "set_terminated"]
 
 CHILDREN = """
 import os, signal, sys, time
@@ -57,8 +59,9 @@ def killed(point):
 
     for name in ("log_artifacts", "log_text", "set_tag", "set_terminated"):
         setattr(store.client, name, die_at(name, getattr(store.client, name)))
+    compute = die_at("compute", lambda out: {"n": (out / "x").write_text("x" * 99)})
     with store.locked(key):
-        store.produce(key, store.open_run("a stage", key=key), lambda out: {"n": (out / "x").write_text("x" * 99)})
+        store.produce(key, store.open_run("a stage", key=key), compute)
     print("survived", point)
 
 def raced(_):
@@ -247,20 +250,68 @@ def test_an_upload_that_fails_leaves_a_failed_run_and_its_own_message(store: Sto
             store.produce(key, run, output)
     assert status(store, run) == "FAILED"
     assert store.find(key) is None
+    made = store.recover(key)  # what was computed before the upload failed
+    assert made is not None
+    assert (made.ref.run_id, made.summary["rows"]) == (run, 2)
+    assert "error" not in tags(store, run)
+    assert Store().find(key) == made
+    assert store.recover(key) is None
 
 
-def test_a_process_killed_at_any_point_leaves_no_hit_and_the_next_one_computes(store: Store, home: State) -> None:
+def test_a_process_killed_at_any_point_leaves_no_hit_and_nothing_to_compute_again(store: Store, home: State) -> None:
     assert home.starting("killed", "survived") == ["killed" + f" {-signal.SIGKILL}" * len(POINTS)]
     for point in POINTS:
         key = StageKey("killed", 1, {}, {"at": point})
         (left,) = store._runs(f"tags.`cache.key` = '{key.digest}'")
         assert left.info.status == "RUNNING"
         assert store.find(key) is None
-        assert len(staged(home, key)) == 1
-        made = put(store, key)  # takes the dead process's lock and closes its run
-        assert status(store, left.info.run_id) == "KILLED"
+        assert len(staged(home, key)) == (point == "compute")
+        with store.locked(key):  # the dead process has it no more
+            made = store.recover(key)
+        if point == "compute":
+            assert made is None
+            made = put(store, key)
+            assert status(store, left.info.run_id) == "KILLED"
+        assert made is not None
+        assert (made.ref.run_id == left.info.run_id) == (point != "compute")
         assert Store().find(key) == made
-        assert staged(home, key) == []
+        assert staged(home, key) == list((home.folder / "outbox").glob(f"{key.digest}*")) == []
+
+
+def test_an_output_whose_run_is_gone_is_sent_to_a_new_one(store: Store, key: StageKey) -> None:
+    run = store.open_run("a stage", key=key)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store.client, "log_artifacts", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            store.produce(key, run, output, rows=lambda _: [("loss", 0.5, 3, 1_700_000_000_000)])
+    store.client.delete_run(run)
+    made = store.recover(key)
+    assert made is not None
+    assert made.ref.run_id != run
+    (point,) = store.client.get_metric_history(made.ref.run_id, "loss")
+    assert (point.value, point.step, point.timestamp) == (0.5, 3, 1_700_000_000_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("output/rows.txt", lambda content: content[:-1], "rows.txt does not have its recorded digest"),
+        ("note.json", lambda content: content.replace(b'"seconds": ', b'"seconds": 1'), "note.json does not have"),
+        ("note.json", lambda content: content[:40], "computed again"),
+        ("note.json", lambda _: b"[]", "computed again"),
+    ],
+)
+def test_a_damaged_output_is_never_sent(store: Store, key: StageKey, name: str, change: Any, message: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store.client, "log_artifacts", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            put(store, key)
+    rewrite(outbox.folder(key) / name, change)
+    heard: list[Event] = []
+    with listening(heard.append):
+        assert store.recover(key) is None
+    assert [(event.kind, message in event.note) for event in heard] == [("damaged", True)]
+    assert not outbox.folder(key).exists()
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------
@@ -372,6 +423,19 @@ def test_threads_compute_a_key_once(store: Store, key: StageKey) -> None:
 # --- runs that people browse -----------------------------------------------------------------------------------------
 
 
+def test_many_threads_ask_at_once_and_all_are_answered(store: Store) -> None:
+    """As a study does whose pairs all begin: MLflow's pool has 15 connections, and opening a run takes two."""
+    opened: list[str] = []
+    threads = [threading.Thread(target=lambda: opened.append(store.open_run("one of many"))) for _ in range(60)]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(opened)) == 60
+    assert time.monotonic() - began < 25  # a call that waits for a connection gives up after 30 s
+
+
 def test_forgotten_runs_of_a_key_are_closed_but_not_those_of_another_place(store: Store, key: StageKey) -> None:
     forgotten = store.open_run("a stage", key=key)
     elsewhere = [
@@ -464,6 +528,7 @@ def test_a_server_that_is_not_there_is_said_at_once(home: State, monkeypatch: py
         uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         began = time.monotonic()
-        with pytest.raises(StageError, match=f"^MLflow: cannot open {uri}: .*refused"):
+        said = rf"^MLFLOW_TRACKING_URI: no MLflow server answers at {uri} \(connection refused\); start it"
+        with pytest.raises(InputError, match=said):
             open_store()
     assert time.monotonic() - began < 15

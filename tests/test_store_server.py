@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,55 +14,7 @@ from tasks.digests import Damaged
 from tasks.models.external import FILES, reference
 from tasks.published import publish
 from tasks.store import Entry, StageKey, Store
-
-READY_SECONDS = 120
-
-
-@dataclass(frozen=True)
-class Server:
-    """A server's address, and the folder that only it writes artifacts to."""
-
-    uri: str
-    artifacts: Path
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    uri = f"http://127.0.0.1:{port}"
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [
-                sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-                "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--allowed-hosts", f"127.0.0.1:{port}",
-                "--artifacts-destination", str(folder / "artifacts"),
-            ],
-            cwd=folder, stdout=log, stderr=log, start_new_session=True,
-            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1",
-                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        )  # fmt: skip
-        try:
-            wait_until_ready(uri, process, folder / "log")
-            yield Server(uri, folder / "artifacts")
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)  # a group of its own: the server and its worker; nothing to save
-            process.wait()
-
-
-def wait_until_ready(uri: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(f"{uri}/health", timeout=5) as answer:
-                if answer.status == 200:
-                    return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.2)
-    pytest.fail(f"no server after {READY_SECONDS} s: {log.read_text()}")
+from tests.mlflow_server import Server
 
 
 def machine(server: Server, home: Path, monkeypatch: pytest.MonkeyPatch) -> Store:

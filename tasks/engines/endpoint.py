@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tasks.contracts import InputError, StageError
+from tasks.secrets import keep
 
 if TYPE_CHECKING:
     import httpx
@@ -72,6 +73,7 @@ def read_key(key_env: str | None) -> str | None:
         )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise InputError(f"rollouts.key_env: the value of {key_env} has characters that no key has; export it again")
+    keep(key)
     return key
 
 
@@ -125,7 +127,7 @@ class Conversation:
             except _Again as again:
                 reason, wait = str(again), again.wait
             except Unusable as error:
-                reason, wait = str(error), 0.0
+                reason, wait = self.safe(str(error)), 0.0
             if wait and deadline is not None and time.monotonic() + wait > deadline:
                 reason += f", and asks to wait {wait:.0f} s: start again then"
             wait = wait or min(FIRST_WAIT * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.0)
@@ -152,9 +154,9 @@ class Conversation:
         except httpx.TimeoutException:
             raise _Again(f"nothing came for {patience:g} s (rollouts.timeout)") from None
         except httpx.DecodingError as error:
-            raise _Again(f"an answer that cannot be unpacked ({self._safe(str(error))})") from None
+            raise _Again(f"an answer that cannot be unpacked ({self.safe(str(error))})") from None
         except httpx.RequestError as error:
-            raise _Again(f"the connection failed ({self._safe(str(error)) or type(error).__name__})") from None
+            raise _Again(f"the connection failed ({self.safe(str(error)) or type(error).__name__})") from None
         if response.status_code == 200:
             try:
                 answer = response.json()
@@ -191,9 +193,10 @@ class Conversation:
         with suppress(ValueError, TypeError, KeyError, AttributeError):
             error = response.json()["error"]
             text = str(error["message"] if isinstance(error, dict) else error)
-        return self._safe(" ".join(text.split()))[:200] or "no reason given"
+        return self.safe(" ".join(text.split()))[:200] or "no reason given"
 
-    def _safe(self, text: str) -> str:
+    def safe(self, text: str) -> str:
+        """``text`` as it can be written, without the key: an endpoint may say back what it was sent."""
         text = whole_characters(text)
         return text.replace(self._key, "***") if self._key else text
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from tasks.contracts import InputError, StageError
 from tasks.engines.endpoint import CHECK, Conversation, Endpoint, Refused, Stopped, Unusable, whole_characters
 from tasks.engines.interface import Completion, Deliver, Request, Sampling
+from tasks.workers import LOOK_SECONDS, beat
 
 CUT = ("length", "max_tokens", "model_length", "content_filter")
 """Finish reasons of a completion that its model did not end itself."""
@@ -77,7 +79,8 @@ class OpenAIEngine:
             running = self._start(pool, islice(left, self._concurrency), sampling)
             try:
                 while running:
-                    done, _ = wait(running, return_when=FIRST_COMPLETED)
+                    done, _ = wait(running, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
+                    beat()  # each request has a time-out and a number of tries of its own
                     for future in done:
                         request = running.pop(future)
                         error = future.exception()
@@ -121,7 +124,8 @@ class OpenAIEngine:
             path = "chat/completions"
 
         def read(answer: Any) -> Completion:
-            return read_completion(answer, logprobs=wanted)
+            found, safe = read_completion(answer, logprobs=wanted), self._conversation.safe
+            return replace(found, text=safe(found.text), reasoning=found.reasoning and safe(found.reasoning))
 
         found: Completion = self._conversation.post(path, body, read, retries=retries, within=within)
         return found

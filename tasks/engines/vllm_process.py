@@ -19,6 +19,7 @@ from typing import Any
 from tasks import home
 from tasks.contracts import InputError, StageError
 from tasks.engines.vllm_installation import interpreter
+from tasks.workers import beat
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
 
@@ -29,6 +30,10 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # binding would put the engines of two slots on one core
     "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB; CPU builds only
+    # What it would say to other processes of its own, of which there are none, it says to this machine only.
+    "VLLM_HOST_IP": "127.0.0.1",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
 }
 """What the worker gets unless the caller's environment says otherwise."""
 
@@ -92,6 +97,7 @@ class VllmProcess:
         if not line.endswith(b"\n"):
             self._lines.put(b"")  # the end stays the end
             raise self._dead()
+        beat()
         message: dict[str, Any] = json.loads(line)
         if "input" in message:
             self.end()

@@ -115,10 +115,10 @@ def _answer(
     yield from graded(asked, [*greedy, *drawn], texts, reasons, [*losses, *[None] * len(drawn)])
 
 
-def rows_of(folder: Path) -> Iterator[dict[str, Any]]:
-    """The answers in a model's folder. A line that a killed process left half written is skipped."""
+def rows_of(folder: Path, *, tell: bool = True) -> Iterator[dict[str, Any]]:
+    """The answers in a model's folder. A line that is damaged or was left half written is skipped."""
     for file in sorted(folder.glob("*.jsonl")):
-        yield from read_lines(file)
+        yield from read_lines(file, tell=tell)
 
 
 def collect(folder: Path, problems: pl.DataFrame, expected: int | None = None) -> pl.DataFrame:
@@ -126,7 +126,7 @@ def collect(folder: Path, problems: pl.DataFrame, expected: int | None = None) -
 
     Raises `StageError` where there are not ``expected`` of them: fewer would pass for a smaller benchmark.
     """
-    items = checked(pl.DataFrame(list(rows_of(folder)), schema=ITEMS), ITEMS, "items")
+    items = checked(pl.DataFrame(list(rows_of(folder, tell=False)), schema=ITEMS), ITEMS, "items")
     order = problems.select(benchmark="split", problem_id="problem_id").with_row_index("order")
     found = (
         items.unique(["benchmark", "problem_id", "sample"], keep="first")

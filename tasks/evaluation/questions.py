@@ -69,7 +69,7 @@ def read_questions(
         styles: dict[bool, tuple[int, ...] | None] = {}
         for style in set(instructed):
             ids = tuple(prompt_ids(tokenizer, instruct(asked) if style else asked, template))
-            styles[style] = ids if len(ids) <= room else None
+            styles[style] = ids if 0 < len(ids) <= room else None  # nothing to begin with: no answer either
         if any(ids is not None for ids in styles.values()):
             prompts = tuple(styles[style] for style in instructed)
             fitting.append(Question(benchmark, problem_id, gold, prompts, reference))

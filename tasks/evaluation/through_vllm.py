@@ -86,7 +86,7 @@ def _losses(
     They are kept in ``file`` of the models' folders of ``partials``, some at a time; what is there is not done again.
     """
     kept = [
-        {(row["benchmark"], row["problem_id"]): row["answer_nll"] for row in read_lines(folder / file)}
+        {(row["benchmark"], row["problem_id"]): row["answer_nll"] for row in read_lines(folder / file, tell=False)}
         for folder in partials
     ]
     found = {id(one): kept[one[1]].get((one[0].benchmark, one[0].problem_id)) for one in greedy}

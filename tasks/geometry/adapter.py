@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
 from tasks.contracts import InputError
 from tasks.geometry.delta import LARGEST, SMALLEST, Array, Factors, check_finite, checked_factors, natural
-from tasks.geometry.peft_config import CONFIG, read_config
+from tasks.geometry.patterns import BY_KEY, LONGEST, check_patterns
+from tasks.geometry.peft_config import CONFIG, read_config, read_json
 from tasks.geometry.tensors import TensorFile
 
 WEIGHTS = "adapter_model.safetensors"
@@ -38,7 +40,7 @@ class AdapterSource:
         self.config = read_config(folder)
         file = folder / WEIGHTS
         if not file.is_file():
-            raise InputError(_no_weights(folder))
+            raise InputError(no_weights(folder))
         self.weights = TensorFile(file)
         self._modules = self._found()
         self.shapes = {name: self._shape(module) for name, module in self._modules.items()}
@@ -58,12 +60,14 @@ class AdapterSource:
         file = self.weights.path
         found: dict[str, dict[str, str]] = {}
         for key in self.weights.shapes:
-            match = _LORA_KEY.fullmatch(key)
+            match = _LORA_KEY.fullmatch(key) if len(key) <= LONGEST else None
             if match is None:
                 raise InputError(f"{file}: tensor {key} is not a LoRA factor (base_model.model.*.lora_[AB].weight)")
             found.setdefault(match["module"], {})[match["factor"]] = key
         if not found:
             raise InputError(f"{self.source}: no LoRA module in it")
+        raw = read_json(Path(self.source))
+        check_patterns({name: raw.get(name) for name in BY_KEY}, list(found), file.with_name(CONFIG))
         return {name: self._module(name, found[name]) for name in sorted(found, key=natural)}
 
     def _module(self, name: str, keys: dict[str, str]) -> _Module:
@@ -107,10 +111,17 @@ class LoraA:
         return matrix
 
 
-def _no_weights(folder: Path) -> str:
+def unpickle(folder: Path) -> str:
+    """The command that writes `WEIGHTS` beside an ``adapter_model.bin``; torch reads tensors of it and nothing else."""
+    code = (
+        "import torch, safetensors.torch as s; s.save_file({k: v.clone() for k, v in "
+        f"torch.load('adapter_model.bin', weights_only=True).items()}}, '{WEIGHTS}')"
+    )
+    return f'cd {shlex.quote(str(folder))} && python -c "{code}"'
+
+
+def no_weights(folder: Path) -> str:
+    """What to say of a folder without `WEIGHTS`."""
     if (folder / "adapter_model.bin").is_file():
-        return (
-            f"{folder}: adapter_model.bin is a pickle and is not read; load it with PEFT and save it again as "
-            f"{WEIGHTS} (`PeftModel.save_pretrained`)"
-        )
+        return f"{folder}: adapter_model.bin is a pickle, which is not read; convert it: {unpickle(folder)}"
     return f"{folder}: {WEIGHTS} is missing; give a directory that PEFT saved"

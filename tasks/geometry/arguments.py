@@ -14,6 +14,9 @@ from typing import Literal
 
 from tasks.contracts import InputError
 from tasks.geometry.peft_config import CONFIG
+from tasks.secrets import without_password
+from tasks.small_files import expanded
+from tasks.visible import visible
 
 Kind = Literal["folder", "hub", "mlflow"]
 
@@ -25,6 +28,7 @@ MLFLOW_URI = re.compile(r"(runs|models|mlflow-artifacts):/.+|[0-9a-f]{32}")
 _URI = re.compile(r"[a-z][a-z0-9+.-]*:/.*")
 _HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?P<subfolder>(/[^/@]+)*)(@(?P<revision>.+))?")
 _CHECKPOINT = re.compile(r"checkpoint[-_]?\d+")
+LONGEST_LABEL = 200
 _NAMELESS = frozenset({"adapter", "output", "artifacts"})
 """Folder names that say nothing of what is in them."""
 
@@ -42,29 +46,38 @@ class Argument:
 def parse(argument: str) -> Argument:
     """Read ``ARG`` or ``NAME=ARG``. An argument that is an existing path is that path, whatever is in its name.
 
-    Raises `InputError` for an empty part and for a URI of a kind that is not read.
+    Raises `InputError` for an empty part, a name that does not print, a URI of a kind that is not read or with a
+    password in it, and a Hub's or a run's path that leads out of it.
     """
     text = argument.strip()
     label, equals, location = text.partition("=")
-    if not equals or "/" in label or Path(text).expanduser().exists():
+    if not equals or "/" in label or os.path.exists(expanded(text)):
         label, location = "", text
     elif not label or not location:
         raise InputError(f"{argument!r}: expected an adapter or NAME=ADAPTER")
     if not location:
         raise InputError("an adapter's name is empty: give a folder, a Hub id or an MLflow URI")
+    if not label.isprintable() or len(label) > LONGEST_LABEL:
+        raise InputError(f"{argument!r}: a name has at most {LONGEST_LABEL} characters, and they print")
     return Argument(label or None, _kind(location), location)
 
 
 def _kind(location: str) -> Kind:
-    path = Path(location).expanduser()
-    if path.exists():
+    path = expanded(location)
+    if os.path.exists(path):
         return "folder"
     if MLFLOW_URI.fullmatch(location):
+        if without_password(location) != location:
+            raise InputError(f"{location}: a URI is recorded as it is given; leave user and password out of it")
+        if ".." in location.split("/"):
+            raise InputError(f"{location}: its path leads out of the run; give one within it")
         return "mlflow"
     if _URI.fullmatch(location):
         raise InputError(f"{location}: not a URI that is read; give runs:/, models:/, mlflow-artifacts:/ or a Hub id")
     # Below a folder that is here, a name is a slip of the keyboard, not something to ask the Hub for.
-    here = path.is_absolute() or location.startswith((".", "~")) or Path(path.parts[0]).is_dir()
+    here = path.is_absolute() or location.startswith((".", "~")) or os.path.isdir(path.parts[0])
+    if not here and ".." in location.split("/"):
+        raise InputError(f"{location}: its path leads out of the repository; give one within it")
     return "hub" if _HUB_ID.fullmatch(location) and not here else "folder"
 
 
@@ -83,7 +96,12 @@ def label_all(arguments: Sequence[Argument], names: Mapping[str, str] | None = N
     for label in given:
         if given.count(label) > 1:
             raise InputError(f"label {label!r} is given twice; give each adapter a NAME= of its own")
-    found = iter(_tails([_parts(a, names or {}) for a in arguments if a.label is None], set(given)))
+    paths = [
+        tuple(visible(part, LONGEST_LABEL) for part in _parts(argument, names or {}))
+        for argument in arguments
+        if argument.label is None
+    ]
+    found = iter(_tails(paths, set(given)))
     return [next(found) if argument.label is None else argument.label for argument in arguments]
 
 
@@ -122,7 +140,7 @@ def _unique(label: str, taken: set[str]) -> str:
 def _parts(argument: Argument, names: Mapping[str, str]) -> tuple[str, ...]:
     location = argument.location
     if argument.kind == "folder":
-        return Path(os.path.abspath(Path(location).expanduser())).parts[1:] or ("/",)
+        return Path(os.path.abspath(expanded(location))).parts[1:] or ("/",)
     if argument.kind == "hub":
         path, at, revision = location.partition("@")
         *parents, last = path.split("/")
@@ -152,10 +170,10 @@ def locate(argument: Argument, download: Callable[[str, Path], Path], scratch: P
     elif argument.kind == "hub":
         folder = _from_hub(location)
     else:
-        folder = Path(location).expanduser()
-        if folder.is_file():
+        folder = expanded(location)
+        if os.path.isfile(folder):
             raise InputError(f"{location} is a file; give the directory that PEFT saved")
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise InputError(f"{location}: no such folder; a Hub id is owner/name")
     for name in WITHIN:
         if (folder / name / CONFIG).is_file():

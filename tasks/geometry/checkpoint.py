@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ import numpy as np
 from tasks.contracts import InputError
 from tasks.geometry.delta import Array
 from tasks.geometry.tensors import TensorFile
+from tasks.models.external import as_safetensors
+from tasks.small_files import read_object
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
@@ -185,9 +186,9 @@ def _tensors(folder: Path) -> dict[str, TensorFile]:
         file = TensorFile(folder / SINGLE)
         return dict.fromkeys(file.shapes, file)
     if not (folder / INDEX).is_file():
-        pickled = any(folder.glob("pytorch_model*.bin*"))
-        reason = "holds pickled weights only, which are not read" if pickled else "has no model.safetensors"
-        raise InputError(f"{folder}: {reason}; save it with transformers' save_pretrained as safetensors")
+        if any(folder.glob("pytorch_model*.bin*")):
+            raise InputError(f"{folder}: holds pickled weights only, which are not read; {as_safetensors(folder)}")
+        raise InputError(f"{folder}: has no model.safetensors; give a directory that transformers saved")
     index = _json(folder / INDEX, "copy it again").get("weight_map")
     if not isinstance(index, dict) or not index or not all(isinstance(shard, str) for shard in index.values()):
         raise InputError(f"{folder / INDEX}: it has no weight_map of tensor names and files; copy it again")
@@ -208,9 +209,6 @@ def _json(file: Path, remedy: str) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(f"{file} is missing; {remedy}")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return read_object(file)
+    except (ValueError, OSError) as error:
         raise InputError(f"{file}: not valid JSON ({error}); {remedy}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: not a JSON object; {remedy}")
-    return content

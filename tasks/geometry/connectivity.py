@@ -213,4 +213,4 @@ def _excess(alphas_A: Array, losses_A: Array) -> Array:
 
 
 def _some(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    return value if math.isfinite(value) else None

@@ -120,7 +120,7 @@ def load_delta(path: str | Path) -> LoraDelta:
 
 def layer_of(module: str) -> int | None:
     """``model.layers.3.self_attn.q_proj -> 3``: the first number in the name; None where there is none."""
-    return next((int(part) for part in module.split(".") if part.isdecimal()), None)
+    return next((int(part) for part in module.split(".") if part.isdecimal() and len(part) < 10), None)
 
 
 def projection_of(module: str) -> str:

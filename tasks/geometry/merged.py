@@ -11,12 +11,56 @@ PEFT subtracts their initial factors from the base in float32.
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tasks.contracts import InputError
 from tasks.geometry.adapter import WEIGHTS
+from tasks.geometry.checkpoint import Checkpoint
+from tasks.geometry.patterns import check_patterns
+from tasks.geometry.peft_config import CONFIG
+from tasks.geometry.tensors import TensorFile
+
+MERGEABLE = (
+    "LORA", "ADALORA", "ADAMSS", "BEFT", "BOFT", "C3A", "DEFT", "DELORA", "FOURIERFT", "FROD", "GLORA", "GRALORA",
+    "HIRA", "HRA", "IA3", "LILY", "LN_TUNING", "LOHA", "LOKR", "MISS", "OFT", "OSF", "PEANUT", "POLY", "PSOFT", "PVERA",
+    "RANDLORA", "ROAD", "SHIRA", "SUPERTUNING", "TINYLORA", "TRAINABLE_TOKENS", "UNILORA", "VBLORA", "VERA", "WAVEFT",
+)  # fmt: skip
+"""PEFT's types that update weights and read nothing but their own file. X-LoRA and Shadow fetch other models, prompt
+tuning a tokenizer, with whatever options the configuration gives."""
+
+NOT_MERGED = ("megatron_config", "layer_replication")
+"""Fields that have PEFT import a module by name, or copy layers as often as they say."""
+
+
+def check_mergeable(folder: Path, raw: Mapping[str, Any], file: TensorFile, base: Checkpoint) -> None:
+    """Refuse, reading headers only, what PEFT must not be given: its types are not written for strangers' files.
+
+    Raises `InputError` for a type that is not in `MERGEABLE`, a field of `NOT_MERGED`, patterns that take too long on
+    the base's modules, and ranks beyond every dimension in ``file``, for which PEFT would make room.
+    """
+    config = folder / CONFIG
+    if (kind := raw.get("peft_type")) not in MERGEABLE:
+        raise InputError(f"{config}: peft_type {kind} is not merged: it is no update of weights; leave it out")
+    for name in NOT_MERGED:
+        if raw.get(name):
+            raise InputError(f"{config}: {name} is set, with which no adapter is merged; leave it out")
+    largest = max((size for shape in file.shapes.values() for size in shape), default=0)
+    pattern = raw.get("rank_pattern")
+    sizes = {name: (value, max(largest, 10**6)) for name, value in raw.items() if not re.search("seed|key", name)}
+    if kind != "LOKR":  # beyond all dimensions its factor is whole
+        ranks = {"r": raw.get("r"), **(pattern if isinstance(pattern, dict) else {})}
+        sizes |= {name: (rank, largest) for name, rank in ranks.items()}
+    for name, (size, most) in sizes.items():
+        if isinstance(size, int | float) and not size <= most:
+            raise InputError(
+                f"{config}: {name} is {size}, and no tensor in {file.path.name} is larger than {largest}: the two "
+                "files do not belong together"
+            )
+    check_patterns(raw, [name.removesuffix(".weight") for name in base.shapes], config)
 
 
 def merge(adapter: Path, base: Path, out: Path, *, seed: int = 0) -> None:
@@ -59,8 +103,9 @@ def _merge(adapter: Path, base: Path, out: Path, seed: int) -> None:
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     model = AutoModelForCausalLM.from_pretrained(
-        str(base), dtype=torch.float32, trust_remote_code=False, use_safetensors=True, local_files_only=True
-    )
+        str(base), dtype=torch.float32, attn_implementation="eager", trust_remote_code=False, use_safetensors=True,
+        local_files_only=True,
+    )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         wrapped = PeftModel.from_pretrained(model, str(adapter), torch_device="cpu")

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.contracts import InputError, RunInfo
-from tasks.geometry.adapter import WEIGHTS, AdapterSource, LoraA
+from tasks.geometry.adapter import WEIGHTS, AdapterSource, LoraA, no_weights
 from tasks.geometry.checkpoint import Checkpoint, changed
 from tasks.geometry.delta import Dense, Source, check_finite, natural
-from tasks.geometry.merged import merge
+from tasks.geometry.merged import check_mergeable, merge
 from tasks.geometry.peft_config import CONFIG, explain, read_json
 from tasks.geometry.tensors import TensorFile
 
@@ -75,18 +75,20 @@ def check(adapter: Named, base: Path | None) -> AdapterSource | None:
         if base is None:
             raise InputError(f"{folder}: a whole model, whose update is its difference from a base: give --base MODEL")
         return None
-    reason = explain(read_json(folder))
+    raw = read_json(folder)
+    reason = explain(raw)
     if reason is None:
         return AdapterSource(folder)
     if not (folder / WEIGHTS).is_file():
-        raise InputError(f"{folder}: {WEIGHTS} is missing; give a directory that PEFT saved as safetensors")
-    TensorFile(folder / WEIGHTS)
+        raise InputError(no_weights(folder))
+    file = TensorFile(folder / WEIGHTS)
     if base is None:
-        named = read_json(folder).get("base_model_name_or_path")
+        named = raw.get("base_model_name_or_path")
         raise InputError(
             f"{folder}: its update is not scale * B A ({reason}), so it takes the base weights: give --base MODEL"
             + (f" (its configuration names {named})" if named else "")
         )
+    check_mergeable(folder, raw, file, Checkpoint(base))
     return None
 
 

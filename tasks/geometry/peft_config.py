@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tasks.contracts import InputError
+from tasks.small_files import read_object
 
 CONFIG = "adapter_config.json"
 
@@ -67,6 +68,10 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
         (lambda value: isinstance(value, bool), "true or false"),
     ),
     **dict.fromkeys(("modules_to_save", "target_parameters"), (_is_names, "a list of names")),
+    **dict.fromkeys(
+        ("target_modules", "exclude_modules", "layers_pattern"),
+        (lambda value: isinstance(value, str) or _is_names(value), "a text or a list of names"),
+    ),
     **dict.fromkeys(("peft_type", "bias", "base_model_name_or_path"), (lambda value: isinstance(value, str), "a text")),
     "init_lora_weights": (lambda value: isinstance(value, bool | str), "true, false or the name of an initialisation"),
 }
@@ -138,11 +143,9 @@ def read_json(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(f"{folder}: {CONFIG} is missing; give a directory that PEFT saved")
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        raw = read_object(file)
+    except (ValueError, OSError) as error:
         raise InputError(f"{file}: not valid JSON ({error})") from error
-    if not isinstance(raw, dict):
-        raise InputError(f"{file}: not a JSON object")
     _check_types(raw, file)
     return raw
 
@@ -175,11 +178,6 @@ def _pattern(
     pattern = raw.get(name) or {}
     if not isinstance(pattern, dict):
         raise InputError(f"{file}: {name} is not an object")
-    for key in pattern:
-        try:
-            re.compile(key)
-        except re.error as error:
-            raise InputError(f"{file}: {name} key {key!r} is not a regular expression ({error})") from error
     return {key: check(value, f"{name}[{key!r}]", file) for key, value in pattern.items()}
 
 

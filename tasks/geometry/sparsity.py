@@ -20,7 +20,9 @@ def update_sparsity(base: Array, moved: Array, tolerance: float = TOLERANCE) -> 
     """
     w, w_moved = bfloat16(base), bfloat16(moved)
     bound = tolerance * np.maximum(np.abs(w), np.abs(w_moved))
-    return float(np.mean(np.abs(w_moved - w) <= bound)) if w.size else float("nan")
+    # An entry that became infinite moved: infinity is not within a share of itself.
+    same = (np.abs(w_moved - w) <= bound) & np.isfinite(w_moved)
+    return float(np.mean(same)) if w.size else float("nan")
 
 
 def bfloat16(values: Array) -> NDArray[np.float64]:

@@ -16,6 +16,8 @@ from zlib import crc32
 
 SOFT_SECONDS = 2
 """Time limit of one parse or one comparison, taken by math-verify itself in the child."""
+MEMORY = 2**31
+"""Bytes of a child's address space, of which it takes a tenth: a formula that needs more ends the child."""
 HARD_SECONDS = 6.0
 """Time limit of one whole judgement; past it the child ends and a new one is started."""
 
@@ -32,8 +34,10 @@ def serve() -> None:
     """
     import faulthandler
     import logging
+    import resource
     import signal
 
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     replies = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # whatever a library prints must not look like a reply

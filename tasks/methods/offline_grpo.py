@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 STD_FLOOR = 1e-4
 
+MOST_NATS = 20.0
+"""Of log rho: a token that stored log-probabilities call impossible (a ratio above 5e8) is left as it is, where its
+ratio would be infinite and the loss with it."""
+
 
 class OfflineGrpo(RowMethod):
     """Group-relative policy optimisation on fixed rollouts."""
@@ -65,6 +69,6 @@ class OfflineGrpo(RowMethod):
             return -logprobs_BT * weight_B[:, None] * mask_BT
         import torch
 
-        rho_BT = ((logprobs_BT - behaviour_BT) * mask_BT).exp()
+        rho_BT = ((logprobs_BT - behaviour_BT) * mask_BT).clamp(max=MOST_NATS).exp()
         clipped_BT = rho_BT.clamp(1 - self.clip, 1 + self.clip)
         return -torch.minimum(rho_BT * weight_B[:, None], clipped_BT * weight_B[:, None]) * mask_BT

@@ -43,15 +43,22 @@ class PairMethod(Method):
         raise NotImplementedError  # abstract, see `Method.select`
 
     def select(self, graded: pl.DataFrame) -> pl.DataFrame:
-        """PAIR_EXAMPLES in the order of their chosen rows. Raises `InputError` where no group is mixed."""
-        rows = graded.with_row_index("row").select(
-            pl.col("row").cast(pl.Int64), "problem_id", "prompt_ids", "completion_ids", "reward"
-        )
-        rank = pl.int_range(pl.len()).over("problem_id").alias("rank")
-        right = rows.filter(pl.col("reward") == 1.0).with_columns(rank)
-        wrong = rows.filter(pl.col("reward") == 0.0).with_columns(rank).drop("prompt_ids", "reward")
+        """PAIR_EXAMPLES in the order of their chosen rows. Raises `InputError` where no group is mixed.
+
+        Two equal completions that were labelled once right and once wrong are no pair: its gradient is rounding alone,
+        which Adam would blow up to a whole step.
+        """
+        rows = graded.with_row_index("row").select(pl.col("row").cast(pl.Int64), "problem_id", "reward")
+        rank, size = pl.int_range(pl.len()).over("problem_id"), pl.len().over("problem_id")
+        right = rows.filter(pl.col("reward") == 1.0).select("problem_id", "row", rank=rank)
+        wrong = rows.filter(pl.col("reward") == 0.0).select("problem_id", "row", rank=rank, wrongs=size)
+        # The first diagonals hold no others, and a thousand completions of one problem have a million pairs.
+        right = right.filter(pl.col("rank") < self.max_pairs)
+        wrong = wrong.filter(pl.col("rank") < 2 * self.max_pairs)
         keys = ["problem_id"] if self.pairs == "product" else ["problem_id", "rank"]
         pairs = right.join(wrong, on=keys, how="inner", suffix="_wrong", maintain_order="left_right")
+        texts = graded["completion_ids"]
+        pairs = pairs.filter(texts.gather(pairs["row"]) != texts.gather(pairs["row_wrong"]))
         if pairs.is_empty():
             name = type(self).__name__.lower()
             raise InputError(
@@ -61,20 +68,14 @@ class PairMethod(Method):
         # Diagonal first, so that few pairs still use many different completions.
         order = [pl.col("rank")] if self.pairs == "zip" else [_wrapped_difference(), pl.col("rank")]
         kept = pairs.sort("problem_id", *order).filter(pl.int_range(pl.len()).over("problem_id") < self.max_pairs)
-        return (
-            kept.rename(
-                {
-                    "row_wrong": "rejected_row",
-                    "completion_ids": "chosen_ids",
-                    "completion_ids_wrong": "rejected_ids",
-                }
-            )
-            .sort("row", "rejected_row")
-            .select(pl.col(name).cast(kind) for name, kind in PAIR_EXAMPLES.items())
-        )
+        kept = kept.rename({"row_wrong": "rejected_row"}).sort("row", "rejected_row")
+        return kept.with_columns(
+            prompt_ids=graded["prompt_ids"].gather(kept["row"]),
+            chosen_ids=texts.gather(kept["row"]),
+            rejected_ids=texts.gather(kept["rejected_row"]),
+        ).select(pl.col(name).cast(kind) for name, kind in PAIR_EXAMPLES.items())
 
 
 def _wrapped_difference() -> pl.Expr:
     """Which diagonal of the correct x wrong table a pair lies on."""
-    wrongs = pl.col("rank_wrong").max().over("problem_id") + 1
-    return (pl.col("rank_wrong") - pl.col("rank")) % wrongs
+    return (pl.col("rank_wrong") - pl.col("rank")) % pl.col("wrongs").cast(pl.Int64)

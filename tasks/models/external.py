@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,6 +14,7 @@ from typing import Any
 from tasks import home
 from tasks.contracts import EXTERNAL, ArtifactRef, InputError, Progress, no_progress
 from tasks.digests import file_digest, manifest_digest
+from tasks.small_files import expanded, read_object
 
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 """What is fetched from the Hub and what decides the digest: no pickles, no code."""
@@ -22,19 +25,48 @@ def locate(base: str, setting: str = "model.base") -> Path:
 
     Raises `InputError`, naming ``setting``, where it is neither, or holds no configuration or no safetensors weights.
     """
-    folder = Path(base).expanduser()
-    if not folder.is_dir():
+    folder = expanded(base)
+    if not os.path.isdir(folder):
         if folder.is_absolute() or base.startswith((".", "~")) or base.count("/") > 1:
             raise InputError(f"{setting}: no folder {base!r}")
         folder = _from_hub(base, setting)
     if not (folder / "config.json").is_file():
         raise InputError(f"{setting}: {folder} has no config.json; expected a Hugging Face model directory")
-    if not list(folder.glob("*.safetensors")):
-        raise InputError(
-            f"{setting}: {folder} has no *.safetensors; pickled weights are not loaded: convert them with "
-            "save_pretrained(safe_serialization=True)"
-        )
+    if (folder / "adapter_config.json").is_file():  # for which transformers would fetch the model that it names
+        raise InputError(f"{setting}: {folder} has an adapter_config.json: an adapter; give the model that it is for")
+    _check_weights(folder, setting)
     return folder.absolute()
+
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def _check_weights(folder: Path, setting: str) -> None:
+    """Refuse a folder of whose weights transformers would read a pickle, or a file that is not beside its index."""
+    if (folder / WEIGHTS).is_file():
+        return
+    if not (folder / INDEX).is_file():
+        if any(folder.glob("*.bin")):
+            raise InputError(
+                f"{setting}: {folder} has no {WEIGHTS}; pickled weights are not loaded; {as_safetensors(folder)}"
+            )
+        raise InputError(f"{setting}: {folder} has no {WEIGHTS}; give a directory that transformers saved")
+    try:
+        shards = read_object(folder / INDEX).get("weight_map")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{setting}: {folder / INDEX}: not valid JSON ({error}); copy it again") from error
+    if not isinstance(shards, dict) or not shards:
+        raise InputError(f"{setting}: {folder / INDEX} has no weight_map; copy it again")
+    for shard in sorted({str(one) for one in shards.values()}):
+        if Path(shard).name != shard or not (folder / shard).is_file():
+            raise InputError(f"{setting}: {folder / INDEX}: shard {shard!r} is not a file beside it; copy both again")
+
+
+def as_safetensors(folder: Path) -> str:
+    """How pickled weights become safetensors, by a command; transformers reads tensors of them and nothing else."""
+    place = shlex.quote(str(folder))
+    code = "import sys; from transformers import AutoModelForCausalLM as M; M.from_pretrained(sys.argv[1])"
+    return f'convert them: python -c "{code}.save_pretrained(sys.argv[1])" {place}'
 
 
 def _from_hub(base: str, setting: str) -> Path:
@@ -100,6 +132,8 @@ def check_base(
         raise
     except Exception as error:  # whatever transformers says of a damaged or unknown model
         reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if "trust_remote_code" in str(error):
+            reason = "it takes code of its own, and code that comes with a model is not run"
         raise InputError(f"model.base: transformers cannot use {folder}: {reason}") from error
     linear = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     for target in targets:
@@ -115,4 +149,4 @@ def _layout(folder: Path) -> Any:
 
     config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        return AutoModelForCausalLM.from_config(config, attn_implementation="eager", trust_remote_code=False)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tasks.contracts import InputError, Progress, no_progress
+from tasks.workers import beat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,7 +133,7 @@ def _decode(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),
         generation_config=_plain_config(eos_id, pad_id, max_new_tokens),
-        logits_processor=LogitsProcessorList([sampler] if sampler else []),
+        logits_processor=LogitsProcessorList([alive, *([sampler] if sampler else [])]),
         **mixture,
     )
     logprobs_BT = sampler.logprobs() if sampler else None
@@ -140,6 +141,12 @@ def _decode(
         _trim(row, None if logprobs_BT is None else logprobs_BT[i], eos_id)
         for i, row in enumerate(output[:, width:].tolist())
     ]
+
+
+def alive(input_ids: Tensor, scores: Tensor) -> Tensor:
+    """A logits processor that changes nothing: a batch of long answers is silent for long, and every step says so."""
+    beat()
+    return scores
 
 
 def _trim(row: list[int], logprobs: list[float] | None, eos_id: int) -> Generated:

@@ -83,8 +83,9 @@ def load_model(base: Path | str, precision: str = "auto", adapter: Path | str | 
 
     chosen = arithmetic("float32" if adapter is not None else precision)
     model = AutoModelForCausalLM.from_pretrained(
-        str(base), dtype=chosen.weights, attn_implementation=chosen.attention, trust_remote_code=False
-    )
+        str(base), dtype=chosen.weights, attn_implementation=chosen.attention, trust_remote_code=False,
+        use_safetensors=True,
+    )  # fmt: skip
     if adapter is not None:
         from peft import PeftModel
 

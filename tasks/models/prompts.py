@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from tasks.contracts import InputError
+from tasks.models.limits import OverLimit, limited
+
+RENDER_SECONDS, RENDER_MEMORY = 10.0, 2**31
+"""For one question; what models bring takes a tenth of a millisecond."""
 
 
 def check_template(template: str | None, setting: str = "model.prompt_template") -> None:
@@ -21,7 +25,8 @@ def prompt_ids(tokenizer: Any, question: str, template: str | None = None) -> li
 
     With ``template`` the text is ``template`` with the question in it, and the beginning-of-sequence token is put in
     front where the tokenizer has one and did not add it. Without, the tokenizer's chat template renders one user turn
-    and opens the assistant's. Raises `InputError` where there is neither.
+    and opens the assistant's: a program of whoever made the model, in Jinja's sandbox and within `RENDER_SECONDS` and
+    `RENDER_MEMORY`. Raises `InputError` where there is neither, and for a chat template that fails.
     """
     if template is not None:
         check_template(template)
@@ -37,7 +42,18 @@ def prompt_ids(tokenizer: Any, question: str, template: str | None = None) -> li
             "--set model.prompt_template='Question: {question}\\nAnswer: '"
         )
     turn = [{"role": "user", "content": question}]
-    return list(tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=True, return_dict=False))
+    try:
+        with limited(RENDER_SECONDS, RENDER_MEMORY):
+            return list(
+                tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=True, return_dict=False)
+            )
+    except Exception as error:  # Jinja's own, and whatever else a program can raise
+        said = {OverLimit: f"it takes more than {RENDER_SECONDS:.0f} s", MemoryError: "it takes too much memory"}
+        reason = said.get(type(error)) or " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"model.prompt_template: the chat template of {tokenizer.name_or_path or 'the base'} cannot render a "
+            f"question ({reason}); give one: --set model.prompt_template='Question: {{question}}\\nAnswer: '"
+        ) from error
 
 
 def completion_ids(tokenizer: Any, completion: str, *, closed: bool = True) -> list[int]:

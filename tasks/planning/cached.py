@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tasks import home
 from tasks.problems.benchmarks import BENCHMARKS
 from tasks.settings import StudySpec
+from tasks.small_files import expanded
 
 if TYPE_CHECKING:
     from tasks.store import Entry, StageKey, Store
@@ -73,5 +74,5 @@ def _taught(spec: StudySpec, store: Store) -> Iterator[tuple[str, Entry | None]]
 def _on_disk(problems: str) -> bool:
     file = next((one.file for one in BENCHMARKS if one.name == problems), None)
     if file is None:
-        return Path(problems).expanduser().is_file()
+        return expanded(problems).is_file()
     return bool(os.environ.get("COLINEAR_DATA")) and (Path(os.environ["COLINEAR_DATA"]).expanduser() / file).is_file()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks.problems.synthetic import vocabulary
+from tasks.small_files import expanded, read_object
 from tasks.specs import TinySpec
 
 SPECIAL_TOKENS = 5
@@ -136,15 +136,14 @@ def shape_of_config(config: Mapping[str, Any]) -> Shape | None:
 
 def find_shape(base: str) -> Found:
     """The shape of ``model.base`` (not ``tiny``), from its folder, the Hub's cache on this disk, or `KNOWN`."""
-    folder = Path(base).expanduser()
+    folder = expanded(base)
     config = folder / "config.json" if folder.is_dir() else _cached(base)
     if config is not None and config.is_file():
         try:
-            values = json.loads(config.read_text(encoding="utf-8"))
+            values = read_object(config)
         except (OSError, ValueError):
             values = {}
-        shape = shape_of_config(values) if isinstance(values, dict) else None
-        family = values.get("model_type") if isinstance(values, dict) else None
+        shape, family = shape_of_config(values), values.get("model_type")
         source = "its config.json" if shape else f"not modelled: architecture {family!r}"
         return Found(shape, source, any(config.parent.glob("*.safetensors")))
     if base in KNOWN:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tasks.problems.benchmarks import BENCHMARKS
 from tasks.settings import StudySpec
+from tasks.small_files import expanded
 
 WORLD_PROMPT, WORLD_COMPLETION = 31.0, 55.0
 """Mean tokens in the default study (measured; the smoke study's problems are shorter: 24 and 33)."""
@@ -67,7 +68,7 @@ def sizes_of(spec: StudySpec, completion: float | None = None, *, read: bool = T
     rollouts = spec.rollouts
     answer = SHARE * spec.evaluation.max_new_tokens
     if rollouts.file is not None:
-        return _file(spec, Path(rollouts.file).expanduser(), evaluated, answer, read=read)
+        return _file(spec, expanded(rollouts.file), evaluated, answer, read=read)
     holdout = 0.0 if spec.evaluation.problems else rollouts.holdout
     prompts = round(min(rollouts.prompts, _available(rollouts.problems)) * (1 - holdout))
     mean = completion or SHARE * rollouts.max_new_tokens

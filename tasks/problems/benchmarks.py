@@ -23,6 +23,7 @@ from tasks.problems.files import QUESTION_ALONE, Gold, Layout, Problems, collect
 from tasks.problems.hub import PREFIX, hub_rows, parse_hub
 from tasks.problems.overlap import INSTRUCTIONS, bare_key
 from tasks.rows import Row, name_of, read_rows
+from tasks.small_files import expanded
 
 BOXED = f"{{question}}\n{INSTRUCTIONS[0]}"
 """The template of every benchmark here; the sentence is the one that Qwen's and DeepSeek's evaluations ask with."""
@@ -163,7 +164,7 @@ def _given(name: str, layout: Layout) -> Loaded:
     split = layout.split
     if name.startswith(PREFIX):
         return Loaded(split, QUESTION_ALONE, name, collect(hub_rows(*parse_hub(name)), name, layout))
-    path = Path(name).expanduser()
+    path = expanded(name)
     return Loaded(split, QUESTION_ALONE, path.name, collect(read_rows(path), name_of(path), layout))
 
 

@@ -103,7 +103,7 @@ def collect(rows: Iterable[Row], source: str, layout: Layout) -> Problems:
 
 def _has_gold(row: Row, layout: Layout) -> bool:
     _, gold = row.first(_names(layout, "answer"))
-    return gold is not None and bool(str(gold).strip())
+    return gold is not None and not (isinstance(gold, str) and not gold.strip())
 
 
 def _names(layout: Layout, what: str) -> tuple[str, ...]:
@@ -160,8 +160,8 @@ def _id(row: Row, question: str, layout: Layout) -> str:
     return row.text(name, str(given))
 
 
-_HASHES = re.compile(r"(?:^|\n)[ \t]*####[ \t]*(\S[^\n]*)\s*\Z")
-_A_LINE = re.compile(r"\n[ \t]*A:[ \t]*(\S[^\n]*)\s*\Z")
+_HASHES = re.compile(r"[ \t]*####[ \t]*(\S.*)", re.DOTALL)
+_A_LINE = re.compile(r"[ \t]*A:[ \t]*(\S.*)", re.DOTALL)
 _SEPARATED = re.compile(r"-?\$?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 
 
@@ -170,7 +170,9 @@ def worked(gold: str) -> tuple[str, str | None]:
 
     ``"... so 9 * 2 = 18\\n#### 1,234" -> "1234"``; the closing line may also be ``A: 1,234``.
     """
-    match = _HASHES.search(gold) or _A_LINE.search(gold)
+    # Its last line first: looked for in the whole text, a closing line takes a time that grows with its square.
+    _, several, line = gold.rstrip().rpartition("\n")
+    match = _HASHES.fullmatch(line) or (_A_LINE.fullmatch(line) if several else None)
     if match is None:
         return gold, None
     answer = match[1].strip()

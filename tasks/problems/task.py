@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from prefect import task
@@ -13,6 +12,7 @@ from tasks.digests import file_digest
 from tasks.problems.benchmarks import frame_digest, open_benchmark
 from tasks.problems.own import own_problems
 from tasks.problems.world import problem_sizes, problems_key, world_problems
+from tasks.small_files import expanded
 from tasks.specs import EvaluationSpec, RolloutSpec, TinySpec
 from tasks.stage import run_stage, state_of
 from tasks.store import StageKey, open_store
@@ -32,7 +32,7 @@ def problems_task(tiny: TinySpec, rollouts: RolloutSpec, evaluation: EvaluationS
 @task(task_run_name="problems", cache_policy=NO_CACHE)
 def own_problems_task(evaluation: EvaluationSpec, rollouts: StageResult) -> Any:
     """Artifact: ``problems.parquet``: ``evaluation.problems``, or what the rollouts held out, and the benchmarks."""
-    file = Path(evaluation.problems).expanduser() if evaluation.problems else None
+    file = expanded(evaluation.problems) if evaluation.problems else None
     fields = {str(name): column for name, column in evaluation.fields.items()}
     benchmarks = [open_benchmark(name, fields) for name in evaluation.benchmarks]
     inputs = {"rollouts": rollouts.ref.sha256, "file": file_digest(file) if file else ""}

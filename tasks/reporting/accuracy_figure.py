@@ -11,7 +11,7 @@ from tasks.contracts import RunInfo
 from tasks.reporting.formats import benchmark_name, percent
 from tasks.reporting.join import NO_POWER, StudyTables, base_of, benchmarks, ordered_runs, score, versus
 from tasks.reporting.pairs import Geometry
-from tasks.reporting.picture import Picture, colour_of
+from tasks.reporting.picture import Picture, colour_of, label_of, short
 from tasks.reporting.svg import FAINT, INK, PAPER, inline_svg
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 48
 """Dots of the figure; the table has all benchmarks."""
+MOST_CHARACTERS = 40
+"""Of a benchmark's name above its panel: one of a file may be longer than the figure is wide."""
 
 
 def accuracy_picture(tables: StudyTables, view: Geometry) -> Picture | None:
@@ -92,9 +94,9 @@ def _accuracy_panel(axes: Axes, tables: StudyTables, view: Geometry, benchmark: 
             markeredgewidth=1.6,
         )
         axes.annotate(percent(found.accuracy), (high, place), (5, 0), textcoords="offset points", va="center", size=9)
-    axes.set_yticks(range(len(infos)), [info.run for info in infos])
+    axes.set_yticks(range(len(infos)), [label_of(info, view) for info in infos])
     axes.set_ylim(len(infos) - 0.4, -0.6)
     axes.margins(x=0.12)
     axes.locator_params(axis="x", nbins=6, integer=True)
     axes.tick_params(axis="y", length=0)
-    axes.set_title(f"{benchmark_name(benchmark)} accuracy, %", loc="left")
+    axes.set_title(f"{short(benchmark_name(benchmark), MOST_CHARACTERS)} accuracy, %", loc="left")

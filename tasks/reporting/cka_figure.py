@@ -8,7 +8,7 @@ from tasks.contracts import RunInfo
 from tasks.reporting.floors import KINDS
 from tasks.reporting.join import StudyTables, base_of
 from tasks.reporting.pairs import Geometry
-from tasks.reporting.picture import Picture, apart, crowd_note, label_of, legend, line_style
+from tasks.reporting.picture import Picture, apart, crowd_note, label_of, legend, line_style, lone
 from tasks.reporting.similarity import POOLINGS, Similarity, similarity_of
 from tasks.reporting.svg import FAINT, INK, inline_svg
 
@@ -63,7 +63,13 @@ def _lines(axes: Axes, runs: list[RunInfo], found: Similarity, view: Geometry, o
         twin = view.twin(info, view.reference) if view.reference else None
         if twin is not None:
             name = f"{label_of(info, view)} (floor: {KINDS[twin]})"
-            axes.plot(layers, heights, color=INK, linestyle=_DASHES[twin], linewidth=1.4, label=name)
+            ink = {
+                "color": INK,
+                "linestyle": _DASHES[twin],
+                "linewidth": 1.4,
+                **lone(len(found.profile(info.run, other))),
+            }
+            axes.plot(layers, heights, label=name, **ink)
         elif info in shown:
             axes.plot(layers, heights, **line_style(info, view, len(layers)))
         else:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
 import polars as pl
 
 from tasks.contracts import RunInfo
+from tasks.reporting.alike import grouped, identical
 from tasks.reporting.direction import direction, weak_floor
 from tasks.reporting.findings import Findings
 from tasks.reporting.floors import INITIALISATION, SHARED_START
 from tasks.reporting.formats import listed, number
 from tasks.reporting.notes import MOST_NAMED, count, interval, named, percentile
 from tasks.reporting.pairs import AT_FLOOR, AT_START, BELOW_FLOOR, BELOW_START, Geometry
-
-IDENTICAL = 1e-9
-"""Distance from 1, of cosine and norm ratio, below which two adapters are one: double precision leaves less."""
 
 _MOST_TOLD = 12
 """Adapters above which the cosines to the reference are left to the table."""
@@ -61,7 +59,7 @@ def _shared_initialisation(view: Geometry) -> Iterator[str]:
             alike[a.run, b.run] = cosine
     if not alike:
         return
-    groups = [named(group, _MOST_RUNS) for group in _grouped(alike)]
+    groups = [named(group, _MOST_RUNS) for group in grouped(alike)]
     low, high = number(min(alike.values()), 3), number(max(alike.values()), 3)
     many = f"cosine of their lora_A {low}" if low == high else f"cosines of their lora_A from {low} to {high}"
     yield (
@@ -69,16 +67,6 @@ def _shared_initialisation(view: Geometry) -> Iterator[str]:
         "Their right singular subspaces and |v1 v1'| agree because lora_A is shared, whatever was trained. Read the "
         "left side (angles of the left subspaces, |u1 u1'|), and compare with a floor of the same initialisation."
     )
-
-
-def _grouped(alike: Iterable[tuple[str, str]]) -> list[list[str]]:
-    """Runs joined by pairs, each group in the order in which it was met."""
-    groups: list[list[str]] = []
-    for pair in alike:
-        touched = [group for group in groups if set(group) & set(pair)]
-        merged = list(dict.fromkeys([*(run for group in touched for run in group), *pair]))
-        groups = [group for group in groups if group not in touched] + [merged]
-    return groups
 
 
 def _zero(view: Geometry) -> Iterator[str]:
@@ -92,13 +80,8 @@ def _zero(view: Geometry) -> Iterator[str]:
 
 
 def _identical(view: Geometry) -> Iterator[str]:
-    same = []
-    for a, b in combinations(view.runs, 2):
-        cosine, ratio = view.cosine(a.run, b.run), view.value(a.run, b.run, "norm_ratio")
-        if cosine is not None and ratio is not None and max(abs(cosine - 1), abs(ratio - 1)) < IDENTICAL:
-            same.append((a.run, b.run))
-    if same:
-        groups = [named(group, _MOST_RUNS) for group in _grouped(same)]
+    groups = [named(group, _MOST_RUNS) for group in identical(view)]
+    if groups:
         yield f"Identical adapters: {'; '.join(groups)} have the same update. Their pairs say nothing about training."
 
 

@@ -42,9 +42,13 @@
   };
   const addButton = (name, title, numbers) =>
     get(`${name}-figure`).querySelector("figcaption").before(colinearReport.button(`explore-${name}`, title, numbers));
+  const powerOfTen = (value) => {
+    const [mantissa, exponent] = value.toExponential(2).split("e");
+    return `${mantissa}×10${[...`${Number(exponent)}`].map((digit) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(digit)]).join("")}`;
+  };
   const fixed = (value, decimals, unit = "") => {
     if (value === null || value === undefined) return "not measured";
-    const text = value.toFixed(decimals);
+    const text = decimals && Math.abs(value) >= 1e6 ? powerOfTen(value) : value.toFixed(decimals);
     return (Number(text) === 0 ? text.replace("-", "") : text) + (unit === "degrees" ? "°" : unit && ` ${unit}`);
   };
 
@@ -330,6 +334,10 @@
             shown: `${curve.value[i]}`,
           })),
         );
+        const steps = [...new Set(rows.map((row) => row.step))];
+        // Of few steps Vega puts ticks between them, and a line of one point cannot be seen.
+        if (steps.length <= 8) for (const { encoding } of spec.layer) encoding.x.axis.values = steps;
+        if (steps.length === 1) Object.assign(spec.layer[1].mark, { opacity: 1, size: 50 });
         await embed("training", spec, rows);
       });
     run.addEventListener("change", draw);

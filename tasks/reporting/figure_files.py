@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from tasks.reporting.document import Document
 from tasks.reporting.picture import Picture
 from tasks.reporting.tables import Table
+from tasks.visible import uncontrolled
 
 TABLES = ("headline", "claims", "open-questions", "claims-not-measured", "accuracy", "mcnemar", "cosines")
 """Keys of the tables that are files as well; a viewer of artifacts shows a CSV file as a table."""
@@ -68,9 +69,12 @@ def table_csv(table: Table) -> str:
         for row in table.rows
     ]
     buffer = io.StringIO()
-    csv.writer(buffer).writerows([[_inert(text) for text in line] for line in (header, *rows)])
+    csv.writer(buffer).writerows([[inert(text) for text in line] for line in (header, *rows)])
     return buffer.getvalue()
 
 
-def _inert(text: str) -> str:
-    return f"'{text}" if re.match(r"[=@\t\r]|[+-](?![\d.\s]|$)", text) else text
+def inert(text: str) -> str:
+    """``text`` as a spreadsheet shows it and does not run it. A number keeps its sign, if no call follows."""
+    text = uncontrolled(text)
+    formula = re.match(r"[=@\t\r\n]|[+-](?![\d.\s]|$)|[+-].*[|!(=@]", text, re.DOTALL)
+    return f"'{text}" if formula else text

@@ -11,9 +11,10 @@ from tasks.reporting.accuracy_findings import against_base
 from tasks.reporting.direction import direction, weak_floor
 from tasks.reporting.formats import percent
 from tasks.reporting.function_findings import barrier_finding, cka_finding, depth_finding, divergence_finding
-from tasks.reporting.join import StudyTables, base_of, benchmarks, nobody_solves, score, spectrum_value
+from tasks.reporting.join import StudyTables, base_of, benchmarks, nobody_solves, score
 from tasks.reporting.lost import lost, not_measured
 from tasks.reporting.notes import MOST_LISTED, named
+from tasks.reporting.oddities import ceiling, not_finite, overwhelming, risen_losses, same_updates, uniform_rewards
 from tasks.reporting.pairs import Geometry
 
 MOST_BENCHMARKS = 3
@@ -57,21 +58,22 @@ def _warnings(tables: StudyTables, view: Geometry) -> Iterator[str]:
         yield "No accuracy was measured, neither for the base nor for any method."
     elif all(score(tables, base_of(tables).run, benchmark) is None for benchmark in benchmarks(tables)):
         yield "The base was not evaluated, so no accuracy here can be called a gain or a loss."
-    yield from _zero_updates(tables, view)
+    yield from ceiling(tables)
+    yield from uniform_rewards(tables.rollouts)
+    yield from _zero_updates(view)
+    yield from same_updates(view)
+    yield from overwhelming(tables, view)
+    yield from risen_losses(tables)
+    yield from not_finite(tables)
     yield from weak_floor(view)
     for check in tables.study.get("checks") or []:
         if not check["ok"]:
             yield f"Check failed: {check['name']}: {check['detail']}"
 
 
-def _zero_updates(tables: StudyTables, view: Geometry) -> Iterator[str]:
+def _zero_updates(view: Geometry) -> Iterator[str]:
     """Names the runs that training left where they began: they have no direction, and their accuracy is the base's."""
     nothing = [info.run for info in view.runs if info.run in view.zero]
-    nothing += [
-        info.run
-        for info in view.runs
-        if info.run not in view.zero and spectrum_value(tables.spectra, info.run, "norm") == 0
-    ]
     if nothing:
         runs, has, is_one = ("run", "has", "it is") if len(nothing) == 1 else ("runs", "have", "they are")
         yield (

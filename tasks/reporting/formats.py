@@ -8,16 +8,33 @@ from collections.abc import Sequence
 NOT_MEASURED = "not measured"
 """What a missing value prints as: never 0, which would be a measurement."""
 
+NOT_FINITE = "not finite"
+"""What an infinite value prints as: it was measured, and there is no number to show."""
+
+_LONG = 1e6
+"""From here on a number with decimals is written as a power of ten: nobody counts thirty digits."""
+
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: float | None, decimals: int) -> str:
-    """``value`` with ``decimals`` places, or `NOT_MEASURED` for None and NaN; never a negative zero."""
+    """``value`` with ``decimals`` places, or `NOT_MEASURED` for None and NaN; never a negative zero. A long one with
+    decimals is a power of ten: ``'4.50×10¹²'``."""
     if value is None or math.isnan(value):
         return NOT_MEASURED
+    if math.isinf(value):
+        return NOT_FINITE
+    if decimals and abs(value) >= _LONG:
+        return significant(value)
     rounded = f"{float(value):.{decimals}f}"
     return rounded.removeprefix("-") if float(rounded) == 0 else rounded
+
+
+def size(value: float | None, decimals: int) -> str:
+    """`number`, but no size other than 0 prints as 0 or by its last digit alone: ``'2.680'``, ``'3.10×10⁻⁹'``."""
+    small = value is not None and 0 < abs(value) < 10.0 ** (1 - decimals)
+    return significant(value) if small else number(value, decimals)
 
 
 def percent(share: float | None) -> str:
@@ -47,8 +64,10 @@ def significant(value: float | None, digits: int = 3) -> str:
     """Three significant digits, for measures that span orders of magnitude: ``'0.0123'``, ``'4.50×10⁻⁶'``."""
     if value is None or math.isnan(value):
         return NOT_MEASURED
-    if value == 0 or math.isinf(value):
-        return f"{value:g}"
+    if math.isinf(value):
+        return NOT_FINITE
+    if value == 0:
+        return "0"
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     if -4 <= int(exponent) < 5:
         return f"{float(f'{value:.{digits - 1}e}'):.{max(digits - 1 - int(exponent), 0)}f}"

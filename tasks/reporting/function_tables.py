@@ -29,13 +29,13 @@ class Divergence:
 
 def divergences(frame: pl.DataFrame) -> dict[tuple[str, str], Divergence]:
     """(run_a, run_b) -> KL(p_a || p_b), from DIVERGENCE; it has a direction."""
-    rows = frame.filter(pl.col("value").is_not_null()).select("run_a", "run_b", "value", "low", "high").iter_rows()
+    rows = frame.filter(pl.col("value").is_finite()).select("run_a", "run_b", "value", "low", "high").iter_rows()
     return {(a, b): Divergence(*rest) for a, b, *rest in rows}
 
 
 def depths(lens: pl.DataFrame) -> dict[str, float]:
     """Run -> logit-lens depth in layers, from LENS."""
-    rows = lens.filter(metric="depth").filter(pl.col("layer").is_null(), pl.col("value").is_not_null())
+    rows = lens.filter(metric="depth").filter(pl.col("layer").is_null(), pl.col("value").is_finite())
     return dict(rows.select("run", "value").iter_rows())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from tasks.contracts import RunInfo
-from tasks.reporting.formats import number
+from tasks.reporting.formats import number, size
 from tasks.reporting.join import spectrum_value
 from tasks.reporting.notes import count, floor_note
 from tasks.reporting.pairs import REACHED, ZERO, Geometry
@@ -48,7 +48,7 @@ def spectrum_table(spectra: pl.DataFrame, view: Geometry) -> Table:
     for info in view.runs:
         nothing = spectrum_value(spectra, info.run, "norm") == 0  # which has no rank, where it was measured
         values = [(spectrum_value(spectra, info.run, metric), decimals) for metric, _, decimals in _SIZES]
-        said_of = (ZERO if value is None and nothing else number(value, decimals) for value, decimals in values)
+        said_of = (ZERO if value is None and nothing else size(value, decimals) for value, decimals in values)
         rows.append((Cell(info.run), *(Cell(text) for text in said_of)))
     return Table(
         "spectra",

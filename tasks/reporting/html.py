@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tasks.reporting.document import Document
 from tasks.reporting.scripts import content_policy, own_code, script_json, vega_code
+from tasks.visible import uncontrolled
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -26,6 +27,11 @@ def render_html(document: Document) -> str:
     return _template().render(document=document, data=data, codes=codes, policy=content_policy(codes))
 
 
+def _readable(value: object) -> object:
+    """What is data, without the control characters that a browser does not show and a terminal obeys."""
+    return uncontrolled(value) if type(value) is str else value
+
+
 @cache
 def _template() -> Template:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -33,6 +39,7 @@ def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=_readable,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

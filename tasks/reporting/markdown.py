@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from tasks.reporting.document import Document
 from tasks.reporting.tables import Table
+from tasks.visible import uncontrolled
 
 
 def render_markdown(document: Document) -> str:
@@ -64,5 +65,5 @@ def _row(cells: list[str]) -> str:
 
 def escape(text: str) -> str:
     """``text`` as literal characters on one line: HTML, table bars, emphasis, code, links and images are disarmed."""
-    flat = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    flat = uncontrolled(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*\[\]|!]|(?<!\w)_|_(?!\w))", r"\\\1", flat)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 
 from tasks.reporting.floors import INITIALISATION, ORDER
 from tasks.reporting.formats import listed, number
@@ -59,6 +60,9 @@ def _initialisation_note(view: Geometry) -> str:
 def _why(view: Geometry, kind: str) -> str:
     if view.twins[kind]:
         return f"the cosine of {named_pairs(view.twins[kind])} is missing"
+    ones = [pair for pair in combinations(view.runs, 2) if pair[0].method == pair[1].method]
+    if kind == ORDER and any(view.same(a.run, b.run) for a, b in ones):
+        return "runs of one method have one and the same update"
     what = "the order of their data" if kind == ORDER else "their LoRA initialisation"
     return f"no two runs of one method are known to differ in {what} only"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tasks.contracts import RunInfo
 from tasks.reporting.floors import KINDS
-from tasks.reporting.formats import NOT_MEASURED, number
+from tasks.reporting.formats import NOT_MEASURED, number, size
 from tasks.reporting.notes import count, floor_note, interval, interval_note, percentile
 from tasks.reporting.pairs import IS_FLOOR, IS_START, Estimate, Geometry, pairs
 from tasks.reporting.tables import NO_UPDATE, Cell, Table, said
@@ -129,8 +129,12 @@ def _pair_row(pair: Pair, columns: Sequence[Column], view: Geometry) -> tuple[Ce
             rank = percentile(found)
             subs += said(null) + said(f"percentile {rank}" if rank else "")
         subs += said(standing if column.metric == "cosine" else "")
-        cells.append(Cell(number(found.value, column.decimals), subs))
+        cells.append(Cell(_shown(found.value, column), subs))
     return (Cell(run.run, said(standing if standing in (IS_FLOOR, IS_START) else "")), Cell(other.run), *cells)
+
+
+def _shown(value: float, column: Column) -> str:
+    return (size if column.metric in _WITHOUT_NULL else number)(value, column.decimals)
 
 
 def _floor_row(kind: str, columns: Sequence[Column], view: Geometry) -> tuple[Cell, ...]:
@@ -147,9 +151,9 @@ def _floor_row(kind: str, columns: Sequence[Column], view: Geometry) -> tuple[Ce
             why = {view.missing(a, b, column.metric, k) for a, b in view.twins[kind]}
             cells.append(Cell(min(why, default=NOT_MEASURED)))
             continue
-        low, high = number(found.lowest, column.decimals), number(found.highest, column.decimals)
+        low, high = _shown(found.lowest, column), _shown(found.highest, column)
         subs = said(f"{low} to {high}" if found.n > 1 else "") + said(f"top-{k}" if column.k == OWN else "")
-        cells.append(Cell(number(found.mean, column.decimals), subs))
+        cells.append(Cell(_shown(found.mean, column), subs))
     pairs_of = view.twins[kind]
     of = count(len(pairs_of), "pair") if pairs_of else NOT_MEASURED
     return (Cell(f"noise floor: {KINDS[kind]}"), Cell(of, said("mean, range" if len(pairs_of) > 1 else "")), *cells)

@@ -46,6 +46,9 @@ EVERYTHING = (pl.col("module") == "*") & pl.col("layer").is_null() & pl.col("pro
 REVERSED = {"orthogonal_fraction": "orthogonal_fraction_reverse"}
 """Metric of a against b -> what the frame calls it of b against a, where the two differ."""
 
+IDENTICAL = 1e-9
+"""Distance from 1, of cosine and norm ratio, below which two updates are one: double precision leaves less."""
+
 _Values = Mapping[tuple[str, str, str, int | None], "Estimate"]
 
 
@@ -74,7 +77,7 @@ class Geometry:
     reference: RunInfo | None
     """The run that the others are compared with."""
     twins: Mapping[str, tuple[tuple[str, str], ...]]
-    """Kind of floor -> the pairs of runs that measure it."""
+    """Kind of floor -> the pairs of runs that measure it; two runs with one and the same update measure nothing."""
     floor: float | None
     """The lowest cosine of a pair of `ORDER`: what the order of the data alone does to a direction."""
     ks: tuple[int, ...]
@@ -86,7 +89,7 @@ class Geometry:
     layers: int
     values: _Values
     zero: frozenset[str] = frozenset()
-    """Runs whose update is zero wherever it was compared."""
+    """Runs whose update is zero."""
 
     def estimate(self, run: str, other: str, metric: str, k: int | None = None) -> Estimate:
         """A metric of ``run`` against ``other``, whichever way round the frame has the pair."""
@@ -109,6 +112,10 @@ class Geometry:
         if run == other:
             return None if run in self.zero else 1.0
         return self.value(run, other, "cosine")
+
+    def same(self, run: str, other: str) -> bool:
+        """Whether two runs have one and the same update, but for rounding."""
+        return run != other and _same(self.values, run, other)
 
     def missing(self, run: str, other: str, metric: str, k: int | None = None) -> str:
         """What stands where a measure has no value: nobody took it, it is not defined, or one update is zero."""
@@ -160,9 +167,11 @@ class Geometry:
 
 
 def geometry(tables: StudyTables) -> Geometry:
-    """A study's pair metrics; its reference is the first SFT."""
+    """A study's pair metrics; its reference is the first SFT. A run without a pair is known to be zero by its norm."""
     runs = trained_runs(tables)
-    return geometry_of(runs, tables.pair_metrics, next((info for info in runs if info.method == "sft"), None))
+    view = geometry_of(runs, tables.pair_metrics, next((info for info in runs if info.method == "sft"), None))
+    unpaired = {info.run for info in runs if spectrum_value(tables.spectra, info.run, "norm") == 0}
+    return replace(view, zero=view.zero | unpaired)
 
 
 def geometry_of(runs: Sequence[RunInfo], pair_metrics: pl.DataFrame, reference: RunInfo | None) -> Geometry:
@@ -171,8 +180,11 @@ def geometry_of(runs: Sequence[RunInfo], pair_metrics: pl.DataFrame, reference: 
     rows = pair_metrics.filter(EVERYTHING).select(columns).rows()
     values = {(a, b, metric, k): Estimate(*rest) for a, b, metric, k, *rest in rows}
     modules = pair_metrics.filter(pl.col("module") != "*").select("module", "layer").unique()
-    kinds = [(kind_of(a, b, _either(values, a, b, "lora_a_cosine")), a.run, b.run) for a, b in combinations(runs, 2)]
-    twins = {kind: tuple((a, b) for found, a, b in kinds if found == kind) for kind in KINDS}
+    starts = [(a, b, _either(values, a.run, b.run, "lora_a_cosine")) for a, b in combinations(runs, 2)]
+    kinds = [(kind_of(a, b, start), a.run, b.run) for a, b, start in starts]
+    twins = {
+        kind: tuple((a, b) for found, a, b in kinds if found == kind and not _same(values, a, b)) for kind in KINDS
+    }
     # Two adapters of other ranks have other full dimensions, so not every k is in every pair.
     dimensions: dict[tuple[str, str], set[int]] = {}
     for (a, b, metric, k), found in values.items():
@@ -204,9 +216,14 @@ def _zero(values: _Values, runs: Sequence[RunInfo]) -> frozenset[str]:
     return frozenset(info.run for info in runs if info.run in shares and set(shares[info.run]) == {None})
 
 
-def _either(values: _Values, a: RunInfo, b: RunInfo, metric: str) -> float | None:
-    found = values.get((a.run, b.run, metric, None)) or values.get((b.run, a.run, metric, None))
+def _either(values: _Values, a: str, b: str, metric: str) -> float | None:
+    found = values.get((a, b, metric, None)) or values.get((b, a, metric, None))
     return found.value if found else None
+
+
+def _same(values: _Values, a: str, b: str) -> bool:
+    ones = [_either(values, a, b, metric) for metric in ("cosine", "norm_ratio")]
+    return all(one is not None and abs(one - 1) < IDENTICAL for one in ones)
 
 
 def cosine_matrix(view: Geometry) -> np.ndarray:

@@ -150,7 +150,7 @@ def curve(connectivity: pl.DataFrame, run: str, other: str, matched: bool, readi
             pl.col("run_b") == b,
             pl.col("matched") == matched,
             pl.col("reading") == reading,
-            pl.col("value").is_not_null(),
+            pl.col("value").is_finite(),
         )
         if rows.height:
             points = rows.select(1 - pl.col("alpha") if turned else pl.col("alpha"), pl.col("value"))

@@ -64,17 +64,23 @@ def line_style(info: RunInfo, view: Geometry, points: int) -> dict[str, Any]:
     }
 
 
+def lone(points: int) -> dict[str, Any]:
+    """How a line without markers shows a single point, which would else not be seen."""
+    return {"marker": "o", "markersize": 4.5} if points == 1 else {}
+
+
 def label_of(info: RunInfo, view: Geometry) -> str:
     """A name that fits beside an axis: of a long one the middle is left out, and a number tells it from its like."""
-    label = _short(info.run)
-    if any(other != info and _short(other.run) == label for other in view.runs):
+    label = short(info.run)
+    if info in view.runs and any(other != info and short(other.run) == label for other in view.runs):
         return f"{view.runs.index(info) + 1}: {label}"
     return label
 
 
-def _short(name: str) -> str:
-    keep = _LONGEST // 2
-    return name if len(name) <= _LONGEST else f"{name[: keep - 1]}…{name[-keep:]}"
+def short(name: str, most: int = _LONGEST) -> str:
+    """``name``, of one longer than ``most`` characters its beginning and its end."""
+    keep = most // 2
+    return name if len(name) <= most else f"{name[: keep - 1]}…{name[-keep:]}"
 
 
 def apart(runs: Sequence[RunInfo], view: Geometry) -> list[RunInfo]:

@@ -10,7 +10,7 @@ from tasks.contracts import RunInfo
 from tasks.reporting.floors import KINDS
 from tasks.reporting.notes import floor_note
 from tasks.reporting.pairs import Geometry
-from tasks.reporting.picture import Picture, apart, crowd_note, label_of, legend, line_style
+from tasks.reporting.picture import Picture, apart, crowd_note, label_of, legend, line_style, lone
 from tasks.reporting.profiles import Profile, layer_profiles, null_profile
 from tasks.reporting.svg import FAINT, INK, inline_svg
 
@@ -115,7 +115,8 @@ def _lines(axes: Axes, profiles: dict[str, Profile], view: Geometry) -> None:
         twin = _twin(info, view)
         if twin is not None:
             name = f"{label_of(info, view)} (floor: {KINDS[twin]})"
-            axes.plot(profile.layers, profile.values, color=INK, linestyle=_DASHES[twin], linewidth=1.4, label=name)
+            ink = {"color": INK, "linestyle": _DASHES[twin], "linewidth": 1.4, **lone(len(profile.layers))}
+            axes.plot(profile.layers, profile.values, label=name, **ink)
         elif info in shown:
             axes.plot(profile.layers, profile.values, **line_style(info, view, len(profile.layers)))
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import math
 import re
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def run_metrics(tables: StudyTables, view: Geometry) -> dict[RunInfo, dict[str, 
         from_base = apart.get((base, row.info.run))
         values = {
             "accuracy": row.first.accuracy if row.first else None,
+            "accuracy_minus_base": row.first_versus.difference if row.first_versus else None,
             second: row.second.accuracy if row.second else None,
             "answer_loss": row.first.answer_loss if row.first else None,
             "cosine_to_sft": row.cosine,
@@ -40,7 +42,9 @@ def run_metrics(tables: StudyTables, view: Geometry) -> dict[RunInfo, dict[str, 
             "lens_depth": deep.get(row.info.run),
             "kl_from_base": from_base.value if from_base else None,
         }
-        metrics[row.info] = {name: value for name, value in values.items() if value is not None}
+        metrics[row.info] = {
+            name: value for name, value in values.items() if value is not None and math.isfinite(value)
+        }
     return metrics
 
 
@@ -60,7 +64,8 @@ def table_rows(file: Path) -> list[dict[str, str]]:
     """A table of the folder as Prefect takes it: every value as it reads in the report, a verdict before the claim that
     is longer than Prefect's page is wide."""
     with file.open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines))
+        # A cell is Markdown there, in which a "-" alone is a bullet.
+        rows = [{key: "–" if value == "-" else value for key, value in row.items()} for row in csv.DictReader(lines)]
     return [{VERDICT: row[VERDICT], **row} if VERDICT in row else row for row in rows]
 
 

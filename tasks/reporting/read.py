@@ -9,16 +9,19 @@ import polars as pl
 
 from tasks.contracts import InputError, RunInfo
 from tasks.reporting.join import SCHEMAS, StudyTables, frames, with_frames
+from tasks.reporting.seal import check_sealed
 
 
 def read_tables(folder: Path) -> StudyTables:
-    """The tables of ``folder``. Raises `InputError` where it is not a finished study, or one of another version."""
+    """The tables of ``folder``. Raises `InputError` where it is not a finished study, one of another version, or
+    damaged."""
     missing = [
         name for name in ("study.json", *(f"{frame}.parquet" for frame in SCHEMAS)) if not (folder / name).is_file()
     ]
     if missing:
         raise InputError(f"{folder}: not a finished study's folder: {', '.join(missing)} missing")
     record = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    check_sealed(folder, record)
     tables = StudyTables(
         runs=[RunInfo(**info) for info in record["runs"]],
         rollouts=record["rollouts"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import os
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -33,16 +33,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def without_password(uri: str) -> str:
-    """A URI as it may stand in a report that others read: of ``user:password@host`` the host."""
-    return re.sub(r"(?<=://)[^/@]*@", "", uri)
-
-
 def commit() -> str | None:
-    """The source's commit, with ``+changes`` where the working tree differs; None outside a git checkout."""
+    """The source's commit, with ``+changes`` where the working tree differs.
+
+    Outside a git checkout what an image was told when it was built (``$COLINEAR_COMMIT``), else None.
+    """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
-        return None
+        return os.environ.get("COLINEAR_COMMIT") or None
     try:
         head = subprocess.run(
             ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True

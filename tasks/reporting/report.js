@@ -7,7 +7,7 @@ window.colinearReport = (() => {
   const field = (value) => {
     if (value === null || value === undefined) return "";
     let text = String(value);
-    if (typeof value === "string" && /^([=@\t\r]|[+-](?![\d.\s]|$))/.test(text)) text = `'${text}`;
+    if (typeof value === "string" && /^([=@\t\r\n]|[+-](?![\d.\s]|$)|[+-][^]*[|!(=@])/.test(text)) text = `'${text}`;
     return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   const csv = (columns, rows) => [columns, ...rows].map((row) => row.map(field).join(",")).join("\r\n") + "\r\n";

@@ -17,6 +17,19 @@ MOST_EXAMPLES = 3
 MOST_CHARACTERS = 1200
 """Of one text of an example; the artifact of the stage "grade" has all."""
 
+ODD = {
+    "repeated": "Completions equal to an earlier one of their problem",
+    "contradictory": "Completions labelled right and wrong for one problem",
+    "one_token": "Completions of one token",
+    "control_characters": "Completions with control characters",
+}
+"""What of the rollouts is counted because a reader would not expect it."""
+
+_CONTROL = r"[\p{Cc}&&[^\n\r\t]]"
+_VISIBLE = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\r\t"} | {0x7F: 0x2421}
+_VISIBLE |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+"""Control characters, which a page cannot show, as their pictures: NUL is U+2400."""
+
 _QUANTILES = (("Shortest", 0.0), ("Median", 0.5), ("90 % up to", 0.9), ("Longest", 1.0))
 
 _SHARE_OF = {
@@ -33,12 +46,13 @@ _GRADES = {1.0: "right", 0.0: "wrong"}
 
 
 def rollout_record(graded: pl.DataFrame) -> dict[str, Any]:
-    """What a study's record keeps of its rollouts (GRADED): ``lengths``, ``examples`` and ``right_of_group``, as JSON
-    can hold them.
+    """What a study's record keeps of its rollouts (GRADED): ``lengths``, ``examples``, ``right_of_group`` and ``odd``,
+    as JSON can hold them.
 
     ``lengths``: rows, mean and quantiles of the completions' lengths in tokens, of all, of the right and of the wrong.
     ``right_of_group``: a count of right answers -> problems that have so many. ``examples``: of the first problems by
     id of which some answers are right and some wrong (of the first ones where there are none such) one of each.
+    ``odd``: how many completions are what `ODD` says.
     """
     rows = graded.with_columns(tokens=pl.col("completion_ids").list.len())
     parts = {"all": rows, "right": rows.filter(reward=1.0), "wrong": rows.filter(reward=0.0)}
@@ -48,6 +62,12 @@ def rollout_record(graded: pl.DataFrame) -> dict[str, Any]:
         "lengths": {name: _lengths(part["tokens"]) for name, part in parts.items() if part.height},
         "right_of_group": {str(n): problems for n, problems in counts},
         "examples": list(_examples(rows)),
+        "odd": {
+            "repeated": rows.height - rows.select("problem_id", "completion").n_unique(),
+            "contradictory": rows.filter(pl.col("reward").n_unique().over("problem_id", "completion") > 1).height,
+            "one_token": rows.filter(tokens=1).height,
+            "control_characters": rows.filter(pl.col("completion").str.contains(_CONTROL)).height,
+        },
     }
 
 
@@ -73,7 +93,10 @@ def _examples(rows: pl.DataFrame) -> Iterator[dict[str, Any]]:
 
 
 def _cut(text: str | None) -> str | None:
-    if text is None or len(text) <= MOST_CHARACTERS:
+    if text is None:
+        return None
+    text = text.translate(_VISIBLE)
+    if len(text) <= MOST_CHARACTERS:
         return text
     return f"{text[:MOST_CHARACTERS]} [and {len(text) - MOST_CHARACTERS} more characters]"
 
@@ -86,7 +109,9 @@ def rollout_tables(tables: StudyTables) -> tuple[list[Table], list[Table]]:
 
 def _counts_table(rollouts: Mapping[str, Any], record: Mapping[str, Any]) -> Table:
     """Counts of the one set of rollouts that every method was given, what was dropped included."""
-    rows = [(Cell(_spaced(name)), Cell(text)) for name, text in _counts(rollouts)]
+    rows = [(Cell(name), Cell(text)) for name, text in _counts(rollouts)]
+    odd: Mapping[str, int] = record.get("odd") or {}
+    rows += [(Cell(ODD[name]), Cell(_count(n, rollouts.get("rows")))) for name, n in odd.items() if n]
     note = "One set of rollouts for every method; each method selects from it by its own rule."
     groups = record.get("right_of_group")
     if groups:
@@ -99,9 +124,9 @@ def _counts(rollouts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in rollouts.items():
         if isinstance(value, Mapping):
             for inner, count in value.items():
-                yield f"{name}: {inner}", _count(count, _total(name, rollouts))
+                yield f"{_spaced(name)}: {inner}", _count(count, _total(name, rollouts))
         else:
-            yield name, _count(value, _total(name, rollouts))
+            yield _spaced(name), _count(value, _total(name, rollouts))
 
 
 def _total(name: str, rollouts: Mapping[str, Any]) -> int | None:

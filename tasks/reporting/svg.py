@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import re
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ INK, FAINT, PAPER = "#010203", "#040506", "#070809"
 
 WIDTH = 5.1
 """Inches; 367 units at 72 to the inch: on a phone of 390 px the text keeps its size."""
+
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+"""Characters that XML 1.0 has no way to write; a file's name may hold them."""
 
 _RC: Any = {
     "svg.fonttype": "none",
@@ -53,8 +57,11 @@ def inline_svg(key: str, label: str, height: float, draw: Callable[[Figure], Non
         FigureCanvasSVG(figure)
         draw(figure)
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _inline(buffer.getvalue(), key, label)
+        with warnings.catch_warnings():
+            # A name in a script that matplotlib's font has not: the page's reader draws it with a font of its own.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", _inline(buffer.getvalue(), key, label))
 
 
 def _inline(svg: str, key: str, label: str) -> str:

@@ -15,6 +15,7 @@ from tasks.reporting.formats import (
     p_value,
     percent,
     points,
+    size,
     span,
 )
 from tasks.reporting.join import (
@@ -27,7 +28,7 @@ from tasks.reporting.join import (
     second_benchmark,
 )
 from tasks.reporting.notes import floor_note, interval, interval_note, percentile
-from tasks.reporting.pairs import NO_FLOOR, Geometry, headline_rows
+from tasks.reporting.pairs import NO_FLOOR, ZERO, Geometry, headline_rows
 from tasks.reporting.same_method import SAME_METHOD, accuracy_apart, floor_words, unsigned_points
 
 NO_UPDATE = "no update"
@@ -103,19 +104,26 @@ def _headline_row(row: HeadlineRow, view: Geometry, floors: Sequence[str], with_
     cells = [_run_cell(info), score_cell(row.first), _versus_cell(info, row.first_versus, floors[0])]
     if with_second:
         cells += [score_cell(row.second), _versus_cell(info, row.second_versus, floors[1])]
-    geometry = [_cosine_cell(info, row.cosine, view), Cell(number(row.norm, 3)), Cell(number(row.effective_rank, 2))]
+    geometry = [_cosine_cell(info, row.cosine, view), Cell(size(row.norm, 3)), _rank_cell(row, view)]
     loss = Cell(number(row.first.answer_loss if row.first else None, 3))
     return (*cells, loss, *(geometry if trained else [_absent_update(info)] * 3))
 
 
 def _cosine_cell(info: RunInfo, cosine: float | None, view: Geometry) -> Cell:
     """The cosine to the reference with its interval, where it stands in the null, and how it stands to the floor."""
+    if cosine is None and info.run in view.zero:
+        return Cell(ZERO)
     if view.reference is None or info == view.reference or cosine is None:
         return Cell(number(cosine, 3), said("itself" if info == view.reference else ""))
     found = view.estimate(info.run, view.reference.run, "cosine")
     rank = percentile(found)
     null = f"null {number(found.null, 3)}, percentile {rank}" if rank and found.null is not None else ""
     return Cell(number(cosine, 3), (*said(interval(found, 3)), *said(null), *said(view.standing(info, view.reference))))
+
+
+def _rank_cell(row: HeadlineRow, view: Geometry) -> Cell:
+    undefined = row.effective_rank is None and row.info.run in view.zero
+    return Cell(ZERO if undefined else number(row.effective_rank, 2))
 
 
 def _absent_update(info: RunInfo) -> Cell:

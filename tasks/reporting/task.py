@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.artifacts import (
     create_image_artifact,
     create_link_artifact,
@@ -20,8 +20,9 @@ from prefect.cache_policies import NO_CACHE
 from tasks.contracts import PAIR_METRICS_FRAME, SPECTRA, RunInfo, StageResult
 from tasks.events import Event, emit
 from tasks.reporting.join import SCHEMAS, StudyTables
+from tasks.reporting.mlflow_record import record_study
 from tasks.reporting.pairs import geometry
-from tasks.reporting.published import HEAT_MAP, data_uri, descriptions, run_metrics, table_rows, top
+from tasks.reporting.published import HEAT_MAP, data_uri, descriptions, table_rows, top
 from tasks.reporting.rollout_tables import rollout_record
 from tasks.reporting.write import write_report
 from tasks.store import open_store
@@ -37,6 +38,7 @@ def report_task(
     record: dict[str, Any],
     scored: StageResult,
     graded: StageResult,
+    problems: StageResult,
     trained: dict[RunInfo, StageResult],
     pairs: list[StageResult],
     spectra: list[StageResult],
@@ -62,8 +64,7 @@ def report_task(
         **{name: _found([scored, *functions], name) for name in _OPTIONAL},
     )
     files = write_report(tables, Path(out))
-    store.log_files(study, files, files[0].parent)
-    _log_numbers(tables, study, trained)
+    record_study(tables, files, study, trained, graded, problems, get_run_logger().warning)
     _prefect_artifacts(tables, files)
     emit(Event("done", "report", seconds=time.perf_counter() - began))
     return str(files[0])
@@ -92,17 +93,6 @@ def _training(trained: dict[RunInfo, StageResult]) -> pl.DataFrame:
         for info, result in trained.items()
     ]
     return pl.concat(frames)
-
-
-def _log_numbers(tables: StudyTables, study: str, trained: dict[RunInfo, StageResult]) -> None:
-    """Accuracy and geometry as metrics of each method's child run; the base's on the study itself."""
-    store = open_store()
-    for info, values in run_metrics(tables, geometry(tables)).items():
-        if info in trained:
-            known = [(name, value, 0) for name, value in values.items()]
-            store.log_metrics(str(trained[info].summary["mlflow_run"]), known)
-        elif info.method == "base":
-            store.log_metrics(study, [(f"base_{name}", value, 0) for name, value in values.items()])
 
 
 def _prefect_artifacts(tables: StudyTables, files: Sequence[Path]) -> None:

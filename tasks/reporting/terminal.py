@@ -10,7 +10,7 @@ import polars as pl
 from tasks.contracts import RunInfo
 from tasks.reporting.claims import claims_sentence, claims_table
 from tasks.reporting.findings import findings
-from tasks.reporting.formats import NOT_MEASURED, in_sentence, number, p_value, percent, points
+from tasks.reporting.formats import NOT_MEASURED, in_sentence, number, p_value, percent, points, size
 from tasks.reporting.join import (
     NO_POWER,
     HeadlineRow,
@@ -154,12 +154,12 @@ def _compared(frames: Mapping[str, pl.DataFrame]) -> list[RunInfo]:
 
 
 def _against_reference(info: RunInfo, view: Geometry, frames: Mapping[str, pl.DataFrame], top: int | None) -> list[str]:
-    size = [
-        number(spectrum_value(frames["spectra"], info.run, "norm"), 3),
+    sizes = [
+        size(spectrum_value(frames["spectra"], info.run, "norm"), 3),
         number(spectrum_value(frames["spectra"], info.run, "effective_rank"), 2),
     ]
     if view.reference is None or info == view.reference:
-        return [info.run, "itself" if info == view.reference else NOT_MEASURED, *["-"] * 7, *size]
+        return [info.run, "itself" if info == view.reference else NOT_MEASURED, *["-"] * 7, *sizes]
     reference = view.reference.run
     cosine = view.estimate(info.run, reference, "cosine")
     mark = "*" if view.standing(info, view.reference) in REACHED else ""
@@ -172,4 +172,4 @@ def _against_reference(info: RunInfo, view: Geometry, frames: Mapping[str, pl.Da
     values = [_measure(info, view.reference, name, decimals, view, k) for name, k, decimals in measures]
     close = interval(cosine, 2).replace("0.", ".").replace(", ", ",")
     first = _measure(info, view.reference, "cosine", 3, view) + mark
-    return [info.run, first, close, percentile(cosine), *values, *size]
+    return [info.run, first, close, percentile(cosine), *values, *sizes]

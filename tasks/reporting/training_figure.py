@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tasks.reporting.join import StudyTables, trained_runs
 from tasks.reporting.pairs import Geometry
-from tasks.reporting.picture import Picture, apart, colour_of
+from tasks.reporting.picture import Picture, apart, colour_of, label_of, lone
 from tasks.reporting.study_tables import losses
 from tasks.reporting.svg import inline_svg
 
@@ -31,8 +31,8 @@ def training_picture(tables: StudyTables, view: Geometry) -> Picture | None:
     def draw(canvas: Canvas) -> None:
         panels = canvas.subplots(rows, 2, sharex=True, squeeze=False).ravel()
         for axes, (info, steps, values) in zip(panels, curves, strict=False):
-            axes.plot(steps, values, color=colour_of(info, view), linewidth=1.5)
-            axes.set_title(info.run, loc="left")
+            axes.plot(steps, values, color=colour_of(info, view), linewidth=1.5, **lone(len(steps)))
+            axes.set_title(label_of(info, view), loc="left")
             axes.locator_params(axis="y", nbins=4)
             axes.grid(axis="y", alpha=0.5)
         for axes in panels[len(curves) :]:

@@ -3,19 +3,21 @@ whole or not at all."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from tasks.reporting.claims import claims_json
 from tasks.reporting.document import Document, build_document
 from tasks.reporting.figure_files import figure_files, table_files
-from tasks.reporting.files import json_text, parquet, write_files
+from tasks.reporting.files import parquet, write_files
 from tasks.reporting.headline_numbers import headline_numbers
 from tasks.reporting.html import render_html
 from tasks.reporting.join import StudyTables, frames, with_frames
 from tasks.reporting.markdown import render_markdown
 from tasks.reporting.noise import noise_floor, single_floors
 from tasks.reporting.pairs import geometry
+from tasks.reporting.seal import sealed_json
 
 
 def write_report(tables: StudyTables, out: Path) -> list[Path]:
@@ -27,22 +29,24 @@ def write_report(tables: StudyTables, out: Path) -> list[Path]:
     data = frames(tables)
     tables = with_frames(tables, data)
     document = build_document(tables)
-    contents = {
+    others = {
         "report.html": render_html(document).encode(),
         "report.md": render_markdown(document).encode(),
-        "study.json": study_json(tables, document).encode(),
         "claims.json": claims_json(document.claims).encode(),
         **{f"{name}.parquet": parquet(frame) for name, frame in data.items()},
         **figure_files(document.drawn),
         **table_files(document),
     }
-    return write_files(out, contents)
+    pages = {name: others.pop(name) for name in ("report.html", "report.md")}
+    record = study_json(tables, document, {**pages, **others}).encode()
+    return write_files(out, {**pages, "study.json": record, **others})
 
 
-def study_json(tables: StudyTables, document: Document) -> str:
-    """The study's record and its headline; what JSON cannot hold becomes null (NaN) or its text (paths)."""
+def study_json(tables: StudyTables, document: Document, others: Mapping[str, bytes]) -> str:
+    """The study's record and its headline, sealed with the ``others`` of its folder (name -> bytes); what JSON cannot
+    hold becomes null (NaN) or its text (paths)."""
     view = geometry(tables)
-    return json_text(
+    return sealed_json(
         {
             **tables.study,
             "runs": [asdict(info) for info in tables.runs],
@@ -51,5 +55,6 @@ def study_json(tables: StudyTables, document: Document) -> str:
             "warnings": document.findings.warnings,
             "headline": document.findings.sentences,
             "numbers": headline_numbers(tables, view),
-        }
+        },
+        others,
     )

@@ -1,7 +1,8 @@
 """Rollouts for a base of one's own, from a file or from a teacher, tokenised for it. Runs in a worker process.
 
 Rows longer than the context are dropped by the rule ``longer than model.max_length``: never cut, because a cut
-completion has lost its answer. Completions that are not marked as truncated end with the end-of-sequence token.
+completion has lost its answer. Completions that are not marked as truncated end with the end-of-sequence token; a row
+whose completion (empty, and cut) or whose prompt (nothing that the tokenizer keeps) has no token is dropped.
 """
 
 from __future__ import annotations
@@ -132,7 +133,8 @@ def _write(
     source: str,
     out: Path,
 ) -> dict[str, Any]:
-    """Write ``rollouts.parquet``: prompts tokenised, rows that are too long dropped, log-probabilities that fit kept.
+    """Write ``rollouts.parquet``: prompts tokenised, rows that are too long or have no token dropped, log-probabilities
+    that fit kept.
 
     ``frame`` has all columns of ROLLOUTS but for ``prompt_ids``.
     """
@@ -147,22 +149,36 @@ def _write(
         prompt_ids=pl.Series([prompts[prompt] for prompt in frame["prompt"]], dtype=pl.List(pl.Int64)),
         logprobs=pl.when(pl.col("logprobs").list.len() == pl.col("completion_ids").list.len()).then("logprobs"),
     )
-    length = pl.col("prompt_ids").list.len() + pl.col("completion_ids").list.len()
-    fitting = whole.filter(length <= limit)
+    prompt, completion = pl.col("prompt_ids").list.len(), pl.col("completion_ids").list.len()
+    spoken = whole.filter((prompt > 0) & (completion > 0))
+    fitting = spoken.filter(prompt + completion <= limit)
     if fitting.is_empty():
         raise InputError(
-            f"model.max_length: all {whole.height} rows of {source} are longer than {limit} tokens; "
+            f"model.max_length: all {spoken.height} rows of {source} are longer than {limit} tokens; "
             "use a base with a longer context"
+            if spoken.height
+            else f"{source}: no row has a token of a prompt and of a completion; give others"
         )
     checked(fitting.select(ROLLOUTS.keys()), ROLLOUTS, "rollouts").write_parquet(out / "rollouts.parquet")
     return {
         "rows": fitting.height,
         "problems": fitting["problem_id"].n_unique(),
-        "dropped_too_long": whole.height - fitting.height,
+        "dropped_too_long": spoken.height - fitting.height,
+        "dropped_without_token": whole.height - spoken.height,
+        "with_unknown_tokens": _with_unknown_tokens(fitting, tokenizer),
         "problems_lost": whole["problem_id"].n_unique() - fitting["problem_id"].n_unique(),
         "with_logprobs": fitting.height - fitting["logprobs"].null_count(),
         "max_length": limit,
     }
+
+
+def _with_unknown_tokens(rows: pl.DataFrame, tokenizer: Any) -> int:
+    """Rows that hold the token which stands for all that the tokenizer does not know; 0 where none has that part."""
+    unknown = tokenizer.unk_token_id
+    if unknown is None or unknown in (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id):
+        return 0
+    sides = (pl.col(name).list.contains(unknown) for name in ("prompt_ids", "completion_ids"))
+    return rows.filter(pl.any_horizontal(sides)).height
 
 
 def _heldout_problems(aside: pl.DataFrame) -> pl.DataFrame:

@@ -23,6 +23,7 @@ from tasks.rollouts.sample import (
     world_rollouts_key,
 )
 from tasks.rollouts.teacher import completions_key, journal_file, teacher_folder
+from tasks.small_files import expanded
 from tasks.specs import RolloutSpec
 from tasks.stage import after, can_heal, log_file, run_stage, state_of
 from tasks.store import StageKey, open_store
@@ -107,7 +108,7 @@ def own_rollouts_task(
         arguments["heldout"] = store.local(prompts.ref) / "heldout.parquet"
     else:
         assert spec.file is not None
-        function, file = own_rollouts, Path(spec.file).expanduser()
+        function, file = own_rollouts, expanded(spec.file)
         inputs = {"file": file_digest(file)}
         settings["holdout"] = holdout
         arguments |= {"file": file, "holdout": holdout}

@@ -13,6 +13,7 @@ from tasks.devices import slots
 from tasks.engines.vllm_installation import engine_identity
 from tasks.models.external import locate, reference
 from tasks.models.prompts import check_template
+from tasks.small_files import expanded
 from tasks.specs import RolloutSpec
 from tasks.store import StageKey
 
@@ -62,7 +63,7 @@ def _tokenizer_identity(spec: RolloutSpec) -> str | None:
     """The digest of a tokenizer's folder, else its name on the Hub."""
     if spec.teacher_tokenizer is None:
         return None
-    folder = Path(spec.teacher_tokenizer).expanduser()
+    folder = expanded(spec.teacher_tokenizer)
     patterns = ("tokenizer*", "*vocab*", "merges.txt", "special_tokens_map.json", "*.jinja")
     return reference(folder, patterns).sha256 if folder.is_dir() else spec.teacher_tokenizer
 
@@ -79,7 +80,7 @@ def teacher_tokenizer(spec: RolloutSpec, folder: Path | None) -> Any:
         return None
     setting = "rollouts.teacher" if folder else "rollouts.teacher_tokenizer"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(Path(name).expanduser()), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(str(expanded(name)), trust_remote_code=False)
     except Exception as error:  # whatever transformers or the Hub says of a damaged or unknown one
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{setting}: no tokenizer is to be had from {name}: {reason}") from error

@@ -1,9 +1,9 @@
 """Checkpoints of a training that can be killed at any moment: written whole or not at all, verified before use.
 
 transformers' Trainer writes adapter, optimiser, schedule, random state and its own state; here come the log so far and
-what our trainers count, and a manifest last of all, beside the folder. A folder without its manifest, or with a file
-that has another digest, is no checkpoint. Resuming from one gives the same losses and, on a CPU, the same bytes.
-Imports no torch.
+what our trainers count, and a manifest last of all, beside the folder. A folder without its manifest, with a file that
+has another digest, or of another training is no checkpoint. Resuming from one gives the same losses and, on a CPU, the
+same bytes. Imports no torch.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tasks.digests import Damaged, build_manifest, verify
+from tasks.events import damaged
 
 STATE = "colinear.json"
 LOG_COPY = "log.jsonl"
@@ -40,10 +41,13 @@ class Progressed:
     total_train_tokens: int
     limits: dict[str, Any]
     notes: list[str]
+    owner: str = ""
+    """Name of the folder that it was written to, which is the digest of its training's key."""
 
 
 def seal(folder: Path, state: Progressed, log: Path) -> None:
     """Make what the Trainer wrote to ``folder`` a checkpoint, and drop all but the `KEPT` newest of its siblings."""
+    state = replace(state, owner=folder.parent.name)
     (folder / STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
     shutil.copyfile(log, folder / LOG_COPY)
     partial = _manifest(folder).with_suffix(".partial")
@@ -54,15 +58,29 @@ def seal(folder: Path, state: Progressed, log: Path) -> None:
 
 
 def newest(folder: Path) -> tuple[Path, Progressed] | None:
-    """The newest sound checkpoint under ``folder``; what is not sound is deleted."""
+    """The newest sound checkpoint under ``folder``; what is not sound is deleted, and told where it was damaged."""
+    bad: list[str] = []
+    found = None
     for path in _found(folder):
         try:
-            verify(path, json.loads(_manifest(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError, Damaged):
+            found = path, _sound(path)
+            break
+        except Exception as error:  # whatever its files hold by now
+            if _manifest(path).exists():  # else it was being written when its process was killed
+                bad.append(f"{path.name}: {error if isinstance(error, Damaged) else 'its manifest cannot be read'}")
             _drop(path)
-            continue
-        return path, Progressed(**json.loads((path / STATE).read_text(encoding="utf-8")))
-    return None
+    goes_on = f"goes on from {found[0].name}" if found else "begins anew"
+    for what in bad:
+        damaged(f"{what}; {goes_on}")
+    return found
+
+
+def _sound(path: Path) -> Progressed:
+    verify(path, json.loads(_manifest(path).read_text(encoding="utf-8")))
+    state = Progressed(**json.loads((path / STATE).read_text(encoding="utf-8")))
+    if state.owner not in ("", path.parent.name) or f"checkpoint-{state.step}" != path.name:
+        raise Damaged(f"it is step {state.step} of another training")
+    return state
 
 
 def _manifest(folder: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,23 @@ def log_callback(path: Path, steps: int, progress: Progress, window: int | None 
 def _refuse_divergence(values: Mapping[str, float], step: int) -> None:
     for name in ("loss", "grad_norm"):
         if not math.isfinite(values.get(name, 0.0)):
-            raise Diverged(f"{DIVERGED}: {name} is {values[name]} at step {step}; lower train.lr")
+            raise Diverged(f"{DIVERGED}: {name} is {values[name]} at step {step}{_way_out(step)}")
+
+
+def _way_out(step: int) -> str:
+    """The first step's loss and gradient are those of the base itself: no learning rate changes them."""
+    if step > 1:
+        return "; lower train.lr"
+    return ", before any update: look for NaN in the base's weights (model.base), or set train.precision=float32"
+
+
+def refuse_infinite(parameters: Iterable[tuple[str, Any]], step: int) -> None:
+    """Raise `Diverged` where the last update left a trained weight that is not finite: no later loss would show it."""
+    import torch
+
+    for name, parameter in parameters:
+        if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+            raise Diverged(f"{DIVERGED}: {name} is not finite after step {step}, the last; lower train.lr")
 
 
 def _refuse_rise(losses: list[float], window: int) -> None:

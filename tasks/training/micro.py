@@ -20,6 +20,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from tasks.contracts import StageError
 from tasks.training.metrics import Pass, of_step
+from tasks.workers import beat
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ class MicroBatches:
                     self._metrics["train"] = defaultdict(list)
                     passed = super().training_step(model, part, num_items_in_batch)  # type: ignore[misc]
                     passes.append(self._noted(part))
+                    beat()
                     loss = passed if loss is None else loss + passed
                 for metric, value in of_step(passes).items():
                     kept[metric].append(value)

@@ -65,6 +65,7 @@ def train_task(
     key = StageKey("train", 2, inputs, settings)
     name, tags, params = f"train {info.label}", method_tags(info), flatten(settings)
     run_ids: list[str] = []
+    live: list[LiveMetrics] = []
     arguments = {
         "base": store.local(base.ref) / base.folder,
         "rollouts": store.local(graded.ref) / "rollouts.parquet",
@@ -78,19 +79,18 @@ def train_task(
     }
 
     def compute(out: Path, progress: Progress) -> Mapping[str, Any]:
-        live = LiveMetrics(run_ids[0], out / LOG, progress)
-        live.refuse_known(key)
+        live.append(metrics := LiveMetrics(run_ids[0], out / LOG, progress))
+        metrics.refuse_known(key)
         try:
-            summary = run_pinned(train_adapter, {**arguments, "out": out}, log=log_file(key), progress=live)
+            return dict(run_pinned(train_adapter, {**arguments, "out": out}, log=log_file(key), progress=metrics))
         except StageError as error:
-            live.refuse_divergence(error)
+            metrics.refuse_divergence(error)
             raise
-        live.finish(out / "training.parquet")
-        return dict(summary)
 
     result = run_stage(
-        key, name, compute, parent=study, experiment=STUDIES, tags=tags, params=params, on_run=run_ids.append
-    )
+        key, name, compute, parent=study, experiment=STUDIES, tags=tags, params=params, on_run=run_ids.append,
+        rows=lambda out: live[0].rest(out / "training.parquet"),
+    )  # fmt: skip
     shutil.rmtree(home.subfolder("checkpoints") / key.digest, ignore_errors=True)  # what they were for is in the store
     if result.hit:  # the study still gets a child run of its own, with the numbers, that points to the source
         child = store.open_run(

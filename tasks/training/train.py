@@ -17,7 +17,7 @@ from tasks.methods.common import chosen
 from tasks.specs import LoraSpec, TrainSpec
 from tasks.training.build import build_trainer
 from tasks.training.checkpoints import ending_well
-from tasks.training.log import LOG, Diverged, close_log, log_callback
+from tasks.training.log import LOG, Diverged, close_log, log_callback, refuse_infinite
 
 
 def train_adapter(
@@ -46,8 +46,9 @@ def train_adapter(
     on with, and the caller deletes it when the output is safe.
 
     The files hold no path and no time: the same arguments give the same bytes in any folder. Raises `Diverged` at
-    the first step whose loss or gradient is not finite, and as ``train.stop_above_start`` says (the checkpoints of
-    such a run are deleted; those of one that failed otherwise are not); `StageError` where one example is too much for
+    the first step whose loss or gradient is not finite, after the last one for weights that are not, and as
+    ``train.stop_above_start`` says (the checkpoints of such a run are deleted; those of one that failed otherwise are
+    not); `StageError` where one example is too much for
     the memory; `InputError` for settings that no trainer can follow.
     """
     from tasks.training.examples import build_dataset
@@ -86,11 +87,13 @@ def _run(trainer: Any, collator: Any, train: TrainSpec, log: Path, checkpoints: 
     """Train to the end, from the newest checkpoint where there is one."""
     if checkpoints is None or train.checkpoint_steps is None:
         trainer.train()
+        refuse_infinite(trainer.model.named_parameters(), trainer.state.global_step)
         return
     trainer.keep_checkpoints(train.checkpoint_steps, collator, log)
     try:
         with ending_well(trainer):
             trainer.train(resume_from_checkpoint=trainer.resume())
+        refuse_infinite(trainer.model.named_parameters(), trainer.state.global_step)
     except Diverged:  # the same settings would do so again from there; out of memory may have been another's doing
         shutil.rmtree(checkpoints, ignore_errors=True)
         raise

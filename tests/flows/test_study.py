@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-import os
+import random
 import signal
 import time
+from hashlib import sha256
 from itertools import combinations
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,6 +20,8 @@ from safetensors.numpy import load_file
 from tasks.reporting.formats import number
 from tasks.reporting.join import SCHEMAS
 from tasks.store import Store
+from tests.faults.chain import GONE_SECONDS
+from tests.faults.processes import living, until
 from tests.flows.study_runs import Lab, Study, kill_after
 from tests.reporting.browsing import csv, launched, measured, pick, scrub, visiting
 
@@ -247,19 +250,39 @@ def test_methods_beyond_the_six_on_the_same_rollouts(lab: Lab, first: Study) -> 
     assert claims["online-cosine"]["measured"] == found[frozenset(("sft", "online_grpo"))]
 
 
-@pytest.mark.long
-def test_kill_9_in_the_middle_repeats_no_finished_stage_and_leaves_no_process(lab: Lab, first: Study) -> None:
-    process = lab.start("smoke", "--set", "seed=3", out="killed")
-    seen = kill_after(process, "done    train", signal.SIGKILL)
-    process.wait(timeout=30)  # not communicate: Prefect's orphaned server still holds the pipe
-    finished = {text.split("  ")[2].strip() for text in seen if text.startswith("done")}
-    assert finished
-    assert wait_until_gone(process.pid)
-    resumed = lab.run("smoke", "--set", "seed=3", out="resumed")
+def test_a_training_killed_with_its_driver_is_the_same_to_the_last_bit(lab: Lab, first: Study) -> None:
+    """A sample of `make test-faults`: the smoke study's SFT again, killed at a seeded moment of its training."""
+    from mlflow import MlflowClient
+
+    client, name = MlflowClient(tracking_uri=f"sqlite:///{lab.home / 'mlflow.db'}"), "train sft seed=0 lr=1e-3"
+    before, digest = trained(lab, client, name)
+    client.set_tag(before, "cache.complete", "0")
+    words = ("smoke", "--set", "methods=sft", "--set", "twins=", "--set", "paths.n=0", "--set", "functions.n=0")
+    process = lab.start(*words, out="killed")
+    until(lambda: "train" in {one.stage for one in living(lab.home)} or process.poll() is not None, 300)
+    until(lambda: process.poll() is not None, random.Random(0).uniform(0, 2))
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(30) == -signal.SIGKILL
+    until(lambda: not living(lab.home), GONE_SECONDS)
+    assert [one.command for one in living(lab.home)] == []  # neither workers nor Prefect's server
+    resumed = lab.run(*words, out="resumed")
     assert resumed.code == 0, resumed.stderr
-    assert finished <= resumed.names(hit=True)
-    runs = pl.read_parquet(resumed.folder / "accuracy.parquet")["run"].unique().to_list()
-    assert set(runs) == {*RUNS[:-1], "sft-order4", *REFERENCES}
+    assert resumed.names(hit=False) & {name, "grade", "rollouts K=4", "pretrain seed=0"} == {name}
+    again, same = trained(lab, client, name)
+    assert again != before
+    assert same == digest
+    assert client.search_runs(["0", "1", "2"], "attributes.status = 'RUNNING'") == []
+    states = [state for (state,) in lab.prefect("select state_name from flow_run order by start_time desc limit 2")]
+    assert states == ["Completed", "Crashed"]
+
+
+def trained(lab: Lab, client: Any, name: str) -> tuple[str, str]:
+    """The MLflow run that the next study takes a training from, and the sha256 of its adapter."""
+    experiment = client.get_experiment_by_name("colinear").experiment_id
+    found = f"attributes.run_name = '{name}' and tags.`cache.complete` = '1' and attributes.status = 'FINISHED'"
+    [run] = client.search_runs([experiment], found)
+    [file] = (lab.home / "artifacts").glob(f"*/{run.info.run_id}/artifacts/output/adapter/adapter_model.safetensors")
+    return run.info.run_id, sha256(file.read_bytes()).hexdigest()
 
 
 def test_sigint_stops_at_once_with_130_and_says_how_to_go_on(lab: Lab, first: Study) -> None:
@@ -270,39 +293,5 @@ def test_sigint_stops_at_once_with_130_and_says_how_to_go_on(lab: Lab, first: St
     assert process.returncode == 130
     assert "run the same command again" in stderr
     assert time.monotonic() - began < 30
-    assert wait_until_gone(process.pid)
-
-
-def wait_until_gone(group: int, seconds: float = 20) -> bool:
-    """Whether every process of the group ends by itself. Prefect's own server is not of our making: it is ended."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        ours = [pid for pid in processes_of(group) if "forkserver" in command_of(pid)]
-        if not ours:
-            for pid in processes_of(group):
-                os.kill(pid, signal.SIGKILL)
-            return True
-        time.sleep(0.2)
-    return False
-
-
-def processes_of(group: int) -> list[int]:
-    """Living processes of a process group."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            text = (path / "stat").read_text()
-        except OSError:
-            continue
-        state, _, owner = text.rsplit(")", 1)[1].split()[:3]
-        if int(owner) == group and state != "Z":
-            found.append(int(path.name))
-    return found
-
-
-def command_of(pid: int) -> str:
-    """The command line of a process, empty if it has ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""
+    until(lambda: not living(lab.home), GONE_SECONDS)
+    assert [one.command for one in living(lab.home)] == []

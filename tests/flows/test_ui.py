@@ -94,12 +94,27 @@ def test_when_one_dies_the_command_says_so_and_leaves_nothing(ui: Ui, tmp_path: 
     home, port = tmp_path / "home", free_port()
     with living("ui", "--mlflow-port", str(port), home=home, PREFECT_API_URL=f"{ui.prefect}/api") as running:
         running.wait_for("Ready after")
-        [server] = [one for one in _groups(home) if one != running.process.pid]
+        [server] = [one for one in _groups(home) if "mlflow\0server" in command_of(one)]
         os.killpg(server, signal.SIGKILL)
         assert running.process.wait(60) == 1
         assert "MLflow's server ended with exit code -9" in running.said
     until(lambda: not left_behind(home), 10)
     assert not (home / "servers.json").exists()
+
+
+def test_kill_9_of_the_command_ends_its_servers(ui: Ui, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    words = ("ui", "--mlflow-port", str(free_port()))
+    with living(*words, home=home, PREFECT_API_URL=f"{ui.prefect}/api") as running:
+        running.wait_for("Ready after")
+        assert len(_groups(home)) == 3  # the command, its server, and the watcher of `flows.orphans`
+        running.process.kill()
+        running.process.wait()
+        until(lambda: not left_behind(home), 20)
+
+
+def command_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()
 
 
 def _groups(home: Path) -> set[int]:

@@ -177,8 +177,7 @@ def test_pickles_are_not_read(copy: Callable[..., Path], base: Path, dora: bool)
     folder = copy("pickled", use_dora=dora)
     (folder / WEIGHTS).rename(folder / "adapter_model.bin")
     said = refusal(folder, base)
-    assert WEIGHTS in said
-    assert "PEFT" in said
+    assert f"adapter_model.bin is a pickle, which is not read; convert it: cd {folder} && python -c" in said
 
 
 def test_what_is_neither_adapter_nor_model_is_refused(tmp_path: Path) -> None:

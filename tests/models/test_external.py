@@ -84,7 +84,7 @@ def test_a_folder_without_configuration_or_safetensors_is_refused(base_model: Pa
         locate(str(tmp_path))
     shutil.copy(base_model / "config.json", tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
-    with pytest.raises(InputError, match=r"^model\.base: .* has no \*\.safetensors; pickled weights are not loaded"):
+    with pytest.raises(InputError, match=r"^model\.base: .* has no model\.safetensors; pickled weights are not loaded"):
         locate(str(tmp_path))
 
 

@@ -22,6 +22,7 @@ from tasks.reporting.join import StudyTables
 from tasks.reporting.markdown import escape, render_markdown
 from tasks.reporting.notes import interval_note
 from tasks.reporting.pairs import EVERYTHING, geometry_of
+from tasks.reporting.picture import short
 from tasks.reporting.terminal import headline_renderable
 
 OPTIONAL = ("samples", "differences", "connectivity", "barriers", "cka", "lens", "divergence")
@@ -203,7 +204,7 @@ def test_nothing_from_data_is_markup(study: StudyTables, build_study: Callable[.
     document = build_document(hostile)
     page, text = render_html(document), render_markdown(document)
     assert Tables(page).tags["script"] == 5  # our own: two of data, three of code
-    assert html.escape(HOSTILE, quote=False).split("<")[0] in page
+    assert html.escape(short(HOSTILE), quote=False) in page  # a figure's axis has no room for all of it
     assert "&lt;script&gt;" in page
     assert Tables(page).tags["svg"] == 11  # drawn with that name as a label
     assert "<script" not in text

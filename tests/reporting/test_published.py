@@ -24,6 +24,9 @@ def test_metrics_are_the_frames_and_only_what_was_measured(study: StudyTables) -
     metrics = {info.run: values for info, values in run_metrics(study, geometry(study)).items()}
     hard = study.accuracy.filter(run="dpo", benchmark="hard")["accuracy"].item()
     assert (metrics["dpo"]["accuracy_hard"], metrics["dpo"]["cosine_to_sft"]) == (hard, -0.021)
+    test = study.mcnemar.filter(benchmark="heldout", run_a="base", run_b="dpo")["difference"].item()
+    assert metrics["dpo"]["accuracy_minus_base"] == pytest.approx(-test, abs=1e-15)
+    assert "accuracy_minus_base" not in metrics["base"]
     assert metrics["dpo"]["lens_depth"] == 2.75
     # .1 (1 - .5) 1.1 1e-4: from the base, the earlier run, to dpo
     assert metrics["dpo"]["kl_from_base"] == pytest.approx(5.5e-6, rel=1e-12)
@@ -46,6 +49,7 @@ def test_tables_for_prefect_are_those_of_the_page(study: StudyTables, tmp_path: 
     assert next(iter(rows)) == "base"
     assert "differs" in rows["sft"]["Against base, points (detail)"].split("; ")
     assert rows["dpo"]["Cosine to sft"] == "not measured"
+    assert rows["base"]["Against base, points"] == "–"  # a "-" is a bullet of Prefect's Markdown
     matrix = {row["Run"]: row for row in table_rows(tmp_path / "cosines.csv")}
     assert (matrix["sft"]["rft"], matrix["sft"]["dpo"]) == ("0.958", "not measured")
     base = holes.mcnemar.filter(benchmark="heldout", run_a="base", run_b="sft").row(0, named=True)

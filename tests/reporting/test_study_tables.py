@@ -15,9 +15,9 @@ from tasks.reporting.join import StudyTables
 from tasks.reporting.mcnemar_matrix import mcnemar_matrices
 from tasks.reporting.pairs import geometry
 from tasks.reporting.profiles import layer_profiles
-from tasks.reporting.record import without_password
 from tasks.reporting.study_tables import versions_table
 from tasks.reporting.terminal import headline_renderable
+from tasks.secrets import without_password
 
 
 def unmoved(study: StudyTables, run: str) -> StudyTables:

@@ -59,7 +59,7 @@ def test_rows_are_tokenised_as_training_and_evaluation_do_it(take: Take, base_mo
     assert found["seed"].to_list() == [7, 0, 0]
     assert summary == {
         "rows": 3, "problems": 2, "dropped_too_long": 0, "problems_lost": 0, "heldout_problems": 0, "max_length": 64,
-        "with_logprobs": 0, "dropped_truncated": 0,
+        "with_logprobs": 0, "dropped_truncated": 0, "dropped_without_token": 0, "with_unknown_tokens": 0,
     }  # fmt: skip
     assert dict(frame(tmp_path, "heldout").schema) == PROBLEMS
     assert frame(tmp_path, "heldout").is_empty()

@@ -61,7 +61,7 @@ def test_the_newest_is_found_with_its_state_and_log(tmp_path: Path) -> None:
     found = newest(tmp_path)
     assert found is not None
     assert found[0] == path
-    assert found[1] == Progressed(10, [8] * 10, list(range(10)), 80, {"examples": 2}, [])
+    assert found[1] == Progressed(10, [8] * 10, list(range(10)), 80, {"examples": 2}, [], owner=tmp_path.name)
     assert (path / LOG_COPY).read_text() == "{}\n" * 10
 
 

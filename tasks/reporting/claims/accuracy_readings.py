@@ -11,7 +11,7 @@ from tasks.reporting.claims.pair_readings import NO_MATCHED, dpo_at_rate
 from tasks.reporting.claims.spread import KIND, order_groups
 from tasks.reporting.floors import ORDER
 from tasks.reporting.formats import benchmark_name, number, p_value
-from tasks.reporting.join import StudyTables, base_of, benchmarks, nobody_solves, primary_benchmark, versus
+from tasks.reporting.join import StudyTables, base_of, benchmarks, nobody_solves, primary_benchmark, score, versus
 
 PAPERS = "gsm8k"
 HARD = ("aime2026", "aime")
@@ -65,9 +65,16 @@ def _differences(evidence: Evidence, pairs: Sequence[tuple[str, str]], benchmark
 def _difference(evidence: Evidence, run: str, other: str, benchmark: str) -> Part:
     if nobody_solves(evidence.tables):
         return Missing("no model solves these problems, so accuracy cannot tell any two apart")
+    if why := evidence.empty(run, other):
+        return Missing(why)
     found = versus(evidence.tables, run, other, benchmark)
     if found is None:
         return Missing(f"{run} and {other} were not compared on {benchmark_name(benchmark)}")
+    scores = [score(evidence.tables, name, benchmark) for name in (run, other)]
+    if all(one is not None and one.correct == one.n for one in scores):
+        return Missing(
+            f"{run} and {other} solve all of {benchmark_name(benchmark)}, so accuracy cannot tell them apart"
+        )
     low, high = paired_interval(found.only_this, found.only_other, found.n)
     least = "none" if found.detectable is None else number(100 * found.detectable, 1)
     detail = f"{benchmark_name(benchmark)}, p = {p_value(found.p_holm)}, detectable {least}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from tasks.contracts import RunInfo
 from tasks.reporting.join import StudyTables
@@ -24,6 +25,14 @@ class Evidence:
     paths: Paths
     similarity: Similarity | None
     main: Mapping[str, RunInfo]
+
+    def empty(self, *runs: str) -> str:
+        """Why a claim on these runs would be judged from nothing: one never moved, or two are one; else empty."""
+        still = [run for run in runs if run in self.view.zero]
+        if still:
+            return f"the update of {still[0]} is zero: it is still the base"
+        same = [(a, b) for a, b in combinations(dict.fromkeys(runs), 2) if self.view.same(a, b)]
+        return f"{same[0][0]} and {same[0][1]} have one and the same update" if same else ""
 
 
 def evidence_of(tables: StudyTables) -> Evidence:

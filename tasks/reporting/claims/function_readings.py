@@ -43,6 +43,8 @@ def seed_barriers(evidence: Evidence) -> list[Part]:
 
 
 def _barrier(evidence: Evidence, a: RunInfo, b: RunInfo, reading: str, matched: bool) -> Part:
+    if why := evidence.empty(a.run, b.run):
+        return Missing(why)
     found = evidence.paths.find(a.run, b.run, matched, reading)
     value = known(found.value) if found else None
     if found is None or value is None:
@@ -68,6 +70,8 @@ def against_direction(a: str, b: str, sign: int) -> Reading:
         if absent:
             return [Missing(f"no run of {' or '.join(absent)}")]
         one, other = evidence.main[a].run, evidence.main[b].run
+        if why := evidence.empty(one, other):
+            return [Missing(why)]
         losses = [loss for _, loss in curve(evidence.tables.connectivity, one, other, False, "boxed")]
         if len(losses) < 3 or losses[0] == losses[-1]:
             return [Missing(f"no path of {one} and {other} with ends of different loss")]
@@ -138,9 +142,9 @@ def _cka(value_of: PairValue, names: Sequence[Pair]) -> Reading:
                 parts.append(Missing(f"no run of {' or '.join(absent)}"))
                 continue
             one, other = evidence.main[a].run, evidence.main[b].run
-            value = value_of(found, one, other)
-            if value is None:
-                parts.append(Missing(f"no CKA of {one} and {other}"))
+            value, why = value_of(found, one, other), evidence.empty(one, other)
+            if value is None or why:
+                parts.append(Missing(why or f"no CKA of {one} and {other}"))
                 continue
             profile = ", ".join(f"{place.value:.3f}" for place in found.profile(one, other))
             detail = f"by layer: {profile}"

@@ -153,10 +153,12 @@ def _measured(evidence: Evidence, metric: str, a: RunInfo, b: RunInfo, k: int | 
     view = evidence.view
     if k == LARGEST:
         k = max((dimension for dimension in view.ks if dimension <= PAPER_K), default=None)
+    if why := evidence.empty(a.run, b.run):
+        return Missing(why)
     found = view.estimate(a.run, b.run, metric, k)
     value = known(found.value)
     if value is None:
-        return Missing(f"{metric} of {a.run} and {b.run} is not in the tables")
+        return Missing(f"{metric} of {a.run} and {b.run} is {view.missing(a.run, b.run, metric, k)}")
     same = same_initialisation(a, b, view.value(a.run, b.run, "lora_a_cosine"))
     kind = INITIALISATION if same is False and view.twin(a, b) is None else ORDER
     floor = view.floor_of(kind, metric, k)

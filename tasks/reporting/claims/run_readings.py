@@ -59,7 +59,11 @@ def depth_range(*methods: str) -> Reading:
 
     def read(evidence: Evidence) -> list[Part]:
         deep = {run: value for run, value in depths(evidence.tables.lens).items() if known(value) is not None}
-        found = {name: deep[info.run] for name, info in evidence.main.items() if info.run in deep}
+        found = {
+            name: deep[info.run]
+            for name, info in evidence.main.items()
+            if info.run in deep and info.run not in evidence.view.zero
+        }
         absent = [name for name in methods if name not in found]
         layers = max(evidence.tables.lens["layer"].drop_nulls(), default=0)
         if absent or not layers:

@@ -22,7 +22,7 @@ from tasks.reporting.many.spread import spread, told
 from tasks.reporting.many.sweep import Sweep, diverged_sentence
 from tasks.reporting.notes import MOST_LISTED, count, named
 
-_MOST_RATES = 2
+_MOST_RATES = 3
 """Learning rates that get a sentence of accuracies and one of cosines; the tables have all."""
 
 _MOST_DPO = 4

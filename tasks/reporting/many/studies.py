@@ -15,6 +15,7 @@ from tasks.contracts import InputError
 from tasks.reporting.join import SCHEMAS, StudyTables, base_of
 from tasks.reporting.pairs import Geometry, geometry
 from tasks.reporting.read import read_tables
+from tasks.reporting.seal import check_sealed
 from tasks.specs import flatten
 
 CLAIMS = "claims.json"
@@ -83,6 +84,7 @@ def read_studies(folders: Sequence[tuple[str, Path]]) -> list[Study]:
 
 def _read(source: str, folder: Path) -> tuple[StudyTables, tuple[Mapping[str, Any], ...]]:
     older = "it was written by another version of colinear; run the study again, which recomputes only its report"
+    _check(source, folder)
     if (folder / "study.json").is_file():
         absent = [name for name in (CLAIMS, *(f"{one}.parquet" for one in SCHEMAS)) if not (folder / name).is_file()]
         if absent:
@@ -101,13 +103,26 @@ def _read(source: str, folder: Path) -> tuple[StudyTables, tuple[Mapping[str, An
         raise InputError(
             f"{source}: a parquet file cannot be read ({_first_line(error)}); run the study again"
         ) from None
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise InputError(
             f"{source}: study.json or {CLAIMS} is damaged ({_first_line(error)}); run the study again"
         ) from None
     if not isinstance(claims, list) or any(not isinstance(one, dict) or _CLAIM_KEYS - one.keys() for one in claims):
         raise InputError(f"{source}: {CLAIMS}: {older}")
     return tables, tuple(claims)
+
+
+def _check(source: str, folder: Path) -> None:
+    """Raise `InputError` where files of the folder are not as they were written."""
+    try:
+        record = json.loads((folder / "study.json").read_bytes())
+    except (OSError, ValueError):  # said by what reads it for its contents
+        return
+    if isinstance(record, dict):
+        try:
+            check_sealed(folder, record)
+        except InputError as error:
+            raise InputError(str(error).replace(str(folder), source, 1)) from None
 
 
 def _first_line(error: Exception) -> str:

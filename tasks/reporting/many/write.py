@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
+from tasks.reporting.figure_files import inert
 from tasks.reporting.files import json_text, parquet, write_files
 from tasks.reporting.html import render_html
 from tasks.reporting.many.document import Page, many_page
@@ -28,9 +29,15 @@ def write_many(
         "report.md": render_markdown(page.document).encode(),
         "many.json": _record(many, page).encode(),
         **{f"{name}.parquet": parquet(frame) for name, frame in page.frames.items()},
-        **{f"figure-{key}.csv": frame.write_csv().encode() for key, frame in page.numbers.items()},
+        **{f"figure-{key}.csv": _csv(frame).encode() for key, frame in page.numbers.items()},
     }
     return write_files(out, contents)
+
+
+def _csv(frame: pl.DataFrame) -> str:
+    """Names in it are what people called their studies: no spreadsheet is to run them."""
+    words = pl.col(pl.String)
+    return frame.with_columns(words.map_elements(inert, return_dtype=pl.String)).write_csv()
 
 
 def _record(many: Many, page: Page) -> str:

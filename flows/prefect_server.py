@@ -1,0 +1,148 @@
+"""Prefect's server as a run meets it: there at the start, or refused; away for a while; and back.
+
+What Prefect 3.7 does while it is away: tasks go on, for their states are kept in this process and sent beside the work,
+again and again. But a flow run that begins or ends then is lost after `PREFECT_CLIENT_MAX_RETRIES` tries, so flows wait
+here before they do either.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from flows.servers import healthy_prefect
+from tasks.contracts import InputError, StageError
+from tasks.patience import Server, trouble_of
+from tasks.secrets import without_password
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+VARIABLE = "PREFECT_API_URL"
+REACH_SECONDS = 7.0
+"""Of a try; there are two."""
+
+WATCH_SECONDS = 1.0
+LEAVE_SECONDS = 30.0
+
+
+def api() -> str | None:
+    """The server that is configured; None where Prefect runs an embedded one."""
+    from prefect.settings import get_current_settings
+
+    return get_current_settings().api.url
+
+
+def check() -> None:
+    """Raise `InputError` where a server is configured and does not answer as one; Prefect would try for minutes."""
+    uri = api()
+    if uri is None:
+        return
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    with (
+        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}),
+        get_client(sync_client=True, httpx_settings={"timeout": REACH_SECONDS}) as client,
+    ):
+        complaint = _complaint(client)
+    if complaint:
+        raise InputError(f"{VARIABLE}: {complaint % without_password(uri)}; start it, or unset the variable")
+
+
+def _complaint(client: SyncPrefectClient) -> str:
+    import prefect
+
+    ours = prefect.__version__.partition(".")[0]
+    try:
+        version = client.api_version()
+    except Exception as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            return f"the Prefect server at %s does not let us in ({status}); give PREFECT_API_AUTH_STRING"
+        if trouble := trouble_of(error):
+            return f"no Prefect server answers at %s ({trouble.reason})"
+        if status is None and not isinstance(error, ValueError):
+            return f"no Prefect server answers at %s ({type(error).__name__})"
+        said = f"status {status}" if status else "no JSON"
+        return f"what answers at %s is no Prefect server ({said}); its address ends in /api"
+    if not isinstance(version, str) or version.partition(".")[0] != ours:
+        return f"what answers at %s is no server of Prefect {ours}"
+    return ""
+
+
+def named(error: BaseException) -> StageError | None:
+    """What is said where ``error`` is that Prefect's client could not reach its server."""
+    client = type(error).__module__.partition(".")[0] in ("httpx", "httpcore", "prefect")
+    if not client or trouble_of(error) is None:
+        return None
+    where = f" at {without_password(uri)}" if (uri := api()) else "'s embedded server"
+    return StageError(f"Prefect{where} does not answer; the run's end is not recorded there")
+
+
+def leave_within(seconds: float = LEAVE_SECONDS) -> None:
+    """End this process as failed, at the latest then: at its end Prefect tries for minutes to send logs and events."""
+    guard = threading.Timer(seconds, os._exit, (1,))
+    guard.daemon = True
+    guard.start()
+
+
+@lru_cache(maxsize=4)
+def _server(uri: str) -> Server:
+    return Server("Prefect", uri)
+
+
+def wait_until_there() -> None:
+    """Wait, as long as $COLINEAR_SERVER_PATIENCE says, for a configured server. Raises `StageError`."""
+    uri = api()
+    if uri is not None:
+        _server(uri).call(lambda: _ask(uri))
+
+
+def send_rest() -> None:
+    """Have Prefect send again what a server that was away, or was killed, has not confirmed (states of task runs): it
+    does so with the next event only, so it gets one."""
+    from prefect.events import emit_event
+
+    emit_event("colinear.recorded", {"prefect.resource.id": "colinear"})
+
+
+def _ask(uri: str) -> None:
+    if not healthy_prefect(uri):
+        raise ConnectionError
+
+
+class _Watch:
+    """Starts the embedded server again where it was killed; what it knew is in its database."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        self._over = threading.Event()
+        self._starting = threading.Lock()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def end(self) -> None:
+        """Before Prefect stops its server: that is no accident."""
+        with self._starting:
+            self._over.set()
+
+    def _run(self) -> None:
+        while not self._over.wait(WATCH_SECONDS):
+            with self._starting:
+                process = self._server.server_process
+                if process is not None and process.poll() is not None and not self._over.is_set():
+                    logging.getLogger("colinear").warning("Prefect's embedded server ended; it is started again")
+                    self._server.server_process = self._server._run_uvicorn_command()
+
+
+@lru_cache(maxsize=1)
+def watch() -> None:
+    """Watch over the embedded server, which runs since the first client asked for it."""
+    if api() is None:
+        from prefect.server.api.server import SubprocessASGIServer
+
+        atexit.register(_Watch(SubprocessASGIServer()).end)

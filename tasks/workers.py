@@ -1,0 +1,183 @@
+"""What runs in a worker process, and how it is told that one hangs. `tasks.devices` starts them.
+
+A worker lives as long as it is heard of: a message to its driver (progress, `beat`) or a line in its log. One of which
+nothing is heard for `hang_seconds` is asked where every thread of it stands (`faulthandler` writes that to its log),
+and ended.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing.connection
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tasks.contracts import InputError, StageError
+from tasks.events import listening
+from tasks.secrets import redact
+
+HANG_SECONDS = 1800.0
+"""The longest silence that is not taken for a hang; ``$COLINEAR_HANG_SECONDS`` overrides it, 0 waits for ever."""
+
+LOOK_SECONDS = 1.0
+BEAT_SECONDS = 0.5
+DUMP_SECONDS = 3.0
+DUMP_SIGNAL = signal.SIGUSR2
+FULL_BYTES = 2**20
+"""A disk with less room than this is full: what failed on it failed for that."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One device that one process may use, and the CPU threads that come with it."""
+
+    kind: Literal["cpu", "gpu"]
+    index: str
+    threads: int
+
+
+class Hung(StageError):
+    """A worker process of which nothing was heard for too long."""
+
+
+def hang_seconds() -> float:
+    """How long a worker may be silent. Raises `InputError`."""
+    text = os.environ.get("COLINEAR_HANG_SECONDS") or str(HANG_SECONDS)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise InputError(f"COLINEAR_HANG_SECONDS: expected a number of seconds, 0 for no limit, got {text!r}")
+    return seconds or float("inf")
+
+
+class Silence:
+    """How long nothing was heard of a stage's workers.
+
+    Only time in which this process itself ran is counted: a study that is stopped for a while (Ctrl-Z, a machine that
+    sleeps) is not taken for one that hangs.
+    """
+
+    def __init__(self, log: Path) -> None:
+        self.log, self.most, self.seconds = log, hang_seconds(), 0.0
+        self._size = _size(log)
+        self.look = min(LOOK_SECONDS, self.most / 4)
+
+    def over(self, waited: float, heard: bool) -> bool:
+        """After each wait of at most ``look`` seconds: whether the silence has lasted too long."""
+        size = _size(self.log)
+        if heard or size != self._size:
+            self.seconds, self._size = 0.0, size
+        else:
+            self.seconds += min(waited, self.look)
+        return self.seconds > self.most
+
+    def complaint(self, workers: Iterable[Any], host: str) -> Hung:
+        """Have the workers write to their log where they stand; what to raise."""
+        for worker in workers:
+            with suppress(ProcessLookupError), self.log.open("a") as log:
+                log.write(f"\nno sign of life for {self.seconds:.0f} s: where process {worker.pid} stands\n")
+                log.flush()
+                os.kill(worker.pid, DUMP_SIGNAL)
+                _await_quiet(self.log)
+        return Hung(
+            f"the worker process hung: no sign of life for {self.seconds:.0f} s, so it was ended; where it stood is in "
+            f"{host}{self.log}; if it was only slow, set COLINEAR_HANG_SECONDS higher (0: no limit)"
+        )
+
+
+def _size(log: Path) -> int:
+    return log.stat().st_size if log.exists() else 0
+
+
+def _await_quiet(log: Path) -> None:
+    """Until a dump is written: it begins at once, and then nothing more comes."""
+    deadline, before, size = time.monotonic() + DUMP_SECONDS, _size(log), -1
+    while time.monotonic() < deadline and not before < size == _size(log):
+        size = _size(log)
+        time.sleep(0.1)
+
+
+_send: Callable[..., None] | None = None
+_beaten = 0.0
+
+
+def beat() -> None:
+    """A sign of life from within a computation that has no progress to report for long. Cheap; call it often."""
+    global _beaten
+    if _send is not None and time.monotonic() - _beaten > BEAT_SECONDS:
+        _beaten = time.monotonic()
+        _send("beat")
+
+
+def work(
+    connection: multiprocessing.connection.Connection,
+    function: Callable[..., Any],
+    kwargs: dict[str, Any],
+    slot: Slot,
+    log: str,
+) -> None:
+    """The child: see one device, write to the log, answer once. Ends when the driver's end of the pipe closes."""
+    global _send
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which decides
+    threading.Thread(target=_end_with_driver, args=(connection,), daemon=True).start()
+    with open(log, "a", buffering=1) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    faulthandler.enable(file=2)  # a crash in native code
+    faulthandler.register(DUMP_SIGNAL, file=2)  # a hang, also one that holds the interpreter's lock
+    os.environ["CUDA_VISIBLE_DEVICES"] = slot.index if slot.kind == "gpu" else ""
+    lock = threading.Lock()
+
+    def send(*message: Any) -> None:
+        with lock:
+            connection.send(message)
+
+    _send = send
+    try:
+        import torch
+
+        torch.set_num_threads(slot.threads)
+        if slot.kind == "gpu" and not torch.cuda.is_available():
+            raise StageError(f"GPU {slot.index} is there but torch cannot use it")  # never a CPU run in disguise
+        with listening(lambda event: send("event", event)):
+            result = function(**kwargs, progress=lambda done, total, note="": send("progress", done, total, note))
+        send("result", result)
+    except InputError as error:
+        send("input", str(error))
+    except BaseException as error:
+        with suppress(OSError):  # the log may be on the disk that is full
+            sys.stderr.write(redact(traceback.format_exc()))
+            sys.stderr.flush()
+        send("error", f"{type(error).__name__}: {error}{_full(kwargs)}")
+
+
+def _full(kwargs: Mapping[str, Any]) -> str:
+    """Which of the folders that a function writes to has no room: writers seldom say so themselves."""
+    for value in kwargs.values():
+        for path in value if isinstance(value, list) else [value]:
+            if not isinstance(path, Path):
+                continue
+            folder = next(one for one in (path, *path.parents) if one.is_dir())
+            if os.access(folder, os.W_OK) and shutil.disk_usage(folder).free < FULL_BYTES:
+                return f"; the disk of {folder} is full: make room, then run the same command again"
+    return ""
+
+
+def _end_with_driver(connection: multiprocessing.connection.Connection) -> None:
+    """The driver never sends: when reading ends, it is gone, and so is the use of this process."""
+    try:
+        connection.recv()
+    except (EOFError, OSError):
+        os._exit(1)

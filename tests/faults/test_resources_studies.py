@@ -1,0 +1,178 @@
+"""Whole studies that run out of disk or memory, whose workers stand still, or whose clock jumps; then they go on."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.faults import small
+from tests.faults.small import check_same, done, words
+from tests.faults.test_resources import mounted
+from tests.flows.living import left_behind
+from tests.flows.study_runs import Lab, Study, kill_after
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory, base_model: Path) -> list[str]:
+    changes = ("methods=sft,rft", "paths.n=0", "functions.n=0", "train.steps=60", "train.checkpoint_steps=5")
+    return words(tmp_path_factory.mktemp("given"), base_model, *changes)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, given: list[str]) -> Study:
+    return done(Lab(tmp_path_factory.mktemp("undisturbed") / "home"), given, "out")
+
+
+def check_said(study: Study, *, code: int = 1) -> str:
+    """The failure's lines: short, and no traceback; returns the first."""
+    assert study.code == code, (study.stdout, study.stderr)
+    lines = study.stderr.strip().splitlines()
+    assert "Traceback" not in study.stderr
+    assert len(lines) == 2, study.stderr
+    assert all(line.startswith("colinear: ") and len(line) < 700 for line in lines), study.stderr
+    assert lines[1].endswith("finished stages are kept: run the same command again to go on")
+    return lines[0]
+
+
+@pytest.mark.parametrize("room", [3, 8, 14, 20])
+def test_a_disk_that_runs_full_and_is_made_larger(
+    tmp_path: Path, given: list[str], undisturbed: Study, room: int
+) -> None:
+    """The state folder on a tmpfs of so many MiB; whoever writes there fails, and nothing half written counts."""
+    with mounted(tmp_path / "home", "-t", "tmpfs", "-o", f"size={room}m", "none") as disk:
+        lab = Lab(disk)
+        failed = lab.run(*given, out="out", timeout=small.SECONDS)
+        said = check_said(failed)
+        print(f"{room} MiB: {said}")
+        assert re.search(r"No space left on device|disk is full|database or disk is full|the disk of .* is full", said)
+        assert not left_behind(disk)
+        subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
+        again = done(lab, given, "out")
+        check_same(again, undisturbed)
+        subprocess.run(["sync"], check=True)
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_memory(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A memory cgroup (version 1 or 2) for the test's processes; skips where none can be made."""
+    root = Path("/sys/fs/cgroup/memory") if Path("/sys/fs/cgroup/memory").is_dir() else Path("/sys/fs/cgroup")
+    group = root / f"colinear-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        limit = group / ("memory.limit_in_bytes" if "memory/" in str(group) else "memory.max")
+        limit.write_text(str(request.param))
+    except OSError as error:
+        with suppress(OSError):
+            group.rmdir()
+        pytest.skip(f"no memory cgroup can be made here: {error}")
+    yield group
+    deadline = time.monotonic() + 30
+    while (group / "cgroup.procs").read_text().split() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    group.rmdir()
+
+
+@pytest.mark.parametrize("small_memory", [1_300_000_000], indirect=True)
+def test_a_machine_with_too_little_memory_says_so_and_a_larger_one_goes_on(
+    tmp_path: Path, given: list[str], undisturbed: Study, small_memory: Path
+) -> None:
+    lab = Lab(tmp_path / "home")
+    process = lab.start(*given, out="out")
+    (small_memory / "cgroup.procs").write_text(str(process.pid))  # before its children are there
+    stdout, stderr = process.communicate(timeout=small.SECONDS)
+    said = check_said(Study(tmp_path / "out", process.returncode, stdout, stderr, 0.0))
+    print(said)
+    assert "the worker process died (signal SIGKILL" in said or "memory" in said
+    again = done(lab, given, "out")
+    check_same(again, undisturbed)
+
+
+# --- hangs -----------------------------------------------------------------------------------------------------------
+
+
+def workers(group: int) -> list[int]:
+    """The processes of a study that compute: children of its fork server that have its log open."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.getpgid(int(folder.name)) == group and "/logs/" in os.readlink(folder / "fd" / "1"):
+                found.append(int(folder.name))
+    return found
+
+
+def test_a_training_that_stands_still_is_ended_and_the_same_command_goes_on(
+    tmp_path: Path, given: list[str], undisturbed: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLINEAR_HANG_SECONDS", "40")
+    lab = Lab(tmp_path / "home")
+    process = lab.start(*given, out="out")
+    kill_after(process, "done    grade", signal.SIGCONT)
+    stopped: list[int] = []
+    deadline = time.monotonic() + 120
+    while not stopped and time.monotonic() < deadline:
+        stopped = [pid for pid in workers(process.pid) if list((lab.home / "checkpoints").glob("*/checkpoint-*"))][:1]
+        time.sleep(0.02)
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    stdout, stderr = process.communicate(timeout=small.SECONDS)
+    said = check_said(Study(tmp_path / "out", process.returncode, stdout, stderr, 0.0))
+    assert re.match(
+        r"colinear: train \w+ seed=0 lr=\S+: the worker process hung: no sign of life for 4[0-9] s, so it was ended; "
+        r"where it stood is in \S+/logs/train-[0-9a-f]{12}\.log; if it was only slow, set COLINEAR_HANG_SECONDS higher",
+        said,
+    ), said
+    assert not left_behind(lab.home)
+    again = done(lab, given, "out")
+    check_same(again, undisturbed)
+
+
+# --- clocks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jump", ["+40d", "-40d"])
+def test_a_clock_that_jumps_changes_no_number_and_no_duration(
+    tmp_path: Path, given: list[str], undisturbed: Study, monkeypatch: pytest.MonkeyPatch, jump: str
+) -> None:
+    library = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
+    if library is None:
+        pytest.skip("libfaketime is not installed (Debian's package libfaketime)")
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    faked = {
+        "LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_RESET": "1",
+    }  # fmt: skip
+    for name, text in faked.items():
+        monkeypatch.setenv(name, text)
+    lab = Lab(tmp_path / "home")
+    began = time.monotonic()
+    process = lab.start(*given, out="out")
+    kill_after(process, "done    rollouts", signal.SIGCONT)
+    clock.write_text(jump)
+    stdout, stderr = process.communicate(timeout=small.SECONDS)
+    took = time.monotonic() - began
+    study = Study(tmp_path / "out", process.returncode, stdout, stderr, took)
+    assert study.code == 0, study.stderr
+    check_same(study, undisturbed)
+    record = study.record
+    assert 0 < record["wall_seconds"] <= took
+    for stage in record["stages"]:
+        assert 0 <= stage["started"] <= took
+        assert 0 <= stage["seconds"] <= took
+    for name in faked:
+        monkeypatch.delenv(name)
+    again = done(lab, given, "again")  # on a machine whose clock is right: dates of the other time are no matter
+    assert again.names(hit=False) == set()
