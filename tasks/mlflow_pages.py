@@ -16,6 +16,7 @@ import re
 import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +116,12 @@ def _quoted(column: str) -> str:
 
 
 def prepare(client: MlflowClient, studies: str, cache: str) -> None:
-    """Saved views and descriptions for the two experiments, where they have none of this version."""
+    """Saved views and descriptions for the two experiments, where they have none of this version and can have any."""
+    with suppress(Exception):  # nothing of ours reads them
+        _prepare(client, studies, cache)
+
+
+def _prepare(client: MlflowClient, studies: str, cache: str) -> None:
     if client.get_experiment(studies).tags.get(PAGES) == VERSION:
         return
     now = int(time.time() * 1000)

@@ -12,6 +12,7 @@ the entries of all other stages.
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 import urllib.parse
@@ -59,8 +60,6 @@ class Store:
 
     def __init__(self, uri: str | None = None) -> None:
         """``uri``: an MLflow tracking URI; default ``$MLFLOW_TRACKING_URI``, else a database under `home.home`."""
-        import os
-
         self.root = home.home()
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
         self._local_files = self.uri.startswith("sqlite:///")
@@ -73,8 +72,7 @@ class Store:
             self._tracking = Tracking(self.uri)
             self.client = self._tracking.client
             self.experiments = {name: self._experiment(name) for name in (STUDIES, CACHE)}
-            with suppress(Exception):  # what people see; nothing of ours reads it
-                mlflow_pages.prepare(self.client, self.experiments[STUDIES], self.experiments[CACHE])
+            mlflow_pages.prepare(self.client, self.experiments[STUDIES], self.experiments[CACHE])
             made()
 
     def _experiment(self, name: str) -> str:
@@ -392,8 +390,6 @@ def _store(uri: str | None, root: str) -> Store:
 
 def open_store() -> Store:
     """The store of the current environment, connected once per process."""
-    import os
-
     try:
         return _store(os.environ.get("MLFLOW_TRACKING_URI"), str(home.home()))
     except (InputError, StageError):

@@ -463,12 +463,16 @@ def test_opening_a_study_closes_dead_ones_and_leaves_the_living(store: Store) ->
     assert child.stdout is not None
     other = child.stdout.readline().strip()
     mine = store.open_study("first", {}, {})
+    theirs, ours = (store.open_run("a hit", parent=study, experiment=STUDIES) for study in (other, mine))
     assert [status(store, run) for run in (other, mine)] == ["RUNNING", "RUNNING"]
 
     child.kill()
     child.communicate()
-    second = store.open_study("second", {}, {})
+    closed: list[str] = []
+    second = store.open_study("second", {}, {}, closed=lambda tags: closed.append(tags["study"]))
     assert [status(store, run) for run in (other, mine, second)] == ["KILLED", "RUNNING", "RUNNING"]
+    assert [status(store, run) for run in (theirs, ours)] == ["KILLED", "RUNNING"]
+    assert closed == ["x"]
 
     # Two live in this process: ending one must not make the other look dead.
     store.end_study(mine, "FINISHED")

@@ -11,7 +11,7 @@ import polars as pl
 from tasks.reporting.alike import identical
 from tasks.reporting.formats import in_sentence, listed, significant
 from tasks.reporting.join import SCHEMAS, StudyTables, benchmarks, spectrum_value, trained_runs
-from tasks.reporting.notes import MOST_LISTED, count, named
+from tasks.reporting.notes import MOST_LISTED, named
 from tasks.reporting.pairs import Geometry
 from tasks.reporting.study_tables import losses
 
@@ -29,12 +29,12 @@ def uniform_rewards(rollouts: Mapping[str, Any]) -> Iterator[str]:
         return
     if correct == rows:
         yield (
-            f"All {count(rows, 'rollout')} are correct, so no method has anything to choose or to weigh by reward: "
-            "RFT and RIFT's linear form are SFT, and all advantages of Offline GRPO are its bias."
+            f"Every rollout is correct ({correct} of {rows}), so no method has anything to choose or to weigh by "
+            "reward: RFT and RIFT's linear form are SFT, and all advantages of Offline GRPO are its bias."
         )
     elif correct == 0:
         yield (
-            f"None of {count(rows, 'rollout')} is correct: SFT and DFT imitate wrong answers, RIFT only moves away "
+            f"No rollout is correct (0 of {rows}): SFT and DFT imitate wrong answers, RIFT only moves away "
             "from them, without bound, and all advantages of Offline GRPO are its bias."
         )
     elif mixed == 0:

@@ -20,7 +20,7 @@ from tests.faults.processes import Process, living, until
 ROOT = Path(__file__).parent.parent.parent
 GONE_SECONDS = 60.0
 """A fork server needs 1.6 s of CPU to end: a few seconds on free cores, 25 were seen at a load of 60 on two."""
-RUN_SECONDS = 900.0
+RUN_SECONDS = 1800.0
 WORDS = ("study", "smoke", "--set", "train.checkpoint_steps=3")  # of 10 steps: a training that is killed goes on
 
 FATAL = ("driver", "group")

@@ -2,8 +2,8 @@
 
 `make test-faults` runs it; ``COLINEAR_FAULTS_SEED`` draws other moments. Each chain is one study in a state folder of
 its own. What is asserted: no stage is done twice; the adapters are those of an undisturbed study to the last bit, and
-so is every number of the report; every entry of the cache is whole; no process, lock or half-made file is left, 20 s
-after each end of the driver.
+so is every number of the report; every entry of the cache is whole; no process is left `GONE_SECONDS` after each end of
+the driver, and no lock or half-made file at the end.
 """
 
 from __future__ import annotations

@@ -160,8 +160,8 @@ def test_rewards_that_tell_nothing_apart_are_said() -> None:
     def said(rows: int, correct: int, mixed: int) -> str:
         return " ".join(uniform_rewards({"rows": rows, "correct": correct, "mixed_groups": mixed}))
 
-    assert said(8, 8, 0).startswith("All 8 rollouts are correct, so no method has anything to choose")
-    assert said(8, 0, 0).startswith("None of 8 rollouts is correct: SFT and DFT imitate wrong answers")
+    assert said(8, 8, 0).startswith("Every rollout is correct (8 of 8), so no method has anything to choose")
+    assert said(8, 0, 0).startswith("No rollout is correct (0 of 8): SFT and DFT imitate wrong answers")
     assert said(8, 4, 0).startswith("No problem has both right and wrong rollouts")
     assert said(8, 4, 1) == ""
     assert list(uniform_rewards({})) == []

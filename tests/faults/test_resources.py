@@ -47,7 +47,7 @@ def mounted(folder: Path, *words: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 # --- hangs; the functions are at module level, because a worker finds them by their names ----------------------------
@@ -98,7 +98,7 @@ def test_a_worker_that_hangs_is_ended_and_its_log_says_where_it_stood(tmp_path: 
     began = time.monotonic()
     with pytest.raises(Hung) as caught:
         run_pinned(HANGS[name], {}, log=log)
-    assert HANG <= time.monotonic() - began < HANG + 30
+    assert HANG <= time.monotonic() - began < HANG + 300  # of which up to minutes for the fork server, on busy cores
     assert not isinstance(caught.value, WorkerDied)  # begun again at once, it would hang again
     assert re.sub(r"\d+ s", "N s", str(caught.value)) == (
         f"the worker process hung: no sign of life for N s, so it was ended; where it stood is in {log}; if it was "
@@ -240,8 +240,7 @@ def test_a_full_disk_under_mlflows_database_is_one_line(
             while True:
                 file.write(bytes(4096))
         with pytest.raises(StageError) as caught:
-            for i in range(100):
-                store.client.set_tag(run, f"tag {i}", "x" * 4000)
+            store.log_params(run, {f"parameter {i}": "x" * 5000 for i in range(100)})
         assert str(caught.value) == f"MLflow's database {disk / 'mlflow.db'}: database or disk is full"
         assert caplog.text == ""
         (disk / "rest").unlink()

@@ -1,11 +1,10 @@
-"""Whole studies that run out of disk or memory, whose workers stand still, or whose clock jumps; then they go on."""
+"""Whole studies that run out of memory, whose workers stand still, or whose clock jumps; then they go on."""
 
 from __future__ import annotations
 
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,7 +14,6 @@ import pytest
 
 from tests.faults import small
 from tests.faults.small import check_same, done, words
-from tests.faults.test_resources import mounted
 from tests.flows.living import left_behind
 from tests.flows.study_runs import Lab, Study, kill_after
 
@@ -42,24 +40,6 @@ def check_said(study: Study, *, code: int = 1) -> str:
     assert all(line.startswith("colinear: ") and len(line) < 700 for line in lines), study.stderr
     assert lines[1].endswith("finished stages are kept: run the same command again to go on")
     return lines[0]
-
-
-@pytest.mark.parametrize("room", [3, 8, 14, 20])
-def test_a_disk_that_runs_full_and_is_made_larger(
-    tmp_path: Path, given: list[str], undisturbed: Study, room: int
-) -> None:
-    """The state folder on a tmpfs of so many MiB; whoever writes there fails, and nothing half written counts."""
-    with mounted(tmp_path / "home", "-t", "tmpfs", "-o", f"size={room}m", "none") as disk:
-        lab = Lab(disk)
-        failed = lab.run(*given, out="out", timeout=small.SECONDS)
-        said = check_said(failed)
-        print(f"{room} MiB: {said}")
-        assert re.search(r"No space left on device|disk is full|database or disk is full|the disk of .* is full", said)
-        assert not left_behind(disk)
-        subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
-        again = done(lab, given, "out")
-        check_same(again, undisturbed)
-        subprocess.run(["sync"], check=True)
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------

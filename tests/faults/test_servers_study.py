@@ -131,7 +131,7 @@ def test_both_go_away_in_the_middle_of_training_and_come_back(
     check_whole(lab, store, out)
     for child in store._runs(f"tags.`mlflow.parentRunId` = '{record(out)['mlflow']['study']}'"):
         times = [point.timestamp / 1000 for point in store.client.get_metric_history(child.info.run_id, "loss")]
-        assert sum(began + 2 < when < ended for when in times) > STEPS / 2  # it trained while nobody was there to hear
+        assert sum(began + 2 < when < ended for when in times) > 50  # it trained while nobody was there to hear
 
     (waited,), (back,) = run.named("waiting"), run.named("back")
     said = "does not answer (connection refused; tried for 60 min); nothing is lost"

@@ -45,7 +45,7 @@ CASES = [
     Case("nothing mixed", "--rollouts {right} --set model.base={base}", "methods: dpo needs a problem with both a "),
     Case("missing problems", f"{OWN} --set evaluation.problems=none.jsonl", "none.jsonl: no such file"),
     Case("missing base", "--rollouts {rollouts} --set model.base=./none", "model.base: no folder './none'"),
-    Case("base of pickles", "--rollouts {rollouts} --set model.base={pickled}", "model.base: {pickled} has no model.safe"),
+    Case("pickled base", "--rollouts {rollouts} --set model.base={pickled}", "model.base: {pickled} has no model.safe"),
     Case(
         "unknown to the Hub", "--rollouts {rollouts} --set model.base=nobody/nothing",
         "model.base: 'nobody/nothing' is neither a folder here nor to be had from the Hub: ", (("HF_HUB_OFFLINE", "1"),)
