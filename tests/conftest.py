@@ -26,6 +26,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.long)
 
 
+@pytest.fixture(autouse=True)
+def forgotten_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test uses as an endpoint's key is a word for the others."""
+    from tasks import secrets
+
+    monkeypatch.setattr(secrets, "_kept", set())
+
+
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A fresh state folder for this process and those that it starts; device slots of their own as well."""

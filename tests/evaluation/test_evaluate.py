@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tasks.contracts import ITEMS, PROBLEMS, InputError, RunInfo, StageError, no_progress
+from tasks.engines.journal import append_lines
 from tasks.evaluation.accuracy import mcnemar_table
 from tasks.evaluation.evaluate import Asked, collect, evaluate_models, rows_of, seed_of
 from tasks.evaluation.together import writer
@@ -138,7 +139,10 @@ def test_a_pass_that_was_killed_goes_on_where_it_was(
     lines = file.read_text().split("\n")[1:]
     kept = [json.loads(line) for line in lines[:5]]
     kept[0]["completion"] = "as it was"
-    file.write_text("\n".join([*map(json.dumps, kept), lines[5][:20]]) + "\n")  # the sixth was half written
+    file.unlink()
+    append_lines(file, [{name: value for name, value in row.items() if name != "sha256"} for row in kept])
+    with file.open("a") as half:
+        half.write(f"\n{lines[5][:20]}\n")  # the sixth was half written
     before = {name: sum(1 for _ in rows_of(tmp_path / name)) for name in ("base", "second")}
     _, again = evaluate(base_model, problems, tmp_path, asked)
     assert {name: sum(1 for _ in rows_of(tmp_path / name)) for name in before} == before  # nothing twice

@@ -286,7 +286,8 @@ def test_a_damaged_adapter_of_a_study_is_refused(here: Lab, tmp_path: Path) -> N
     from tasks import store as module
 
     module._store.cache_clear()  # a store that has verified nothing yet, as in a new process
-    with pytest.raises(InputError, match=f"^{run}: weights does not have its recorded digest; "):
+    told = f"^{run}: train of MLflow run {run}: weights does not have its recorded digest; "
+    with pytest.raises(InputError, match=told):
         fetch(run, tmp_path)
 
 

@@ -238,7 +238,7 @@ def test_missing_values_are_not_zeros(study: StudyTables) -> None:
     )
     tables = Tables(render_html(build_document(holes))).tables
     sft = next(cells for cells in tables["headline"] if cells[0][0] == "rft")
-    assert [sft[5], sft[6]] == [["not measured"], ["not measured"]]
+    assert [sft[5], sft[6]] == [["not measured"], ["undefined (zero update)"]]  # no value, and a null in a row
     cells = {cell[0] for row in tables["pairs"][2:-1] for cell in row[2:]}
     assert cells == {"undefined (zero update)", "not measured"}  # a null in a row; a floor without any pair
     assert ["Mixed groups", "not measured"] in [[cell[0] for cell in row] for row in tables["rollouts"]]
