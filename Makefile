@@ -29,15 +29,16 @@ study: setup
 PYTEST = COLINEAR_DATA="$${COLINEAR_DATA:-$$(test -d ../shared/data && cd ../shared/data && pwd)}" \
   $(BIN)/python -m pytest --durations=10
 
-# Two at a time, one a core: whole studies beside everything else. Each prints what it said when it has ended.
+# Two at a time, one a core: whole studies and faults beside everything else. Each prints what it said when it has ended.
 test: setup
 	+@$(MAKE) --no-print-directory --output-sync=target --keep-going -j2 test-flows test-stages
 
 test-flows: setup
-	$(PYTEST) -m "not long and not faults" tests/flows
+	$(PYTEST) -m "not long and not faults" tests/flows tests/faults tests/fuzz
 
 test-stages: setup
-	$(PYTEST) -m "not long and not faults" tests --ignore=tests/benchmarks --ignore=tests/flows
+	$(PYTEST) -m "not long and not faults" tests --ignore=tests/benchmarks --ignore=tests/flows --ignore=tests/faults \
+	  --ignore=tests/fuzz
 
 test-long: setup
 	$(PYTEST) -m long tests --ignore=tests/benchmarks
