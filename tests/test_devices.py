@@ -258,11 +258,11 @@ def describe(*, word: str, progress: Progress) -> dict[str, Any]:
 
 
 def allocate(*, progress: Progress) -> list[int]:
-    """Pages that the system had to make for each of five tensors of 16 MiB, one after the other."""
+    """Pages that the system had to make for each of twelve tensors of 16 MiB, one after the other."""
     import torch
 
     made = []
-    for _ in range(5):
+    for _ in range(12):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         torch.zeros(2**22).add_(1.0)
         made.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -337,10 +337,13 @@ def test_a_worker_is_pinned_to_its_gpu_and_refuses_to_compute_without_it(
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc, whose malloc is set")
 def test_a_worker_keeps_the_memory_that_it_frees(log: Path) -> None:
-    """16 MiB are 4,096 pages: made while the heap grows, then there. By default they are made each time."""
-    first, *_, last = run_pinned(allocate, {}, log=log)
-    assert first > 1000
-    assert last < 100
+    """16 MiB are 4,096 pages: made while the heap grows, then there. With the defaults they are made each time.
+
+    Once or twice the heap grows again: where something small was put into the 16 MiB between two tensors.
+    """
+    made = run_pinned(allocate, {}, log=log)
+    assert made[0] > 1000
+    assert sum(pages > 100 for pages in made) <= len(made) // 3, made
 
 
 @pytest.mark.usefixtures("two_slots")
