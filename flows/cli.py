@@ -96,16 +96,19 @@ def _failed(error: Exception) -> int:
     """Say which stage failed and how to go on; what we did wrong is in the log in full."""
     from tasks import home
     from tasks.secrets import redact
+    from tasks.state import full_disk
     from tasks.visible import visible
 
+    told = " ".join(redact(str(error)).split()) or type(error).__name__
+    if "make room" not in told:
+        told += full_disk([home.home()])
     try:
         log = home.subfolder("logs") / "failure.log"
         log.write_text(redact("".join(traceback.format_exception(error))), encoding="utf-8", errors="backslashreplace")
         where = f"full traceback in {log}"
     except OSError as unwritten:
-        where = f"its traceback could not be written ({unwritten.strerror}: {unwritten.filename})"
-    said = visible(" ".join(redact(str(error)).split()), LONGEST_SAID)
-    print(f"colinear: {said or type(error).__name__}", file=sys.stderr)
+        where = f"its traceback could not be written ({unwritten.strerror})"
+    print(f"colinear: {visible(told, LONGEST_SAID)}", file=sys.stderr)
     print(f"colinear: {where}; finished stages are kept: run the same command again to go on", file=sys.stderr)
     return 1
 

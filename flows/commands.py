@@ -60,7 +60,7 @@ def run_flow(run: Callable[[], Returned], console: Console) -> Returned:
     prefect_server.watch()
     display = StudyDisplay(console)
     try:
-        with display, listening(display):
+        with display, listening(display), prefect_server.retries():
             outcome = run()
     except BaseException as error:
         devices.stop()  # nothing of ours outlives the command, however it ends

@@ -11,6 +11,7 @@ import atexit
 import logging
 import os
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -76,12 +77,34 @@ def _complaint(client: SyncPrefectClient) -> str:
 
 
 def named(error: BaseException) -> StageError | None:
-    """What is said where ``error`` is that Prefect's client could not reach its server."""
+    """What is said where ``error`` is that Prefect's client could not reach its server, or that it cannot work.
+
+    Where the run had failed before, that comes first: a disk that is full fails both.
+    """
     client = type(error).__module__.partition(".")[0] in ("httpx", "httpcore", "prefect")
-    if not client or trouble_of(error) is None:
+    trouble = trouble_of(error)
+    if not client or trouble is None:
         return None
     where = f" at {without_password(uri)}" if (uri := api()) else "'s embedded server"
-    return StageError(f"Prefect{where} does not answer; the run's end is not recorded there")
+    said = "does not answer" if trouble.away else f"does not work ({trouble.reason})"
+    failure = f"{first}; " if (first := _first(error)) else ""
+    return StageError(f"{failure}Prefect{where} {said}; the run's end is not recorded there")
+
+
+def _first(error: BaseException) -> str:
+    """What had failed when Prefect was told of it."""
+    before = error.__context__
+    while before is not None and (not isinstance(before, StageError | OSError) or trouble_of(before)):
+        before = before.__context__
+    return str(before or "")
+
+
+def retries() -> AbstractContextManager[object]:
+    """Within it, Prefect's client asks its embedded server once only where that answers 500: on this machine it is not
+    a moment's trouble but a full disk, which it would wait for 4 minutes at every turn."""
+    from prefect.settings import PREFECT_CLIENT_RETRY_EXTRA_CODES, temporary_settings
+
+    return nullcontext() if api() else temporary_settings({PREFECT_CLIENT_RETRY_EXTRA_CODES: "504"})
 
 
 def leave_within(seconds: float = LEAVE_SECONDS) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sqlite3
 import tempfile
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -22,6 +24,8 @@ LARGEST = 2**30
 """Bytes up to which every page is looked at (93 MB: .07 s, out of the page cache); of a larger one its head."""
 
 BUSY_SECONDS = 5.0
+FULL_BYTES = 2**20
+"""A disk with less room than this is full: what failed on it failed for that."""
 
 
 def check_writable() -> None:
@@ -36,6 +40,15 @@ def check_writable() -> None:
         raise InputError(
             f"COLINEAR_HOME: {folder} cannot be written ({error.strerror}); {ways_out}, or name another folder"
         ) from None
+
+
+def full_disk(paths: Iterable[Path]) -> str:
+    """What to add to an error: which of the places that were written to has no room. Writers seldom say so."""
+    for path in paths:
+        folder = next(one for one in (path, *path.parents) if one.is_dir())
+        if os.access(folder, os.W_OK) and shutil.disk_usage(folder).free < FULL_BYTES:
+            return f"; the disk of {folder} is full: make room, then run the same command again"
+    return ""
 
 
 def check_databases() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing.connection
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -25,6 +24,7 @@ from typing import Any, Literal
 from tasks.contracts import InputError, StageError
 from tasks.events import listening
 from tasks.secrets import redact
+from tasks.state import full_disk
 
 HANG_SECONDS = 1800.0
 """The longest silence that is not taken for a hang; ``$COLINEAR_HANG_SECONDS`` overrides it, 0 waits for ever."""
@@ -33,8 +33,6 @@ LOOK_SECONDS = 1.0
 BEAT_SECONDS = 0.5
 DUMP_SECONDS = 3.0
 DUMP_SIGNAL = signal.SIGUSR2
-FULL_BYTES = 2**20
-"""A disk with less room than this is full: what failed on it failed for that."""
 
 
 @dataclass(frozen=True)
@@ -160,19 +158,12 @@ def work(
         with suppress(OSError):  # the log may be on the disk that is full
             sys.stderr.write(redact(traceback.format_exc()))
             sys.stderr.flush()
-        send("error", f"{type(error).__name__}: {error}{_full(kwargs)}")
+        send("error", f"{type(error).__name__}: {error}{full_disk(_paths(kwargs))}")
 
 
-def _full(kwargs: Mapping[str, Any]) -> str:
-    """Which of the folders that a function writes to has no room: writers seldom say so themselves."""
-    for value in kwargs.values():
-        for path in value if isinstance(value, list) else [value]:
-            if not isinstance(path, Path):
-                continue
-            folder = next(one for one in (path, *path.parents) if one.is_dir())
-            if os.access(folder, os.W_OK) and shutil.disk_usage(folder).free < FULL_BYTES:
-                return f"; the disk of {folder} is full: make room, then run the same command again"
-    return ""
+def _paths(kwargs: Mapping[str, Any]) -> list[Path]:
+    given = (value if isinstance(value, list) else [value] for value in kwargs.values())
+    return [path for values in given for path in values if isinstance(path, Path)]
 
 
 def _end_with_driver(connection: multiprocessing.connection.Connection) -> None:

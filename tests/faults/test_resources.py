@@ -11,8 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from tasks.devices import WorkerDied, run_pinned, run_unpinned, take
 from tasks.leftovers import drop_leftovers
 from tasks.state import check_databases, check_writable
 from tasks.workers import Hung, beat, hang_seconds
+from tests.faults.disks import mounted
 
 ROOT = Path(__file__).parent.parent.parent
 HANG = 2.0
@@ -35,19 +35,6 @@ pytestmark = pytest.mark.usefixtures("state")
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLINEAR_HANG_SECONDS", str(HANG))
-
-
-@contextmanager
-def mounted(folder: Path, *words: str) -> Iterator[Path]:
-    """``mount WORDS FOLDER`` for the length of a test; skips where this machine does not let us."""
-    folder.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(["mount", *words, str(folder)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 # --- hangs; the functions are at module level, because a worker finds them by their names ----------------------------

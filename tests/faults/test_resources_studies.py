@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import small
+from tests.faults.disks import mounted
 from tests.faults.small import check_same, done, words
 from tests.flows.living import left_behind
 from tests.flows.study_runs import Lab, Study, kill_after
@@ -31,14 +34,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, given: list[str]) -> S
     return done(Lab(tmp_path_factory.mktemp("undisturbed") / "home"), given, "out")
 
 
-def check_said(study: Study, *, code: int = 1) -> str:
+def check_said(study: Study, *, code: int = 1, way_on: str = "") -> str:
     """The failure's lines: short, and no traceback; returns the first."""
     assert study.code == code, (study.stdout, study.stderr)
     lines = study.stderr.strip().splitlines()
     assert "Traceback" not in study.stderr
     assert len(lines) == 2, study.stderr
     assert all(line.startswith("colinear: ") and len(line) < 700 for line in lines), study.stderr
-    assert lines[1].endswith("finished stages are kept: run the same command again to go on")
+    assert lines[1].endswith(f"{way_on}; finished stages are kept: run the same command again to go on")
     return lines[0]
 
 
@@ -78,6 +81,43 @@ def test_a_machine_with_too_little_memory_says_so_and_a_larger_one_goes_on(
     assert "the worker process died (signal SIGKILL" in said or "memory" in said
     again = done(lab, given, "out")
     check_same(again, undisturbed)
+
+
+# --- disks -----------------------------------------------------------------------------------------------------------
+
+
+def fill(file: Path, process: subprocess.Popen[str]) -> None:
+    """Take what room there is on a disk, again and again, until the process has ended."""
+    with file.open("ab", buffering=0) as rest:
+        while process.poll() is None:
+            try:
+                rest.write(bytes(4096))
+            except OSError:
+                time.sleep(0.01)
+
+
+def test_a_state_folder_that_runs_full_ends_the_study_at_once_and_the_same_command_goes_on(
+    tmp_path: Path, given: list[str], undisturbed: Study
+) -> None:
+    """Prefect's database is on that disk too: its server answers 500, and nobody waits for it."""
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=300m", "none") as disk:
+        lab = Lab(disk / "home")
+        process = lab.start(*given, out="out")
+        kill_after(process, "done    grade", signal.SIGCONT)
+        filling = threading.Thread(target=fill, args=(disk / "rest", process))
+        filling.start()
+        began = time.monotonic()
+        stdout, stderr = process.communicate(timeout=small.SECONDS)
+        filling.join()
+        print(f"ended after {time.monotonic() - began:.1f} s: {stderr}")
+        assert time.monotonic() - began < 90
+        said = check_said(
+            Study(disk / "out", process.returncode, stdout, stderr, 0.0), way_on="(No space left on device)"
+        )
+        assert re.search(rf"the disk of {disk}/home\S* is full: make room, then run the same command again", said), said
+        assert not left_behind(lab.home)
+        (disk / "rest").unlink()
+        check_same(done(lab, given, "out"), undisturbed)
 
 
 # --- hangs -----------------------------------------------------------------------------------------------------------
