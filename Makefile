@@ -1,4 +1,5 @@
-# make setup | study | test | test-long | test-faults | test-fuzz | check | bench | clean | setup-vllm | test-vllm | setup-ray | test-ray      (see README.md)
+# make setup | study | check | bench | clean (see README.md)
+# make test | test-long | test-faults | test-fuzz | test-vllm | test-ray
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -8,7 +9,8 @@ STAMP  := $(VENV)/.installed
 VLLM_VENV ?= .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: setup study test test-flows test-stages test-long test-faults test-fuzz test-fuzz-1 test-fuzz-2 check bench clean setup-vllm test-vllm setup-ray test-ray
+.PHONY: setup study check bench clean setup-vllm setup-ray
+.PHONY: test test-flows test-stages test-long test-faults test-fuzz test-fuzz-1 test-fuzz-2 test-vllm test-ray
 
 setup: $(STAMP)
 

@@ -96,12 +96,11 @@ def _failed(error: Exception) -> int:
     """Say which stage failed and how to go on; what we did wrong is in the log in full."""
     from tasks import home
     from tasks.secrets import redact
-    from tasks.state import full_disk
     from tasks.visible import visible
 
     told = " ".join(redact(str(error)).split()) or type(error).__name__
     if "make room" not in told:
-        told += full_disk([home.home()])
+        told += home.full_disk([home.home()])
     try:
         log = home.subfolder("logs") / "failure.log"
         log.write_text(redact("".join(traceback.format_exception(error))), encoding="utf-8", errors="backslashreplace")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -59,12 +58,13 @@ def resolve(
     from tasks.geometry.identities import choose_reference, identify
     from tasks.preflight import check_out
     from tasks.recorded import fetch
+    from tasks.visible import dated_folder
 
     if len(adapters) < 2:
         raise InputError(f"adapters: a comparison needs two or more, got {len(adapters)}")
     if not ks or min(ks) < 1:
         raise InputError(f"--k: expected dimensions of at least 1, got {list(ks)}")
-    folder = Path(out) if out else Path("runs") / f"compare-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = Path(out) if out else dated_folder("compare")
     check_out(folder)
     arguments = [parse(adapter) for adapter in adapters]
     known = _recalled(arguments)

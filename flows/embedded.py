@@ -14,8 +14,9 @@ from filelock import FileLock
 from flows import orphans
 from flows.prefect_server import send_rest
 from tasks import home
-from tasks.making import making
-from tasks.patience import Aside
+from tasks.state import prefect_database
+from tasks.storage.making import making
+from tasks.storage.patience import Aside
 
 if TYPE_CHECKING:
     import subprocess
@@ -43,8 +44,8 @@ def prepare() -> None:
 
 
 def making_database() -> AbstractContextManager[Callable[[], None]]:
-    """Around the first start of a server on Prefect's database of this state folder."""
-    return making(home.home() / "prefect" / "prefect.db")
+    """Around the first start of a server on Prefect's database, where it is a file of this machine."""
+    return making(prefect_database())
 
 
 def _watch_server() -> None:

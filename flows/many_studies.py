@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -127,10 +126,10 @@ def _run_id(many: Many, one: Training) -> str | None:
 
 def _ours(many: Many, one: Training) -> bool:
     """Whether the adapter was recorded in the store that this process would open; opening one would make it."""
-    from tasks import home
     from tasks.secrets import without_password
+    from tasks.state import tracking_uri
 
     recorded = (many.studies[one.study].tables.study.get("mlflow") or {}).get("uri")
-    own = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.home() / 'mlflow.db'}"
+    own = tracking_uri()
     missing = own.startswith("sqlite:///") and not Path(own.removeprefix("sqlite:///")).exists()
     return recorded == without_password(own) and not missing and _run_id(many, one) is not None

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from flows.servers import healthy_prefect
 from tasks.contracts import InputError, StageError
-from tasks.patience import Server, trouble_of
 from tasks.secrets import without_password
+from tasks.storage.patience import Server, trouble_of
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -31,7 +30,7 @@ from tasks.specs import flatten
 from tasks.store import open_store
 from tasks.training.checks import read_stream, shared_initialisation, shared_stream
 from tasks.training.log import FOUND, Diverged, divergence
-from tasks.visible import file_name
+from tasks.visible import dated_folder
 
 BASE_ANSWERS = "evaluate base"
 """Name of the stage of the base's answers."""
@@ -114,8 +113,7 @@ class Recorder:
         """``sweep``: MLflow run of the sweep that the study is a cell of."""
         self.spec, self.sweep = spec, sweep
         self.began = now()
-        default = Path("runs") / f"{file_name(spec.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
-        self.out = Path(out) if out else default
+        self.out = Path(out) if out else dated_folder(spec.name)
         self.results: list[StageResult] = []
         self.checks: list[dict[str, Any]] = []
         self.diverged: list[dict[str, Any]] = []
@@ -294,5 +292,5 @@ class Recorder:
         if self.spec.own:
             notes.append("Behaviour log-probabilities that do not match the base's tokens are dropped.")
         notes += rollout_notes(self.results)
-        notes += few_examples(self.results, self.spec.train.batch_size)
+        notes += few_examples(self.results, self.spec)
         return notes

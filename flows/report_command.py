@@ -46,10 +46,11 @@ def _report(arguments: argparse.Namespace) -> int:
     from tasks.reporting.many.joined import join
     from tasks.reporting.many.studies import read_studies
     from tasks.reporting.many.write import write_many
+    from tasks.visible import dated_folder
 
     quiet()
     began = time.monotonic()
-    out = Path(arguments.out) if arguments.out else Path("runs") / f"report-{time.strftime('%Y%m%d-%H%M%S')}"
+    out = Path(arguments.out) if arguments.out else dated_folder("report")
     check_out(out)
     console = Console(soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="report-", dir=home.subfolder("staging")) as scratch:

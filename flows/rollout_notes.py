@@ -7,12 +7,10 @@ from typing import Any
 
 from tasks.contracts import StageResult
 from tasks.reporting.notes import count, named
+from tasks.settings import StudySpec
 
 MOST_NAMED = 12
 """Trainings that a note names."""
-
-SAMPLING = "online_grpo"
-"""The method whose examples are prompts, which it is to see again and again."""
 
 THOUGHT = {"drop": "it was left out", "join": "it stands before the answer in <think>...</think>"}
 
@@ -27,11 +25,16 @@ def dropped(rollouts: StageResult) -> dict[str, Any]:
     return found
 
 
-def few_examples(results: Sequence[StageResult], batch_size: int) -> list[str]:
-    """A note that names the trainings whose whole selection is smaller than one step's batch."""
+def few_examples(results: Sequence[StageResult], spec: StudySpec) -> list[str]:
+    """A note that names the trainings whose whole selection is smaller than one step's batch.
+
+    Methods that sample are not among them: their examples are prompts, which they are to see again and again.
+    """
+    batch_size = spec.train.batch_size
+    sampling = tuple(f"{name} " for name in spec.methods if spec.method(name).kind == "prompts")
     trained = {result.name.removeprefix("train "): result for result in results if result.stage == "train"}
     counts = {name: int(result.summary["examples"] or 0) for name, result in trained.items()}
-    few = {name: n for name, n in counts.items() if n < batch_size and not name.startswith(SAMPLING)}
+    few = {name: n for name, n in counts.items() if n < batch_size and not name.startswith(sampling)}
     if not few:
         return []
     who = named([f"{name}: {n}" for name, n in few.items()], MOST_NAMED)

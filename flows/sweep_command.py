@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.contracts import InputError
 from tasks.small_files import expanded
+from tasks.visible import dated_folder
 
 if TYPE_CHECKING:
     from tasks.settings import StudySpec
@@ -140,7 +141,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from flows.embedded import settle
     from flows.sweep_flow import check_cells, sweep_flow
 
-    out = Path(arguments.out or _default_out(spec.name)).absolute()
+    out = Path(arguments.out or dated_folder(spec.name)).absolute()
     chosen = check_cells(spec, sweep, out)
     console = Console(soft_wrap=True)
     console.print(
@@ -155,14 +156,6 @@ def _sweep(arguments: argparse.Namespace) -> int:
         settle(flow_run)
     _say(outcome, console)
     return 0
-
-
-def _default_out(name: str) -> Path:
-    import time
-
-    from tasks.visible import file_name
-
-    return Path("runs") / f"{file_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _say(outcome: Any, console: Any) -> None:

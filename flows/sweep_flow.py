@@ -30,6 +30,7 @@ from tasks.specs import PathSpec
 from tasks.sweep_presets import sweep_preset
 from tasks.sweeps import Cell, SweepSpec, build_sweep, cells
 from tasks.training.log import Diverged, divergence
+from tasks.visible import dated_folder
 
 STUDY, CELLS = sweep_preset("tiny-sweep")
 DEFAULT, DEFAULT_SWEEP = build(STUDY), build_sweep(CELLS)
@@ -65,7 +66,7 @@ def sweep_flow(
         out: Folder of the page and of the cells' studies; by default one under ``runs/``.
     """
     began = now()
-    folder = Path(out) if out else Path("runs") / f"{spec.name}-sweep-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = Path(out) if out else dated_folder(f"{spec.name}-sweep")
     chosen = check_cells(spec, sweep, folder)
     with SweepRecorder(spec, sweep, chosen) as record:
         futures = [cell_task.submit(cell, str(folder / "cells" / cell.folder), record.run) for cell in chosen]

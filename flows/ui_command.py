@@ -16,7 +16,8 @@ from filelock import FileLock, Timeout
 from flows import embedded, servers
 from tasks import home
 from tasks.contracts import InputError, StageError
-from tasks.making import making
+from tasks.state import mlflow_database, tracking_uri
+from tasks.storage.making import making
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -138,7 +139,7 @@ def _run(
             FileLock(home.home() / "prefect-init.lock"),
             FileLock(home.home() / "init.lock"),
             embedded.making_database() as made_prefect,
-            making(home.home() / "mlflow.db") as made_mlflow,
+            making(mlflow_database(tracking_uri())) as made_mlflow,
         ):
             if not prefect:
                 started.append(servers.start_prefect(arguments.prefect_port))
@@ -165,8 +166,7 @@ def _run(
 
 def _start_mlflow(port: int) -> servers.Server:
     """On the store that studies write, or the one that ``$MLFLOW_TRACKING_URI`` names."""
-    given = os.environ.get("MLFLOW_TRACKING_URI")
-    return servers.start_mlflow(port, given or f"sqlite:///{home.home() / 'mlflow.db'}", home.subfolder("artifacts"))
+    return servers.start_mlflow(port, tracking_uri(), home.subfolder("artifacts"))
 
 
 @contextmanager

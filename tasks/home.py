@@ -7,10 +7,15 @@ and locks. ``$MLFLOW_TRACKING_URI``, ``$PREFECT_API_URL`` and ``$PREFECT_HOME``,
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from tasks.secrets import guard
+
+FULL_BYTES = 2**20
+"""A disk with less room than this is full: what failed on it failed for that."""
 
 
 def home() -> Path:
@@ -34,6 +39,15 @@ def machine_folder() -> Path:
     return path
 
 
+def full_disk(paths: Iterable[Path]) -> str:
+    """What to add to an error: which of the places that were written to has no room. Writers seldom say so."""
+    for path in paths:
+        folder = next(one for one in (path, *path.parents) if one.is_dir())
+        if os.access(folder, os.W_OK) and shutil.disk_usage(folder).free < FULL_BYTES:
+            return f"; the disk of {folder} is full: make room, then run the same command again"
+    return ""
+
+
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -52,7 +66,7 @@ QUIET = {
     # While Prefect's server is away its client asks again for 4 minutes (2 + 4 + ... + 128 s), also after a 500.
     "PREFECT_CLIENT_MAX_RETRIES": "7",
     "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500,504",
-    # MLflow's would ask again by itself, and make a run twice whose first answer was lost: see `tasks.patience`.
+    # MLflow's would ask again by itself, and make a run twice whose first answer was lost (`tasks.storage.patience`).
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
 }
 """What must be in the environment of every process, on whatever machine."""

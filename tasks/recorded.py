@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks.contracts import ArtifactRef, InputError, RunInfo
 from tasks.digests import Damaged
-from tasks.mlflow_pages import registered_run
+from tasks.storage.mlflow_pages import registered_run
 from tasks.store import FOLDER, open_store
 
 CONFIGS = {"adapter_config.json", "config.json"}

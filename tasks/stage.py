@@ -17,12 +17,13 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.states import Completed, State
 from prefect.tasks import Task
 
-from tasks import home, outbox
+from tasks import home
 from tasks.clock import now
 from tasks.contracts import InputError, Progress, StageError, StageResult
 from tasks.devices import WorkerDied
 from tasks.events import Event, at_work, emit
-from tasks.patience import Aside
+from tasks.storage import outbox
+from tasks.storage.patience import Aside
 from tasks.store import CACHE, Entry, StageKey, open_store
 
 Compute = Callable[[Path, Progress], Mapping[str, Any]]

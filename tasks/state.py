@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -24,8 +22,6 @@ LARGEST = 2**30
 """Bytes up to which every page is looked at (93 MB: .07 s, out of the page cache); of a larger one its head."""
 
 BUSY_SECONDS = 5.0
-FULL_BYTES = 2**20
-"""A disk with less room than this is full: what failed on it failed for that."""
 
 
 def check_writable() -> None:
@@ -42,22 +38,30 @@ def check_writable() -> None:
         ) from None
 
 
-def full_disk(paths: Iterable[Path]) -> str:
-    """What to add to an error: which of the places that were written to has no room. Writers seldom say so."""
-    for path in paths:
-        folder = next(one for one in (path, *path.parents) if one.is_dir())
-        if os.access(folder, os.W_OK) and shutil.disk_usage(folder).free < FULL_BYTES:
-            return f"; the disk of {folder} is full: make room, then run the same command again"
-    return ""
-
-
 def check_databases() -> None:
     """Raise `InputError`, which names the file and the way out, where one that will be used is damaged."""
-    check_mlflow(os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{home.home() / 'mlflow.db'}")
-    if not any("DATABASE_CONNECTION_URL" in name or name == "PREFECT_API_URL" for name in os.environ):
-        path = Path(os.environ.get("PREFECT_HOME") or home.home() / "prefect") / "prefect.db"
+    check_mlflow(tracking_uri())
+    if (path := prefect_database()) is not None:
         way_out = "move it away: only Prefect's history of runs is lost, finished stages are in MLflow's store"
         _check("Prefect", path, way_out)
+
+
+def tracking_uri() -> str:
+    """MLflow's: what ``$MLFLOW_TRACKING_URI`` names, else a database in the state folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{home.home() / 'mlflow.db'}"
+
+
+def mlflow_database(uri: str) -> Path | None:
+    """The file behind MLflow's ``uri`` where that is the state folder's own, which whoever comes first makes."""
+    own = home.home() / "mlflow.db"
+    return own if uri == f"{SQLITE}{own}" else None
+
+
+def prefect_database() -> Path | None:
+    """The file of Prefect's embedded server; None where the environment names a server or a database instead."""
+    if any("DATABASE_CONNECTION_URL" in name or name == "PREFECT_API_URL" for name in os.environ):
+        return None
+    return Path(os.environ.get("PREFECT_HOME") or home.home() / "prefect") / "prefect.db"
 
 
 def check_mlflow(uri: str) -> None:
@@ -76,7 +80,7 @@ def check_mlflow(uri: str) -> None:
 
 
 def _check(whose: str, path: Path, way_out: str) -> None:
-    half_made = path.with_name(f"{path.name}.making").exists()  # see `tasks.making`: it is made anew
+    half_made = path.with_name(f"{path.name}.making").exists()  # see `tasks.storage.making`: it is made anew
     if not path.is_file() or not path.stat().st_size or half_made:
         return
     said, looks = "ok", "pragma quick_check(1)" if path.stat().st_size <= LARGEST else "select 'ok' from sqlite_master"

@@ -1,4 +1,4 @@
-"""The record and the cache: with `tasks.tracking` and `tasks.mlflow_pages` all that knows MLflow.
+"""The record and the cache: with `tasks.storage.tracking` and `tasks.storage.mlflow_pages` all that knows MLflow.
 
 A cache entry is one MLflow run whose artifact folder holds a stage's output and a manifest (size and sha256 of every
 file). Its key is the sha256 of (stage, version, digests of the inputs, the settings that matter). An entry is a hit
@@ -17,7 +17,7 @@ import socket
 import time
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -25,15 +25,16 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from tasks import home, mlflow_pages, outbox
+from tasks import home
 from tasks.contracts import EXTERNAL, ArtifactRef, InputError, StageError
-from tasks.copies import FOLDER, Copies
 from tasks.digests import MANIFEST, Damaged, StageKey, manifest_digest, seal
 from tasks.events import damaged
-from tasks.making import making
 from tasks.secrets import redact
-from tasks.state import check_mlflow, deleted_experiment
-from tasks.tracking import Tracking
+from tasks.state import check_mlflow, deleted_experiment, mlflow_database, tracking_uri
+from tasks.storage import mlflow_pages, outbox
+from tasks.storage.copies import FOLDER, Copies
+from tasks.storage.making import making
+from tasks.storage.tracking import Tracking
 from tasks.visible import parameter_names
 
 if TYPE_CHECKING:
@@ -61,12 +62,11 @@ class Store:
     def __init__(self, uri: str | None = None) -> None:
         """``uri``: an MLflow tracking URI; default ``$MLFLOW_TRACKING_URI``, else a database under `home.home`."""
         self.root = home.home()
-        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+        self.uri = uri or tracking_uri()
         self._local_files = self.uri.startswith("sqlite:///")
         self._copies = Copies(lambda ref, folder: self._fetch(ref, folder))
         self._alive: dict[str, FileLock] = {}
-        own = self.root / "mlflow.db"
-        fresh = making(own) if self.uri == f"sqlite:///{own}" else nullcontext(lambda: None)
+        fresh = making(mlflow_database(self.uri))
         with FileLock(self.root / "init.lock"), fresh as made:  # two processes creating a fresh database at once race
             check_mlflow(self.uri)
             self._tracking = Tracking(self.uri)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import posixpath
 import re
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -45,6 +47,11 @@ def uncontrolled(text: str) -> str:
 def file_name(text: str) -> str:
     """``text`` as one part of a path: letters, digits and what no file system and no shell reads otherwise."""
     return re.sub(r"[^\w.+=,-]+", "-", text).strip("-.")[:50] or "study"
+
+
+def dated_folder(name: str) -> Path:
+    """Where a report goes that was given no folder: one under ``runs/`` with the name and the time."""
+    return Path("runs") / f"{file_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def parameter_names(params: Mapping[str, Any]) -> dict[str, Any]:

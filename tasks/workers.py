@@ -23,8 +23,8 @@ from typing import Any, Literal
 
 from tasks.contracts import InputError, StageError
 from tasks.events import listening
+from tasks.home import full_disk
 from tasks.secrets import redact
-from tasks.state import full_disk
 
 HANG_SECONDS = 1800.0
 """The longest silence that is not taken for a hang; ``$COLINEAR_HANG_SECONDS`` overrides it, 0 waits for ever."""

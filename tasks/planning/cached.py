@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks import home
 from tasks.problems.benchmarks import BENCHMARKS
 from tasks.settings import StudySpec
 from tasks.small_files import expanded
+from tasks.state import mlflow_database, tracking_uri
 
 if TYPE_CHECKING:
     from tasks.store import Entry, StageKey, Store
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def known(spec: StudySpec) -> dict[str, str]:
     """Stage -> ``yes`` or ``no``; of stages that are not in it nothing is known before the last of these has run."""
-    if not os.environ.get("MLFLOW_TRACKING_URI") and not (home.home() / "mlflow.db").is_file():
+    if (own := mlflow_database(tracking_uri())) is not None and not own.is_file():
         return dict.fromkeys(("prompts", "completions", "rollouts") if spec.own else ("pretrain",), "no")
     from tasks.store import open_store
 

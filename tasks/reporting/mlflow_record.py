@@ -15,13 +15,13 @@ from typing import Any
 import polars as pl
 
 from tasks.contracts import RunInfo, StageResult
-from tasks.mlflow_pages import DataSet, describe, log_data, model_page, register, run_page
 from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER
 from tasks.reporting.formats import NOT_MEASURED
 from tasks.reporting.join import StudyTables
 from tasks.reporting.note import study_note
 from tasks.reporting.pairs import geometry
 from tasks.reporting.published import run_metrics, top
+from tasks.storage.mlflow_pages import DataSet, describe, log_data, model_page, register, run_page
 from tasks.store import STUDIES, Store, open_store
 
 TYPES = {pl.String: "string", pl.Int64: "long", pl.Float64: "double", pl.Boolean: "boolean"}

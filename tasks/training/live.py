@@ -10,8 +10,8 @@ from pathlib import Path
 import polars as pl
 
 from tasks.contracts import Progress
-from tasks.outbox import Row
-from tasks.patience import Aside
+from tasks.storage.outbox import Row
+from tasks.storage.patience import Aside
 from tasks.store import StageKey, open_store
 from tasks.training.log import FOUND, Diverged, divergence, read_log
 

@@ -27,9 +27,9 @@ from safetensors.numpy import save_file
 from flows.record import damage_notes
 from flows.terminal import StudyDisplay
 from tasks.contracts import ArtifactRef, StageResult
-from tasks.copies import Copies
 from tasks.digests import Damaged, StageKey, build_manifest, manifest_digest
 from tasks.events import Event, at_work, damaged, listening
+from tasks.storage.copies import Copies
 from tasks.store import Store
 
 STAGES = ("rollouts", "train", "evaluate")

@@ -180,6 +180,8 @@ def test_a_database_that_somebody_writes_to_is_not_called_damaged(state: Path, m
     path = write_database(state / "mlflow.db")
     with closing(sqlite3.connect(path)) as writer:
         writer.execute("begin exclusive")
+        with closing(sqlite3.connect(path, timeout=0)) as reader, pytest.raises(sqlite3.OperationalError, match="lock"):
+            reader.execute("select 1 from sqlite_master")
         check_databases()
 
 

@@ -18,7 +18,6 @@ import pytest
 from rich.console import Console
 
 from flows.terminal import StudyDisplay
-from tasks import patience
 from tasks.contracts import InputError
 from tasks.events import Event
 from tasks.geometry.arguments import label_all, parse
@@ -26,7 +25,8 @@ from tasks.preflight import check_out
 from tasks.recorded import fetch, recall
 from tasks.reporting.figure_files import inert
 from tasks.settings import build
-from tasks.visible import file_name, parameter_names, visible
+from tasks.storage import patience
+from tasks.visible import dated_folder, file_name, parameter_names, visible
 from tests.faults.confined import confined
 from tests.flows.adapters import adapter
 
@@ -53,10 +53,9 @@ EVIL = [
 @pytest.mark.parametrize("name", EVIL)
 def test_a_studys_name_is_one_folder_under_runs(name: str) -> None:
     from flows.record import Recorder
-    from flows.sweep_command import _default_out
 
     spec = build({"name": name})
-    for out in (Recorder(spec, None).out, _default_out(spec.name)):
+    for out in (Recorder(spec, None).out, dated_folder(f"{spec.name}-sweep")):
         assert out.parent == Path("runs")
         assert out.name not in ("", ".", "..")
         assert len(out.name.encode()) < 255

@@ -15,9 +15,9 @@ import pytest
 
 from flows import prefect_server
 from flows.prefect_server import named
-from tasks import tracking
 from tasks.contracts import InputError, StageError
-from tasks.tracking import Tracking
+from tasks.storage import tracking
+from tasks.storage.tracking import Tracking
 from tests.faults.proxy import answering, refusing, silent
 from tests.flows.living import ROOT, environment
 

@@ -12,10 +12,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tasks import outbox, patience
 from tasks.contracts import StageError
 from tasks.digests import StageKey
 from tasks.events import Event, listening
+from tasks.storage import outbox, patience
 from tasks.store import Entry, Store, open_store
 from tasks.training.live import LiveMetrics
 from tests.faults.proxy import Proxy, proxied, silent

@@ -13,11 +13,11 @@ import polars as pl
 import pytest
 
 from tasks.contracts import RunInfo, StageResult
-from tasks.mlflow_pages import run_page
 from tasks.recorded import method_tags
 from tasks.reporting.join import StudyTables
 from tasks.reporting.mlflow_record import describe_by_report, record_study
 from tasks.reporting.write import write_report
+from tasks.storage.mlflow_pages import run_page
 from tasks.store import STUDIES, StageKey, Store, open_store
 from tests.flows.adapters import adapter
 

@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 
-from tasks import outbox
 from tasks.contracts import ArtifactRef, InputError, StageError
 from tasks.digests import Damaged, build_manifest
 from tasks.events import Event, listening
+from tasks.storage import outbox
 from tasks.store import STUDIES, Entry, StageKey, Store, open_store
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 POINTS = ["compute", "log_artifacts", "log_text", "stage.seconds", "cache.manifest", "cache.complete", "set_terminated"]

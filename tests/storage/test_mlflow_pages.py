@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tasks import mlflow_pages
 from tasks.contracts import InputError, RunInfo
-from tasks.mlflow_pages import DataSet, describe, log_data, model_name, prepare, register, shortened
 from tasks.recorded import fetch, method_tags, recall
+from tasks.storage import mlflow_pages
+from tasks.storage.mlflow_pages import DataSet, describe, log_data, model_name, prepare, register, shortened
 from tasks.store import CACHE, STUDIES, StageKey, Store
 from tests.flows.adapters import adapter, dense
 

@@ -12,12 +12,15 @@ from pathlib import Path
 
 
 @contextmanager
-def making(database: Path) -> Iterator[Callable[[], None]]:
+def making(database: Path | None) -> Iterator[Callable[[], None]]:
     """Around what makes a database on its first start, under a lock that everybody else who does so takes as well.
 
     A mark beside the file says that it is not whole yet, until the given function is called. One that is found there is
-    of somebody who was killed or gave up.
+    of somebody who was killed or gave up. None: a database that is not ours to make.
     """
+    if database is None:
+        yield lambda: None
+        return
     mark = database.with_name(f"{database.name}.making")
     if mark.exists():
         for path in database.parent.glob(f"{database.name}*"):  # SQLite's own files beside it; nothing is in them yet

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from tasks import home
 from tasks.contracts import InputError, StageError
-from tasks.patience import Server, trouble_of
 from tasks.secrets import redact, without_password
+from tasks.storage.patience import Server, trouble_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,8 +31,8 @@ AT_ONCE = 6
 """Calls at a time. One can hold two connections of a database's pool, which has 15 here and in MLflow's server: of more
 callers than that each would hold one and wait for another, until all time out."""
 
-OPENED = "colinear.opened"
-"""Tag of a run: which call of ours made it."""
+OPENED = "mlflow.colinear.opened"
+"""Tag of a run: which call of ours made it. MLflow's pages do not show tags of this beginning."""
 
 TRANSFERS = {"log_artifact": "an upload", "log_text": "an upload"}
 """What is said of a refused call, where its name would say nothing."""
@@ -67,7 +67,7 @@ class Tracking:
         self._few = threading.BoundedSemaphore(AT_ONCE)
 
     def ask(self, what: str, ask: Callable[[], Answer], again: Callable[[], Answer] | None = None) -> Answer:
-        """``ask()``, with patience (see `tasks.patience.Server.call`).
+        """``ask()``, with patience (see `tasks.storage.patience.Server.call`).
 
         A server's refusal is a `StageError` that says of ``what``, unless MLflow has an exception for it. No message
         holds the URI's password.

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 import pytest
 import requests
 
-from tasks import patience
 from tasks.contracts import InputError, StageError
 from tasks.events import Event, listening, stopping
-from tasks.patience import Aside, Server, trouble_of
+from tasks.storage import patience
+from tasks.storage.patience import Aside, Server, trouble_of
 from tests.faults.proxy import Proxy, answering, proxied, refusing, silent
 
 PAGE = b"<html>hello</html>"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.making import making
+from tasks.storage.making import making
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 OPEN = """
 from tasks.store import Store
