@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 VARIABLE = "PREFECT_API_URL"
-REACH_SECONDS = 7.0
+REACH_SECONDS = 5.0
 """Of a try; there are two."""
 
 WATCH_SECONDS = 1.0

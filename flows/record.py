@@ -155,9 +155,20 @@ class Recorder:
         failure = first_failure(futures)
         if failure is not None:
             raise failure
+        return self._note(futures)
+
+    def note_finished(self, futures: Mapping[str, Sequence[PrefectFuture[Any]]]) -> None:
+        """Wait for all and note those that ended well; whoever needs one that did not asks for it again."""
+        asked = [future for several in futures.values() for future in several]
+        wait(asked)
+        self._note([future for future in asked if first_failure([future]) is None])
+
+    def _note(self, futures: Sequence[PrefectFuture[Any]]) -> list[StageResult]:
         found = [future.result() for future in futures]
         results = [one for many in found for one in (many if isinstance(many, list) else [many])]
-        self.results += [*results, *self._shared(results)]
+        noted = {one.ref.run_id for one in self.results}
+        new = [one for one in results if one.ref.run_id not in noted]
+        self.results += [*new, *self._shared(new)]
         return results
 
     def _shared(self, results: Sequence[StageResult]) -> list[StageResult]:
@@ -167,18 +178,17 @@ class Recorder:
         return list({one.ref.run_id: one for one in used if one.ref.run_id not in noted}.values())
 
     def survivors(self, training: Mapping[RunInfo, Any]) -> dict[RunInfo, Any]:
-        """Of a sweep's cell the trainings that did not diverge; those that did are noted as what came of them.
+        """Wait for all; those that did not diverge. Those that did are noted as what came of them, and left out.
 
-        Outside a sweep all of them, without waiting: there a divergence ends the study. Raises `Diverged` where no
-        training is left.
+        Raises `Diverged` where no training is left.
         """
-        if self.sweep is None:
-            return dict(training)
         wait(list(training.values()))
         ended = {info: first_failure([future]) for info, future in training.items()}
         for info in [info for info in self.spec.runs() if isinstance(ended[info], Diverged)]:
             said = str(ended[info])
             self.diverged.append({**asdict(info), "reason": divergence(said), "found": FOUND in said})
+        if len(training) == len(self.diverged) == 1:
+            raise next(failure for failure in ended.values() if failure is not None)
         if len(self.diverged) == len(training):
             raise Diverged(f"every method diverged; {self.diverged[0]['run']}: {self.diverged[0]['reason']}")
         return {info: future for info, future in training.items() if not isinstance(ended[info], Diverged)}
@@ -279,7 +289,6 @@ class Recorder:
             who = f"{models[0]} and {len(models) - 1} more" if len(models) > 1 else models[0]
             passed = count(too_long, "problem")
             notes.append(f"{passed} did not fit the context with prompt and answer: left out for {who}.")
-        notes += [f"{one['run']} is left out: {one['reason']}." for one in self.diverged]
         notes += damage_notes(self.results)
         notes += function_notes(self.results, self.spec.paths.readings)
         if not self.spec.twins:

@@ -55,7 +55,7 @@ class StudyOutcome:
     problems: StageResult
     trained: tuple[tuple[RunInfo, StageResult], ...]
     diverged: tuple[dict[str, Any], ...]
-    """Of a sweep's cell, the runs that were left out: RunInfo's fields, ``reason``, and whether it was ``found``."""
+    """The runs that were left out: RunInfo's fields, ``reason``, and whether it was ``found``."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def study_flow(
     Args:
         spec: All that decides the study; the default is the embedded world, which needs nothing but this machine.
         out: Folder of the report; by default one under ``runs/``.
-        sweep: MLflow run of the sweep that this study is a cell of, where a method that diverges is left out.
+        sweep: MLflow run of the sweep that this study is a cell of.
     """
     base = preflight(spec, Path(out) if out else None)
     with Recorder(spec, out, sweep) as record:
@@ -107,18 +107,17 @@ def study_flow(
             )
             for info in _longest_first(spec.runs(), spec)
         }
-        training = record.survivors(training)
-        runs = [info for info in spec.runs() if info in training]
-        answers = evaluate_task.submit(
-            f"base and {len(runs)} adapters", [BASE, *runs, *world.instructed], world.base, world.problems,
-            spec.evaluation, [None, *(training[info] for info in runs), *(None for _ in world.instructed)],
-        )  # fmt: skip
-        comparison = _compare(spec, runs, world, training)
-        trained = dict(zip(runs, record.stages([training[info] for info in runs]), strict=True))
+        measuring = _measure(spec, world, training)  # at once: what is trained first is measured beside other trainings
+        survivors = record.survivors(training)
+        if len(survivors) < len(training):  # what needed a training that diverged has failed with it
+            record.note_finished(measuring)
+            measuring = _measure(spec, world, survivors)
+        runs = [info for info in spec.runs() if info in survivors]
+        trained = dict(zip(runs, record.stages([survivors[info] for info in runs]), strict=True))
         record.check_controls(trained, graded)
-        evaluated = record.stages([answers, *teacher])
+        evaluated = record.stages([*measuring.pop("answers"), *teacher])
         scored = record.stage(accuracy_task.submit(evaluated))
-        measured = {name: record.stages(futures) for name, futures in comparison.items()}
+        measured = {name: record.stages(futures) for name, futures in measuring.items()}
         page = report_task(
             str(record.out), record.study_run, record.summary(rollouts, world.problems), scored, graded,
             world.problems, trained, measured["pairs"], [*measured["spectra"], *measured["base"]],
@@ -158,13 +157,17 @@ def _own_world(spec: StudySpec, base: ModelRef, record: Recorder) -> World:
     return World(for_nodes(base), rollouts, problems, None)
 
 
-def _compare(
-    spec: StudySpec, runs: Sequence[RunInfo], world: World, training: dict[RunInfo, Any]
-) -> dict[str, list[PrefectFuture[Any]]]:
-    """How the runs differ: in their weights, on the way from one to the other, in what they compute."""
+def _measure(spec: StudySpec, world: World, training: dict[RunInfo, Any]) -> dict[str, list[PrefectFuture[Any]]]:
+    """How the runs answer, and how they differ: in their weights, on the way between them, in what they compute."""
+    runs = [info for info in spec.runs() if info in training]
     pairs = list(combinations(runs, 2))
     on = (world.base, world.problems)
+    answers = evaluate_task.submit(
+        f"base and {len(runs)} adapters", [BASE, *runs, *world.instructed], *on,
+        spec.evaluation, [None, *(training[info] for info in runs), *(None for _ in world.instructed)],
+    )  # fmt: skip
     found = {
+        "answers": [answers],
         "spectra": [spectrum_task.submit(info, training[info]) for info in runs],
         "pairs": [pair_task.submit(a, b, training[a], training[b], spec.geometry) for a, b in pairs],
         "base": [],

@@ -85,7 +85,8 @@ def base_task(
     ]
 
     def compute(missing: Sequence[int], progress: Progress) -> Mapping[int, Any]:
-        folder = home.subfolder("staging") / f"base-{parts[missing[0]].key.digest[:16]}"
+        # By a part that every try has, missing or not, so that the next one clears what a killed one left.
+        folder = home.subfolder("staging") / f"base-{parts[0].key.digest}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         arguments = {

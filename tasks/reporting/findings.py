@@ -14,7 +14,15 @@ from tasks.reporting.function_findings import barrier_finding, cka_finding, dept
 from tasks.reporting.join import StudyTables, base_of, benchmarks, nobody_solves, score
 from tasks.reporting.lost import lost, not_measured
 from tasks.reporting.notes import MOST_LISTED, named
-from tasks.reporting.oddities import ceiling, not_finite, overwhelming, risen_losses, same_updates, uniform_rewards
+from tasks.reporting.oddities import (
+    ceiling,
+    diverged,
+    not_finite,
+    overwhelming,
+    risen_losses,
+    same_updates,
+    uniform_rewards,
+)
 from tasks.reporting.pairs import Geometry
 
 MOST_BENCHMARKS = 3
@@ -45,6 +53,7 @@ def findings(tables: StudyTables, view: Geometry) -> Findings:
 
 
 def _warnings(tables: StudyTables, view: Geometry) -> Iterator[str]:
+    yield from diverged(tables.study)
     if nobody_solves(tables):
         untaught = tables.accuracy.filter(pl.col("method") != "teacher")
         solved = untaught.sort("accuracy", descending=True).row(0, named=True)

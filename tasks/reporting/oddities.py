@@ -44,6 +44,16 @@ def uniform_rewards(rollouts: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def diverged(study: Mapping[str, Any]) -> Iterator[str]:
+    """Trainings that were ended for their numbers, and why."""
+    gone = [
+        f"{one['run']} ({one['reason'].removeprefix('training diverged: ')})" for one in study.get("diverged") or []
+    ]
+    if gone:
+        what = "1 training" if len(gone) == 1 else f"{len(gone)} trainings"
+        yield f"{what} diverged and {'is' if len(gone) == 1 else 'are'} not in this report: {'; '.join(gone)}."
+
+
 def ceiling(tables: StudyTables) -> Iterator[str]:
     """Benchmarks on which every model has every problem right."""
     untaught = tables.accuracy.filter(pl.col("method") != "teacher")

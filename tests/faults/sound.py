@@ -74,9 +74,9 @@ def check_folder(folder: Path) -> None:
     for path in [*folder.glob("home/**/*.lock"), *folder.glob("tmp/colinear-*/*.lock")]:
         with FileLock(path, timeout=0):
             pass
-    for name in ("staging", "outbox", "checkpoints", "partial"):
-        assert [path.name for path in (folder / "home" / name).glob("*")] == []
-    assert [path.name for path in folder.glob("home/**/*.making")] == []
+    left = [path for name in ("staging", "outbox", "checkpoints", "partial") for path in folder.glob(f"home/{name}/*")]
+    left += folder.glob("home/**/*.making")
+    assert not left, [path.relative_to(folder).as_posix() for path in left]
 
 
 def check_same_numbers(out: Path, reference: Path) -> None:

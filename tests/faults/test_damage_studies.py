@@ -41,11 +41,11 @@ def first(lab: Lab, given: list[str]) -> Study:
 
 
 def entries(lab: Lab) -> dict[str, Path]:
-    """{stage's name: the folder of its output} of every sound entry."""
+    """{stage's name: the folder of its newest output} of every sound entry."""
     with closing(sqlite3.connect(lab.home / "mlflow.db")) as database:
         rows = database.execute(
             "select r.name, r.run_uuid from runs r join tags t on r.run_uuid = t.run_uuid "
-            "where t.key = 'cache.complete' and t.value = '1' and r.status = 'FINISHED'"
+            "where t.key = 'cache.complete' and t.value = '1' and r.status = 'FINISHED' order by r.start_time"
         ).fetchall()
     return {name: next((lab.home / "artifacts").glob(f"*/{run}/artifacts/output")) for name, run in rows}
 

@@ -68,7 +68,7 @@ def small_memory(request: pytest.FixtureRequest) -> Iterator[Path]:
     group.rmdir()
 
 
-@pytest.mark.parametrize("small_memory", [1_300_000_000], indirect=True)
+@pytest.mark.parametrize("small_memory", [900_000_000], indirect=True)
 def test_a_machine_with_too_little_memory_says_so_and_a_larger_one_goes_on(
     tmp_path: Path, given: list[str], undisturbed: Study, small_memory: Path
 ) -> None:
@@ -76,9 +76,11 @@ def test_a_machine_with_too_little_memory_says_so_and_a_larger_one_goes_on(
     process = lab.start(*given, out="out")
     (small_memory / "cgroup.procs").write_text(str(process.pid))  # before its children are there
     stdout, stderr = process.communicate(timeout=small.SECONDS)
-    said = check_said(Study(tmp_path / "out", process.returncode, stdout, stderr, 0.0))
-    print(said)
-    assert "the worker process died (signal SIGKILL" in said or "memory" in said
+    print(process.returncode, stderr)
+    assert int((small_memory / "memory.failcnt").read_text()) > 0
+    if process.returncode != -signal.SIGKILL:  # the system chose the command itself
+        said = check_said(Study(tmp_path / "out", process.returncode, stdout, stderr, 0.0))
+        assert "the worker process died (signal SIGKILL" in said or "memory" in said
     again = done(lab, given, "out")
     check_same(again, undisturbed)
 

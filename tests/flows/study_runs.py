@@ -25,7 +25,7 @@ class Lab:
     def start(self, *words: str, out: str, command: str = "study") -> subprocess.Popen[str]:
         """``colinear COMMAND WORDS --out OUT`` as a process of its own group."""
         temporary = self.home.parent / "tmp"
-        temporary.mkdir(exist_ok=True)
+        temporary.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "COLINEAR_HOME": str(self.home), "TMPDIR": str(temporary)}
         for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "COLINEAR_SLOTS"):
             environment.pop(name, None)

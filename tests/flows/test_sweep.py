@@ -126,8 +126,32 @@ def test_a_diverged_method_is_a_row_and_the_rest_of_its_cell_goes_on(lab: Lab, r
     assert "Which trainings diverge?" in text
     own = json.loads((resumed.folder / "cells" / "lr=0.9,lr_ratio=0.01,seed=1" / "study.json").read_text())
     assert [one["run"] for one in own["diverged"]] == ["sft"]
-    assert any(note.startswith("sft is left out: training diverged") for note in own["notes"])
+    assert own["warnings"][0].startswith("1 training diverged and is not in this report: sft (the loss of the last 4 ")
     assert counts(resumed)["diverged_runs"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_study_goes_on_without_a_method_that_diverges_as_well(lab: Lab, resumed: Study) -> None:
+    text = (lab.home.parent / "small.toml").read_text().partition("[sweep]")[0]
+    (lab.home.parent / "study.toml").write_text(
+        text.replace("""methods = ["sft", "rft"]""", """methods = ["sft", "rft", "rift"]""")
+    )
+    words = [str(lab.home.parent / "study.toml"), "--set", "seed=7", "--set", "train.lr=0.9"]
+    words += ["--set", "rft.lr_ratio=0.01", "--set", "rift.lr_ratio=0.01"]
+    found = lab.run(*words, out="alone")
+    assert found.code == 0, found.stderr
+    [warning] = [one for one in found.record["warnings"] if "diverged" in one]
+    assert warning.startswith("1 training diverged and is not in this report: sft (the loss of the last 4 steps is ")
+    assert warning in " ".join(found.stdout.split())
+    assert "1 training diverged and is not in this report: sft" in (found.folder / "report.md").read_text()
+    assert [run["run"] for run in found.record["runs"]] == ["rft", "rift"]
+    stages = [stage["name"] for stage in found.record["stages"]]
+    assert sorted(stages) == sorted(set(stages))
+    measured = {"geometry rft~rift", "spectrum rft", "spectrum rift", "evaluate rft seed=7 lr=9e-3"}
+    assert found.names(hit=False) >= measured  # also what was measured before the divergence was known
+    again = lab.run(*words, out="alone again")
+    assert (again.code, again.names(hit=False)) == (0, set()), again.stderr
 
 
 @pytest.mark.slow
