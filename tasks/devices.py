@@ -288,7 +288,10 @@ def _run_ranks(
             ours, theirs = _context().Pipe()
             worker = _context().Process(target=work, args=(theirs, function, {**kwargs, **extra}, slot, str(log)))
             _check_stopping()
-            worker.start()
+            try:
+                worker.start()
+            except (EOFError, ConnectionError) as error:
+                raise WorkerDied("no worker process could be started: the server that forks them was killed") from error
             workers.append((worker, ours))
             _living.add(worker)
             theirs.close()

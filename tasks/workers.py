@@ -33,6 +33,9 @@ LOOK_SECONDS = 1.0
 BEAT_SECONDS = 0.5
 DUMP_SECONDS = 3.0
 DUMP_SIGNAL = signal.SIGUSR2
+EXPENDABLE = 500
+"""A worker's oom_score_adj: where memory runs out, Linux ends a worker, of which the study tells and which it tries
+again, and neither the command nor a server."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,9 @@ def work(
         os.dup2(file.fileno(), 2)
     faulthandler.enable(file=2)  # a crash in native code
     faulthandler.register(DUMP_SIGNAL, file=2)  # a hang, also one that holds the interpreter's lock
+    score = Path("/proc/self/oom_score_adj")
+    if score.exists() and int(score.read_text()) < EXPENDABLE:  # Linux
+        score.write_text(str(EXPENDABLE))
     os.environ["CUDA_VISIBLE_DEVICES"] = slot.index if slot.kind == "gpu" else ""
     lock = threading.Lock()
 

@@ -346,6 +346,31 @@ def test_a_worker_keeps_the_memory_that_it_frees(log: Path) -> None:
     assert sum(pages > 100 for pages in made) <= len(made) // 3, made
 
 
+def expendable(*, progress: Progress) -> str:
+    return Path("/proc/self/oom_score_adj").read_text().strip()
+
+
+@pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="only Linux chooses by a score")
+def test_where_memory_runs_out_a_worker_goes_before_the_command(log: Path) -> None:
+    assert int(run_pinned(expendable, {}, log=log)) >= 500 > int(Path("/proc/self/oom_score_adj").read_text())
+
+
+@pytest.mark.usefixtures("two_slots")
+def test_a_server_of_workers_that_is_killed_as_one_begins_is_a_worker_that_died(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fault is drawn by hand: no kill hits the few milliseconds between the request and its answer."""
+
+    def cut(self: object) -> None:
+        raise EOFError("unexpected EOF")
+
+    monkeypatch.setattr(devices._context().Process, "start", cut)
+    with pytest.raises(
+        WorkerDied, match=r"^no worker process could be started: the server that forks them was killed$"
+    ):
+        run_pinned(describe, {"word": "x"}, log=log)
+
+
 @pytest.mark.usefixtures("two_slots")
 def test_a_check_waits_for_no_slot(log: Path) -> None:
     with take(2):
