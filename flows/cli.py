@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _terminable():
             return int(arguments.run(arguments))
     except InputError as error:
-        print(f"colinear: {' '.join(str(error).split())}", file=sys.stderr)
+        from tasks.secrets import redact
+
+        print(f"colinear: {redact(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("colinear: interrupted; finished stages are kept: run the same command again to go on", file=sys.stderr)
@@ -99,14 +101,14 @@ def _failed(error: Exception) -> int:
     from tasks.visible import visible
 
     told = " ".join(redact(str(error)).split()) or type(error).__name__
-    if "make room" not in told:
-        told += home.full_disk([home.home()])
     try:
+        if "make room" not in told:
+            told += home.full_disk([home.home()])
         log = home.subfolder("logs") / "failure.log"
         log.write_text(redact("".join(traceback.format_exception(error))), encoding="utf-8", errors="backslashreplace")
         where = f"full traceback in {log}"
-    except OSError as unwritten:
-        where = f"its traceback could not be written ({unwritten.strerror})"
+    except (OSError, RuntimeError) as unwritten:  # the latter: of a user in $COLINEAR_HOME that there is not
+        where = f"its traceback could not be written ({getattr(unwritten, 'strerror', '') or unwritten})"
     print(f"colinear: {visible(told, LONGEST_SAID)}", file=sys.stderr)
     print(f"colinear: {where}; finished stages are kept: run the same command again to go on", file=sys.stderr)
     return 1

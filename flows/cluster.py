@@ -27,6 +27,7 @@ from tasks.contracts import InputError, ModelRef
 from tasks.devices import describe_machine
 from tasks.models.external import FILES
 from tasks.published import publish
+from tasks.secrets import redact, without_password
 from tasks.store import open_store
 
 VARIABLE = "COLINEAR_RAY"
@@ -176,7 +177,8 @@ def _node_environment() -> dict[str, str]:
     Passwords and keys are not among it, for Ray shows it on its pages, nor are paths of this machine.
     """
     home.quiet_environment()
-    return {name: os.environ[name] for name in (*home.QUIET, "MLFLOW_TRACKING_URI")}
+    names = [*home.QUIET, "MLFLOW_TRACKING_URI", "COLINEAR_HANG_SECONDS", "COLINEAR_SERVER_PATIENCE"]
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def _check_nodes(ray: Any) -> None:
@@ -212,9 +214,9 @@ def node_complaint(prefect_api: str) -> str | None:
     except InputError as error:
         return str(error)
     except Exception as error:
-        return f"MLFLOW_TRACKING_URI: {error}"
+        return f"MLFLOW_TRACKING_URI: {redact(str(error))}"
     if complaint := disk_complaint(places):
-        return f"MLFLOW_TRACKING_URI: {store.uri} {complaint}"
+        return f"MLFLOW_TRACKING_URI: {without_password(store.uri)} {complaint}"
     try:
         urllib.request.urlopen(f"{prefect_api}/health", timeout=REACH_SECONDS).close()
     except OSError as error:

@@ -101,7 +101,7 @@ def end_recorded(run: str, status: str, error: BaseException | None) -> None:
         open_store().end_study(run, status)
         wait_until_there()
         send_rest()
-    except StageError:
+    except Exception:
         if error is None:
             raise
 
@@ -115,6 +115,7 @@ class Recorder:
         self.began = now()
         self.out = Path(out) if out else dated_folder(spec.name)
         self.results: list[StageResult] = []
+        self._noted: set[str] = set()
         self.checks: list[dict[str, Any]] = []
         self.diverged: list[dict[str, Any]] = []
         self.study_run = ""
@@ -158,16 +159,16 @@ class Recorder:
         return self._note(futures)
 
     def note_finished(self, futures: Mapping[str, Sequence[PrefectFuture[Any]]]) -> None:
-        """Wait for all and note those that ended well; whoever needs one that did not asks for it again."""
+        """Wait for all and note those that ended well; asked for again, they are not noted again."""
         asked = [future for several in futures.values() for future in several]
         wait(asked)
-        self._note([future for future in asked if first_failure([future]) is None])
+        found = self._note([future for future in asked if first_failure([future]) is None])
+        self._noted = {one.ref.run_id for one in found}
 
     def _note(self, futures: Sequence[PrefectFuture[Any]]) -> list[StageResult]:
         found = [future.result() for future in futures]
         results = [one for many in found for one in (many if isinstance(many, list) else [many])]
-        noted = {one.ref.run_id for one in self.results}
-        new = [one for one in results if one.ref.run_id not in noted]
+        new = [one for one in results if one.ref.run_id not in self._noted]
         self.results += [*new, *self._shared(new)]
         return results
 

@@ -62,7 +62,9 @@ def redact(text: str) -> str:
 
 def without_password(text: str) -> str:
     """``text`` with every ``user:password@host`` of a URI in it cut down to the host."""
-    return re.sub(r"(?<=://)[^/?#\s]*@", "", text)
+    text = re.sub(r"(?<=://)[^/?#\s]*@", "", text)
+    # SQLAlchemy takes a database's password as it is, also with / ? # in it.
+    return re.sub(r"(?<![\w+])((?!https?:)[a-z][\w+]*://)[^\s@:/]*:[^\s@]*@", r"\1", text)
 
 
 def guard() -> None:

@@ -86,7 +86,9 @@ def _check(whose: str, path: Path, way_out: str) -> None:
     said, looks = "ok", "pragma quick_check(1)" if path.stat().st_size <= LARGEST else "select 'ok' from sqlite_master"
     try:
         # Through SQLite, not past it: it locks, and knows what of a write-ahead log belongs to the file.
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as database:
+        with closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
+        ) as database:
             said = (database.execute(looks).fetchone() or ["it has no tables"])[0]
     except sqlite3.DatabaseError as error:
         if "locked" not in str(error):  # else somebody works with it, so it can be worked with

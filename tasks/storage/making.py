@@ -23,9 +23,8 @@ def making(database: Path | None) -> Iterator[Callable[[], None]]:
         return
     mark = database.with_name(f"{database.name}.making")
     if mark.exists():
-        for path in database.parent.glob(f"{database.name}*"):  # SQLite's own files beside it; nothing is in them yet
-            if path != mark:
-                path.unlink(missing_ok=True)
+        for suffix in ("", "-journal", "-wal", "-shm"):  # SQLite's own; not the copies that somebody put beside it
+            database.with_name(f"{database.name}{suffix}").unlink(missing_ok=True)
     if not database.exists():
         database.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()

@@ -81,6 +81,9 @@ def trouble_of(error: BaseException) -> Trouble | None:
         return Trouble(f"it answers {status}", status != 500) if status in (500, *AWAY_CODES) else None
     if getattr(error, "error_code", "") == "TEMPORARILY_UNAVAILABLE":  # MLflow on a database that is away
         return Trouble("its database is away", True)
+    said = getattr(error, "json", None)  # an answer of MLflow's, with names in its words that anybody chose
+    if isinstance(said, dict) and said.get("error_code") not in (None, "INTERNAL_ERROR"):
+        return None
     if "not in a valid JSON format" in text:
         return Trouble("it answers something else than JSON", False)
     reason = next((reason for pattern, reason in REASONS if re.search(pattern, text)), None)

@@ -192,7 +192,7 @@ def _reach(uri: str) -> None:
         response = next((one for one in (ask() for _ in range(TRIES - 1)) if one.status_code < 500), None) or ask()
     except Exception as error:  # MLflow's one class for all that can happen to a connection
         trouble = trouble_of(error)
-        reason = trouble.reason if trouble else redact(str(error)).splitlines()[0][:200]
+        reason = trouble.reason if trouble else (redact(str(error)) or type(error).__name__).splitlines()[0][:200]
         raise InputError(f"{VARIABLE}: no MLflow server answers {where} ({reason}); {way_out}") from None
     if response.status_code in (401, 403):
         said = " ".join(response.text.split())[:80]

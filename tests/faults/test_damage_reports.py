@@ -20,7 +20,7 @@ from tasks.reporting.join import SCHEMAS
 from tasks.reporting.many.studies import read_studies
 from tasks.reporting.read import read_tables
 from tasks.reporting.write import write_report
-from tasks.state import check_databases
+from tasks.state import check_databases, check_mlflow
 from tests.reporting.many import made, runs_of
 
 ROOT = Path(__file__).parent.parent.parent
@@ -135,7 +135,7 @@ def overwrite_the_head(path: Path) -> None:
 def overwrite_a_page(path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(5 * 4096)
-        file.write(os.urandom(4096))
+        file.write(random.Random(0).randbytes(4096))
 
 
 def replace_with_text(path: Path) -> None:
@@ -165,6 +165,16 @@ def test_a_damaged_database_is_named_with_the_way_out(
     assert "\n" not in str(caught.value)
     path.unlink()
     check_databases()
+
+
+def test_a_database_by_a_relative_path_is_looked_into_as_well(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``sqlite:///mlflow.db`` is how MLflow itself writes it."""
+    path = write_database(state / "mlflow.db")
+    monkeypatch.chdir(state)
+    check_mlflow("sqlite:///mlflow.db")
+    cut(path)
+    with pytest.raises(InputError, match="MLflow's database is damaged"):
+        check_mlflow("sqlite:///mlflow.db")
 
 
 def test_an_emptied_database_with_artifacts_is_no_fresh_one(state: Path) -> None:

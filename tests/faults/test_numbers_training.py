@@ -173,9 +173,9 @@ def test_a_thousand_completions_of_one_problem_pair_in_no_time() -> None:
         prompt_ids=pl.lit([1], dtype=pl.List(pl.Int64)),
         completion_ids=pl.int_ranges(0, 500 + pl.int_range(pl.len()) % 7),
     )
-    began = time.perf_counter()
+    began = time.process_time()
     pairs = Dpo().select(graded)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
     # Correct rows are 1, 3, 5, ..., wrong ones 0, 2, 4, ...: the first of either, then the second, ...
     assert pairs.select("row", "rejected_row").rows() == [(1, 0), (3, 2), (5, 4), (7, 6)]
     assert pairs["chosen_ids"].list.len().to_list() == [501, 503, 505, 500]

@@ -47,7 +47,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     folder = tmp_path_factory.mktemp("team")
     with team(folder) as started:
         yield started
-    assert not left_behind(started.work)
+    until(lambda: not left_behind(started.work), 30)
 
 
 @pytest.fixture(scope="module")

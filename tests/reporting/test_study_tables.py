@@ -108,4 +108,5 @@ def test_runs_of_a_server_are_links(study: StudyTables, uri: str, href: str) -> 
 
 def test_a_password_stays_out_of_the_record() -> None:
     assert without_password("postgresql://me:secret@db:5432/mlflow") == "postgresql://db:5432/mlflow"
+    assert without_password("postgresql://me:se/cr?e#t@db/mlflow") == "postgresql://db/mlflow"
     assert without_password("sqlite:////tmp/a@b/mlflow.db") == "sqlite:////tmp/a@b/mlflow.db"

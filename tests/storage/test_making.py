@@ -70,3 +70,16 @@ def test_a_store_killed_while_it_is_made_opens_the_next_time(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) == 2
     assert not (tmp_path / "home" / "mlflow.db.making").exists()
+
+
+def test_a_copy_that_somebody_put_beside_it_stays(tmp_path: Path) -> None:
+    database, copy = tmp_path / "mlflow.db", tmp_path / "mlflow.db.bak"
+    copy.write_text("all that was computed")
+    with making(database):  # killed before it was whole
+        database.write_text("half")
+        database.with_name("mlflow.db-journal").write_text("half")
+    with making(database) as made:
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db.bak", "mlflow.db.making"]
+        database.write_text("whole")
+        made()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.bak"]

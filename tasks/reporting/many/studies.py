@@ -116,7 +116,7 @@ def _check(source: str, folder: Path) -> None:
     """Raise `InputError` where files of the folder are not as they were written."""
     try:
         record = json.loads((folder / "study.json").read_bytes())
-    except (OSError, ValueError):  # said by what reads it for its contents
+    except (OSError, ValueError, RecursionError):  # said by what reads it for its contents
         return
     if isinstance(record, dict):
         try:
