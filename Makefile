@@ -45,9 +45,10 @@ test-stages: setup
 test-long: setup
 	$(PYTEST) -m long tests --ignore=tests/benchmarks
 
-# kill -9 at random moments (COLINEAR_FAULTS_SEED draws others); prints what it killed and what that cost.
+# kill -9 at random moments (COLINEAR_FAULTS_SEED draws others), full disks, servers that go away; prints what it killed
+# and what that cost. An hour on two cores; after COLINEAR_FAULTS_BUDGET (default 100m) it ends as failed.
 test-faults: setup
-	$(PYTEST) -m faults tests/faults
+	timeout --foreground --signal=INT --kill-after=60 $${COLINEAR_FAULTS_BUDGET:-100m} env $(PYTEST) -m faults tests/faults
 
 # 104,000 hostile inputs, half of them in each of two processes; COLINEAR_FUZZ_SEED=N draws others.
 test-fuzz: setup
