@@ -11,11 +11,11 @@ import atexit
 import logging
 import os
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from flows.servers import healthy_prefect
 from tasks.contracts import InputError, StageError
 from tasks.secrets import without_password
 from tasks.storage.patience import Server, trouble_of
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "PREFECT_API_URL"
 REACH_SECONDS = 5.0
-"""Of a try; there are two."""
+"""Of a try; there are two at the start."""
 
 WATCH_SECONDS = 1.0
 LEAVE_SECONDS = 30.0
@@ -43,16 +43,22 @@ def check() -> None:
     uri = api()
     if uri is None:
         return
+    with _asking(tries=2) as client:
+        complaint = _complaint(client)
+    if complaint:
+        raise InputError(f"{VARIABLE}: {complaint % without_password(uri)}; start it, or unset the variable")
+
+
+@contextmanager
+def _asking(tries: int) -> Iterator[SyncPrefectClient]:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
     with (
-        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}),
+        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: tries - 1}),
         get_client(sync_client=True, httpx_settings={"timeout": REACH_SECONDS}) as client,
     ):
-        complaint = _complaint(client)
-    if complaint:
-        raise InputError(f"{VARIABLE}: {complaint % without_password(uri)}; start it, or unset the variable")
+        yield client
 
 
 def _complaint(client: SyncPrefectClient) -> str:
@@ -123,7 +129,7 @@ def wait_until_there() -> None:
     """Wait, as long as $COLINEAR_SERVER_PATIENCE says, for a configured server. Raises `StageError`."""
     uri = api()
     if uri is not None:
-        _server(uri).call(lambda: _ask(uri))
+        _server(uri).call(_ask)
 
 
 def send_rest() -> None:
@@ -134,9 +140,12 @@ def send_rest() -> None:
     emit_event("colinear.recorded", {"prefect.resource.id": "colinear"})
 
 
-def _ask(uri: str) -> None:
-    if not healthy_prefect(uri):
-        raise ConnectionError
+def _ask() -> None:
+    """By Prefect's own client: what it needs to get there (certificates, headers, a key) is in its settings."""
+    with _asking(tries=1) as client:
+        failed = client.api_healthcheck()
+    if failed is not None:
+        raise ConnectionError from failed
 
 
 class _Watch:
