@@ -187,7 +187,7 @@ class Store:
         try:
             self.log_metrics(run_id, finished.rows)
             self.client.log_artifacts(run_id, str(outbox.folder(key) / outbox.OUTPUT), FOLDER)
-            self._log_text(run_id, json.dumps(finished.manifest, sort_keys=True, indent=1), MANIFEST)
+            self.client.log_text(run_id, json.dumps(finished.manifest, sort_keys=True, indent=1), MANIFEST)
             digest = manifest_digest(finished.manifest)
             self.client.set_tag(run_id, "stage.seconds", f"{finished.seconds:.3f}")
             self.client.set_tag(run_id, "cache.manifest", digest)
@@ -210,9 +210,6 @@ class Store:
         with suppress(Exception):  # the store itself may be what failed: the error counts
             self._tracking.bare.set_tag(run_id, "error", redact(f"{type(error).__name__}: {error}")[:2000])
             self._tracking.bare.set_terminated(run_id, "FAILED")
-
-    def _log_text(self, run_id: str, text: str, name: str) -> None:
-        self.client.log_text(run_id, text, name)
 
     def local(self, ref: ArtifactRef) -> Path:
         """The artifact as a local folder, every file checked against the manifest once per process, and again where it
