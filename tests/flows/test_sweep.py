@@ -148,7 +148,7 @@ def test_a_study_goes_on_without_a_method_that_diverges_as_well(lab: Lab, resume
     assert [run["run"] for run in found.record["runs"]] == ["rft", "rift"]
     stages = [stage["name"] for stage in found.record["stages"]]
     assert sorted(stages) == sorted(set(stages))
-    measured = {"geometry rft~rift", "spectrum rft", "spectrum rift", "evaluate rft seed=7 lr=9e-3"}
+    measured = {"geometry rft~rift", "spectrum rft", "spectrum rift", "evaluate rft seed=7 data_seed=0 lr=9e-3"}
     assert found.names(hit=False) >= measured  # also what was measured before the divergence was known
     again = lab.run(*words, out="alone again")
     assert (again.code, again.names(hit=False)) == (0, set()), again.stderr
