@@ -77,11 +77,11 @@ def run_stage(
             logger.info("%s: found in MLflow run %s", name, entry.ref.run_id)
             return _result(key, name, entry, began, time.perf_counter() - clock, damage, hit=True)
         logger.info("%s: computing (key %s, output of its worker in %s)", name, key.digest[:12], log_file(key))
-        progress = _PrefectProgress(name)
         try:
             run_id = store.open_run(name, key=key, parent=parent, experiment=experiment, tags=tags, params=params)
             if on_run is not None:
                 on_run(run_id)
+            progress = _PrefectProgress(name)  # its waiting begins where the stage's own time does
             entry = store.produce(
                 key, run_id, lambda staging: compute(staging, progress), waited=lambda: progress.waited, rows=rows
             )

@@ -139,8 +139,9 @@ def work(
     faulthandler.enable(file=2)  # a crash in native code
     faulthandler.register(DUMP_SIGNAL, file=2)  # a hang, also one that holds the interpreter's lock
     score = Path("/proc/self/oom_score_adj")
-    if score.exists() and int(score.read_text()) < EXPENDABLE:  # Linux
-        score.write_text(str(EXPENDABLE))
+    with suppress(OSError):  # not Linux, or not allowed
+        if int(score.read_text()) < EXPENDABLE:
+            score.write_text(str(EXPENDABLE))
     os.environ["CUDA_VISIBLE_DEVICES"] = slot.index if slot.kind == "gpu" else ""
     lock = threading.Lock()
 

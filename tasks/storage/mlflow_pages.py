@@ -1,7 +1,6 @@
 """What people see in MLflow's pages beside runs: saved views, descriptions, data sets, registered adapters.
 
-Nothing here decides a number and no cache reads it: callers go on where a
-store has no registry or refuses a record.
+Nothing here decides a number and no cache reads it: callers go on where a store has no registry or refuses a record.
 
 MLflow's table of runs shows no metric and no parameter until somebody picks columns, and keeps the choice in that
 browser. What it has for all is a saved view: an experiment tag ``mlflow.sharedViewState.ID`` (MLflow 3.17: name, time
