@@ -15,7 +15,7 @@ from flows.cluster import machine
 from flows.function_notes import function_notes
 from flows.ghosts import open_recorded
 from flows.prefect_server import send_rest, wait_until_there
-from flows.rollout_notes import dropped, few_examples, rollout_notes
+from flows.rollout_notes import dropped, few_examples, rollout_notes, unjudged
 from tasks.clock import now
 from tasks.contracts import InputError, RunInfo, StageError, StageResult
 from tasks.devices import allow, stop
@@ -292,8 +292,7 @@ class Recorder:
             notes.append(f"{passed} did not fit the context with prompt and answer: left out for {who}.")
         notes += damage_notes(self.results)
         notes += function_notes(self.results, self.spec.paths.readings)
-        if not self.spec.twins:
-            notes.append("No twin of another data order was trained: there is no such floor to hold cosines against.")
+        notes += unjudged(self.spec)
         if not self.spec.own:
             notes.append(
                 "Reference solutions are in the student's own style: learning the teacher's style raises the answer "

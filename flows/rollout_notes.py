@@ -44,6 +44,23 @@ def few_examples(results: Sequence[StageResult], spec: StudySpec) -> list[str]:
     ]
 
 
+def unjudged(spec: StudySpec) -> list[str]:
+    """Which cosines the runs asked for leave without a noise floor, and the setting that gives them one."""
+    again = spec.asked(spec.replicates)
+    if len(spec.methods) < 2 or set(again) >= set(spec.methods):
+        return []
+    way_out = "replicates=all trains every method in a second data order"
+    if not again:
+        return [f"No method is trained in a second data order, so no cosine has a noise floor to judge it: {way_out}."]
+    alone = [name for name in spec.methods if name not in again]
+    if len(alone) < 2:
+        return []
+    return [
+        f"Cosines of {named(alone, MOST_NAMED)} among themselves have no noise floor, as none of them is trained in a "
+        f"second data order: {way_out}."
+    ]
+
+
 def rollout_notes(results: Sequence[StageResult]) -> list[str]:
     """One line for each thing that sampling left out or could not keep."""
     notes = []

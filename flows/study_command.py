@@ -119,6 +119,7 @@ def _run(spec: StudySpec, out: Path | None, console: Console) -> int:
     from rich.markup import escape
 
     from flows.cluster import machine
+    from flows.rollout_notes import unjudged
     from tasks import devices, home
 
     console.print(
@@ -126,6 +127,8 @@ def _run(spec: StudySpec, out: Path | None, console: Console) -> int:
         f"{escape(str(home.home()))}",
         highlight=False,
     )
+    for note in unjudged(spec):
+        console.print(note, highlight=False, markup=False)
     devices.allow()
     devices.warm_up()
     from flows.commands import run_flow

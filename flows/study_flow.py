@@ -179,14 +179,15 @@ def _measure(spec: StudySpec, world: World, training: dict[RunInfo, Any]) -> dic
     if spec.geometry.base_measures:
         everyone: Any = [training[info] for info in runs]
         found["base"] = [base_task.submit(title, runs, world.base, everyone, spec.geometry)]
-    if spec.paths.n and len(runs) > 1:
+    alike = [(a, b) for a, b in pairs if a.method == b.method or (a.seed, a.data_seed) == (b.seed, b.data_seed)]
+    if spec.paths.n and alike:
         ends: dict[RunInfo, Any] = {
             info: end_task.submit(info, *on, training.get(info), spec.paths, spec.evaluation) for info in [BASE, *runs]
         }
         found["ends"] = list(ends.values())
         found["paths"] = [
             path_task.submit(a, b, *on, (training[a], training[b]), (ends[a], ends[b]), spec.paths, spec.evaluation)
-            for a, b in pairs
+            for a, b in alike
         ]
     if spec.functions.n:
         everyone = [None, *(training[info] for info in runs)]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from tasks.contracts import InputError, RunInfo, short_rate
 from tasks.methods import METHOD_NAMES, THE_SIX, Method, Methods
@@ -37,6 +37,11 @@ from tasks.specs import (
     TrainSpec,
 )
 from tasks.visible import visible
+
+ALL = "all"
+"""Of replicates: every method of the study."""
+
+MOST_ORDERS = 20
 
 
 def _methods_last(schema: dict[str, Any]) -> None:
@@ -66,17 +71,25 @@ class StudySpec(Methods):
     data_seed: int | None = Field(
         None, title="Data seed", description="Draws the order of the data. Default: the seed.", ge=0, le=LARGEST_SEED
     )
-    twins: tuple[str, ...] = Field(
+    replicates: tuple[str, ...] = Field(
         ("sft",),
-        title="Twins",
-        description="Methods trained once more with the same initialisation and another data order: the noise floor.",
-        json_schema_extra={"items": {"type": "string", "enum": list(METHOD_NAMES)}},
+        title="Replicates in another data order",
+        description="Methods trained again with the same initialisation and another order of the data: the noise floor "
+        "of their cosines with the others. 'all': every method.",
+        json_schema_extra={"items": {"type": "string", "enum": [*METHOD_NAMES, ALL]}},
     )
-    init_twins: tuple[str, ...] = Field(
+    replicate_orders: int = Field(
+        1,
+        title="Further data orders of a replicate",
+        description="How many more times each of `replicates` is trained; with 2 or more the spread has an interval.",
+        ge=1,
+        le=MOST_ORDERS,
+    )
+    init_replicates: tuple[str, ...] = Field(
         ("sft",),
-        title="Twins of another initialisation",
-        description="Methods trained once more with another LoRA initialisation and the same data order.",
-        json_schema_extra={"items": {"type": "string", "enum": list(METHOD_NAMES)}},
+        title="Replicates from another initialisation",
+        description="Methods trained again with another LoRA initialisation and the same data order. 'all': every one.",
+        json_schema_extra={"items": {"type": "string", "enum": [*METHOD_NAMES, ALL]}},
     )
     matched: tuple[str, ...] = Field(
         (),
@@ -101,9 +114,19 @@ class StudySpec(Methods):
             raise ValueError("expected characters that print, on one line")
         return name
 
-    @field_validator("methods", "twins", "init_twins", "matched")
+    @model_validator(mode="before")
     @classmethod
-    def _known_methods(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _renamed(cls, values: Any) -> Any:
+        for old, new in (("twins", "replicates"), ("init_twins", "init_replicates")):
+            if isinstance(values, Mapping) and old in values:
+                raise ValueError(f"{old}: this setting is called {new} now")
+        return values
+
+    @field_validator("methods", "replicates", "init_replicates", "matched")
+    @classmethod
+    def _known_methods(cls, names: tuple[str, ...], asked: ValidationInfo) -> tuple[str, ...]:
+        if names == (ALL,) and asked.field_name in ("replicates", "init_replicates"):
+            return names
         for name in names:
             if name not in METHOD_NAMES:
                 raise ValueError(f"unknown method {name!r}; known: {', '.join(METHOD_NAMES)}")
@@ -155,16 +178,26 @@ class StudySpec(Methods):
         return section
 
     def runs(self) -> list[RunInfo]:
-        """The adapters to train: the methods, then of those that are among them the matched ones and the twins."""
+        """The adapters to train: the methods, then of those that are among them the matched ones and replicates."""
         data_seed = self.seed if self.data_seed is None else self.data_seed
         seed = self.seed
         runs = [self._run(name, name, seed, data_seed) for name in self.methods]
-        twins = [self._run(f"{name}-order{data_seed + 1}", name, seed, data_seed + 1) for name in self.twins]
-        twins += [self._run(f"{name}-init{seed + 1}", name, seed + 1, data_seed) for name in self.init_twins]
+        again = [
+            self._run(f"{name}-order{order}", name, seed, order)
+            for order in range(data_seed + 1, data_seed + 1 + self.replicate_orders)
+            for name in self.asked(self.replicates)
+        ]
+        again += [
+            self._run(f"{name}-init{seed + 1}", name, seed + 1, data_seed) for name in self.asked(self.init_replicates)
+        ]
         lr = self.train.lr
         rate = short_rate(lr).replace(".", "_")  # PEFT takes a run's name for its adapter, but no name with a dot
         matched = [RunInfo(f"{name}-lr{rate}", name, seed, data_seed, lr) for name in self.matched]
-        return runs + [info for info in [*matched, *twins] if info.method in self.methods]
+        return runs + [info for info in [*matched, *again] if info.method in self.methods]
+
+    def asked(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The methods that ``replicates`` or ``init_replicates`` name."""
+        return self.methods if names == (ALL,) else names
 
     def _run(self, run: str, method: str, seed: int, data_seed: int) -> RunInfo:
         return RunInfo(run, method, seed, data_seed, self.train.lr * self.method(method).lr_ratio)

@@ -34,8 +34,8 @@ def tiny_sweep() -> tuple[Values, Values]:
     values = preset("tiny") | {
         "name": "tiny-sweep",
         "data_seed": 0,
-        "twins": ["sft"],
-        "init_twins": [],
+        "replicates": ["sft"],
+        "init_replicates": [],
         "matched": ["dpo"],
         "evaluation": {"n": 660, "hard_n": 0},
         "geometry": {"base_measures": False},

@@ -106,8 +106,9 @@ def test_every_value_is_bounded_or_one_of_a_list(name: str) -> None:
 
 
 def test_methods_are_a_choice_in_the_form() -> None:
-    for name in ("methods", "twins", "init_twins", "matched"):
-        assert FIELDS[name]["items"]["enum"] == list(METHOD_NAMES)
+    for name in ("methods", "replicates", "init_replicates", "matched"):
+        every = ["all"] if name.endswith("replicates") else []
+        assert FIELDS[name]["items"]["enum"] == [*METHOD_NAMES, *every]
     assert FIELDS["train.scheduler"]["enum"] == ["cosine", "linear", "constant"]
     assert FIELDS["rift.form"]["enum"] == ["linear", "stabilized", "as_printed"]
 
@@ -152,7 +153,7 @@ def test_settings_are_frozen(section: tuple[str, ...]) -> None:
         ("methods=sft,sft", "methods: a method is listed twice"),
         ("methods=", "methods: Tuple should have at least 1 item"),
         ("methods=null", "methods: Input should be a valid string, got None"),
-        ("twins=x", "twins: unknown method 'x'"),
+        ("replicates=x", "replicates: unknown method 'x'"),
         ("name=", "name: String should have at least 1 character"),
         ("name=null", "name: Input should be a valid string, got None"),
         ("geometry.ks=0", "geometry.ks: expected dimensions of at least 1, got [0]"),
@@ -289,8 +290,8 @@ def test_nearest_of_nothing_says_nothing() -> None:
         ("methods=sft, dpo", "methods", ("sft", "dpo")),
         ('methods=["dpo"]', "methods", ("dpo",)),
         ("methods=[sft,dpo]", "methods", ("sft", "dpo")),
-        ("twins=", "twins", ()),
-        ("twins=[]", "twins", ()),
+        ("replicates=", "replicates", ()),
+        ("replicates=[]", "replicates", ()),
         ("geometry.ks=1,5", "geometry.ks", (1, 5)),
         ("geometry.ks=5", "geometry.ks", (5,)),
         ("lora.targets=q_proj", "lora.targets", ("q_proj",)),
@@ -391,17 +392,32 @@ def test_the_runs_of_the_default_study() -> None:
     }
 
 
-def test_twins_follow_the_data_seed_and_the_methods() -> None:
+def test_replicates_follow_the_data_seed_and_the_methods() -> None:
     runs = spec(
-        "seed=3", "data_seed=7", "methods=dpo,rft", "twins=rft,sft,dpo", "init_twins=rft,sft", "dpo.lr_ratio=0.5"
-    ).runs()
+        "seed=3", "data_seed=7", "methods=dpo,rft", "replicates=rft,sft,dpo", "init_replicates=rft,sft",
+        "dpo.lr_ratio=0.5",
+    ).runs()  # fmt: skip
     assert runs == [
         RunInfo("dpo", "dpo", 3, 7, 5e-4),
         RunInfo("rft", "rft", 3, 7, 1e-3),
-        RunInfo("rft-order8", "rft", 3, 8, 1e-3),  # no twin of sft, which is not trained
+        RunInfo("rft-order8", "rft", 3, 8, 1e-3),  # none of sft, which is not trained
         RunInfo("dpo-order8", "dpo", 3, 8, 5e-4),
         RunInfo("rft-init4", "rft", 4, 7, 1e-3),
     ]
     assert [run.data_seed for run in spec("seed=3").runs()] == [3] * 6 + [4, 3]
     assert len({run.run for run in runs}) == 5
-    assert spec("twins=", "init_twins=").runs()[-1].run == "dpo"
+    assert spec("replicates=", "init_replicates=").runs()[-1].run == "dpo"
+
+
+def test_all_replicates_in_several_orders() -> None:
+    runs = spec("methods=sft,dpo", "replicates=all", "replicate_orders=2", "init_replicates=all").runs()
+    assert [(run.run, run.seed, run.data_seed) for run in runs[2:]] == [
+        ("sft-order1", 0, 1), ("dpo-order1", 0, 1), ("sft-order2", 0, 2), ("dpo-order2", 0, 2),
+        ("sft-init1", 1, 0), ("dpo-init1", 1, 0),
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="replicates: unknown method 'all'"):
+        spec("replicates=all,sft")
+    with pytest.raises(InputError, match="matched: unknown method 'all'"):
+        spec("matched=all")
+    with pytest.raises(InputError, match="twins: this setting is called replicates now"):
+        build({"twins": ["sft"]})

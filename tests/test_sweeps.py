@@ -12,7 +12,7 @@ from tasks.settings import StudySpec, build
 from tasks.sweep_presets import SWEEPS, sweep_preset
 from tasks.sweeps import build_sweep, cells
 
-STUDY = build({"name": "s", "twins": [], "init_twins": []})
+STUDY = build({"name": "s", "replicates": [], "init_replicates": []})
 
 
 def labels(spec: StudySpec = STUDY, **sweep: Any) -> list[str]:

@@ -13,6 +13,7 @@ from tasks.reporting.pairs import (
     AT_START,
     BELOW_FLOOR,
     BELOW_START,
+    COMMON_NOISE,
     NO_FLOOR,
     OTHER_SEED,
     UNKNOWN_START,
@@ -33,7 +34,7 @@ def weak_floor(view: Geometry) -> Iterator[str]:
 
 
 def direction(view: Geometry) -> str:
-    """Which runs move the weights like the reference, relative to the noise floor of their kind of pair."""
+    """Which methods move the weights like the reference, each judged against what it is to itself."""
     reference = view.reference
     if reference is None:
         return ""
@@ -46,42 +47,72 @@ def direction(view: Geometry) -> str:
         group.sort(key=lambda entry: -entry[0])
     if not groups:
         return ""
-    start = view.floor_of(INITIALISATION, "cosine")
-    if view.floor is None and start is None:
+    if view.floor is None and view.floor_of(INITIALISATION, "cosine") is None:
         return f"Cosine to {reference.run}: {_cosines(next(iter(groups.values())))}. {floor_note(view)}"
-    said: list[str] = []
-    if view.floor is not None:
-        meaning = f"the noise floor ({number(view.floor, 3)}: the same training in another order of the data)"
-        said += _against(groups.get(AT_FLOOR, []), groups.get(BELOW_FLOOR, []), reference, view.floor, meaning)
-    if start is not None:
-        meaning = f"the initialisation floor ({number(start.lowest, 3)}: the same method from another initialisation)"
-        said += _against(groups.get(AT_START, []), groups.get(BELOW_START, []), reference, start.lowest, meaning)
-    said += [f"{lead}: {_cosines(groups[key])}." for key, lead in _UNJUDGED.items() if key in groups]
+    said = [
+        *_across(view, reference, groups.get(AT_FLOOR, []), groups.get(BELOW_FLOOR, [])),
+        *_from_another_start(view, reference, groups.get(AT_START, []), groups.get(BELOW_START, [])),
+        *(f"{lead}: {_cosines(groups[key])}." for key, lead in _UNJUDGED.items() if key in groups),
+    ]
     return " ".join(said)
 
 
 _UNJUDGED = {
-    OTHER_SEED: "From another LoRA initialisation, where the floor does not apply",
+    OTHER_SEED: "From another LoRA initialisation, where no floor was measured",
+    COMMON_NOISE: "In the same data order only, whose noise both share, so that no floor applies",
     NO_FLOOR: "From the same LoRA initialisation, for which no floor was measured",
     UNKNOWN_START: "From an initialisation that is not known, so that no floor applies",
 }
 
+_Group = list[tuple[float, RunInfo]]
 
-def _against(
-    at: list[tuple[float, RunInfo]], below: list[tuple[float, RunInfo]], reference: RunInfo, floor: float, meaning: str
-) -> Iterator[str]:
+
+def _across(view: Geometry, reference: RunInfo, at: _Group, below: _Group) -> Iterator[str]:
+    """Across data orders: who is as near to the reference as it (or the other) is to itself, and who is not."""
+    if not at and not below:
+        return
+    own = view.likeness(reference, reference, "cosine").within[0]
+    itself = f" ({_range(own)})" if own else ""
+    lead = f"Trained in two data orders, {reference.run} agrees with itself to a cosine of {_range(own)}" if own else ""
     if at:
-        alike = named([f"{info.run} ({number(cosine, 3)})" for cosine, info in at], MOST_LISTED)
+        who = named([_judged(view, info, reference) for _, info in at], MOST_LISTED)
         yield (
-            f"By the direction of the weight update, {alike} cannot be told from {reference.run}: cosine at or above "
-            f"{meaning}."
+            f"By direction {who} cannot be told from {reference.run}: across data orders {_as_near(at)} as near to it "
+            f"as a method is to itself{itself}."
         )
-    elif below:
-        yield f"No method moves the weights as much like {reference.run} as {reference.run} itself does at {meaning}."
     if below:
-        lower = [f"{info.run} {number(cosine, 3)} ({number(floor - cosine, 3)} below)" for cosine, info in below]
-        yield f"Below the floor: {named(lower, MOST_LISTED)}."
+        who = named([_judged(view, info, reference) for _, info in below], MOST_LISTED)
+        start = f"{lead}; across data orders these agree with it less" if lead and not at else "Farther than that"
+        yield f"{start}: {who}."
 
 
-def _cosines(group: list[tuple[float, RunInfo]]) -> str:
+def _judged(view: Geometry, info: RunInfo, reference: RunInfo) -> str:
+    """A method with its cosine across data orders and the one in a single order, which is no fair comparison."""
+    found = view.likeness(info, reference, "cosine")
+    common = view.cosine(info.run, reference.run) if info.data_seed == reference.data_seed else None
+    aside = f"; {number(common, 3)} in one order" if common is not None else ""
+    return f"{info.run} ({number(found.mean, 3)}{aside})"
+
+
+def _range(values: tuple[float, ...]) -> str:
+    low, high = number(min(values), 3), number(max(values), 3)
+    return low if low == high else f"{low} to {high}"
+
+
+def _as_near(at: _Group) -> str:
+    return "it is" if len(at) == 1 else "they are"
+
+
+def _from_another_start(view: Geometry, reference: RunInfo, at: _Group, below: _Group) -> Iterator[str]:
+    start = view.floor_of(INITIALISATION, "cosine")
+    if start is None:
+        return
+    meaning = f"{number(start.lowest, 3)}, the same method from another LoRA initialisation"
+    if at:
+        yield f"From another initialisation, as near to {reference.run} as to itself ({meaning}): {_cosines(at)}."
+    if below:
+        yield f"From another initialisation, farther from {reference.run} than that ({meaning}): {_cosines(below)}."
+
+
+def _cosines(group: _Group) -> str:
     return named([f"{info.run} {number(cosine, 3)}" for cosine, info in group], MOST_LISTED)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tasks.reporting.accuracy_tables import accuracy_table, mcnemar_table
+from tasks.reporting.across_table import across_tables
 from tasks.reporting.barrier_tables import barrier_tables
 from tasks.reporting.cka_tables import cka_tables
-from tasks.reporting.claims import ClaimResult, claims_sentence, claims_table, claims_tables
+from tasks.reporting.claims import ClaimResult, claims_sentence, claims_tables, sensitivity_table, verdicts
 from tasks.reporting.explore import Explore, build_explore
 from tasks.reporting.figure_numbers import figure_numbers
 from tasks.reporting.figures import pictures
@@ -25,6 +26,7 @@ from tasks.reporting.paths import READINGS
 from tasks.reporting.picture import Picture
 from tasks.reporting.rollout_tables import rollout_tables
 from tasks.reporting.sample_tables import differences_tables, samples_table
+from tasks.reporting.similarity import similarity_of
 from tasks.reporting.study_tables import (
     benchmarks_tables,
     checks_table,
@@ -91,14 +93,18 @@ def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], 
     matrix_of_kl = divergence_matrix(tables, view)
     (rollouts, examples), (totals, stages) = rollout_tables(tables), stage_tables(tables)
     tests = mcnemar_matrices(tables, view)
-    claims = tuple(claims_table(tables))
+    judged = verdicts(tables)
+    claims = judged.results
     answered, *rest = claims_tables(claims)
     folded = (matrix, *others, spectrum_table(tables.spectra, view), *([base] if base else []))
     sampled = samples_table(tables, view)
+    across = across_tables(view, similarity_of(tables.cka))
     sections = (
-        Section("The paper's claims", (), tuple(rest[:1]), (answered, *rest[1:])),
+        Section(
+            "The paper's claims", (), tuple(rest[:1]), (answered, *rest[1:], sensitivity_table(judged.sensitivity))
+        ),
         _folding("Accuracy", (accuracy, sampled), (*tests, mcnemar, *differences_tables(tables, view))),
-        Section("Geometry of the updates", (), (against,), folded),
+        Section("Geometry of the updates", (), (*across[:1], against), (*across[1:], *folded)),
         Section(
             "Paths between the updates",
             figures(*(f"path-{reading}" for reading in READINGS)),

@@ -33,16 +33,12 @@ def _order_note(view: Geometry) -> str:
     if view.floor is None:
         return f"The noise floor of the data order was not measured ({_why(view, ORDER)})."
     twins = view.twins[ORDER]
-    if len(twins) == 1:
-        return (
-            f"The noise floor is {number(view.floor, 3)}, the cosine between {named_pairs(twins)}: one method, one "
-            "LoRA initialisation, two orders of the data. It is one pair, so it has no spread; it applies to pairs of "
-            "one initialisation."
-        )
+    what = f"one method and one LoRA initialisation in two data orders ({named_pairs(twins)})"
+    lowest = "the cosine" if len(twins) == 1 else f"the lowest of {len(twins)} cosines"
+    single = " It is one pair, so it has no spread." if len(twins) == 1 else ""
     return (
-        f"The noise floor is {number(view.floor, 3)}, the lowest of {len(twins)} cosines between runs of one method "
-        f"and one LoRA initialisation in two orders of the data ({named_pairs(twins)}); it applies to pairs of one "
-        "initialisation."
+        f"The noise floor is {number(view.floor, 3)}, {lowest} of {what}.{single} It judges two methods across data "
+        "orders; in one order they share its noise, which alone brings them above it."
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from tasks.contracts import RunInfo
+from tasks.reporting.across import Difference, Likeness, difference, likeness
 from tasks.reporting.floors import INITIALISATION, KINDS, ORDER, Floor, floor_of, kind_of, same_initialisation
 from tasks.reporting.formats import NOT_MEASURED
 from tasks.reporting.join import (
@@ -26,6 +27,9 @@ from tasks.reporting.join import (
 )
 
 AT_FLOOR, BELOW_FLOOR, IS_FLOOR = "at the noise floor", "below the noise floor", "noise floor: data order"
+"""How two methods stand to what each is to itself, both across data orders."""
+COMMON_NOISE = "in one data order only: no floor applies"
+"""Of two methods neither of which was trained in a second order."""
 AT_START, BELOW_START, IS_START = (
     "at the initialisation floor",
     "below the initialisation floor",
@@ -147,23 +151,60 @@ class Geometry:
         """One floor of one measure; None where it was not measured."""
         return floor_of(self.value(a, b, metric, k) for a, b in self.twins[kind])
 
+    def replicates(self, run: RunInfo) -> tuple[RunInfo, ...]:
+        """``run`` and the runs that differ from it in the order of the data alone, in the runs' order."""
+        known = {info.run: info for info in self.runs}
+        found = {run.run} | {one for pair in self.twins[ORDER] if run.run in pair for one in pair}
+        return tuple(known.get(name, run) for name in [info.run for info in self.runs] if name in found) or (run,)
+
+    def likeness(self, run: RunInfo, other: RunInfo, metric: str, k: int | None = None) -> Likeness:
+        """A measure of two methods of one initialisation: in one data order, across orders, and of each with itself."""
+        return likeness(
+            self.replicates(run), self.replicates(other), lambda a, b: self.value(a, b, metric, k),
+            distance=metric.startswith("angle") or metric.startswith("orthogonal"),
+        )  # fmt: skip
+
+    def difference(self, run: RunInfo, other: RunInfo) -> Difference | None:
+        """What ``other``'s update has beyond ``run``'s, and whether it comes back in another order of the data."""
+        return difference(
+            self.replicates(run), self.replicates(other), self.cosine, lambda a, b: self.value(a, b, "norm_ratio")
+        )
+
+    def one_start(self, run: RunInfo, other: RunInfo) -> bool | None:
+        """Whether two runs began from one LoRA initialisation; None where it cannot be told."""
+        return same_initialisation(run, other, self.value(run.run, other.run, "lora_a_cosine"))
+
+    def start_floor(self, run: RunInfo, other: RunInfo, metric: str, k: int | None = None) -> Floor | None:
+        """What the two runs' own methods give with themselves from another initialisation, at the same rate."""
+        own = {(info.method, info.lr) for info in (run, other)}
+        known = {info.run: info for info in self.runs}
+        pairs = [(a, b) for a, b in self.twins[INITIALISATION] if (known[a].method, known[a].lr) in own]
+        return floor_of(self.value(a, b, metric, k) for a, b in pairs)
+
     def standing(self, run: RunInfo, other: RunInfo) -> str:
-        """How the pair's cosine stands to the floor of its kind; empty where the cosine was not measured."""
+        """How the cosine of the pair's methods stands to what each of them is to itself; empty where not measured.
+
+        From one initialisation: their cosine across data orders against the lowest of one method with itself (see
+        `tasks.reporting.across`). From two: this cosine against the same method from two initialisations.
+        """
         cosine = self.cosine(run.run, other.run)
         if cosine is None or run.run == other.run:
             return ""
         twin = self.twin(run, other)
         if twin is not None:
             return IS_FLOOR if twin == ORDER else IS_START
-        start = self.floor_of(INITIALISATION, "cosine")
-        if self.floor is None and start is None:
+        if not any(self.twins.values()):
             return NO_FLOOR
-        same = same_initialisation(run, other, self.value(run.run, other.run, "lora_a_cosine"))
+        same = self.one_start(run, other)
         if same is None:
             return UNKNOWN_START
         if not same:
+            start = self.start_floor(run, other, "cosine")
             return OTHER_SEED if start is None else AT_START if cosine >= start.lowest else BELOW_START
-        return NO_FLOOR if self.floor is None else AT_FLOOR if cosine >= self.floor else BELOW_FLOOR
+        found = self.likeness(run, other, "cosine")
+        if found.mean is None or not found.floor:
+            return COMMON_NOISE if self.twins[ORDER] else NO_FLOOR
+        return AT_FLOOR if found.mean >= min(found.floor) else BELOW_FLOOR
 
 
 def geometry(tables: StudyTables) -> Geometry:

@@ -49,7 +49,7 @@ def study(lab: Lab, out: str, base: Path, rows: list[dict[str, Any]], *assignmen
     """``colinear study --rollouts`` of ``rows`` on ``base``, with `SHORT` and then ``assignments``."""
     lab.home.parent.mkdir(parents=True, exist_ok=True)
     file = write_rows(lab.home.parent / f"{out}.jsonl", rows)
-    settings = [f"model.base={base}", "twins=", "init_twins=", *SHORT, *assignments]
+    settings = [f"model.base={base}", "replicates=", "init_replicates=", *SHORT, *assignments]
     return lab.run("--rollouts", str(file), *(word for one in settings for word in ("--set", one)), out=out)
 
 

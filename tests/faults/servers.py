@@ -33,7 +33,7 @@ def small_study(base: Path, folder: Path) -> list[str]:
     ]
     (folder / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = {
-        "model.base": base, "methods": ",".join(METHODS), "twins": "", "init_twins": "", "train.steps": STEPS,
+        "model.base": base, "methods": ",".join(METHODS), "replicates": "", "init_replicates": "", "train.steps": STEPS,
         "train.batch_size": 4, "evaluation.n": 4, "evaluation.max_new_tokens": 4, "paths.n": 4, "functions.n": 4,
     }  # fmt: skip
     words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]

@@ -20,7 +20,7 @@ def words(folder: Path, base: Path, *assignments: str) -> list[str]:
     file = folder / "rollouts.jsonl"
     if not file.exists():
         write_rows(file, sums(range(24), 1, 0, 1, 0))
-    settings = [f"model.base={base}", "twins=", "init_twins=", "methods=sft,rft,dpo", *SHORT, *assignments]
+    settings = [f"model.base={base}", "replicates=", "init_replicates=", "methods=sft,rft,dpo", *SHORT, *assignments]
     return ["--rollouts", str(file), *(word for one in settings for word in ("--set", one))]
 
 

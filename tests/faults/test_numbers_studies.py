@@ -79,7 +79,7 @@ def still(lab: Lab, base: Path) -> Study:
 
 
 def single(lab: Lab, base: Path) -> Study:
-    return study(lab, "single", base, sums(range(2), 1), "methods=sft", "twins=sft")
+    return study(lab, "single", base, sums(range(2), 1), "methods=sft", "replicates=sft")
 
 
 STUDIES: dict[str, Run] = {one.__name__: one for one in (odd, right, wrong, huge, still, single)}

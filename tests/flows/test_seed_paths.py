@@ -13,7 +13,7 @@ from tasks.specs import EvaluationSpec
 from tasks.sweeps import Cell, build_sweep, cells
 
 BASE = ModelRef(ArtifactRef("base", "base", "model", ""))
-STUDY = build({"methods": ["sft", "dpo"], "data_seed": 0, "matched": ["dpo"], "init_twins": []})
+STUDY = build({"methods": ["sft", "dpo"], "data_seed": 0, "matched": ["dpo"], "init_replicates": []})
 
 
 def result(name: str) -> StageResult:

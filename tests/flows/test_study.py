@@ -230,7 +230,7 @@ def test_methods_beyond_the_six_on_the_same_rollouts(lab: Lab, first: Study) -> 
     """The same base, rollouts and SFT adapter from the cache; the page of a study with other methods only."""
     names = ["sft", "ipo", "simpo", "kto", "asft", "online_grpo"]
     study = lab.run(
-        "smoke", "--set", f"methods={','.join(names)}", "--set", "twins=", "--set", "paths.n=0",
+        "smoke", "--set", f"methods={','.join(names)}", "--set", "replicates=", "--set", "paths.n=0",
         "--set", "functions.n=0", out="more",
     )  # fmt: skip
     assert study.code == 0, study.stderr
@@ -257,7 +257,7 @@ def test_a_training_killed_with_its_driver_is_the_same_to_the_last_bit(lab: Lab,
     client, name = MlflowClient(tracking_uri=f"sqlite:///{lab.home / 'mlflow.db'}"), "train sft seed=0 lr=1e-3"
     before, digest = trained(lab, client, name)
     client.set_tag(before, "cache.complete", "0")
-    words = ("smoke", "--set", "methods=sft", "--set", "twins=", "--set", "paths.n=0", "--set", "functions.n=0")
+    words = ("smoke", "--set", "methods=sft", "--set", "replicates=", "--set", "paths.n=0", "--set", "functions.n=0")
     process = lab.start(*words, out="killed")
     until(lambda: "train" in {one.stage for one in living(lab.home)} or process.poll() is not None, 300)
     until(lambda: process.poll() is not None, random.Random(0).uniform(0, 1))

@@ -20,7 +20,7 @@ SMALL = """
 preset = "smoke"
 methods = ["sft", "rft"]
 data_seed = 0
-twins = []
+replicates = []
 [train]
 steps = 8
 scheduler = "constant"

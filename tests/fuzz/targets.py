@@ -162,7 +162,7 @@ def settings_words() -> tuple[st.SearchStrategy[list[str]], Run]:
     text = st.one_of(PLAIN, values(PLAIN).map(json.dumps), NUMBERS.map(str), st.lists(PLAIN, max_size=3).map(",".join))
     word = st.tuples(st.one_of(st.sampled_from(keys), st.sampled_from(keys), PLAIN), text).map("=".join)
     valid = st.sampled_from(
-        ["name=x", "methods=sft,dpo", "matched=dpo", "train.lr=1e-4", "train.steps=5", "seed=7", "twins=",
+        ["name=x", "methods=sft,dpo", "matched=dpo", "train.lr=1e-4", "train.steps=5", "seed=7", "replicates=",
          "geometry.ks=1,2", "rollouts.file=x.jsonl", "model.base=owner/name", "evaluation.n=10",
          "lora.targets=[q_proj]",
          "dpo.beta=0.5", "paths.alphas=[0,0.5,1]", "rollouts.holdout=0.2",

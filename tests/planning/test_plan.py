@@ -59,7 +59,7 @@ def test_time_against_the_recorded_default_study() -> None:
 
 
 def test_switched_off_stages_are_not_in_the_plan() -> None:
-    spec = spec_of("smoke", "paths.n=0", "functions.n=0", "geometry.base_measures=false", "methods=sft", "twins=")
+    spec = spec_of("smoke", "paths.n=0", "functions.n=0", "geometry.base_measures=false", "methods=sft", "replicates=")
     assert list(stages(plan_study(spec, TWO_CORES))) == [
         "pretrain", "problems", "rollouts", "grade", "train sft", "evaluate", "accuracy, report"
     ]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import polars as pl
 import pytest
 from scipy.stats import t, ttest_ind
@@ -23,7 +24,7 @@ from tasks.reporting.claims.function_readings import (
     seed_barriers,
 )
 from tasks.reporting.claims.measured import Measured, Missing, Noise
-from tasks.reporting.claims.pair_readings import LARGEST, matched_dpo, order, overlap_gap, pairs, rates, seeds
+from tasks.reporting.claims.pair_readings import LEADING, by_layer, matched_dpo, order, overlap_gap, pairs, rates, seeds
 from tasks.reporting.claims.run_readings import depth_range, later_third, rank_above, welch
 from tasks.reporting.claims.spread import KIND, order_groups, spread_of
 from tasks.reporting.join import StudyTables
@@ -81,34 +82,36 @@ def test_welchs_interval_is_scipys() -> None:
 
 
 def test_pairs_have_the_floor_of_their_kind_and_largest_k(evidence: Evidence) -> None:
-    found = one(list(pairs("angle_left", ("sft", "dpo"), k=LARGEST)(evidence)))
-    assert found.detail.startswith("k = 8, percentile 96.8")
-    assert found.detail.endswith("lr 1e-3 against 1e-4")
-    assert found.value == pytest.approx(88.7967, abs=1e-4)  # arccos .021
+    found = one(list(pairs("angle_left", ("sft", "dpo"), k=LEADING)(evidence)))
+    # Of 1, 5 and 8: all 8 dimensions of the rank are the whole update.
+    assert found.detail.startswith("k = 5, percentile 96.8 of random subspaces, lr 1e-3 against 1e-4")
+    assert found.value == pytest.approx(0.8 * 88.7967, abs=1e-4)  # .8 arccos .021
     assert found.noise is not None
-    assert found.noise.low == pytest.approx(12.8386, abs=1e-4)  # arccos .975
+    assert found.noise.low == pytest.approx(0.8 * 12.8386, abs=1e-4)  # .8 arccos .975
     # Whichever way round the frame has the pair: the orthogonal fraction of the first outside the second.
     turned = one(list(pairs("orthogonal_fraction", ("dft", "sft"))(evidence)))
     assert turned.value == pytest.approx((1 - 0.765**2) ** 0.5 / 2, rel=1e-12)
     assert why(list(pairs("cosine", ("kto", "sft"))(evidence))) == ["no run of kto"]
 
 
-def test_an_order_has_the_widest_interval_of_its_gaps(evidence: Evidence) -> None:
+def test_gaps_are_paired_layer_by_layer(evidence: Evidence) -> None:
     upper, lower = ("sft", "rft"), ("sft", "dft")
     found = one(list(order("cosine", [upper], [lower])(evidence)))
-    # .958 - .765; the intervals reach .01 (|value| + .1): .01058 and .00865
+    layers = [by_layer(evidence, "cosine", *pair) for pair in (upper, lower)]
+    gaps = [layers[0][layer] - layers[1][layer] for layer in range(4)]
+    half = t.ppf(0.975, 3) * float(np.std(gaps, ddof=1)) / 2  # of four layers
     assert found.value == pytest.approx(0.193, rel=1e-12)
-    assert (found.low, found.high) == pytest.approx((0.193 - 0.01923, 0.193 + 0.01923), rel=1e-12)
+    assert (found.low, found.high) == pytest.approx((0.193 - half, 0.193 + half), rel=1e-9)
     assert len(list(order("cosine", [upper, ("sft", "rift")], [lower], [("sft", "dpo")])(evidence))) == 3
     gap = one(list(overlap_gap(("sft", "dft"))(evidence)))
     assert gap.value == pytest.approx(0.765**0.25 - 0.765**0.5, rel=1e-12)
 
 
 def test_seeds_and_rates_are_found_by_what_differs(evidence: Evidence, build_study: Callable[..., StudyTables]) -> None:
-    assert "init_twins" in why(list(seeds("cosine")(evidence)))[0]
+    assert "init_replicates" in why(list(seeds("cosine")(evidence)))[0]
     assert "sweep" in why(list(rates("cosine")(evidence)))[0]
     assert "matched=dpo" in why(list(matched_dpo("cosine")(evidence)))[0]
-    assert "init_twins" in why(seed_barriers(evidence))[0]
+    assert "init_replicates" in why(seed_barriers(evidence))[0]
     runs = [
         RunInfo("base", "base", 0, 0, 0.0),
         RunInfo("sft", "sft", 0, 0, 1e-3),

@@ -16,11 +16,11 @@ def told(tables: StudyTables) -> Findings:
     return findings(tables, geometry(tables))
 
 
-def test_the_first_sentence_sorts_the_methods_by_the_floor(study: StudyTables) -> None:
+def test_the_first_sentence_holds_two_orders_against_two_orders(study: StudyTables) -> None:
     assert told(study).sentences[0] == (
-        "By the direction of the weight update, rift (0.981) cannot be told from sft: cosine at or above the noise "
-        "floor (0.975: the same training in another order of the data). Below the floor: rft 0.958 (0.017 below), "
-        "offline_grpo 0.804 (0.171 below), dft 0.765 (0.210 below) and dpo -0.021 (0.996 below)."
+        "Trained in two data orders, sft agrees with itself to a cosine of 0.975; across data orders these agree with "
+        "it less: rift (0.956; 0.981 in one order), rft (0.934; 0.958 in one order), offline_grpo (0.784; 0.804 in one "
+        "order), dft (0.746; 0.765 in one order) and dpo (-0.020; -0.021 in one order)."
     )
 
 

@@ -13,8 +13,8 @@ from tasks.reporting.join import StudyTables
 from tasks.reporting.noise import noise_floor
 from tasks.reporting.notes import floor_note
 from tasks.reporting.pairs import (
-    AT_FLOOR,
     AT_START,
+    BELOW_FLOOR,
     BELOW_START,
     IS_START,
     NO_FLOOR,
@@ -102,12 +102,12 @@ def test_each_pair_is_judged_by_the_floor_of_its_kind(seeds: StudyTables) -> Non
     info = {run.run: run for run in view.runs}
     standing = {name: view.standing(info[name], info["sft"]) for name in ("dft", "offline_grpo", "dpo", "rift")}
     # .804 is far below the order's .975, but at the initialisation's .746
-    assert standing == {"dft": IS_START, "offline_grpo": AT_START, "dpo": BELOW_START, "rift": AT_FLOOR}
+    assert standing == {"dft": IS_START, "offline_grpo": AT_START, "dpo": BELOW_START, "rift": BELOW_FLOOR}
     assert direction(view) == (
-        "By the direction of the weight update, rift (0.981) cannot be told from sft: cosine at or above the noise "
-        "floor (0.975: the same training in another order of the data). By the direction of the weight update, "
-        "offline_grpo (0.804) cannot be told from sft: cosine at or above the initialisation floor (0.746: the same "
-        "method from another initialisation). Below the floor: dpo -0.021 (0.767 below)."
+        "Trained in two data orders, sft agrees with itself to a cosine of 0.975; across data orders these agree with "
+        "it less: rift (0.956; 0.981 in one order). From another initialisation, as near to sft as to itself (0.746, "
+        "the same method from another LoRA initialisation): offline_grpo 0.804. From another initialisation, farther "
+        "from sft than that (0.746, the same method from another LoRA initialisation): dpo -0.021."
     )
 
 
@@ -133,7 +133,8 @@ def test_an_initialisation_that_nobody_knows_has_no_floor(
     frame = build_comparison(runs)["pair_metrics"]
     view = geometry_of(runs, frame, runs[0])
     assert view.twins[ORDER] == (("sft", "sft-order1"),)
-    assert view.standing(runs[2], runs[0]) == AT_FLOOR
+    # Whose order rift shares nobody knows: of .981 and .956 the lower one counts.
+    assert view.standing(runs[2], runs[0]) == BELOW_FLOOR
     of_rift = (pl.col("run_b") == "rift") & (pl.col("metric") == "lora_a_cosine")
     other_rank = frame.with_columns(value=pl.when(of_rift).then(None).otherwise("value"))
     assert geometry_of(runs, other_rank, runs[0]).standing(runs[2], runs[0]) == UNKNOWN_START

@@ -5,7 +5,19 @@ and one of the rules of `rules`.
 """
 
 from tasks.reporting.claims.claim import Claim, ClaimResult
-from tasks.reporting.claims.output import claims_json, claims_sentence, claims_tables
-from tasks.reporting.claims.registry import CLAIMS, claims_table
+from tasks.reporting.claims.output import claims_json, claims_sentence, claims_tables, sensitivity_table
+from tasks.reporting.claims.registry import CLAIMS, Sensitivity, Verdicts, claims_table, verdicts
 
-__all__ = ["CLAIMS", "Claim", "ClaimResult", "claims_json", "claims_sentence", "claims_table", "claims_tables"]
+__all__ = [
+    "CLAIMS",
+    "Claim",
+    "ClaimResult",
+    "Sensitivity",
+    "Verdicts",
+    "claims_json",
+    "claims_sentence",
+    "claims_table",
+    "claims_tables",
+    "sensitivity_table",
+    "verdicts",
+]

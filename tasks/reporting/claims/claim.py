@@ -42,26 +42,32 @@ class ClaimResult:
     verdict: str
     measured: Measured | None
     detail: str
+    needs: str = ""
+    """Of a claim without power: what would decide it."""
 
 
 def check(claim: Claim, evidence: Evidence) -> ClaimResult:
+    """A claim read from a study and judged."""
+    return judged(claim, tuple(claim.read(evidence)))
+
+
+def judged(claim: Claim, parts: Sequence[Part]) -> ClaimResult:
     """A claim of several parts does not hold where one part does not, whatever is missing; it holds where all do."""
-    parts = claim.read(evidence)
     found = [(part, claim.rule.judge(part)) for part in parts if isinstance(part, Measured)]
     missing = list(dict.fromkeys(part.why for part in parts if isinstance(part, Missing)))
-    known = {judged.verdict for _, judged in found}
+    known = {one.verdict for _, one in found}
     if FAILS in known:
         verdict = FAILS
     elif missing or not found:
         verdict = NOT_MEASURED
     else:
         verdict = NO_POWER if NO_POWER in known else HOLDS
-    said = [_told(part, judged.verdict if len(parts) > 1 else "", claim) for part, judged in found]
+    said = [_told(part, one.verdict if len(parts) > 1 else "", claim) for part, one in found]
     if verdict == NOT_MEASURED:
         return ClaimResult(claim, verdict, None, "; ".join([*(missing or ["nothing to read it from"]), *said]))
-    deciding = [(judged.slack, i) for i, (_, judged) in enumerate(found) if judged.verdict == verdict]
-    measured = found[min(deciding)[1]][0]
-    return ClaimResult(claim, verdict, measured, "; ".join([*said, *missing]))
+    deciding = [(one.slack, i) for i, (_, one) in enumerate(found) if one.verdict == verdict]
+    part, one = found[min(deciding)[1]]
+    return ClaimResult(claim, verdict, part, "; ".join([*said, *missing]), one.needs)
 
 
 def _told(part: Measured, verdict: str, claim: Claim) -> str:

@@ -38,7 +38,7 @@ def seed_barriers(evidence: Evidence) -> list[Part]:
     """Barriers between runs of one method from two initialisations."""
     info = {run.run: run for run in evidence.view.runs}
     twins = evidence.view.twins[INITIALISATION]
-    none = Missing("no method was trained from two LoRA initialisations (init_twins does that)")
+    none = Missing("no method was trained from two LoRA initialisations (init_replicates does that)")
     return [_barrier(evidence, info[a], info[b], "boxed", False) for a, b in twins] or [none]
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from tasks.reporting.formats import NOT_MEASURED
 
-__all__ = ["NOT_MEASURED", "Measured", "Missing", "Noise", "known"]
+__all__ = ["NOT_MEASURED", "Crossed", "Measured", "Missing", "Noise", "known"]
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,16 @@ class Noise:
     kind: str
     low: float
     high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """The mean over ``n`` pairs of runs of two methods in two data orders, with its 95 % interval if it has one."""
+
+    value: float
+    low: float | None
+    high: float | None
     n: int
 
 
@@ -34,6 +45,14 @@ class Measured:
     of: str
     detail: str = ""
     test: str | None = None
+    crossed: Crossed | None = None
+    """The same of runs in two data orders: what the noise floor judges (`tasks.reporting.across`)."""
+    units: Mapping[str, float] = field(default_factory=dict)
+    """What the interval is over: the value in each data order where both methods have several, else in each layer."""
+    null: float | None = None
+    """What chance alone gives."""
+    beats_chance: bool | None = None
+    """Of a measure of likeness: whether 97.5 % of random subspaces are less alike; None: it has no null."""
 
 
 @dataclass(frozen=True)

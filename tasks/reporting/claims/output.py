@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks.reporting.claims.claim import Claim, ClaimResult
-from tasks.reporting.claims.measured import NOT_MEASURED, Noise
+from tasks.reporting.claims.measured import NOT_MEASURED, Crossed, Noise
+from tasks.reporting.claims.registry import Sensitivity
 from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER
 from tasks.reporting.claims.spread import KIND
 from tasks.reporting.formats import number
@@ -18,15 +19,28 @@ PAPER = "arXiv 2606.23740"
 VERDICTS = (HOLDS, FAILS, NO_POWER, NOT_MEASURED)
 
 _NOTE = (
-    "A rule reads the 95 % interval: a claim holds where all of it is in the range, does not hold where none is; "
-    "no power where it lies on both sides or is not known, so that an equality holds only where the interval is narrow "
+    "A rule reads the 95 % interval: a claim holds where all of it is in the range, does not hold where none is; no "
+    "power where it lies on both sides or is not known, so that an equality holds only where the interval is narrow "
     "and a difference only where it leaves out 0. A claim on several pairs holds where it does for every one; the one "
-    "that decides is shown, claims.json has all. Noise floor: the same measure between runs of one method (range), or "
-    "how far it moves with another data order. Intervals of cosines, angles, overlaps and norms: bootstrap over whole "
-    "layers, too narrow where there are fewer than 10; of barriers: over problems; of ranks, depths and CKA: from the "
-    "runs in another data order (Student's t, wide where there is one twin); of accuracy: paired differences, where "
-    "McNemar's test decides."
+    "that decides is shown, claims.json has all. The value is that of runs in one data order, which share its noise; "
+    "the noise floor (range over runs of one method in two data orders, or how far the measure moves with another "
+    "order) judges the value across data orders. Intervals of cosines, angles, overlaps, norms and shares: over the "
+    "data orders where both methods were trained in several, else over layers; of barriers: over problems; of ranks, "
+    "depths and CKA: from the runs in another data order (Student's t, wide where there is one replicate)."
 )
+_SENSITIVITY_NOTE = (
+    "Tolerances are conventions. Each is halved and doubled by itself (a factor: its root and its square), and all "
+    "claims and open questions are judged again. Where many verdicts change, read the numbers, not the verdicts."
+)
+_TOLERANCES = {
+    "likeness": "Around cosines, overlaps, shares and CKA",
+    "degrees": "Around angles, degrees",
+    "factor": "Factor of ratios",
+    "negligible": "A barrier that is none, nats/token",
+    "rank": "Effective ranks that are equal, of SFT's",
+    "depth": "Logit-lens depths that are equal, of the layers",
+    "points": "Difference in accuracy of interest, share",
+}
 
 
 def claims_json(results: Sequence[ClaimResult]) -> str:
@@ -49,7 +63,8 @@ def claims_tables(results: Sequence[ClaimResult]) -> list[Table]:
     answered = [result for result in results if not result.claim.open and result.verdict != NOT_MEASURED]
     asked = [result for result in results if result.claim.open]
     unread = [result for result in results if not result.claim.open and result.verdict == NOT_MEASURED]
-    header = ("Claim", "In this study", "Paper", "Range in which it holds", "Measured", "Noise floor", "n")
+    header = ("Claim", "In this study", "Paper", "Range in which it holds", "Measured", "Across data orders")
+    header = (*header, "Noise floor", "n")
     tables = [
         Table("claims", "The paper's claims", header, tuple(map(_row, answered)), _NOTE, words=4),
         Table("open-questions", "What the paper leaves open", header, tuple(map(_row, asked)), _NOTE, words=4),
@@ -59,6 +74,19 @@ def claims_tables(results: Sequence[ClaimResult]) -> list[Table]:
         ),
     ]  # fmt: skip
     return [table for table in tables if table.rows]
+
+
+def sensitivity_table(found: Sequence[Sensitivity]) -> Table:
+    """How many verdicts change at half and at twice each tolerance, and which."""
+    rows = []
+    for one in found:
+        cells = [
+            Cell(str(len(changes)), tuple(f"{id}: {verdict}" for id, verdict in changes.items()))
+            for _, changes in (one.half, one.twice)
+        ]
+        rows.append((Cell(_TOLERANCES[one.tolerance]), Cell(f"{one.size:g}"), *cells))
+    header = ("Tolerance", "Size", "Verdicts that change at half", "Verdicts that change at twice")
+    return Table("sensitivity", "How far verdicts hang on the tolerances", header, tuple(rows), _SENSITIVITY_NOTE)
 
 
 def paper_text(claim: Claim) -> str:
@@ -85,6 +113,7 @@ def _record(result: ClaimResult) -> dict[str, Any]:
         "interval": [_scaled(claim, found.low), _scaled(claim, found.high)]
         if found and found.low is not None
         else None,
+        "across_orders": _crossed(claim, found.crossed) if found and found.crossed else None,
         "noise_floor": _noise(claim, found.noise) if found and found.noise else None,
         "n": found.n if found else None,
         "of": found.of if found else None,
@@ -92,11 +121,17 @@ def _record(result: ClaimResult) -> dict[str, Any]:
         "rule": claim.rule.words,
         "verdict": result.verdict,
         "detail": result.detail,
+        "needs": result.needs or None,
     }
 
 
 def _scaled(claim: Claim, value: float | None) -> float | None:
     return None if value is None else claim.scale * value
+
+
+def _crossed(claim: Claim, found: Crossed) -> dict[str, Any]:
+    interval = None if found.low is None else [_scaled(claim, found.low), _scaled(claim, found.high)]
+    return {"value": claim.scale * found.value, "interval": interval, "n": found.n}
 
 
 def _noise(claim: Claim, noise: Noise) -> dict[str, Any]:
@@ -105,13 +140,25 @@ def _noise(claim: Claim, noise: Noise) -> dict[str, Any]:
 
 def _row(result: ClaimResult) -> tuple[Cell, ...]:
     claim, found = result.claim, result.measured
-    lead = (_statement(result), Cell(result.verdict), Cell(paper_text(claim)), Cell(claim.rule.words))
+    verdict = Cell(result.verdict, said(f"needs {result.needs}" if result.needs else ""))
+    lead = (_statement(result), verdict, Cell(paper_text(claim)), Cell(claim.rule.words))
     if found is None:
-        return (*lead, Cell(NOT_MEASURED, said(result.detail)), Cell(NOT_MEASURED), Cell("-"))
+        return (*lead, Cell(NOT_MEASURED, said(result.detail)), Cell("-"), Cell(NOT_MEASURED), Cell("-"))
     known = found.low is not None and found.high is not None
     interval = f"[{_number(claim, found.low)}, {_number(claim, found.high)}]" if known else "no interval"
     value = Cell(" ".join([_number(claim, found.value), *said(claim.unit)]), (interval, found.what))
-    return (*lead, value, _floor_cell(claim, found.noise), Cell(str(found.n), (found.of,)))
+    return (
+        *lead, value, _crossed_cell(claim, found.crossed), _floor_cell(claim, found.noise),
+        Cell(str(found.n), (found.of,)),
+    )  # fmt: skip
+
+
+def _crossed_cell(claim: Claim, found: Crossed | None) -> Cell:
+    if found is None:
+        return Cell("-")
+    known = found.low is not None and found.high is not None
+    interval = f"[{_number(claim, found.low)}, {_number(claim, found.high)}]" if known else ""
+    return Cell(_number(claim, found.value), (*said(interval), f"n = {found.n}"))
 
 
 def _floor_cell(claim: Claim, noise: Noise | None) -> Cell:

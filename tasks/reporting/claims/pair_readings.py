@@ -1,21 +1,39 @@
-"""Readings of claims about pairs of updates: measures of PAIR_METRICS with their intervals and noise floors."""
+"""Readings of claims about pairs of updates: measures of PAIR_METRICS with their intervals and noise floors.
+
+Two methods of one initialisation are read like with like (`tasks.reporting.across`): their value is that of runs in one
+data order, as the paper's is, and beside it stands the value across data orders, which the noise floor judges. The
+interval is over what is random: over the data orders, where both methods were trained in several; otherwise it is the
+frame's, over layers, which stands in for it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise, product
+from statistics import fmean
+
+import polars as pl
 
 from tasks.contracts import RunInfo
+from tasks.reporting.across import Likeness, t_interval
 from tasks.reporting.claims.claim import Part, Reading
 from tasks.reporting.claims.evidence import Evidence
-from tasks.reporting.claims.measured import Measured, Missing, Noise, known
-from tasks.reporting.floors import INITIALISATION, KINDS, ORDER, same_initialisation
+from tasks.reporting.claims.measured import Crossed, Measured, Missing, Noise, known
+from tasks.reporting.floors import INITIALISATION, KINDS, ORDER
 from tasks.reporting.formats import learning_rate, number
 from tasks.reporting.notes import percentile
+from tasks.reporting.pairs import REVERSED, Estimate
 
-LARGEST = -1
-"""Stands for the largest subspace dimension that all pairs have, up to the paper's."""
-PAPER_K = 10
+LEADING = -1
+"""Stands for the subspace dimension that is to this rank what the paper's 10 is to its 32."""
+PAPER_SHARE = 10 / 32
+FEWEST_DIMENSIONS = 2
+"""One dimension is another claim, of first vectors; all dimensions of the rank are the whole update with its noise."""
+
+SURE = 97.5
+"""Percent of random subspaces that must be less alike, for a likeness to be one."""
 
 TEN_TIMES = (9.0, 11.0)
 """Range of the ratio of two learning rates that counts as ten times."""
@@ -46,14 +64,41 @@ def order(metric: str, *levels: Sequence[Names]) -> Reading:
 
 
 def overlap_gap(*names: Names) -> Reading:
-    """``|v1 v1'| - |u1 u1'|``: positive where the input directions agree more than the output directions."""
+    """``|v1 v1'| - |u1 u1'|``: positive where the input directions agree more than the output directions.
+
+    Beside it what chance gives: updates that began from one lora_A have one input subspace, so that random directions
+    of it agree by 1 / sqrt(rank) or so, and random output directions only by 1 / sqrt(their dimension).
+    """
 
     def read(evidence: Evidence) -> list[Part]:
         return [
-            less(_of_methods(evidence, "v1_overlap", a, b), _of_methods(evidence, "u1_overlap", a, b)) for a, b in names
-        ]
+            _with_chance(
+                evidence, a, b,
+                less(_of_methods(evidence, "v1_overlap", a, b), _of_methods(evidence, "u1_overlap", a, b)),
+            )
+            for a, b in names
+        ]  # fmt: skip
 
     return read
+
+
+def _with_chance(evidence: Evidence, a: str, b: str, gap: Part) -> Part:
+    if isinstance(gap, Missing):
+        return gap
+    view, one, other = evidence.view, evidence.main[a], evidence.main[b]
+    rank, u1 = view.top(one.run, other.run), view.estimate(one.run, other.run, "u1_overlap").null
+    v1 = view.estimate(one.run, other.run, "v1_overlap").null
+    if view.one_start(one, other) and rank:
+        v1 = mean_overlap(rank)
+    if u1 is None or v1 is None:
+        return gap
+    detail = f"{gap.detail}; chance {number(v1 - u1, 3)}"
+    return replace(gap, null=v1 - u1, detail=detail)
+
+
+def mean_overlap(dimensions: int) -> float:
+    """``E |<u, u'>|`` of two independent uniform unit vectors: see `tasks.geometry.nulls.expected_overlap`."""
+    return math.exp(math.lgamma(dimensions / 2) - math.lgamma((dimensions + 1) / 2)) / math.sqrt(math.pi)
 
 
 def seeds(metric: str) -> Reading:
@@ -103,7 +148,7 @@ def matched_dpo(metric: str) -> Reading:
 
 
 NO_MATCHED = "no DPO was trained at SFT's learning rate (--set matched=dpo does that)"
-_NO_SEEDS = "no method was trained from two LoRA initialisations (init_twins does that)"
+_NO_SEEDS = "no method was trained from two LoRA initialisations (init_replicates does that)"
 
 
 def dpo_at_rate(evidence: Evidence) -> RunInfo | None:
@@ -114,17 +159,24 @@ def dpo_at_rate(evidence: Evidence) -> RunInfo | None:
 
 
 def less(upper: Part, lower: Part) -> Part:
-    """The difference of two measures. Its interval is the widest that the two allow, as they are not independent."""
+    """The difference of two measures: its interval is over the data orders or layers that both were taken in, one by
+    one; where they have none in common, the widest that the two intervals allow."""
     if isinstance(upper, Missing):
         return upper
     if isinstance(lower, Missing):
         return lower
+    value = upper.value - lower.value
+    common = [unit for unit in upper.units if unit in lower.units]
+    units = {unit: upper.units[unit] - lower.units[unit] for unit in common}
+    bounds = t_interval(list(units.values()), value)
     low = None if upper.low is None or lower.high is None else upper.low - lower.high
     high = None if upper.high is None or lower.low is None else upper.high - lower.low
+    if bounds is not None:
+        low, high = bounds
     detail = f"{number(upper.value, 3)} less {number(lower.value, 3)}"
     noise = _noise_of_difference(upper.noise, lower.noise)
     what = upper.what if upper.what == lower.what else f"{upper.what} less {lower.what}"
-    return Measured(what, upper.value - lower.value, low, high, noise, min(upper.n, lower.n), upper.of, detail)
+    return Measured(what, value, low, high, noise, min(upper.n, lower.n), upper.of, detail, units=units)
 
 
 def _noise_of_difference(upper: Noise | None, lower: Noise | None) -> Noise | None:
@@ -151,24 +203,82 @@ def _of_methods(evidence: Evidence, metric: str, a: str, b: str, k: int | None =
 
 def _measured(evidence: Evidence, metric: str, a: RunInfo, b: RunInfo, k: int | None = None) -> Part:
     view = evidence.view
-    if k == LARGEST:
-        k = max((dimension for dimension in view.ks if dimension <= PAPER_K), default=None)
+    if k == LEADING:
+        k = leading(view.ks, view.top(a.run, b.run))
     if why := evidence.empty(a.run, b.run):
         return Missing(why)
     found = view.estimate(a.run, b.run, metric, k)
     value = known(found.value)
     if value is None:
         return Missing(f"{metric} of {a.run} and {b.run} is {view.missing(a.run, b.run, metric, k)}")
-    same = same_initialisation(a, b, view.value(a.run, b.run, "lora_a_cosine"))
-    kind = INITIALISATION if same is False and view.twin(a, b) is None else ORDER
-    floor = view.floor_of(kind, metric, k)
-    noise = Noise(KINDS[kind], floor.lowest, floor.highest, floor.n) if floor else None
     rank = percentile(found)
     notes = [
         f"k = {k}" if k is not None else "",
         f"percentile {rank} of random subspaces" if rank else "",
         f"lr {learning_rate(a.lr)} against {learning_rate(b.lr)}" if a.lr != b.lr else "",
     ]
+    low, high, crossed, noise = known(found.low), known(found.high), None, _noise(evidence, metric, a, b, k)
+    units = {f"layer {layer}": one for layer, one in by_layer(evidence, metric, a.run, b.run, k).items()}
+    n, over = view.modules, f"modules, {view.layers} layers"
+    if view.one_start(a, b) and view.twin(a, b) is None:
+        alike = view.likeness(a, b, metric, k)
+        crossed = _crossed(alike)
+        if len(alike.one_order) > 1:
+            units = {f"order {order}": one for order, one in alike.one_order.items()}
+            value, n, over = fmean(units.values()), len(units), "data orders"
+            low, high = t_interval(list(units.values())) or (None, None)
+        if crossed is not None:
+            notes.append(f"across data orders {number(crossed.value, 3)}")
     detail = ", ".join(note for note in notes if note)
-    over = f"modules, {view.layers} layers"
-    return Measured(f"{a.run} ~ {b.run}", value, known(found.low), known(found.high), noise, view.modules, over, detail)
+    return Measured(
+        f"{a.run} ~ {b.run}", value, low, high, noise, n, over, detail,
+        crossed=crossed, units=units, beats_chance=_beats(found, metric),
+    )  # fmt: skip
+
+
+def leading(ks: Sequence[int], rank: int | None) -> int | None:
+    """Of the dimensions ``ks`` that were measured the one nearest the paper's share of the rank; the larger of two."""
+    if rank is None:
+        return None
+    target = max(PAPER_SHARE * rank, FEWEST_DIMENSIONS)
+    fitting = [k for k in ks if FEWEST_DIMENSIONS <= k < rank]
+    return min(fitting, key=lambda k: (abs(k - target), -k), default=None)
+
+
+def _crossed(alike: Likeness) -> Crossed | None:
+    if alike.mean is None:
+        return None
+    low, high = t_interval(alike.shifted, alike.mean) or (None, None)
+    return Crossed(alike.mean, low, high, len(alike.across))
+
+
+def _noise(evidence: Evidence, metric: str, a: RunInfo, b: RunInfo, k: int | None) -> Noise | None:
+    """What the two methods give with themselves; of methods without replicates, what those that have some do."""
+    view = evidence.view
+    if view.one_start(a, b) is False and view.twin(a, b) is None:
+        start = view.start_floor(a, b, metric, k)
+        return Noise(KINDS[INITIALISATION], start.lowest, start.highest, start.n) if start else None
+    own = view.likeness(a, b, metric, k).floor if view.one_start(a, b) else view.likeness(a, a, metric, k).within[0]
+    if own:
+        return Noise(KINDS[ORDER], min(own), max(own), len(own))
+    floor = view.floor_of(ORDER, metric, k)
+    return Noise(f"{KINDS[ORDER]} of other methods", floor.lowest, floor.highest, floor.n) if floor else None
+
+
+def _beats(found: Estimate, metric: str) -> bool | None:
+    if found.percentile is None:
+        return None
+    return found.percentile <= 100 - SURE if metric.startswith("angle") else found.percentile >= SURE
+
+
+def by_layer(evidence: Evidence, metric: str, run: str, other: str, k: int | None = None) -> Mapping[int, float]:
+    """Layer -> the measure over its modules, where it is defined; empty for a frame without layers."""
+    layers = (pl.col("module") == "*") & pl.col("layer").is_not_null() & pl.col("projection").is_null()
+    kept = evidence.tables.pair_metrics.filter(layers, pl.col("k").eq_missing(k), pl.col("value").is_finite())
+    for a, b, name, turned in ((run, other, metric, False), (other, run, REVERSED.get(metric, metric), True)):
+        rows = kept.filter(pl.col("run_a") == a, pl.col("run_b") == b, pl.col("metric") == name).sort("layer")
+        if rows.height:
+            values = dict(rows.select("layer", "value").iter_rows())
+            inverted = turned and metric == "norm_ratio"
+            return {layer: 1 / one if inverted else one for layer, one in values.items() if one or not inverted}
+    return {}

@@ -10,31 +10,60 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tasks.reporting.claims.measured import Measured
 from tasks.reporting.formats import number
 from tasks.reporting.join import DIFFERS, NO_POWER, NONE_SHOWN
 
+EFFECT = 0.02
+"""Smallest difference in accuracy of interest, a share: two points, as in `tasks.evaluation.power`."""
+
 HOLDS, FAILS = "holds", "does not hold"
 
-TENTH = 0.1
-"""Tolerance around the paper's cosines, overlaps, fractions, CKA and ratios near 1. Its own neighbouring values lie
-about .2 apart (.97, .74, .57, .06), so a tenth keeps them apart."""
-DEGREES = 10.0
-"""Tolerance around the paper's angles."""
-FACTOR = 2.0
-"""Tolerance of ratios that are far from 1."""
-NEGLIGIBLE = 0.01
-"""A barrier, in nats a token, below which the paper's own words are "no barrier" (it has +.004)."""
+
+@dataclass(frozen=True)
+class Tolerances:
+    """How near a number must be to the paper's to confirm it. Conventions: the report says how many verdicts change at
+    half and at twice each of them."""
+
+    likeness: float = 0.1
+    """Around the paper's cosines, overlaps, fractions, CKA and ratios near 1. Its own neighbouring values lie about .2
+    apart (.97, .74, .57, .06), so a tenth keeps them apart."""
+    degrees: float = 10.0
+    """Around the paper's angles."""
+    factor: float = 2.0
+    """Of ratios that are far from 1. Half of it is its root, twice its square."""
+    negligible: float = 0.01
+    """A barrier, in nats a token, below which the paper's own words are "no barrier" (it has +.004)."""
+    rank: float = 0.1
+    """Share of SFT's effective rank within which ranks count as equal; the paper's four all read "~16"."""
+    depth: float = 0.02
+    """Share of the layers within which depths count as equal: .7 of the paper's 36."""
+    points: float = EFFECT
+    """Share of the problems: the smallest difference in accuracy of interest."""
+
+    def around(self, *paper: float) -> tuple[float, float]:
+        """The range around numbers of the paper that are cosines, overlaps or shares."""
+        return min(paper) - self.likeness, max(paper) + self.likeness
+
+    def changed(self, name: str, times: float) -> Tolerances:
+        """One tolerance at so many times its size; a factor to that power."""
+        value = getattr(self, name)
+        return replace(self, **{name: value**times if name == "factor" else value * times})
+
+
+TOLERANCES = Tolerances()
 
 
 @dataclass(frozen=True)
 class Judged:
-    """``slack``: how far inside the allowed range the number's worse end is; negative outside."""
+    """``slack``: how far inside the allowed range the number's worse end is; negative outside. ``needs``: of a number
+    that decides nothing, what would decide it."""
 
     verdict: str
     slack: float
+    needs: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,49 +92,81 @@ def above(bound: float = 0.0, decimals: int = 0) -> Rule:
     return Rule(f"above {number(bound, decimals)}", lambda found: _against(found, low=math.nextafter(bound, math.inf)))
 
 
-def at_floor() -> Rule:
-    """At least the lowest value of one method with itself; no power where that is not known."""
+MORE_RUNS = "replicates of both methods (replicates=all, replicate_orders=2 or more)"
+NARROWER = f"a narrower interval: {MORE_RUNS}, or a model of 10 layers or more"
+
+
+def above_chance() -> Rule:
+    """More than chance alone gives (`Measured.null`); no power where that is not known."""
 
     def judge(found: Measured) -> Judged:
-        return _against(found, low=found.noise.low) if found.noise else Judged(NO_POWER, 0.0)
+        if found.null is None:
+            return Judged(NO_POWER, 0.0, "what chance alone gives, which is not known here")
+        return _against(found, low=math.nextafter(found.null, math.inf))
 
-    return Rule("at least the noise floor", judge)
+    return Rule("above what chance gives", judge)
+
+
+def at_floor() -> Rule:
+    """Across data orders at least the lowest value of one of the two methods with itself across data orders."""
+
+    def judge(found: Measured) -> Judged:
+        crossed, noise = found.crossed, found.noise
+        if crossed is None or crossed.low is None or crossed.high is None or noise is None:
+            return Judged(NO_POWER, 0.0, MORE_RUNS)
+        if crossed.low >= noise.low:
+            return Judged(HOLDS, crossed.low - noise.low)
+        below = crossed.high - noise.low
+        return Judged(FAILS if below < 0 else NO_POWER, below, "" if below < 0 else NARROWER)
+
+    return Rule("across data orders, at least the noise floor", judge)
 
 
 def near(bound: float, decimals: int = 2, *, distance: bool = False) -> Rule:
-    """As near as ``bound``, or as near as noise lets a method be to itself: no more can be asked of another method.
+    """As near as ``bound``, and nearer than chance, where noise leaves a method that near to itself.
 
-    Measures of likeness (cosine, overlap) are near when high, those of ``distance`` (angles) when low.
+    Measures of likeness (cosine, overlap) are near when high, those of ``distance`` (angles) when low. Where a method
+    is farther than ``bound`` from itself there is no power: such noise would excuse any distance between methods, and
+    what is near then shares the noise of one data order.
     """
 
     def judge(found: Measured) -> Judged:
-        noise = found.noise
-        if distance:
-            return _against(found, high=max(bound, noise.high) if noise else bound)
-        return _against(found, low=min(bound, noise.low) if noise else bound)
+        noise, side = found.noise, {"high" if distance else "low": bound}
+        if found.beats_chance is False:
+            return Judged(NO_POWER, 0.0, "fewer dimensions (geometry.ks) or a wider model: random subspaces do as well")
+        judged = _against(found, **side)
+        if noise is not None and (noise.high > bound if distance else noise.low < bound):
+            return Judged(NO_POWER, judged.slack, "less noisy training: a method is farther than that from itself")
+        return judged
 
-    words = f"at {'most' if distance else 'least'} {number(bound, decimals)}, or at the noise floor"
-    return Rule(words, judge)
+    return Rule(f"at {'most' if distance else 'least'} {number(bound, decimals)}, and nearer than chance", judge)
 
 
 def apart(low: float, high: float, decimals: int = 2, *, distance: bool = False) -> Rule:
     """In the range around the paper's number, and farther than noise takes a method from itself.
 
-    In the range but not clear of the noise floor there is no power: the pair cannot be told from one method twice.
+    The noise floor judges the value across data orders; the one in a single order shares that order's noise, which can
+    only bring two runs nearer, so where it is clear of the floor already, that is enough. In the range but not clear of
+    the floor, or without a floor, there is no power: the pair cannot be told from one method twice.
     """
 
     def judge(found: Measured) -> Judged:
         judged = _against(found, low=low, high=high)
-        if judged.verdict != HOLDS or found.noise is None or found.low is None or found.high is None:
+        if judged.verdict != HOLDS or found.low is None or found.high is None:
             return judged
-        clear = found.low - found.noise.high if distance else found.noise.low - found.high
-        return judged if clear > 0 else Judged(NO_POWER, clear)
+        if found.noise is None:
+            return Judged(NO_POWER, 0.0, "a noise floor: a method trained in two data orders (replicates)")
+        ends = [(found.low, found.high)]
+        if found.crossed is not None and found.crossed.low is not None and found.crossed.high is not None:
+            ends.append((found.crossed.low, found.crossed.high))
+        clear = max(a - found.noise.high if distance else found.noise.low - b for a, b in ends)
+        return judged if clear > 0 else Judged(NO_POWER, clear, NARROWER)
 
     side = "above" if distance else "below"
     return Rule(f"{number(low, decimals)} to {number(high, decimals)} and {side} the noise floor", judge)
 
 
-def same() -> Rule:
+def same(effect: float = EFFECT) -> Rule:
     """No difference in accuracy, by a test that would have found one."""
 
     def judge(found: Measured) -> Judged:
@@ -118,12 +179,12 @@ def same() -> Rule:
     return Rule(words, judge)
 
 
-def higher() -> Rule:
+def higher(effect: float = EFFECT) -> Rule:
     """The first run's accuracy is higher, as a test shows."""
     return Rule("higher by McNemar's exact test, Holm-adjusted, p at most 0.05", lambda found: _shown(found, 1))
 
 
-def lower() -> Rule:
+def lower(effect: float = EFFECT) -> Rule:
     """The first run's accuracy is lower, as a test shows."""
     return Rule("lower by McNemar's exact test, Holm-adjusted, p at most 0.05", lambda found: _shown(found, -1))
 
@@ -137,9 +198,9 @@ def _shown(found: Measured, sign: int) -> Judged:
 
 def _against(found: Measured, *, low: float = -math.inf, high: float = math.inf) -> Judged:
     if found.low is None or found.high is None:
-        return Judged(NO_POWER, min(found.value - low, high - found.value))
+        return Judged(NO_POWER, min(found.value - low, high - found.value), f"an interval: {MORE_RUNS}")
     slack = min(found.low - low, high - found.high)
     if slack >= 0:
         return Judged(HOLDS, slack)
     outside = found.high < low or found.low > high
-    return Judged(FAILS if outside else NO_POWER, slack)
+    return Judged(FAILS, slack) if outside else Judged(NO_POWER, slack, NARROWER)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from statistics import fmean
 
 import numpy as np
-import polars as pl
 
+from tasks.reporting.across import LEVEL, t_interval
 from tasks.reporting.claims.claim import Part, Reading
 from tasks.reporting.claims.evidence import Evidence
 from tasks.reporting.claims.measured import Measured, Missing, known
-from tasks.reporting.claims.spread import LEVEL, Spread, order_groups, spread_of
+from tasks.reporting.claims.pair_readings import by_layer
+from tasks.reporting.claims.spread import Spread, order_groups, spread_of
 from tasks.reporting.function_tables import depths
 from tasks.reporting.join import spectrum_value
 
@@ -78,26 +80,42 @@ def depth_range(*methods: str) -> Reading:
 def later_third(run: str, reference: str) -> Reading:
     """Orthogonal fraction of ``run`` against ``reference``: mean of the last third of the layers less the middle's.
 
-    Interval: Welch's t over the layers, which takes two layers in each third.
+    Interval: Student's t over the data orders in which both were trained, where there are several; else Welch's over
+    the layers, which takes two layers in each third.
     """
 
     def read(evidence: Evidence) -> list[Part]:
         if run not in evidence.main or reference not in evidence.main:
             return [Missing(f"no run of {run} or {reference}")]
-        values = _by_layer(evidence, evidence.main[run].run, evidence.main[reference].run)
-        third = len(values) // 3
-        if third < 1:
+        one, other = evidence.main[run], evidence.main[reference]
+        thirds = {
+            f"order {a.data_seed}": found
+            for a, b in product(evidence.view.replicates(one), evidence.view.replicates(other))
+            if a.data_seed == b.data_seed and (found := _thirds(evidence, a.run, b.run)) is not None
+        }
+        first = _thirds(evidence, one.run, other.run)
+        if first is None:
             return [Missing("no orthogonal fraction by layer, or fewer than three layers")]
-        middle, last = values[third:-third], values[-third:]
-        low, high = welch(last, middle)
+        units = {order: float(np.mean(last) - np.mean(middle)) for order, (middle, last) in thirds.items()}
+        middle, last = first
+        value, (low, high) = float(np.mean(last) - np.mean(middle)), welch(last, middle)
+        n, over = len(by_layer(evidence, "orthogonal_fraction", one.run, other.run)), "layers"
         detail = f"last third {np.mean(last):.3f}, middle {np.mean(middle):.3f}"
-        if low is None:
-            detail += f"; an interval takes {FEWEST} layers in each third"
-        what = f"{evidence.main[run].run} against {evidence.main[reference].run}"
-        value = float(np.mean(last) - np.mean(middle))
-        return [Measured(what, value, low, high, None, len(values), "layers", detail)]
+        if len(units) > 1:
+            value, n, over = fmean(units.values()), len(units), "data orders"
+            low, high = t_interval(list(units.values())) or (None, None)
+        elif low is None:
+            detail += f"; an interval takes {FEWEST} layers in each third, or several data orders"
+        return [Measured(f"{one.run} against {other.run}", value, low, high, None, n, over, detail)]
 
     return read
+
+
+def _thirds(evidence: Evidence, run: str, reference: str) -> tuple[list[float], list[float]] | None:
+    """The middle and the last third of the layers; None below three layers."""
+    values = list(by_layer(evidence, "orthogonal_fraction", run, reference).values())
+    third = len(values) // 3
+    return (values[third:-third], values[-third:]) if third else None
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> tuple[float | None, float | None]:
@@ -114,17 +132,6 @@ def welch(a: Sequence[float], b: Sequence[float]) -> tuple[float | None, float |
     df = sum(parts) ** 2 / sum(part**2 / (len(x) - 1) for part, x in zip(parts, (a, b), strict=True))
     half = float(stdtrit(df, (1 + LEVEL) / 2)) * error
     return difference - half, difference + half
-
-
-def _by_layer(evidence: Evidence, run: str, other: str) -> list[float]:
-    layers = (pl.col("module") == "*") & pl.col("layer").is_not_null() & pl.col("projection").is_null()
-    for a, b, metric in ((run, other, "orthogonal_fraction"), (other, run, "orthogonal_fraction_reverse")):
-        rows = evidence.tables.pair_metrics.filter(
-            layers, pl.col("run_a") == a, pl.col("run_b") == b, pl.col("metric") == metric, pl.col("value").is_finite()
-        )
-        if rows.height:
-            return rows.sort("layer")["value"].to_list()
-    return []
 
 
 def _ranks(evidence: Evidence) -> dict[str, float]:

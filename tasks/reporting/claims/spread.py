@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from tasks.reporting.across import LEVEL
 from tasks.reporting.claims.measured import Noise
 from tasks.reporting.floors import ORDER
 from tasks.reporting.pairs import Geometry
 
-LEVEL = 0.95
 KIND = "change with another data order"
 
 
