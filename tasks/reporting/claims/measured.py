@@ -23,7 +23,8 @@ class Noise:
 @dataclass(frozen=True)
 class Measured:
     """``what`` was measured (the pair or the runs), in the frame's units; ``low``, ``high``: its 95 % interval; ``n``
-    ``of`` something. ``test``: the verdict of McNemar's test, where that decides."""
+    ``of`` something. ``p``: exact, of McNemar's test, where one decides; ``parts``: how many parts its claim
+    has."""
 
     what: str
     value: float
@@ -33,7 +34,8 @@ class Measured:
     n: int
     of: str
     detail: str = ""
-    test: str | None = None
+    p: float | None = None
+    parts: int = 1
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ _NOTE = (
     "that decides is shown, claims.json has all. Noise floor: the same measure between runs of one method (range), or "
     "how far it moves with another data order. Intervals of cosines, angles, overlaps and norms: bootstrap over whole "
     "layers, too narrow where there are fewer than 10; of barriers: over problems; of ranks, depths and CKA: from the "
-    "runs in another data order (Student's t, wide where there is one twin); of accuracy: paired differences, where "
-    "McNemar's test decides."
+    "runs in another data order (Student's t, wide where there is one twin); of accuracy: paired differences "
+    "with the spread of repeated trainings, where any was; that one is higher takes McNemar's exact test as well, of "
+    "that pair alone."
 )
 
 
