@@ -43,7 +43,7 @@ MOST_TESTS = 60
 
 POWER_NOTE = (
     f"Verdicts: {VERDICT_NOTE}. Detectable: the smallest true difference, in points, that the test would have found "
-    "with a power of 80 % at the strictest of Holm's levels. p (mid): the exact test is conservative, the mid-p hardly: "
+    "with a power of 80 % at the strictest of Holm's levels. p (mid): the exact test is conservative, this one hardly; "
     "verdicts are the exact test's."
 )
 REPEAT_NOTE = (

@@ -108,8 +108,9 @@ def each_table(scores: pl.DataFrame, benchmark: str) -> Table:
              Cell(percent(row["accuracy"]), (f"{percent(row['low'])} to {percent(row['high'])}",)), against, test)
         )  # fmt: skip
     note = (
-        "95 % intervals over problems: Wilson's, of a difference the paired one. p: exact McNemar, Holm-adjusted over the "
-        "main runs of its study against their base. Training: rows of one number are one and the same training, which two studies share."
+        "95 % intervals over problems: Wilson's, of a difference the paired one. p: exact McNemar, Holm-adjusted over "
+        "the main runs of its study against their base. Training: rows of one number are one "
+        "and the same training, which two studies share."
     )
     header = ("Study", "Run", "Training", "n", "Accuracy, %", "Against base, points", "p")
     marks = {i: "base" for i, row in enumerate(own) if row["method"] in REFERENCES}
