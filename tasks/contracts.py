@@ -109,6 +109,17 @@ class StageResult:
 REFERENCE_METHODS = ("base", "base-instructed", "teacher")
 """Methods of rows that no study trains: the base, the base asked in the teacher's style, the teacher."""
 
+LEVEL = 0.05
+"""Significance level of tests, two-sided."""
+EFFECT = 0.02
+"""Smallest difference in accuracy of interest, a share: two points, by convention. On the paper's n = 1319 the five
+imitation methods lie within one point of each other, and what they lose to the base is five points or more; two
+separate the two cases."""
+
+DIFFERS, NO_POWER = "differs", "no power"
+DIFFERS_LITTLE, EQUAL = (f"{words} {100 * EFFECT:g} points" for words in ("differs, by less than", "equal within"))
+"""Verdicts on a pair's accuracies: `tasks.evaluation.power.verdict`."""
+
 
 @dataclass(frozen=True)
 class RunInfo:
@@ -332,16 +343,24 @@ MCNEMAR: dict[str, pl.DataType] = {
     "benchmark": pl.String(),
     "run_a": pl.String(),
     "run_b": pl.String(),
+    "family": pl.String(),  # the question that the pair belongs to, "base" or "methods"; null: to none
     "n": pl.Int64(),  # problems that both answered greedily (sample 0)
     "only_a": pl.Int64(),  # right in a, wrong in b
     "only_b": pl.Int64(),
     "both": pl.Int64(),
     "neither": pl.Int64(),
     "difference": pl.Float64(),  # accuracy of a less accuracy of b, share
+    "low": pl.Float64(),  # 95 % of the difference of these two models, share (Bonett and Price 2012)
+    "high": pl.Float64(),
     "p_value": pl.Float64(),  # exact two-sided
-    "p_holm": pl.Float64(),  # Holm-adjusted over the pairs of one benchmark
-    "detectable": pl.Float64(),  # smallest true difference, share, found with power .8 at .05 / pairs; null: none is
-    "verdict": pl.String(),  # "differs", "no difference shown" or "no power": tasks/evaluation/power.py
+    "p_mid": pl.Float64(),  # mid-p two-sided
+    "p_holm": pl.Float64(),  # exact, Holm-adjusted over the pairs of its family and benchmark; null outside families
+    "detectable": pl.Float64(),  # smallest true difference, share, found with power .8 at .05 / family; null: none is
+    "verdict": pl.String(),  # DIFFERS, DIFFERS_LITTLE, EQUAL or NO_POWER, of these two models
+    "repeats": pl.Int64(),  # replicate runs less their groups: degrees of freedom; null: no training was repeated
+    "training_sd": pl.Float64(),  # of one training's accuracy, share, the sample of problems not counted
+    "method_low": pl.Float64(),  # 95 % of the difference with the spread of trainings: of the two methods
+    "method_high": pl.Float64(),
 }
 
 SAMPLES: dict[str, pl.DataType] = {

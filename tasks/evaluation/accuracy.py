@@ -5,16 +5,19 @@ Sample 0 of a problem is the greedy answer, samples 1, 2, ... are drawn at a tem
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from tasks.contracts import ACCURACY, ITEMS, MCNEMAR, InputError, checked
-from tasks.evaluation.intervals import holm, share_interval, wilson
+from tasks.contracts import ACCURACY, ITEMS, LEVEL, MCNEMAR, REFERENCE_METHODS, InputError, checked
+from tasks.evaluation.intervals import holm, paired_interval, share_interval, wilson
 from tasks.evaluation.mcnemar import mcnemar
-from tasks.evaluation.power import EFFECT, LEVEL, detectable_difference, verdict
+from tasks.evaluation.power import detectable_difference, verdict
+from tasks.evaluation.replicates import TrainingSpread, method_interval, training_spread
 
 _ANSWER = ["benchmark", "problem_id", "sample"]
 
@@ -57,38 +60,86 @@ def _share(row: dict[str, Any], seed: int) -> tuple[float, float, float]:
     return found.estimate, found.low, found.high
 
 
-def mcnemar_table(items: pl.DataFrame, effect: float = EFFECT) -> pl.DataFrame:
+def mcnemar_table(items: pl.DataFrame) -> pl.DataFrame:
     """MCNEMAR frame from ITEMS: every pair of runs on every benchmark, the base first and always a.
 
     Only the greedy answers (sample 0) are used: the test needs independent pairs, and samples of one problem are not.
     Drawn answers are compared by `tasks.evaluation.samples.differences_table`. Problems that only one run answered are
-    left out, ``n`` counts the rest. Holm's correction is over all pairs of one benchmark, m of them.
+    left out, ``n`` counts the rest.
 
-    ``detectable`` is `detectable_difference` at level .05 / m, the strictest of Holm's steps, so that it errs towards
-    "no power"; ``verdict`` weighs it against ``effect``, the smallest difference of interest (a share). Raises
-    `InputError` as `accuracy_table` does, for a run without a greedy answer on a benchmark that it has answers to, and
-    when two runs share no answer on a benchmark.
+    Families (`families`) are the questions that are asked; Holm's correction is within one, on one benchmark. So a
+    replicate, a teacher or another base that is evaluated too changes nothing about the other pairs. ``detectable`` is
+    `detectable_difference` at level .05 / m, the strictest of Holm's steps in a family of m pairs. Pairs of no family
+    are judged by their own p. Raises `InputError` as `accuracy_table` does, for a run without a greedy answer on a
+    benchmark that it has answers to, and when two runs share no answer on a benchmark.
     """
     items = checked_items(items)
     rows = []
     for (benchmark,), group in items.group_by("benchmark", maintain_order=True):
-        runs = group["run"].unique(maintain_order=True).to_list()
+        known = group.unique("run", maintain_order=True).select("run", "method", "lr").rows()
         wide = group.filter(pl.col("sample") == 0).pivot("run", index="problem_id", values="correct")
-        if absent := [run for run in runs if run not in wide.columns]:
+        if absent := [run for run, *_ in known if run not in wide.columns]:
             raise InputError(
                 f"items: run {absent[0]} has no greedy answer (sample 0) on {benchmark}; evaluate it greedily too"
             )
-        pairs = [_compare(wide, str(benchmark), a, b) for a, b in combinations(runs, 2)]
-        adjusted = holm([pair["p_value"] for pair in pairs])
-        rows += [_judged(pair, float(p), len(pairs), effect) for pair, p in zip(pairs, adjusted, strict=True)]
+        family = families(known)
+        spread = training_spread(_replicates(wide, known))
+        trained = {run for run, method, _ in known if method not in REFERENCE_METHODS}
+        names = [run for run, *_ in known]
+        pairs = [
+            _compare(wide, str(benchmark), a, b) | {"family": family.get((a, b))} for a, b in combinations(names, 2)
+        ]
+        for name in ("base", "methods"):
+            own = [pair for pair in pairs if pair["family"] == name]
+            for pair, p in zip(own, holm([pair["p_value"] for pair in own]), strict=True):
+                pair.update(p_holm=float(p), pairs=len(own))
+        rows += [_judged(pair, len({pair["run_a"], pair["run_b"]} & trained), spread) for pair in pairs]
     return checked(pl.DataFrame(rows, schema=MCNEMAR), MCNEMAR, "mcnemar")
 
 
-def _judged(pair: dict[str, Any], p_holm: float, pairs: int, effect: float) -> dict[str, Any]:
-    discordance = (pair["only_a"] + pair["only_b"]) / pair["n"]
-    detectable = detectable_difference(pair["n"], discordance, alpha=LEVEL / pairs)
-    judged = verdict(p_holm, detectable, effect=effect)
-    return {**pair, "p_holm": p_holm, "detectable": detectable, "verdict": judged}
+def families(runs: Sequence[tuple[str, str, float | None]]) -> dict[tuple[str, str], str]:
+    """(run_a, run_b) -> "base" or "methods", for (run, method, learning rate) in order, the base first.
+
+    "base": the main run of each method against the base; "methods": pairs of main runs. A main run is the first of its
+    method and learning rate, so a method at another learning rate is a run of its own. Replicates (its further runs)
+    and what no study trains, but for the base, are in no family.
+    """
+    base = [run for run, method, _ in runs if method == "base"]
+    main: dict[tuple[str, float | None], str] = {}
+    for run, method, lr in runs:
+        if method not in REFERENCE_METHODS:
+            main.setdefault((method, lr), run)
+    against = {(one, run): "base" for one in base[:1] for run in main.values()}
+    return against | {pair: "methods" for pair in combinations(main.values(), 2)}
+
+
+def _replicates(wide: pl.DataFrame, known: Sequence[tuple[str, str, float | None]]) -> list[NDArray[np.bool_]]:
+    """Answers (runs, problems) of each method and learning rate with several runs, where all of them answered."""
+    groups: dict[tuple[str, float | None], list[str]] = {}
+    for run, method, lr in known:
+        if method not in REFERENCE_METHODS:
+            groups.setdefault((method, lr), []).append(run)
+    found = [wide.select(runs).drop_nulls().to_numpy().T for runs in groups.values() if len(runs) > 1]
+    return [group for group in found if group.shape[1] > 1]
+
+
+def _judged(pair: dict[str, Any], trained: int, spread: TrainingSpread | None) -> dict[str, Any]:
+    """A pair with its intervals and verdict; ``pairs``, of its family, is taken out."""
+    n, counts = pair["n"], (pair["only_a"], pair["only_b"])
+    low, high = paired_interval(*counts, n)
+    p_holm = pair.get("p_holm")
+    found = {
+        **{name: value for name, value in pair.items() if name != "pairs"},
+        "low": low,
+        "high": high,
+        "p_holm": p_holm,
+        "detectable": detectable_difference(n, sum(counts) / n, alpha=LEVEL / pair.get("pairs", 1)),
+        "verdict": verdict(pair["p_value"] if p_holm is None else p_holm, low, high),
+    }
+    if spread is None or not trained:
+        return found
+    ends = method_interval(*counts, n, trained, spread)
+    return found | dict(repeats=spread.df, training_sd=spread.own**0.5, method_low=ends[0], method_high=ends[1])
 
 
 def _compare(wide: pl.DataFrame, benchmark: str, run_a: str, run_b: str) -> dict[str, Any]:
@@ -99,6 +150,7 @@ def _compare(wide: pl.DataFrame, benchmark: str, run_a: str, run_b: str) -> dict
         )
     a, b = both["a"].to_numpy(), both["b"].to_numpy()
     only_a, only_b = int(np.sum(a & ~b)), int(np.sum(b & ~a))
+    test = mcnemar(only_a, only_b)
     return {
         "benchmark": benchmark,
         "run_a": run_a,
@@ -109,7 +161,8 @@ def _compare(wide: pl.DataFrame, benchmark: str, run_a: str, run_b: str) -> dict
         "both": int(np.sum(a & b)),
         "neither": int(np.sum(~a & ~b)),
         "difference": (only_a - only_b) / len(both),
-        "p_value": mcnemar(only_a, only_b).p_value,
+        "p_value": test.p_value,
+        "p_mid": test.p_mid,
     }
 
 

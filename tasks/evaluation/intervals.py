@@ -1,4 +1,4 @@
-"""Uncertainty of accuracies: Wilson intervals, bootstraps over problems, Holm's correction."""
+"""Uncertainty of accuracies: Wilson's and paired intervals, bootstraps over problems, Holm's correction."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from tasks.contracts import InputError
 
 _CONSTANT = 1e-12
 """Scores closer than this differ by rounding only."""
+
+Z = 1.959963984540054
+"""The normal distribution's .975 quantile."""
 
 _CHUNK = 1_000_000
 """Drawn clusters held at once: bounds the bootstrap's memory at about 30 MB."""
@@ -41,6 +44,28 @@ def wilson(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:
 
     interval = binomtest(correct, n).proportion_ci(confidence_level=level, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def paired_interval(only_a: int, only_b: int, n: int) -> tuple[float, float]:
+    """95 % interval (low, high), shares, of the accuracy of a less that of b on the n problems that both answered.
+
+    ``only_a``, ``only_b``: problems that only one of them answers right. Wald's interval of two paired shares with one
+    problem added to each side of the discordant ones and two to all (Bonett and Price 2012); it is wider than 0 where
+    no problem is discordant. It leaves out 0 wherever McNemar's exact test rejects at .05.
+    `InputError` unless the counts are counts and ``only_a + only_b <= n``, ``n >= 1``.
+    """
+    difference, variance = paired_moments(only_a, only_b, n)
+    half = Z * variance**0.5
+    return difference - half, difference + half
+
+
+def paired_moments(only_a: int, only_b: int, n: int) -> tuple[float, float]:
+    """Difference and variance of `paired_interval`, whose errors it raises."""
+    if not (only_a >= 0 and only_b >= 0 and 1 <= n >= only_a + only_b):
+        raise InputError(f"discordant counts are {only_a} and {only_b} of n = {n}; need counts, together at most n")
+    share_a, share_b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
+    difference = share_a - share_b
+    return difference, (share_a + share_b - difference**2) / (n + 2)
 
 
 def share_interval(scores: ArrayLike, seed: int = 0, draws: int = 10_000, level: float = 0.95) -> Interval:

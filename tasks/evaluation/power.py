@@ -1,23 +1,15 @@
-"""How large a difference in accuracy could McNemar's exact test have found? No "no difference" without that number."""
+"""What may be said of two accuracies, and how large a difference McNemar's exact test could have found."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.contracts import InputError
+from tasks.contracts import DIFFERS, DIFFERS_LITTLE, EFFECT, EQUAL, LEVEL, NO_POWER, InputError
 
-LEVEL = 0.05
-"""Significance level, two-sided, after Holm's correction."""
 POWER = 0.8
-EFFECT = 0.02
-"""Smallest difference of interest, a share: two points. On the paper's n = 1319 the five imitation methods lie within
-one point of each other, and what they lose to the base is five points or more; two separate the two cases."""
-
-Verdict = Literal["differs", "no difference shown", "no power"]
 
 _ROUNDING = 1 + 1e-12  # p = 2 * 2^-5 is significant at .0625 whichever way the last bit falls
 
@@ -94,18 +86,23 @@ def detectable_difference(n: int, discordance: float, alpha: float = LEVEL, powe
     return float(brentq(missing, 0.0, 1.0, xtol=1e-9))
 
 
-def verdict(p_value: float, detectable: float | None, alpha: float = LEVEL, effect: float = EFFECT) -> Verdict:
-    """What may be said of a pair: always with ``detectable`` beside it.
+def verdict(p_value: float, low: float, high: float, effect: float = EFFECT, alpha: float = LEVEL) -> str:
+    """What may be said of a pair: `DIFFERS`, `EQUAL`, both at once (`DIFFERS_LITTLE`), or `NO_POWER`.
 
-    "differs": ``p_value <= alpha`` (give the adjusted p where several pairs are tested). Otherwise "no difference
-    shown" only where the test would have found the smallest difference of interest: ``detectable <= effect``; else
-    "no power". `InputError` unless ``0 < alpha < 1`` and ``0 < effect < 1``.
+    ``p_value``: of the test, adjusted where the pair belongs to a family. ``low``, ``high``: the 95 % interval of the
+    difference. Different by the test (``p_value <= alpha``); equal by the interval alone: all of it within
+    ``[-effect, effect]``, which is two one-sided tests at .025 each (Schuirmann 1987). A large p is no equality, and a
+    small one no difference that matters. The words name `EFFECT`: other margins are for counting how many verdicts
+    would change. `InputError` unless ``low <= high``, ``0 < alpha < 1`` and ``0 < effect < 1``.
     """
     _check_open("alpha", alpha)
     _check_open("effect", effect)
-    if p_value <= alpha:
-        return "differs"
-    return "no power" if detectable is None or detectable > effect else "no difference shown"
+    if not low <= high:
+        raise InputError(f"the interval is {low} to {high}; its lower end comes first")
+    differs, equal = p_value <= alpha, -effect <= low and high <= effect
+    if differs:
+        return DIFFERS_LITTLE if equal else DIFFERS
+    return EQUAL if equal else NO_POWER
 
 
 def _critical(counts: NDArray[np.int64], alpha: float) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ import polars as pl
 
 from tasks.contracts import RunInfo
 from tasks.reporting.formats import benchmark_name, percent
-from tasks.reporting.join import NO_POWER, StudyTables, base_of, benchmarks, ordered_runs, score, versus
+from tasks.reporting.join import MARGIN, NO_POWER, StudyTables, base_of, benchmarks, ordered_runs, score, versus
 from tasks.reporting.pairs import Geometry
 from tasks.reporting.picture import Picture, colour_of, label_of, short
 from tasks.reporting.svg import FAINT, INK, PAPER, inline_svg
@@ -42,9 +42,9 @@ def accuracy_picture(tables: StudyTables, view: Geometry) -> Picture | None:
     cut = "" if len(names) == len(benchmarks(tables)) else " The table has the other benchmarks."
     note = (
         f"Bars: 95 % interval over problems; {', '.join(sizes)}. The line is the base, the band its interval. Filled "
-        "dot: differs from the base (exact McNemar, Holm-adjusted p up to 0.05); open dot: no difference shown, where "
-        "one that matters would have been found; cross: no power to tell. The intervals ignore the pairing: judge "
-        f"by the test, not by their overlap.{cut}"
+        "dot: differs from the base (exact McNemar, p up to 0.05, Holm-adjusted over the main runs); open dot: equal "
+        f"to it within {MARGIN} (paired 95 % interval); cross: no power to tell. The bars ignore the pairing: judge by "
+        f"the test, not by their overlap.{cut}"
     )
     return Picture("accuracy", "Does it change accuracy?", svg, note, "accuracy")
 

@@ -1,61 +1,113 @@
-"""Sentences on accuracy: which runs change it, and where the test had no power to say."""
+"""Sentences on accuracy: which methods change it, which leave it equal, and where nothing can be told."""
 
 from __future__ import annotations
 
-from tasks.reporting.formats import benchmark_name, p_value, percent, points, span
-from tasks.reporting.join import NO_POWER, NONE_SHOWN, Score, StudyTables, Versus, base_of, score, trained_runs, versus
+from tasks.reporting.formats import benchmark_name, number, p_value, percent, points, points_interval, span
+from tasks.reporting.join import (
+    BASE_FAMILY,
+    DIFFERS_LITTLE,
+    EQUAL,
+    MARGIN,
+    NO_POWER,
+    Score,
+    StudyTables,
+    Versus,
+    base_of,
+    score,
+    trained_runs,
+    versus,
+)
 from tasks.reporting.notes import MOST_LISTED, count, named
 from tasks.reporting.pairs import Geometry
 from tasks.reporting.same_method import accuracy_apart, floor_clause, unsigned_points
-
-_TEST = "p: exact McNemar, Holm-adjusted over all pairs of runs; found: with a power of 80 %."
 
 Judged = list[tuple[str, Versus]]
 
 
 def against_base(tables: StudyTables, view: Geometry, benchmark: str) -> str:
-    """Which runs change accuracy against the base, and how far runs of one method are apart; empty without a test."""
+    """Which methods' main runs are higher, lower or equal to the base, and how far runs of one method are apart; empty
+    without a test."""
     base = base_of(tables).run
     start = score(tables, base, benchmark)
     compared = [(info.run, versus(tables, info.run, base, benchmark)) for info in trained_runs(tables)]
-    measured = [(run, result) for run, result in compared if result is not None]
-    if start is None or not measured:
+    asked = [(run, result) for run, result in compared if result is not None and result.family == BASE_FAMILY]
+    if start is None or not asked:
         return ""
     groups = {
-        "higher for": [entry for entry in measured if entry[1].shown and entry[1].difference > 0],
-        "lower for": [entry for entry in measured if entry[1].shown and entry[1].difference < 0],
+        "higher for": [entry for entry in asked if entry[1].shown and entry[1].difference > 0],
+        "lower for": [entry for entry in asked if entry[1].shown and entry[1].difference < 0],
+        f"{EQUAL} for": [entry for entry in asked if entry[1].verdict == EQUAL],
     }
-    said = [f"{lead} {_changes(group)}" for lead, group in groups.items() if group]
-    for verdict in (NONE_SHOWN, NO_POWER):
-        group = [entry for entry in measured if entry[1].verdict == verdict]
-        if group:
-            said.append(_undecided(verdict, group, len(group) == len(measured)))
+    said = [f"{lead} {_changes(group, len(asked))}" for lead, group in groups.items() if group]
+    unsure = [entry for entry in asked if entry[1].verdict == NO_POWER]
+    if unsure:
+        said.append(_undecided(unsure, len(asked)))
     floor = floor_clause(accuracy_apart(tables, view, benchmark), lambda share: f"{unsigned_points(share)} points")
-    return f"{_lead(benchmark, start)} {'; '.join(said)}. For comparison: {floor}. {_TEST}"
+    test = (
+        f"p: exact McNemar, Holm over the {count(len(asked), 'run')} against the base; equal: the 95 % interval lies "
+        f"within {MARGIN}."
+    )
+    parts = (f"{_lead(benchmark, start)} {'; '.join(said)}.", _repeated(asked), f"For comparison: {floor}.", test)
+    return " ".join(part for part in parts if part)
 
 
 def _lead(benchmark: str, start: Score) -> str:
     return f"{benchmark_name(benchmark)} accuracy against the base's {percent(start.accuracy)} % (n = {start.n}):"
 
 
-def _undecided(verdict: str, group: Judged, alone: bool) -> str:
-    """A verdict never stands without the difference that would have been found."""
-    who = f"any of the {count(len(group), 'run')} ({_spread(group)})" if alone and len(group) > 1 else _changes(group)
+def _undecided(group: Judged, asked: int) -> str:
+    """No power is never said without the difference that would have been found."""
     known = [100 * result.detectable for _, result in group if result.detectable is not None]
-    if verdict == NONE_SHOWN:
-        return f"{verdict} for {who}, where one of {span(known, 1)} points would have been found"
     found = f"only one of {span(known, 1)} points or more would have been found" if known else "none would be found"
-    return f"{verdict} to tell for {who}: {found}"
+    return f"no power to tell for {_changes(group, asked)}: {found}"
 
 
-def _changes(group: Judged) -> str:
-    changes = [f"{run} ({points(result.difference)} points, p = {p_value(result.p_holm)})" for run, result in group]
-    return named(changes, MOST_LISTED)
+def _changes(group: Judged, asked: int) -> str:
+    if len(group) == asked > 1 and not any(result.shown for _, result in group):
+        all_of = "any of" if group[0][1].verdict == NO_POWER else "all of"
+        return f"{all_of} the {count(len(group), 'run')} ({_spread(group)})"
+    return named([f"{run} ({_change(result)})" for run, result in group], MOST_LISTED)
+
+
+def _change(result: Versus) -> str:
+    little = f", by less than {MARGIN}" if result.verdict == DIFFERS_LITTLE else ""
+    interval = "" if result.shown else f" {points_interval(result.low, result.high)}"
+    return f"{points(result.difference)}{interval} points{little}, p = {p_value(result.p)}"
 
 
 def _spread(group: Judged) -> str:
     changes = sorted(result.difference for _, result in group)
-    smallest = min((result.p_holm for _, result in group if result.p_holm is not None), default=None)
+    smallest = min((result.p for _, result in group if result.p is not None), default=None)
+    lows, highs = ([end for end in ends if end is not None] for ends in zip(*_ends(group), strict=True))
+    widest = f", 95 % intervals within {points_interval(min(lows), max(highs))}" if lows and highs else ""
     discordant = any(result.only_this + result.only_other for _, result in group)
     why = "" if discordant else "; no problem was answered right by one and wrong by the other"
-    return f"changes from {points(changes[0])} to {points(changes[-1])} points, smallest p = {p_value(smallest)}{why}"
+    low, high = points(changes[0]), points(changes[-1])
+    return f"changes from {low} to {high} points{widest}, smallest p = {p_value(smallest)}{why}"
+
+
+def _ends(group: Judged) -> list[tuple[float | None, float | None]]:
+    return [(result.low, result.high) for _, result in group]
+
+
+def _repeated(asked: Judged) -> str:
+    """Which of the differences a repeat of the training would be expected to show; empty where none was repeated."""
+    shown = [(run, result) for run, result in asked if result.shown and result.repeatable is not None]
+    if not shown:
+        return ""
+    first = shown[0][1]
+    sd = number(None if first.training_sd is None else 100 * first.training_sd, 2)
+    lead = f"With the spread of repeated trainings (sd of one {sd} points, {freedom(first)})"
+    kept, lost = ([run for run, result in shown if result.repeatable == yes] for yes in (True, False))
+    if not lost:
+        return f"{lead} the interval still leaves out 0 for {'all of these' if len(kept) > 1 else kept[0]}."
+    still = f" leaves out 0 for {named(kept, MOST_LISTED)} but" if kept else ""
+    return (
+        f"{lead} the interval{still} holds 0 for {named(lost, MOST_LISTED)}: these models differ from the base, a "
+        "repeat of the training might not."
+    )
+
+
+def freedom(found: Versus) -> str:
+    """``'2 degrees of freedom'`` of the spread of trainings."""
+    return f"{found.repeats} degree{'s' if found.repeats != 1 else ''} of freedom"

@@ -7,7 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from tasks.reporting.formats import NOT_MEASURED, benchmark_name, number, p_value, points
+from tasks.reporting.accuracy_findings import freedom
+from tasks.reporting.formats import NOT_MEASURED, benchmark_name, number, p_value, points, points_interval
 from tasks.reporting.join import (
     StudyTables,
     base_of,
@@ -26,15 +27,28 @@ from tasks.reporting.same_method import (
     loss_apart,
     unsigned_points,
 )
-from tasks.reporting.tables import Cell, Table, detectable_points, reference_marks, said, score_cell
+from tasks.reporting.tables import (
+    VERDICT_NOTE,
+    Cell,
+    Table,
+    detectable_points,
+    family_words,
+    reference_marks,
+    said,
+    score_cell,
+)
 
 MOST_TESTS = 60
 """Rows of the table of tests besides those with the base; the frame beside the page has all."""
 
 POWER_NOTE = (
-    "Detectable: the smallest true difference, in points, that the test would have found with a power of 80 % at the "
-    "strictest of Holm's levels. 'No difference shown' is said only where it is no larger than the smallest difference "
-    "of interest; where it is larger there was no power to tell. Neither means equal."
+    f"Verdicts: {VERDICT_NOTE}. Detectable: the smallest true difference, in points, that the test would have found "
+    "with a power of 80 % at the strictest of Holm's levels. p (mid): the exact test is conservative, this one hardly; "
+    "verdicts are the exact test's."
+)
+REPEAT_NOTE = (
+    "The interval below a difference is about these two models. With repeated trainings: about their methods; it adds "
+    "how far one training of a method is from the next (sd {} points, {}), once for each of the two that was trained."
 )
 
 
@@ -97,17 +111,19 @@ def mcnemar_table(tables: StudyTables, view: Geometry) -> Table:
     said_cut = f"{cut} pairs of larger p are left out here; mcnemar.parquet has all. " if cut else ""
     spreads = {name: accuracy_apart(tables, view, name) for name in {row["benchmark"] for row in found}}
     floors = {name: Cell(*floor_words(spread, unsigned_points)) for name, spread in spreads.items()}
+    repeated = any(row["repeats"] is not None for row in found)
     header = (
-        *("Benchmark", "A", "B", "n", "Only A right", "Only B right", "A less B, points"),
-        *(f"{SAME_METHOD}, points", "p", "p (Holm)", "Detectable, points", "Verdict"),
+        *("Benchmark", "A", "B", "n", "Only A right", "Only B right", "A less B, points", f"{SAME_METHOD}, points"),
+        *(["With repeated trainings, points"] if repeated else []),
+        *("p (exact)", "p (mid)", "p (Holm)", "Detectable, points", "Verdict"),
     )
     return Table(
         "mcnemar",
         "McNemar's test, pair by pair",
         header,
-        tuple(_mcnemar_row(row, floors[row["benchmark"]], view) for row in found),
-        f"{said_cut}Exact two-sided test on the problems that only one of the two runs answers right; Holm's "
-        f"adjustment over all pairs of one benchmark. {POWER_NOTE} {FLOOR_NOTE}",
+        tuple(_mcnemar_row(row, floors[row["benchmark"]], view, repeated) for row in found),
+        f"{said_cut}Two-sided tests on the problems that only one of the two runs answers right; below a difference "
+        f"its 95 % interval. {_families(tables)} {POWER_NOTE} {_repeats(found)}{FLOOR_NOTE}",
         words=3,
         marks=pair_marks([(row["run_a"], row["run_b"]) for row in found], base, view),
     )
@@ -126,13 +142,35 @@ def _fewer(others: pl.DataFrame) -> pl.DataFrame:
     return places.head(MOST_TESTS).sort("place").drop("place")
 
 
-def _mcnemar_row(row: dict[str, Any], floor: Cell, view: Geometry) -> tuple[Cell, ...]:
+def _families(tables: StudyTables) -> str:
+    """The two families, by their sizes on the first benchmark."""
+    first = primary_benchmark(tables)
+    base, methods = (family_words(tables, name, first) for name in ("base", "methods"))
+    return (
+        f"p (Holm): {base}, apart from these {methods.removeprefix('Holm-adjusted ')}, on each benchmark. A main run "
+        "is the first of its method and learning rate; replicates, the teacher and the instructed base are outside the "
+        "families, and their verdicts are by the exact p itself."
+    )
+
+
+def _repeats(rows: list[dict[str, Any]]) -> str:
+    first = next((versus_of(row) for row in rows if row["repeats"] is not None), None)
+    if first is None or first.training_sd is None:
+        return "No training was repeated, so every interval is about the two models only. "
+    return REPEAT_NOTE.format(number(100 * first.training_sd, 2), freedom(first)) + " "
+
+
+def _mcnemar_row(row: dict[str, Any], floor: Cell, view: Geometry, repeated: bool) -> tuple[Cell, ...]:
     found = versus_of(row)
     side = "" if not found.shown else "A higher" if found.difference > 0 else "A lower"
     why = "" if found.only_this + found.only_other else "no discordant problem"
-    values = (str(found.n), str(found.only_this), str(found.only_other), points(found.difference))
+    counts = (str(found.n), str(found.only_this), str(found.only_other))
+    difference = Cell(points(found.difference), (points_interval(found.low, found.high),))
     words = (benchmark_name(row["benchmark"]), row["run_a"])
     other = Cell(row["run_b"], said(view.twin_label(row["run_a"], row["run_b"])))
-    tests = (p_value(found.p_value), p_value(found.p_holm), detectable_points(found))
-    pair = (*(Cell(text) for text in words), other, *(Cell(text) for text in values))
-    return (*pair, floor, *(Cell(text) for text in tests), Cell(found.verdict, (*said(side), *said(why))))
+    again = "-" if found.repeatable is None else points_interval(found.method_low, found.method_high)
+    holm = Cell(p_value(found.p_holm)) if found.family else Cell("-", ("outside the families",))
+    tests = (Cell(p_value(found.p_value)), Cell(p_value(found.p_mid)), holm, Cell(detectable_points(found)))
+    pair = (*(Cell(text) for text in words), other, *(Cell(text) for text in counts), difference, floor)
+    verdict = Cell(found.verdict, (*said(side), *said(why)))
+    return (*pair, *([Cell(again)] if repeated else []), *tests, verdict)

@@ -50,6 +50,15 @@ def points(difference: float | None) -> str:
     return f"{rounded:+.1f}" if rounded else "0.0"
 
 
+def points_interval(low: float | None, high: float | None) -> str:
+    """An interval of a difference in points, with a place more, so that it can be held against whole points:
+    ``'[+0.15, +1.97]'``."""
+    if low is None or high is None:
+        return "no interval"
+    ends = (number(100 * end, 2) for end in (low, high))
+    return "[" + ", ".join(end if end.startswith("-") or not float(end) else f"+{end}" for end in ends) + "]"
+
+
 def p_value(p: float | None) -> str:
     """Two digits where p is small, so that 0.049 and 0.051 stay apart; ``'0.0003'``, ``'2×10⁻⁹'``."""
     if p is None or math.isnan(p):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tasks.reporting.formats import benchmark_name, in_sentence, p_value, points
-from tasks.reporting.join import DIFFERS, StudyTables, benchmarks, ordered_runs, versus_of
+from tasks.reporting.formats import benchmark_name, in_sentence, points, points_interval
+from tasks.reporting.join import DIFFERS_LITTLE, EQUAL, MARGIN, StudyTables, benchmarks, ordered_runs, versus_of
 from tasks.reporting.pairs import Geometry
-from tasks.reporting.tables import Cell, Table, reference_marks
+from tasks.reporting.tables import Cell, Table, p_words, reference_marks
 
 MOST_RUNS = 16
 """Runs of a matrix that a page can hold; of more, the table of pairs has the tests."""
@@ -28,7 +28,9 @@ def _matrix(tables: StudyTables, view: Geometry, benchmark: str) -> Table | None
         test = found.get((run, other))
         if test is None:
             return Cell("-" if run == other else "not tested")
-        return Cell(points(test.difference) + ("*" if test.verdict == DIFFERS else ""), (f"p {p_value(test.p_holm)}",))
+        equal = test.verdict in (EQUAL, DIFFERS_LITTLE)
+        marks = ("*" if test.shown else "") + ("=" if equal else "")
+        return Cell(points(test.difference) + marks, (points_interval(test.low, test.high), p_words(test)))
 
     names = [info.run for info in infos]
     name = benchmark_name(benchmark)
@@ -37,8 +39,8 @@ def _matrix(tables: StudyTables, view: Geometry, benchmark: str) -> Table | None
         f"Every run against every other, {in_sentence(benchmark)} problems",
         ("Run", *(f"less {other}" for other in names)),
         tuple((Cell(run), *(cell(run, other) for other in names)) for run in names),
-        f"{name} accuracy of the row less that of the column, points, on the problems that both answered; p: exact "
-        "two-sided McNemar, Holm-adjusted over all pairs; *: differs. Without a star no difference is shown, which is "
-        "not equality: the table of pairs says what the test could have found.",
+        f"{name} accuracy of the row less that of the column, points, on the problems that both answered, with its "
+        "95 % interval; p: exact two-sided McNemar, Holm-adjusted within its family (main runs against the base, main "
+        f"runs among themselves); *: differs; =: equal within {MARGIN}; neither: no power to tell.",
         marks=reference_marks(infos, view),
     )

@@ -26,7 +26,7 @@ def study_note(
     legend = [
         f"accuracy: {in_sentence(primary_benchmark(tables))}",
         "against base: points",
-        "p: exact McNemar, Holm-adjusted",
+        "p: exact McNemar, Holm-adjusted over the main runs",
         *([f"2nd: {in_sentence(second)}"] if second else []),
         f"cosine: to {view.reference.run if view.reference else 'sft'}, * at its noise floor",
     ]
@@ -52,7 +52,7 @@ def _cells(row: HeadlineRow, view: Geometry, with_second: bool, pages: Mapping[R
         f"[{name}]({pages[row.info]})" if row.info in pages else name,
         percent(row.first.accuracy if row.first else None),
         points(against.difference) if against else "",
-        p_value(against.p_holm) if against else "",
+        p_value(against.p) if against else "",
         *([percent(row.second.accuracy if row.second else None)] if with_second else []),
         number(row.cosine, 3) + mark if row.cosine is not None else "",
         number(row.norm, 2) if row.norm is not None else "",

@@ -53,7 +53,7 @@ def descriptions(tables: StudyTables, view: Geometry) -> dict[str, str]:
     asked = in_sentence(primary_benchmark(tables))
     return {
         "headline": f"Every run at a glance: accuracy on {asked} problems, the base first. {floor_note(view)}",
-        "mcnemar": "Pairs of runs: exact two-sided McNemar test, Holm-adjusted over all pairs of one benchmark.",
+        "mcnemar": "Pairs of runs: exact McNemar test, Holm-adjusted within a family of pairs, and 95 % intervals.",
         "claims": "The paper's claims that were measured, with their verdicts.",
         "open-questions": "What the paper leaves open.",
         "cosines": f"Global cosine of the weight updates. {floor_note(view)}",

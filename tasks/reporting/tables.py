@@ -15,10 +15,13 @@ from tasks.reporting.formats import (
     p_value,
     percent,
     points,
+    points_interval,
     size,
     span,
 )
 from tasks.reporting.join import (
+    BASE_FAMILY,
+    MARGIN,
     REFERENCES,
     HeadlineRow,
     Score,
@@ -27,12 +30,17 @@ from tasks.reporting.join import (
     primary_benchmark,
     second_benchmark,
 )
-from tasks.reporting.notes import floor_note, interval, interval_note, percentile
+from tasks.reporting.notes import count, floor_note, interval, interval_note, percentile
 from tasks.reporting.pairs import NO_FLOOR, ZERO, Geometry, headline_rows
 from tasks.reporting.same_method import SAME_METHOD, accuracy_apart, floor_words, unsigned_points
 
 NO_UPDATE = "no update"
 """What the row of the base, or of another model that no method trained, says where a weight update would stand."""
+
+VERDICT_NOTE = (
+    f"differs: p at most 0.05; equal within {MARGIN}: all of the interval is, and a pair can be both; no power: neither"
+)
+"""What the verdicts on a pair's accuracies mean."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +88,13 @@ def headline_table(tables: StudyTables, view: Geometry) -> Table:
         header += [f"{benchmark_name(other)} accuracy, %", f"{benchmark_name(other)} against base, points"]
     header += ["Answer loss, nats/token", f"Cosine to {reference}", "Norm of update", "Effective rank"]
     note = (
-        f"{name}: {_answers(rows)}, below it the 95 % interval. Against base: paired difference, p exact two-sided "
-        "McNemar, Holm-adjusted over all pairs of runs on that benchmark; detectable: the smallest true difference, in "
-        "points, that the test would have found (power 80 %): where it is large there is no power to tell; same "
-        "method: the largest difference of two runs of one method, which differ in the order of their data or in their "
-        "LoRA initialisation too. Answer "
-        f"loss: the reference solutions of the {in_sentence(primary_benchmark(tables))} problems, mean over tokens. "
-        "Effective rank: exp of the entropy of the singular values, "
+        f"{name}: {_answers(rows)}, below it the 95 % interval. Against base: paired difference and its 95 % interval; "
+        f"p exact two-sided McNemar, {family_words(tables, BASE_FAMILY, primary_benchmark(tables))}, of other runs "
+        f"unadjusted; {VERDICT_NOTE}; detectable: the smallest true difference, in points, that the test would have "
+        "found (power 80 %); repeated: the interval with the spread of repeated trainings; same method: the largest "
+        "difference of two runs of one method, which differ in the order of their data or in their LoRA initialisation "
+        f"too. Answer loss: the reference solutions of the {in_sentence(primary_benchmark(tables))} problems, mean "
+        "over tokens. Effective rank: exp of the entropy of the singular values, "
         f"mean over {view.modules} modules. Cosine: {interval_note(view)} {floor_note(view)}"
     )
     return Table(
@@ -160,8 +168,22 @@ def _versus_cell(info: RunInfo, found: Versus | None, floor: str) -> Cell:
         return Cell("-", ("the base",))
     if found is None:
         return Cell(NOT_MEASURED)
-    subs = (f"p {p_value(found.p_holm)}", found.verdict, f"detectable {detectable_points(found)}", floor)
-    return Cell(points(found.difference), subs)
+    interval, again = points_interval(found.low, found.high), points_interval(found.method_low, found.method_high)
+    repeated = said(f"repeated {again}" if found.repeatable is not None else "")
+    subs = (p_words(found), found.verdict, f"detectable {detectable_points(found)}", *repeated, floor)
+    return Cell(points(found.difference), (interval, *subs))
+
+
+def p_words(found: Versus) -> str:
+    """``'p 0.029'``, the adjusted one; that of a pair in no family says that it is not."""
+    return f"p {p_value(found.p)}{'' if found.family else ' (unadjusted)'}"
+
+
+def family_words(tables: StudyTables, family: str, benchmark: str) -> str:
+    """``'Holm-adjusted over the 6 pairs of main runs and the base'``: over what p is adjusted, said once a table."""
+    pairs = count(tables.mcnemar.filter(family=family, benchmark=benchmark).height, "pair")
+    who = "a main run and the base" if family == BASE_FAMILY else "two main runs"
+    return f"Holm-adjusted over the {pairs} of {who}"
 
 
 def detectable_points(found: Versus) -> str:

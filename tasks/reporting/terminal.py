@@ -12,6 +12,9 @@ from tasks.reporting.claims import claims_sentence, claims_table
 from tasks.reporting.findings import findings
 from tasks.reporting.formats import NOT_MEASURED, in_sentence, number, p_value, percent, points, size
 from tasks.reporting.join import (
+    DIFFERS_LITTLE,
+    EQUAL,
+    MARGIN,
     NO_POWER,
     HeadlineRow,
     StudyTables,
@@ -61,9 +64,9 @@ def headline_renderable(tables: StudyTables) -> RenderableType:
     zero = "; zero: an update of zero has no direction" if view.zero else ""
     beside = f" 2nd: {in_sentence(second)};" if second else ""
     legend = (
-        f"acc: {in_sentence(primary_benchmark(tables))};{beside} vs base: points; p: exact McNemar, Holm-adjusted, ~ "
-        f"where the test had no power to tell; loss: nats a token of the reference solutions; cosine: to {reference}, "
-        f"* at its noise floor{zero}; n/m: not measured. {floor_note(view)}"
+        f"acc: {in_sentence(primary_benchmark(tables))};{beside} vs base: points; p: exact McNemar, Holm-adjusted over "
+        f"the main runs, = equal within {MARGIN}, ~ no power to tell; loss: nats a token of the reference solutions; "
+        f"cosine: to {reference}, * at its noise floor{zero}; n/m: not measured. {floor_note(view)}"
     )
     name = Text(str(tables.study.get("name") or "study"), style="bold")
     warnings = [Text(warning, style="bold yellow") for warning in said.warnings]
@@ -106,7 +109,8 @@ def _against(found: Versus | None, base: bool) -> list[str]:
         return ["-", "- "]
     if found is None:
         return [NOT_MEASURED, f"{NOT_MEASURED} "]
-    return [points(found.difference), p_value(found.p_holm) + ("~" if found.verdict == NO_POWER else " ")]
+    mark = {NO_POWER: "~", EQUAL: "=", DIFFERS_LITTLE: "="}.get(found.verdict, " ")
+    return [points(found.difference), p_value(found.p) + mark]
 
 
 def comparison_renderable(frames: Mapping[str, pl.DataFrame], reference: str) -> RenderableType:

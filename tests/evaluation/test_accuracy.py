@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
-from tasks.contracts import ACCURACY, ITEMS, MCNEMAR, InputError
-from tasks.evaluation.accuracy import accuracy_table, mcnemar_table
-from tasks.evaluation.intervals import holm, share_interval, wilson
-from tasks.evaluation.power import detectable_difference
+from tasks.contracts import ACCURACY, DIFFERS, EQUAL, ITEMS, MCNEMAR, NO_POWER, InputError
+from tasks.evaluation.accuracy import accuracy_table, families, mcnemar_table
+from tasks.evaluation.intervals import holm, paired_interval, share_interval, wilson
+from tasks.evaluation.power import detectable_difference, verdict
+from tasks.evaluation.replicates import method_interval, training_spread
 
 
 def answers(run: str, marks: str, benchmark: str = "heldout", **columns: Any) -> list[dict[str, Any]]:
@@ -109,8 +112,13 @@ def test_mcnemar_counts_every_pair_by_hand() -> None:
     ]
     # 0/1: p = 1; 1/5: 2 (1 + 6) / 2^6 = .21875; 2/5: 2 (1 + 7 + 21) / 2^7 = .453125.
     assert table["p_value"].to_list() == pytest.approx([1.0, 0.21875, 0.453125], rel=1e-12)
-    # Holm over three pairs: .21875 * 3 = .65625, .453125 * 2 = .90625, 1.
-    assert table["p_holm"].to_list() == pytest.approx([1.0, 0.65625, 0.90625], rel=1e-12)
+    # Mid-p, less P(X = fewer): 1 - 1/2, .21875 - 6/64, .453125 - 21/128.
+    assert table["p_mid"].to_list() == pytest.approx([0.5, 0.125, 0.2890625], rel=1e-12)
+    # Two pairs with the base: .21875 * 2 = .4375, 1; one pair of methods: itself.
+    assert table["family"].to_list() == ["base", "base", "methods"]
+    assert table["p_holm"].to_list() == pytest.approx([1.0, 0.4375, 0.453125], rel=1e-12)
+    assert table.select("low", "high").row(1) == paired_interval(1, 5, 8)
+    assert table.select("repeats", "training_sd", "method_low", "method_high").null_count().row(0) == (3, 3, 3, 3)
 
 
 def test_verdicts_stand_beside_what_could_be_found() -> None:
@@ -121,20 +129,97 @@ def test_verdicts_stand_beside_what_could_be_found() -> None:
     few = answers("base", "1" * 50 + "0" * 50, "hard") + answers("dft", dft, "hard")
     table = mcnemar_table(frame(answers("base", base), answers("sft", sft), answers("dpo", dpo), few))
     assert table.select("benchmark", "run_b", "only_a", "only_b", "verdict").rows() == [
-        ("heldout", "sft", 60, 10, "differs"),
-        ("heldout", "dpo", 1, 1, "no difference shown"),
-        ("heldout", "dpo", 9, 59, "differs"),
-        ("hard", "dft", 1, 1, "no power"),
+        ("heldout", "sft", 60, 10, DIFFERS),
+        ("heldout", "dpo", 1, 1, EQUAL),
+        ("heldout", "dpo", 9, 59, DIFFERS),
+        ("hard", "dft", 1, 1, NO_POWER),
     ]
-    # Problem 0 is lost by both sft and dpo. Three pairs on heldout, one on hard: levels .05 / 3 and .05.
+    # Problem 0 is lost by both sft and dpo. Two pairs with the base and one of methods on heldout, one on hard.
     assert table["detectable"].to_list() == [
-        detectable_difference(1000, 0.07, 0.05 / 3),
-        detectable_difference(1000, 0.002, 0.05 / 3),
-        detectable_difference(1000, 0.068, 0.05 / 3),
+        detectable_difference(1000, 0.07, 0.05 / 2),
+        detectable_difference(1000, 0.002, 0.05 / 2),
+        detectable_difference(1000, 0.068),
         detectable_difference(100, 0.02),
     ]
-    strict = mcnemar_table(frame(answers("base", base), answers("dpo", dpo)), effect=0.001)
-    assert strict["verdict"].to_list() == ["no power"]
+
+
+RUNS = {  # run -> method, learning rate: in the order of a study
+    "base": ("base", 0.0),
+    "base-instructed": ("base-instructed", 0.0),
+    "sft": ("sft", 1e-3),
+    "rft": ("rft", 1e-3),
+    "dpo": ("dpo", 1e-4),
+    "dpo-matched": ("dpo", 1e-3),
+    "sft-order1": ("sft", 1e-3),
+    "sft-init1": ("sft", 1e-3),
+    "dpo-init1": ("dpo", 1e-4),
+    "teacher": ("teacher", 0.0),
+}
+BESIDES = ("base-instructed", "sft-order1", "sft-init1", "dpo-init1", "teacher")
+
+
+def test_families_are_the_questions() -> None:
+    found = families([(run, *what) for run, what in RUNS.items()])
+    main = ("sft", "rft", "dpo", "dpo-matched")
+    assert [pair for pair, name in found.items() if name == "base"] == [("base", run) for run in main]
+    assert {pair for pair, name in found.items() if name == "methods"} == set(combinations(main, 2))
+    assert len(found) == 4 + 6
+
+
+def test_what_is_evaluated_besides_changes_no_other_pair() -> None:
+    """Replicates, the teacher and the instructed base: every number of the pairs that were there stays, but for the
+    interval that is made of the replicates."""
+    rng = np.random.default_rng(0)
+    kept = ["run_a", "run_b", "family", "n", "low", "high", "p_value", "p_mid", "p_holm", "detectable", "verdict"]
+    seen: set[str] = set()
+    for _ in range(12):
+        luck = rng.random(600)
+        parts = {
+            run: answers(
+                run,
+                "".join("01"[int(one < 0.6 + shift)] for one in luck + rng.normal(0, 0.05, 600)),
+                method=method,
+                lr=lr,
+            )
+            for shift, (run, (method, lr)) in zip(rng.normal(0, 0.04, len(RUNS)), RUNS.items(), strict=True)
+        }
+        main = [run for run in parts if run not in BESIDES and (run == "base" or rng.random() < 0.8)]
+        # A replicate of what was left out would be a main run itself.
+        possible = {RUNS["base-instructed"], RUNS["teacher"], *(RUNS[run] for run in main)}
+        more = [run for run in BESIDES if RUNS[run] in possible and rng.random() < 0.7]
+        alone = mcnemar_table(frame(*(parts[run] for run in main)))
+        both = mcnemar_table(frame(*(parts[run] for run in RUNS if run in {*main, *more})))
+        there = both.filter(pl.col("run_a").is_in(main), pl.col("run_b").is_in(main))
+        assert there.select(kept).equals(alone.select(kept))
+        seen |= set(there["verdict"])
+        outside = both.filter(pl.col("family").is_null())
+        assert outside["p_holm"].null_count() == outside.height
+        for row in outside.iter_rows(named=True):
+            assert row["verdict"] == verdict(row["p_value"], row["low"], row["high"])
+            discordance = (row["only_a"] + row["only_b"]) / row["n"]
+            assert row["detectable"] == detectable_difference(row["n"], discordance)
+    assert len(seen) >= 2
+
+
+def test_replicates_widen_the_interval_of_methods_once_for_each_training() -> None:
+    base, sft, rft = "1" * 500 + "0" * 500, "1" * 540 + "0" * 460, "1" * 530 + "0" * 470
+    again = "1" * 510 + "0" * 490  # 30 problems fewer than sft
+    parts = [answers("base", base), answers("sft", sft), answers("rft", rft)]
+    table = mcnemar_table(frame(*parts, answers("sft-order1", again, method="sft"), answers("teacher", base)))
+    spread = training_spread([np.array([[mark == "1" for mark in marks] for marks in (sft, again)])])
+    assert spread is not None
+    rows = {(row["run_a"], row["run_b"]): row for row in table.iter_rows(named=True)}
+    for pair, trained in (
+        (("base", "sft"), 1),
+        (("sft", "rft"), 2),
+        (("rft", "teacher"), 1),
+        (("sft", "sft-order1"), 2),
+    ):
+        row = rows[pair]
+        expected = method_interval(row["only_a"], row["only_b"], 1000, trained, spread)
+        assert (row["method_low"], row["method_high"]) == expected
+        assert (row["repeats"], row["training_sd"]) == (1, spread.own**0.5)
+    assert rows["base", "teacher"]["method_low"] is None  # neither was trained
 
 
 def test_one_shared_problem_has_no_power() -> None:
@@ -142,7 +227,7 @@ def test_one_shared_problem_has_no_power() -> None:
     assert table.select("n", "difference", "p_holm", "detectable", "verdict").row(0) == (1, 1.0, 1.0, None, "no power")
 
 
-def test_holm_is_within_one_benchmark() -> None:
+def test_holm_is_within_one_family_of_one_benchmark() -> None:
     parts = [
         answers(run, marks, benchmark)
         for benchmark in ("heldout", "hard")
@@ -150,7 +235,7 @@ def test_holm_is_within_one_benchmark() -> None:
     ]
     table = mcnemar_table(frame(*parts))
     assert len(table) == 6
-    for _, rows in table.group_by("benchmark", maintain_order=True):
+    for _, rows in table.group_by("benchmark", "family", maintain_order=True):
         assert rows["p_holm"].to_list() == holm(rows["p_value"]).tolist()
     assert table.filter(benchmark="heldout").drop("benchmark").equals(table.filter(benchmark="hard").drop("benchmark"))
 

@@ -7,7 +7,8 @@ import pytest
 from statsmodels.stats.proportion import proportion_confint
 
 from tasks.contracts import InputError
-from tasks.evaluation.intervals import holm, paired_bootstrap, share_interval, wilson
+from tasks.evaluation.intervals import holm, paired_bootstrap, paired_interval, share_interval, wilson
+from tasks.evaluation.mcnemar import mcnemar
 
 
 def test_wilson_by_hand() -> None:
@@ -134,3 +135,27 @@ def test_holm_by_hand() -> None:
     assert holm([0.5, 0.9]).tolist() == [1.0, 1.0]
     assert holm([0.2]).tolist() == [0.2]
     assert holm([]).shape == (0,)
+
+
+def test_the_interval_of_paired_shares_by_hand() -> None:
+    # 20 and 10 of 98: 21/100 - 11/100 = .1, half 1.96 sqrt((.32 - .01) / 100)
+    low, high = paired_interval(20, 10, 98)
+    assert (low + high) / 2 == pytest.approx(0.1, rel=1e-12)
+    assert (high - low) / 2 == pytest.approx(1.959964 * 0.31**0.5 / 10, rel=1e-6)
+    assert paired_interval(10, 20, 98) == pytest.approx((-high, -low), rel=1e-12)
+    # No discordant problem: half 1.96 sqrt(2/100 / 100), not 0.
+    assert paired_interval(0, 0, 98)[1] == pytest.approx(1.959964 * 0.02**0.5 / 10, rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [6, 30, 200])
+def test_the_paired_interval_leaves_out_0_where_the_exact_test_rejects(n: int) -> None:
+    for fewer in range(n // 2 + 1):
+        for more in range(fewer, n - fewer + 1):
+            if mcnemar(more, fewer).p_value <= 0.05:
+                assert paired_interval(more, fewer, n)[0] > 0, (more, fewer)
+
+
+@pytest.mark.parametrize(("only_a", "only_b", "n"), [(-1, 0, 5), (0, -1, 5), (3, 3, 5), (0, 0, 0)])
+def test_paired_counts_that_cannot_be_are_refused(only_a: int, only_b: int, n: int) -> None:
+    with pytest.raises(InputError, match=f"discordant counts are {only_a} and {only_b} of n = {n}"):
+        paired_interval(only_a, only_b, n)

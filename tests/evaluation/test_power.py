@@ -7,9 +7,10 @@ from itertools import product
 import pytest
 from scipy.stats import norm
 
-from tasks.contracts import InputError
+from tasks.contracts import DIFFERS, DIFFERS_LITTLE, EFFECT, EQUAL, NO_POWER, InputError
+from tasks.evaluation.intervals import paired_interval
 from tasks.evaluation.mcnemar import mcnemar
-from tasks.evaluation.power import EFFECT, detectable_difference, exact_power, smallest_significant, verdict
+from tasks.evaluation.power import detectable_difference, exact_power, smallest_significant, verdict
 
 
 def brute_power(n: int, only_a: Fraction, only_b: Fraction, alpha: float) -> Fraction:
@@ -121,20 +122,43 @@ def test_detectable_difference_moves_the_right_way() -> None:
     assert len({*by_n, *by_rate, *by_level}) == 13  # strictly so; (1319, .1, .05) and (1319, .1, .05 / 1) are one
 
 
-def test_verdict_needs_power_to_say_no_difference() -> None:
-    assert verdict(0.05, None) == "differs"
-    assert verdict(0.051, EFFECT) == "no difference shown"
-    assert verdict(0.051, EFFECT + 1e-9) == "no power"
-    assert verdict(1.0, None) == "no power"
-    assert verdict(1.0, 0.04, effect=0.05) == "no difference shown"
+@pytest.mark.parametrize(
+    ("only_a", "only_b", "difference", "low", "high", "p", "said"),
+    [
+        (25, 11, 1.06, 0.15, 1.97, 0.029, DIFFERS_LITTLE),
+        (27, 11, 1.21, 0.28, 2.15, 0.014, DIFFERS),  # possibly beyond two points
+        (34, 38, -0.30, -1.58, 0.97, 0.72, EQUAL),
+        (30, 9, 1.59, 0.64, 2.54, 0.0011, DIFFERS),
+    ],
+)
+def test_verdicts_on_four_tables_of_1319_problems(
+    only_a: int, only_b: int, difference: float, low: float, high: float, p: float, said: str
+) -> None:
+    ends, exact = paired_interval(only_a, only_b, 1319), mcnemar(only_a, only_b).p_value
+    assert 100 * (only_a - only_b) / 1319 == pytest.approx(difference, abs=0.0051)
+    assert [100 * end for end in ends] == pytest.approx([low, high], abs=0.0051)
+    assert exact == pytest.approx(p, rel=0.04)
+    assert verdict(exact, *ends) == said
+
+
+def test_equality_needs_the_interval_and_a_difference_the_test() -> None:
+    assert (DIFFERS_LITTLE, EQUAL) == ("differs, by less than 2 points", "equal within 2 points")
+    assert verdict(0.05, 0.001, 0.03) == DIFFERS
+    assert verdict(0.05, 0.001, EFFECT) == DIFFERS_LITTLE  # both ends belong to the margin
+    assert verdict(0.051, -EFFECT, EFFECT) == EQUAL
+    assert verdict(0.051, -0.001, EFFECT + 1e-9) == NO_POWER
+    assert verdict(1.0, -0.021, 0.001) == NO_POWER  # the largest p is no equality
+    assert verdict(1.0, -0.04, 0.04, effect=0.05) == EQUAL
+    # An adjusted p may not reject where the interval, which is of this pair alone, lies beyond the margin.
+    assert verdict(0.2, 0.021, 0.05) == NO_POWER
     # The paper's AIME26, n = 30, 8 discordant, p = .07: a difference below 26 points could not be relied on to show.
     aime = detectable_difference(30, 8 / 30)
     assert aime is not None
     assert aime == pytest.approx(0.258, abs=1e-3)
-    assert verdict(mcnemar(7, 1).p_value, aime) == "no power"
-    # 3 discordant problems of 1319 can never be significant, yet a difference of two points would have shown.
+    assert verdict(mcnemar(7, 1).p_value, *paired_interval(7, 1, 30)) == NO_POWER
+    # 3 discordant problems of 1319 can never be significant, and the two cannot be two points apart.
     assert smallest_significant(3) is None
-    assert verdict(1.0, detectable_difference(1319, 3 / 1319)) == "no difference shown"
+    assert verdict(1.0, *paired_interval(1, 2, 1319)) == EQUAL
 
 
 def test_values_outside_their_range_are_named() -> None:
@@ -151,4 +175,6 @@ def test_values_outside_their_range_are_named() -> None:
     with pytest.raises(InputError, match=r"discordance is 1.5"):
         detectable_difference(10, 1.5)
     with pytest.raises(InputError, match="effect is 2"):
-        verdict(0.5, 0.1, effect=2)
+        verdict(0.5, 0.0, 0.1, effect=2)
+    with pytest.raises(InputError, match=r"the interval is 0.1 to 0.0"):
+        verdict(0.5, 0.1, 0.0)

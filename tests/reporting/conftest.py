@@ -9,15 +9,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from scipy.stats import binomtest, norm
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from tasks.contracts import (
     ACCURACY,
     ADAPTERS,
     ITEMS,
-    MCNEMAR,
     PAIR_METRICS_FRAME,
     SPECTRA,
     TRAINING,
@@ -25,6 +22,7 @@ from tasks.contracts import (
     RunInfo,
     checked,
 )
+from tasks.evaluation.accuracy import mcnemar_table
 from tasks.reporting.join import StudyTables
 from tests.reporting.functions import (
     COSINE_TO_SFT,
@@ -98,27 +96,6 @@ def make_accuracy(items: pl.DataFrame) -> pl.DataFrame:
     bounds = [proportion_confint(correct, n, method="wilson") for correct, n in frame.select("correct", "n").rows()]
     low, high = (pl.Series(name, [bound[i] for bound in bounds]) for i, name in enumerate(("low", "high")))
     return checked(frame.with_columns(low, high), ACCURACY, "accuracy")
-
-
-def make_mcnemar(items: pl.DataFrame) -> pl.DataFrame:
-    rows = []
-    for (benchmark,), group in items.group_by("benchmark", maintain_order=True):
-        right = {str(run): own["correct"].to_numpy() for (run,), own in group.group_by("run", maintain_order=True)}
-        pairs = []
-        for a, b in combinations(right, 2):
-            only_a, only_b = int(np.sum(right[a] & ~right[b])), int(np.sum(right[b] & ~right[a]))
-            p = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
-            both, n = int(np.sum(right[a] & right[b])), len(right[a])
-            neither, difference = n - both - only_a - only_b, (only_a - only_b) / n
-            pairs.append((benchmark, a, b, n, only_a, only_b, both, neither, difference, float(p)))
-        adjusted = multipletests([pair[-1] for pair in pairs], method="holm")[1]
-        for pair, p in zip(pairs, adjusted, strict=True):
-            # The normal approximation of the smallest difference found with power .8 at .05 / pairs.
-            widths = norm.isf(0.025 / len(pairs)) + norm.isf(0.2)
-            detectable = float(widths * max(pair[4] + pair[5], 1) ** 0.5 / pair[3])
-            verdict = "differs" if p <= 0.05 else "no difference shown" if detectable <= 0.02 else "no power"
-            rows.append((*pair, float(p), detectable, verdict))
-    return pl.DataFrame(rows, schema=MCNEMAR, orient="row")
 
 
 def make_pairs(rng: np.random.Generator, runs: list[RunInfo], layers: int = LAYERS) -> pl.DataFrame:
@@ -228,7 +205,7 @@ def make_study(runs: list[RunInfo] = RUNS, solve: float = 1.0) -> StudyTables:
     return StudyTables(
         runs=list(runs),
         accuracy=accuracy,
-        mcnemar=make_mcnemar(items),
+        mcnemar=mcnemar_table(items),
         items=items,
         pair_metrics=make_pairs(rng, runs),
         spectra=make_spectra(runs),

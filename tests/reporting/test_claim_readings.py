@@ -11,7 +11,8 @@ import pytest
 from scipy.stats import t, ttest_ind
 
 from tasks.contracts import RunInfo
-from tasks.reporting.claims.accuracy_readings import paired_interval
+from tasks.evaluation.accuracy import accuracy_table, mcnemar_table
+from tasks.reporting.claims.accuracy_readings import accuracy
 from tasks.reporting.claims.claim import Part
 from tasks.reporting.claims.evidence import Evidence, evidence_of
 from tasks.reporting.claims.function_readings import (
@@ -25,6 +26,7 @@ from tasks.reporting.claims.function_readings import (
 )
 from tasks.reporting.claims.measured import Measured, Missing, Noise
 from tasks.reporting.claims.pair_readings import LEADING, by_layer, matched_dpo, order, overlap_gap, pairs, rates, seeds
+from tasks.reporting.claims.rules import higher, lower, same
 from tasks.reporting.claims.run_readings import depth_range, later_third, rank_above, welch
 from tasks.reporting.claims.spread import KIND, order_groups, spread_of
 from tasks.reporting.join import StudyTables
@@ -64,14 +66,6 @@ def test_groups_join_runs_of_several_orders(build_study: Callable[..., StudyTabl
     runs = [RunInfo(f"sft-{i}", "sft", 0, i, 1e-3) for i in range(3)] + [RunInfo("rft", "rft", 0, 0, 1e-3)]
     view = evidence_of(build_study(runs=[RunInfo("base", "base", 0, 0, 0.0), *runs])).view
     assert order_groups(view) == [("sft-0", "sft-1", "sft-2")]
-
-
-def test_the_interval_of_paired_shares() -> None:
-    # 20 and 10 of 98: 21/100 - 11/100 = .1, half 1.96 sqrt((.32 - .01) / 100)
-    low, high = paired_interval(20, 10, 98)
-    assert (low + high) / 2 == pytest.approx(0.1, rel=1e-12)
-    assert (high - low) / 2 == pytest.approx(1.959964 * 0.31**0.5 / 10, rel=1e-6)
-    assert paired_interval(10, 20, 98) == pytest.approx((-high, -low), rel=1e-12)
 
 
 def test_welchs_interval_is_scipys() -> None:
@@ -225,3 +219,58 @@ def test_no_tables_no_readings(study: StudyTables) -> None:
     for read in (cka_lowest("sft", "rift"), depth_range("sft"), barrier("rift", "dpo")):
         parts = list(read(empty))
         assert len(why(parts)) == len(parts) == 1
+
+
+ACCURACY = (
+    accuracy(("dpo", "base")),
+    accuracy(*((name, "base") for name in ("sft", "rft", "dft"))),
+    accuracy(("dpo", "sft"), ("dpo", "rft")),
+)
+
+
+def with_run(study: StudyTables, info: RunInfo, answers: str, flipped: int = 0) -> StudyTables:
+    """``study`` with one more run that answers as ``answers`` does, but for the first ``flipped`` problems."""
+    columns = ("run", "method", "seed", "data_seed", "lr")
+    own = study.items.filter(run=answers).with_columns(pl.lit(getattr(info, name)).alias(name) for name in columns)
+    own = own.with_columns(correct=pl.col("correct") ^ (pl.int_range(pl.len()).over("benchmark") < flipped))
+    items = pl.concat([study.items, own.select(study.items.columns).cast(dict(study.items.schema))])
+    return replace(study, runs=[*study.runs, info], items=items, accuracy=accuracy_table(items),
+                   mcnemar=mcnemar_table(items))  # fmt: skip
+
+
+def test_more_runs_change_no_claim_on_accuracy(build_study: Callable[..., StudyTables], study: StudyTables) -> None:
+    """A replicate with the same answers, a teacher and an instructed base; one with other answers changes the interval,
+    by the spread that it shows, and no p."""
+    alone = build_study(runs=study.runs[:-1])
+    more = with_run(alone, RunInfo("dpo-order1", "dpo", 0, 1, 1e-4), "dpo")
+    more = with_run(more, RunInfo("teacher", "teacher", None, None, None), "sft", 30)
+    more = with_run(more, RunInfo("base-instructed", "base-instructed", None, None, None), "sft", 50)
+    unlike = with_run(alone, RunInfo("dpo-order1", "dpo", 0, 1, 1e-4), "dpo", 25)
+    for read in ACCURACY:
+        before, after, spread = (list(read(evidence_of(tables))) for tables in (alone, more, unlike))
+        for one, two, three in zip(before, after, spread, strict=True):
+            assert isinstance(one, Measured)
+            assert isinstance(two, Measured)
+            assert isinstance(three, Measured)
+            assert (one.value, one.p, one.parts) == (two.value, two.p, two.parts) == (three.value, three.p, three.parts)
+            assert (two.low, two.high) == pytest.approx((one.low, one.high), abs=3e-4)  # t on 401 degrees
+            for rule in (same(), higher(), lower()):
+                assert rule.judge(one).verdict == rule.judge(two).verdict
+            assert one.low is not None
+            assert three.low is not None
+            assert three.low < one.low - 0.01
+            assert one.detail.endswith("interval of these two models: no training was repeated")
+            assert "interval with the spread of repeated trainings (1 degree of freedom)" in three.detail
+
+
+def test_a_difference_that_a_repeat_might_not_show_says_so(study: StudyTables) -> None:
+    frame = study.mcnemar.with_columns(
+        p_value=0.01, low=0.01, high=0.05, method_low=-0.01, method_high=0.07, repeats=2, detectable=0.031
+    )
+    found = one(list(accuracy(("base", "dpo"))(evidence_of(replace(study, mcnemar=frame)))))
+    assert (found.low, found.high) == (-0.01, 0.07)
+    assert found.detail == (
+        "Held-out, exact p = 0.010 and not 0, detectable 3.1, interval with the spread of repeated trainings (2 "
+        "degrees of freedom); these two models differ, a repeat of the training might not"
+    )
+    assert higher().judge(found).verdict == "no power"

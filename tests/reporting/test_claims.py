@@ -32,7 +32,7 @@ from tasks.reporting.claims.rules import (
     within,
 )
 from tasks.reporting.formats import NOT_MEASURED
-from tasks.reporting.join import DIFFERS, NONE_SHOWN, SCHEMAS, StudyTables
+from tasks.reporting.join import SCHEMAS, StudyTables
 from tasks.reporting.pairs import geometry
 
 FLOOR = Noise("data order", 0.8, 0.9, 3)
@@ -83,19 +83,39 @@ def test_without_an_interval_no_number_confirms_or_refutes(rule: Rule) -> None:
 
 
 @pytest.mark.parametrize(
-    ("test", "difference", "verdicts"),
-    [  # of same, higher, lower
-        (DIFFERS, 0.05, (FAILS, HOLDS, FAILS)),
-        (DIFFERS, -0.05, (FAILS, FAILS, HOLDS)),
-        (NONE_SHOWN, 0.001, (HOLDS, FAILS, FAILS)),
-        ("no power", 0.05, (NO_POWER, NO_POWER, NO_POWER)),
-        (None, 0.0, (NO_POWER, NO_POWER, NO_POWER)),
+    ("low", "high", "p", "parts", "verdicts"),
+    [  # of same, higher, lower; the first four are those of tests/evaluation/test_power.py
+        (0.0015, 0.0197, 0.029, 1, (HOLDS, HOLDS, FAILS)),  # within two points, and not 0
+        (0.0028, 0.0215, 0.014, 1, (FAILS, HOLDS, FAILS)),
+        (-0.0158, 0.0097, 0.72, 1, (HOLDS, FAILS, FAILS)),
+        (0.0064, 0.0254, 0.0011, 1, (FAILS, HOLDS, FAILS)),
+        (-0.0254, -0.0064, 0.0011, 1, (FAILS, FAILS, HOLDS)),
+        (-0.02, 0.02, 1.0, 1, (HOLDS, NO_POWER, NO_POWER)),  # the ends belong to the margin
+        (-0.03, 0.06, 0.5, 1, (NO_POWER, NO_POWER, NO_POWER)),
+        (-0.03, 0.019, 0.5, 1, (NO_POWER, FAILS, NO_POWER)),  # not higher by two points, perhaps lower by them
+        (0.021, 0.06, None, 1, (FAILS, NO_POWER, FAILS)),  # no test: nothing is higher by the interval alone
+        (None, None, 0.001, 1, (NO_POWER, NO_POWER, NO_POWER)),
+        # The test rejects for these two models, and with the spread of repeats 0 is within the interval.
+        (-0.01, 0.05, 0.001, 1, (NO_POWER, NO_POWER, FAILS)),
+        # One of ten parts: ten equalities are not refuted by the least p of ten; that ten are higher needs no correction.
+        (0.0028, 0.0215, 0.014, 10, (NO_POWER, HOLDS, FAILS)),
+        (0.0028, 0.0215, 0.005, 10, (FAILS, HOLDS, FAILS)),
     ],
 )
-def test_accuracy_is_judged_by_the_test(test: str | None, difference: float, verdicts: tuple[str, ...]) -> None:
-    # The interval is narrow and 0 within it: the test alone decides.
-    found = replace(measured(-0.06, 0.06, difference), test=test)
+def test_accuracy_is_judged_by_the_interval_and_the_test(
+    low: float | None, high: float | None, p: float | None, parts: int, verdicts: tuple[str, ...]
+) -> None:
+    found = replace(measured(low, high, 0.03 if low is None else (low + (high or 0)) / 2), p=p, parts=parts)
     assert tuple(rule.judge(found).verdict for rule in (same(), higher(), lower())) == verdicts
+
+
+def test_the_margin_of_accuracy_is_the_rules_to_set() -> None:
+    found = replace(measured(0.0015, 0.0197, 0.0106), p=0.029)
+    assert [same(effect).judge(found).verdict for effect in (0.01, 0.02, 0.04)] == [FAILS, HOLDS, HOLDS]
+    found = replace(measured(-0.0158, 0.0097, -0.003), p=0.72)
+    assert [higher(effect).judge(found).verdict for effect in (0.005, 0.01)] == [NO_POWER, FAILS]
+    assert same().words == "95 % interval within -2 to 2 points"
+    assert same(0.01).words == "95 % interval within -1 to 1 points"
 
 
 @pytest.fixture(scope="module")
@@ -186,12 +206,15 @@ def test_a_flipped_number_flips_the_verdict(study: StudyTables) -> None:
     assert verdict("cosine-order", shifted("sft", "dft", "cosine", 0.2)) == FAILS
     # Up to a likeness that noise leaves: near the floor nothing is shown to be apart.
     assert verdict("cosine-sft-offline-grpo", shifted("sft", "offline_grpo", "cosine", 0.03)) == NO_POWER
-    equal = study.mcnemar.with_columns(verdict=pl.lit(NONE_SHOWN))
+    equal = judged(study.mcnemar, -0.01, 0.01, 1.0)
     assert verdict("accuracy-five-equal", replace(study, mcnemar=equal)) == HOLDS
     one = (pl.col("run_a") == "sft") & (pl.col("run_b") == "rft") & (pl.col("benchmark") == "heldout")
-    unlike = equal.with_columns(verdict=pl.when(one).then(pl.lit(DIFFERS)).otherwise("verdict"))
-    assert verdict("accuracy-five-equal", replace(study, mcnemar=unlike)) == FAILS
+    for p, said in ((1e-4, FAILS), (0.04, NO_POWER)):  # one of ten pairs: .04 is no surprise
+        unlike = pl.concat([equal.filter(~one), judged(equal.filter(one), 0.01, 0.03, p)])
+        assert verdict("accuracy-five-equal", replace(study, mcnemar=unlike)) == said
     assert verdict("open-base-dpo", replace(study, mcnemar=equal)) == HOLDS
+    slight = replace(study, mcnemar=judged(study.mcnemar, -0.0197, -0.0015, 0.029))
+    assert verdict("open-base-dpo", slight) == HOLDS
     assert verdict("cosine-sft-rft", replace(study, pair_metrics=study.pair_metrics.clear())) == NOT_MEASURED
 
 
@@ -270,6 +293,12 @@ def test_tables_show_every_claim_once(results: dict[str, ClaimResult]) -> None:
     ]
     assert first[4].subs == ("[0.947, 0.969]", "sft ~ rft")
     assert first[5].subs == ("n = 1",)  # .958 x .975
+
+
+def judged(frame: pl.DataFrame, low: float, high: float, p: float) -> pl.DataFrame:
+    """MCNEMAR with one interval and one p for every pair."""
+    both = {f"{of}{end}": pl.lit(value) for of in ("", "method_") for end, value in (("low", low), ("high", high))}
+    return frame.with_columns(difference=pl.lit((low + high) / 2), p_value=pl.lit(p), **both)
 
 
 def _tables(runs: list[RunInfo]) -> StudyTables:

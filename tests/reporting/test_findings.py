@@ -6,7 +6,7 @@ from dataclasses import replace
 import polars as pl
 
 from tasks.reporting.findings import Findings, findings
-from tasks.reporting.formats import p_value, percent, points
+from tasks.reporting.formats import p_value, percent, points, points_interval
 from tasks.reporting.join import StudyTables
 from tasks.reporting.notes import floor_note
 from tasks.reporting.pairs import geometry
@@ -41,28 +41,34 @@ def test_accuracy_is_told_against_the_base_with_its_p(study: StudyTables) -> Non
     sentence = told(study).sentences[1]
     base = study.accuracy.filter(run="base", benchmark="heldout")["accuracy"][0]
     assert sentence.startswith(f"Held-out accuracy against the base's {percent(base)} % (n = 400): higher for sft")
-    for row in study.mcnemar.filter(benchmark="heldout", run_a="base").iter_rows(named=True):
-        told_change = f"{row['run_b']} ({points(-row['difference'])} points, p = {p_value(row['p_holm'])})"
-        before, after = sentence.split("no power to tell for")
-        assert told_change in (before if row["verdict"] == "differs" else after)
+    asked = study.mcnemar.filter(benchmark="heldout", run_a="base", family="base")
+    assert asked.height == 6
+    before, after = sentence.split("no power to tell for")
+    for row in asked.iter_rows(named=True):
+        shown = row["verdict"] == "differs"
+        interval = "" if shown else f" {points_interval(-row['high'], -row['low'])}"
+        change = f"{row['run_b']} ({points(-row['difference'])}{interval} points, p = {p_value(row['p_holm'])})"
+        assert change in (before if shown else after)
+    assert "Holm over the 6 runs against the base" in sentence
+    assert "sft-order1" not in sentence  # a replicate is no method
 
 
 def test_a_loss_of_accuracy_is_called_lower(study: StudyTables) -> None:
     turned = study.mcnemar.with_columns(
-        difference=-pl.col("difference"), only_a=pl.col("only_b"), only_b=pl.col("only_a")
+        difference=-pl.col("difference"), only_a="only_b", only_b="only_a", low=-pl.col("high"), high=-pl.col("low")
     )
     assert ": lower for sft (-" in told(replace(study, mcnemar=turned)).sentences[1]
 
 
-def test_no_discordant_problem_is_no_difference_shown_never_equal(build_study: Callable[..., StudyTables]) -> None:
+def test_no_discordant_problem_says_why_nothing_differs(build_study: Callable[..., StudyTables]) -> None:
     said = told(build_study(solve=0.0))
     assert said.sentences[1] == (
-        "Held-out accuracy against the base's 0.0 % (n = 400): no difference shown for any of the 7 runs (changes from "
-        "0.0 to 0.0 points, smallest p = 1.00; no problem was answered right by one and wrong by the other), where one "
-        "of 1.0 points would have been found. For comparison: the same method differs in another data order by 0.0 "
-        "points. p: exact McNemar, Holm-adjusted over all pairs of runs; found: with a power of 80 %."
+        "Held-out accuracy against the base's 0.0 % (n = 400): equal within 2 points for all of the 6 runs (changes "
+        "from 0.0 to 0.0 points, 95 % intervals within [-0.69, +0.69], smallest p = 1.00; no problem was answered right by "
+        "one and wrong by the other). For comparison: the same method differs in another data order by 0.0 points. p: "
+        "exact McNemar, Holm over the 6 runs against the base; equal: the 95 % interval lies within 2 points."
     )
-    assert not any("equal" in sentence for sentence in said.sentences)
+    # 1.96 sqrt(2 / 402 / 402) = .0069
 
 
 def test_a_model_that_cannot_do_it_is_said_at_the_top(

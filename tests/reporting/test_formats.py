@@ -5,7 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from tasks.reporting.formats import NOT_MEASURED, learning_rate, listed, number, p_value, percent, points, seconds
+from tasks.reporting.formats import (
+    NOT_MEASURED,
+    learning_rate,
+    listed,
+    number,
+    p_value,
+    percent,
+    points,
+    points_interval,
+    seconds,
+)
 
 
 def test_missing_values_never_print_as_zero() -> None:
@@ -21,6 +31,12 @@ def test_measured_zeros_print_as_zero_without_a_sign() -> None:
 
 def test_points_carry_their_sign() -> None:
     assert [points(0.042), points(-0.2694)] == ["+4.2", "-26.9"]
+
+
+def test_an_interval_of_points_has_a_place_more() -> None:
+    assert points_interval(0.0015, 0.0197) == "[+0.15, +1.97]"
+    assert points_interval(-0.02004, -0.0) == "[-2.00, 0.00]"
+    assert points_interval(None, 0.1) == "no interval"
 
 
 def test_a_number_prints_alike_from_numpy_and_python() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from tasks.contracts import InputError, RunInfo
+from tasks.contracts import DIFFERS, DIFFERS_LITTLE, EQUAL, NO_POWER, InputError, RunInfo
 from tasks.reporting.join import (
     StudyTables,
     Versus,
@@ -43,6 +43,8 @@ def test_versus_turns_the_pair_round(study: StudyTables) -> None:
     row = study.mcnemar.filter(benchmark="heldout", run_a="base", run_b="rft").row(0, named=True)
     found = versus(study, "rft", "base", "heldout")
     assert found is not None
+    assert found.low is not None
+    assert found.high is not None
     assert (found.only_this, found.only_other) == (row["only_b"], row["only_a"])
     assert found.difference == -row["difference"]
     # Accuracy of rft less that of the base, from the counts themselves: (only rft - only base) / n.
@@ -50,11 +52,21 @@ def test_versus_turns_the_pair_round(study: StudyTables) -> None:
     back = versus(study, "base", "rft", "heldout")
     assert back is not None
     assert back.difference == -found.difference
+    assert (back.low, back.high) == (row["low"], row["high"]) == (-found.high, -found.low)
+    assert (back.method_low, back.method_high) == (row["method_low"], row["method_high"])
+    assert (found.method_low, found.method_high) == (-row["method_high"], -row["method_low"])
 
 
 def test_a_difference_is_shown_by_the_verdict_only() -> None:
-    assert not Versus(100, 9, 1, 0.08, 0.0021, 0.08, detectable=0.12, verdict="no power").shown
-    assert Versus(100, 9, 1, 0.08, 0.0021, 0.03, detectable=0.12, verdict="differs").shown
+    found = Versus(100, 9, 1, 0.08, 0.01, 0.15, 0.021, 0.011, 0.08, "base", detectable=0.12, verdict=NO_POWER)
+    assert (found.shown, found.p, found.rejects, found.repeatable) == (False, 0.08, True, None)
+    assert replace(found, verdict=DIFFERS).shown
+    assert replace(found, verdict=DIFFERS_LITTLE).shown
+    assert not replace(found, verdict=EQUAL).shown
+    # Outside the families the verdict read the pair's own p.
+    assert replace(found, family=None, p_holm=None).p == 0.021
+    assert replace(found, method_low=-0.01, method_high=0.17).repeatable is False
+    assert replace(found, method_low=0.001, method_high=0.16).repeatable is True
 
 
 def test_a_pair_without_a_verdict_has_no_power(study: StudyTables) -> None:

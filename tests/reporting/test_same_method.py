@@ -37,10 +37,12 @@ def twins(study: StudyTables) -> StudyTables:
     """Four runs of sft: three orders of the data, two initialisations; 100 problems, shares and depths as above."""
     names = list(RIGHT)
     tests = [
-        ("heldout", a, b, 100, RIGHT[a], RIGHT[b], 0, 0, (RIGHT[a] - RIGHT[b]) / 100, 0.5, 1.0, 0.1, "no power")
+        {"benchmark": "heldout", "run_a": a, "run_b": b, "family": "base" if a == "base" else None, "n": 100,
+         "only_a": RIGHT[a], "only_b": RIGHT[b], "both": 0, "neither": 0, "difference": (RIGHT[a] - RIGHT[b]) / 100,
+         "p_value": 0.5, "p_holm": 1.0, "detectable": 0.1, "verdict": "no power"}
         for i, a in enumerate(names)
         for b in names[i + 1 :]
-    ]
+    ]  # fmt: skip
     # pass@4 of a run is its accuracy and a tenth.
     samples = [(run, "heldout", "pass", 4, 100, 4, n / 100 + 0.1, None, None) for run, n in RIGHT.items()]
     held = study.accuracy.filter(benchmark="heldout", run="base")
@@ -51,7 +53,7 @@ def twins(study: StudyTables) -> StudyTables:
         study,
         runs=RUNS,
         accuracy=accuracy,
-        mcnemar=pl.DataFrame(tests, schema=MCNEMAR, orient="row"),
+        mcnemar=pl.DataFrame(tests, schema=MCNEMAR),
         samples=pl.DataFrame(samples, schema=SAMPLES, orient="row"),
         lens=pl.DataFrame([(run, None, "depth", 9, d) for run, d in DEPTH.items()], schema=LENS, orient="row"),
     )

@@ -7,9 +7,10 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from tasks.contracts import DIFFERS, DIFFERS_LITTLE, EQUAL, NO_POWER
 from tasks.reporting.document import build_document
 from tasks.reporting.findings import findings
-from tasks.reporting.formats import p_value, points
+from tasks.reporting.formats import p_value, points, points_interval
 from tasks.reporting.html import render_html
 from tasks.reporting.join import StudyTables
 from tasks.reporting.mcnemar_matrix import mcnemar_matrices
@@ -73,10 +74,12 @@ def test_the_matrix_of_tests_is_the_frame_both_ways(study: StudyTables) -> None:
     names = [row[0].text for row in heldout.rows]
     cells = {(row[0].text, other): cell for row in heldout.rows for other, cell in zip(names, row[1:], strict=True)}
     for row in study.mcnemar.filter(benchmark="heldout").iter_rows(named=True):
-        star = "*" if row["verdict"] == "differs" else ""
+        star = {DIFFERS: "*", DIFFERS_LITTLE: "*=", EQUAL: "=", NO_POWER: ""}[row["verdict"]]
         there, back = cells[row["run_a"], row["run_b"]], cells[row["run_b"], row["run_a"]]
         assert (there.text, back.text) == (points(row["difference"]) + star, points(-row["difference"]) + star)
-        assert there.subs == back.subs == (f"p {p_value(row['p_holm'])}",)
+        p = f"p {p_value(row['p_holm'])}" if row["family"] else f"p {p_value(row['p_value'])} (unadjusted)"
+        assert there.subs == (points_interval(row["low"], row["high"]), p)
+        assert back.subs == (points_interval(-row["high"], -row["low"]), p)
     assert all(cells[name, name].text == "-" for name in names)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tasks.contracts import BARRIERS, CONNECTIVITY, RunInfo
+from tasks.contracts import BARRIERS, CONNECTIVITY, EQUAL, RunInfo
 from tasks.reporting.many.document import Page, many_page
 from tasks.reporting.many.findings import many_findings
 from tasks.reporting.many.frames import runs_frame, scores_frame
@@ -151,12 +151,13 @@ def test_methods_without_a_difference_share_one_clause(many: Many) -> None:
         sentences = many_findings(many, runs, own, pairs, across, pl.DataFrame({"midpoint": []})).sentences
         return next(sentence for sentence in sentences if "accuracy at lr 1e-3" in sentence)
 
-    none = accuracy({"sft": "no difference shown"})
+    none = accuracy({"sft": EQUAL})
     # At 1e-3: SFT three times (a twin), RFT twice, DPO once.
     assert none.endswith(
         "(59.0 %): no difference is shown in any of 6 trainings of sft, rft and dpo, on average +1.0 (+1.0 to +1.0) "
-        "points, 3 of them without power."
+        "points, 3 equal within 2 points and 3 without power."
     )
+    assert accuracy({}).endswith("on average +1.0 (+1.0 to +1.0) points, all without power.")
     assert "shown in 0 of" not in none
     some = accuracy({"sft": "differs"})
     assert (

@@ -1,14 +1,15 @@
-"""Accuracy is never called alike where the test had no power to tell."""
+"""Accuracy is called equal by an interval only, and a difference one by a test."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import polars as pl
 import pytest
 
-from tasks.contracts import MCNEMAR, SAMPLES, RunInfo
+from tasks.contracts import DIFFERS, DIFFERS_LITTLE, EQUAL, MCNEMAR, NO_POWER, SAMPLES, RunInfo
 from tasks.reporting.accuracy_findings import against_base
 from tasks.reporting.accuracy_tables import MOST_TESTS, accuracy_table, mcnemar_table
 from tasks.reporting.join import StudyTables
@@ -20,52 +21,103 @@ from tasks.reporting.tables import Cell, headline_table
 NONE = "no noise floor measured"
 
 
-def judged(study: StudyTables, *rows: tuple[str, float, float, float | None, str]) -> StudyTables:
-    """The base against runs on 1,000 held-out problems: (run, its gain, p, detectable, verdict)."""
-    tests = [
-        ("heldout", "base", run, 1000, 30, 30 + round(1000 * gain), 500, 100, -gain, p, p, detectable, verdict)
-        for run, gain, p, detectable, verdict in rows
-    ]
-    return replace(study, mcnemar=pl.DataFrame(tests, schema=MCNEMAR, orient="row"))
+def judged(study: StudyTables, *rows: dict[str, Any]) -> StudyTables:
+    """The base against runs on 1,000 held-out problems: ``run``, its ``gain``, p, detectable, verdict, and columns of
+    MCNEMAR; the interval is half a point to either side."""
+    given = [
+        {"benchmark": "heldout", "run_a": "base", "family": "base", "n": 1000, "only_a": 30, "only_b": 40, "both": 500,
+         "neither": 430, "run_b": row["run"], "difference": -row["gain"], "low": -row["gain"] - 0.005,
+         "high": -row["gain"] + 0.005, "p_value": row["p"] / 3, "p_mid": row["p"] / 4, "p_holm": row["p"],
+         **{name: value for name, value in row.items() if name in MCNEMAR}}
+        for row in rows
+    ]  # fmt: skip
+    return replace(study, mcnemar=pl.DataFrame(given, schema=MCNEMAR))
 
 
-def test_every_verdict_stands_with_what_would_have_been_found(study: StudyTables) -> None:
+def row(run: str, gain: float, p: float, detectable: float | None, verdict: str, **columns: Any) -> dict[str, Any]:
+    return {"run": run, "gain": gain, "p": p, "detectable": detectable, "verdict": verdict, **columns}
+
+
+def test_every_verdict_is_named_once_with_its_family(study: StudyTables) -> None:
     tables = judged(
         study,
-        ("sft", 0.05, 0.001, 0.031, "differs"),
-        ("rft", -0.04, 0.004, 0.033, "differs"),
-        ("dft", 0.004, 1.0, 0.018, "no difference shown"),
-        ("rift", -0.002, 1.0, 0.0124, "no difference shown"),
-        ("dpo", 0.019, 0.09, 0.041, "no power"),
+        row("sft", 0.05, 0.001, 0.031, DIFFERS),
+        row("rft", -0.04, 0.004, 0.033, DIFFERS),
+        row("dft", 0.004, 1.0, 0.018, EQUAL),
+        row("rift", -0.002, 1.0, 0.0124, EQUAL),
+        row("offline_grpo", 0.011, 0.029, 0.019, DIFFERS_LITTLE),
+        row("dpo", 0.019, 0.09, 0.041, NO_POWER),
+        row("sft-order1", 0.049, 0.001, 0.031, DIFFERS, family=None, p_holm=None),
     )
     lead, rest = against_base(tables, geometry(tables), "heldout").split("(n = 400): ")
     assert lead.startswith("Held-out accuracy against the base's")
     assert rest == (
-        "higher for sft (+5.0 points, p = 0.001); lower for rft (-4.0 points, p = 0.004); no difference shown for "
-        "dft (+0.4 points, p = 1.00) and rift (-0.2 points, p = 1.00), where one of 1.2 to 1.8 points would have been "
-        "found; no power to tell for dpo (+1.9 points, p = 0.090): only one of 4.1 points or more would have been "
-        "found. For comparison: no noise floor was measured for it. p: "
-        "exact McNemar, Holm-adjusted over all pairs of runs; found: with a power of 80 %."
+        "higher for sft (+5.0 points, p = 0.001) and offline_grpo (+1.1 points, by less than 2 points, p = 0.029); "
+        "lower for rft (-4.0 points, p = 0.004); equal within 2 points for dft (+0.4 [-0.10, +0.90] points, p = 1.00) "
+        "and rift (-0.2 [-0.70, +0.30] points, p = 1.00); no power to tell for dpo (+1.9 [+1.40, +2.40] points, p = "
+        "0.090): only one of 4.1 points or more would have been found. For comparison: no noise floor was measured for "
+        "it. p: exact McNemar, Holm over the 6 runs against the base; equal: the 95 % interval lies within 2 points."
     )
 
 
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ((0.01, 0.09), "the interval still leaves out 0 for all of these."),
+        (
+            (-0.01, 0.11),
+            "the interval holds 0 for sft and rft: these models differ from the base, a repeat of the training might "
+            "not.",
+        ),
+    ],
+)
+def test_what_a_repeat_might_not_show_is_said(study: StudyTables, ends: tuple[float, float], said: str) -> None:
+    repeat = {"repeats": 2, "training_sd": 0.0061, "method_low": ends[0], "method_high": ends[1]}
+    tables = judged(
+        study,
+        row("sft", 0.05, 0.001, 0.031, DIFFERS, **repeat),
+        row("rft", 0.05, 0.001, 0.031, DIFFERS, **repeat),
+        row("dpo", 0.0, 1.0, 0.01, EQUAL, **repeat),
+    )
+    text = against_base(tables, geometry(tables), "heldout")
+    assert f"With the spread of repeated trainings (sd of one 0.61 points, 2 degrees of freedom) {said}" in text
+
+
 def test_a_test_that_could_find_nothing_says_so(study: StudyTables) -> None:
-    tables = judged(study, ("sft", 0.005, 1.0, None, "no power"))
+    tables = judged(study, row("sft", 0.005, 1.0, None, NO_POWER, low=-0.2, high=0.19))
     said = against_base(tables, geometry(tables), "heldout")
-    assert "no power to tell for sft (+0.5 points, p = 1.00): none would be found." in said
-    (row,) = mcnemar_table(tables, geometry(tables)).rows
-    assert row[-2:] == (Cell("none"), Cell("no power"))
+    assert "no power to tell for sft (+0.5 [-19.00, +20.00] points, p = 1.00): none would be found." in said
+    (only,) = mcnemar_table(tables, geometry(tables)).rows
+    assert only[-2:] == (Cell("none"), Cell("no power"))
 
 
-def test_tables_carry_verdict_and_detectable_difference(study: StudyTables) -> None:
-    tables = judged(study, ("sft", 0.05, 0.001, 0.031, "differs"), ("dft", 0.004, 1.0, 0.018, "no difference shown"))
+def test_tables_carry_interval_verdict_and_detectable_difference(study: StudyTables) -> None:
+    alone = {"family": None, "p_holm": None}
+    tables = judged(
+        study,
+        row("sft", 0.05, 0.001, 0.031, DIFFERS, method_low=-0.07, method_high=-0.03, repeats=1, training_sd=0.004),
+        row("dft", 0.004, 1.0, 0.018, EQUAL),
+        row("sft-order1", 0.05, 0.006, 0.03, DIFFERS, **alone),
+    )
     view = geometry(tables)
-    rows = {row[2].text: row for row in mcnemar_table(tables, view).rows}
-    assert rows["sft"][-2:] == (Cell("3.1"), Cell("differs", ("A lower",)))
-    assert rows["dft"][-2:] == (Cell("1.8"), Cell("no difference shown"))
-    runs = {row[0].text: row[2] for row in headline_table(tables, view).rows}
-    assert runs["sft"] == Cell("+5.0", ("p 0.001", "differs", "detectable 3.1", NONE))
-    assert runs["dft"] == Cell("+0.4", ("p 1.00", "no difference shown", "detectable 1.8", NONE))
+    table = mcnemar_table(tables, view)
+    rows = {cells[2].text: dict(zip(table.header, cells, strict=True)) for cells in table.rows}
+    assert rows["sft"]["A less B, points"] == Cell("-5.0", ("[-5.50, -4.50]",))
+    assert rows["sft"]["With repeated trainings, points"] == Cell("[-7.00, -3.00]")
+    assert [rows["sft"][name].text for name in ("p (exact)", "p (mid)", "p (Holm)")] == ["0.0003", "0.0003", "0.001"]
+    assert rows["sft"]["Verdict"] == Cell("differs", ("A lower",))
+    assert (rows["dft"]["Detectable, points"], rows["dft"]["Verdict"]) == (Cell("1.8"), Cell("equal within 2 points"))
+    assert rows["dft"]["With repeated trainings, points"] == Cell("-")
+    # Never printed as if adjusted.
+    assert rows["sft-order1"]["p (Holm)"] == Cell("-", ("outside the families",))
+    assert rows["sft-order1"]["p (exact)"] == Cell("0.002")
+    assert "p (Holm): Holm-adjusted over the 2 pairs of a main run and the base" in table.note
+    assert "(sd 0.40 points, 1 degree of freedom)" in table.note
+    runs = {cells[0].text: cells[2] for cells in headline_table(tables, view).rows}
+    subs = ("[+4.50, +5.50]", "p 0.001", "differs", "detectable 3.1", "repeated [+3.00, +7.00]", NONE)
+    assert runs["sft"] == Cell("+5.0", subs)
+    assert runs["dft"] == Cell("+0.4", ("[-0.10, +0.90]", "p 1.00", "equal within 2 points", "detectable 1.8", NONE))
+    assert runs["sft-order1"].subs[1:3] == ("p 0.002 (unadjusted)", "differs")
     assert runs["dpo"] == Cell("not measured")
 
 

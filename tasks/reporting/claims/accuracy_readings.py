@@ -1,9 +1,16 @@
-"""Readings of claims about accuracy: paired differences with McNemar's verdicts."""
+"""Readings of claims about accuracy: paired differences, their intervals and McNemar's exact p.
+
+A claim is one question, fixed before the data: it reads the pair's own p, not the one adjusted over the study's other
+pairs. It speaks of methods, so its interval is the one with the spread of repeated trainings, where there are any; the
+part says which it is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from tasks.reporting.accuracy_findings import freedom
 from tasks.reporting.claims.claim import Part, Reading
 from tasks.reporting.claims.evidence import Evidence
 from tasks.reporting.claims.measured import Measured, Missing, Noise
@@ -11,12 +18,19 @@ from tasks.reporting.claims.pair_readings import NO_MATCHED, dpo_at_rate
 from tasks.reporting.claims.spread import KIND, order_groups
 from tasks.reporting.floors import ORDER
 from tasks.reporting.formats import benchmark_name, number, p_value
-from tasks.reporting.join import StudyTables, base_of, benchmarks, nobody_solves, primary_benchmark, score, versus
+from tasks.reporting.join import (
+    StudyTables,
+    Versus,
+    base_of,
+    benchmarks,
+    nobody_solves,
+    primary_benchmark,
+    score,
+    versus,
+)
 
 PAPERS = "gsm8k"
 HARD = ("aime2026", "aime")
-Z = 1.959963984540054
-"""The normal distribution's .975 quantile."""
 
 
 def accuracy(*pairs: tuple[str, str]) -> Reading:
@@ -59,7 +73,7 @@ def _differences(evidence: Evidence, pairs: Sequence[tuple[str, str]], benchmark
             parts.append(Missing(f"no run of {' or '.join(absent)}"))
         else:
             parts.append(_difference(evidence, names[a], names[b], benchmark))
-    return parts
+    return [replace(part, parts=len(pairs)) if isinstance(part, Measured) else part for part in parts]
 
 
 def _difference(evidence: Evidence, run: str, other: str, benchmark: str) -> Part:
@@ -75,12 +89,24 @@ def _difference(evidence: Evidence, run: str, other: str, benchmark: str) -> Par
         return Missing(
             f"{run} and {other} solve all of {benchmark_name(benchmark)}, so accuracy cannot tell them apart"
         )
-    low, high = paired_interval(found.only_this, found.only_other, found.n)
-    least = "none" if found.detectable is None else number(100 * found.detectable, 1)
-    detail = f"{benchmark_name(benchmark)}, p = {p_value(found.p_holm)}, detectable {least}"
+    low, high = (found.low, found.high) if found.repeatable is None else (found.method_low, found.method_high)
+    detail = f"{benchmark_name(benchmark)}, {_told(found)}"
     noise = _noise(evidence, benchmark)
     return Measured(
-        f"{run} less {other}", found.difference, low, high, noise, found.n, "problems", detail, found.verdict
+        f"{run} less {other}", found.difference, low, high, noise, found.n, "problems", detail, found.p_value
+    )
+
+
+def _told(found: Versus) -> str:
+    """The test, and what the interval is about."""
+    least = "none" if found.detectable is None else number(100 * found.detectable, 1)
+    test = f"exact p = {p_value(found.p_value)}{' and not 0' if found.rejects else ''}, detectable {least}"
+    if found.repeatable is None:
+        return f"{test}, interval of these two models: no training was repeated"
+    again = "; these two models differ, a repeat of the training might not"
+    return (
+        f"{test}, interval with the spread of repeated trainings ({freedom(found)})"
+        f"{again if found.rejects and not found.repeatable else ''}"
     )
 
 
@@ -90,15 +116,6 @@ def _noise(evidence: Evidence, benchmark: str) -> Noise | None:
     apart = [abs(one.difference) for one in found if one is not None]
     df = sum(len(group) - 1 for group in order_groups(evidence.view))
     return Noise(KIND, 0.0, max(apart), df) if apart else None
-
-
-def paired_interval(only_this: int, only_other: int, n: int) -> tuple[float, float]:
-    """95 % interval of a difference of two paired shares: Wald with one problem added to each side of the discordant
-    ones and two to all (Bonett and Price 2012)."""
-    this, other = (only_this + 1) / (n + 2), (only_other + 1) / (n + 2)
-    difference = this - other
-    half = Z * ((this + other - difference**2) / (n + 2)) ** 0.5
-    return difference - half, difference + half
 
 
 def _benchmark(tables: StudyTables) -> str:

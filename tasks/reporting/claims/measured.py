@@ -34,7 +34,8 @@ class Crossed:
 @dataclass(frozen=True)
 class Measured:
     """``what`` was measured (the pair or the runs), in the frame's units; ``low``, ``high``: its 95 % interval; ``n``
-    ``of`` something. ``test``: the verdict of McNemar's test, where that decides."""
+    ``of`` something. ``p``: exact, of McNemar's test, where one decides; ``parts``: how many parts its claim
+    has."""
 
     what: str
     value: float
@@ -44,7 +45,8 @@ class Measured:
     n: int
     of: str
     detail: str = ""
-    test: str | None = None
+    p: float | None = None
+    parts: int = 1
     crossed: Crossed | None = None
     """The same of runs in two data orders: what the noise floor judges (`tasks.reporting.across`)."""
     units: Mapping[str, float] = field(default_factory=dict)

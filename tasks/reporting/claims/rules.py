@@ -3,7 +3,7 @@
 All of them read the 95 % interval, never the point alone: the claim ``holds`` where the whole interval is in the range
 that the claim allows, ``does not hold`` where none of it is, and there is ``no power`` to tell where it lies on both
 sides or is not known. So an equality holds only where the interval is narrow (an equivalence test), and a difference
-only where 0 is outside. Accuracy is judged by McNemar's test and by what it could have found.
+only where 0 is outside. A difference in accuracy takes McNemar's test as well.
 """
 
 from __future__ import annotations
@@ -14,10 +14,7 @@ from dataclasses import dataclass, replace
 
 from tasks.reporting.claims.measured import Measured
 from tasks.reporting.formats import number
-from tasks.reporting.join import DIFFERS, NO_POWER, NONE_SHOWN
-
-EFFECT = 0.02
-"""Smallest difference in accuracy of interest, a share: two points, as in `tasks.evaluation.power`."""
+from tasks.reporting.join import EFFECT, LEVEL, NO_POWER
 
 HOLDS, FAILS = "holds", "does not hold"
 
@@ -167,33 +164,66 @@ def apart(low: float, high: float, decimals: int = 2, *, distance: bool = False)
 
 
 def same(effect: float = EFFECT) -> Rule:
-    """No difference in accuracy, by a test that would have found one."""
+    """Equal accuracy: the whole interval of the difference lies within ``effect``, a share (two one-sided tests).
+
+    It does not hold where the interval lies outside, or where the test rejects and the interval leaves out 0. One
+    part's rejection refutes a claim of m parts, so there, and only there, p counts m times (Bonferroni, which tells
+    that some part is unequal exactly where Holm does).
+    """
 
     def judge(found: Measured) -> Judged:
-        verdicts = {DIFFERS: FAILS, NONE_SHOWN: HOLDS}
-        return Judged(verdicts.get(found.test or "", NO_POWER), -abs(found.value))
+        if found.low is None or found.high is None:
+            return Judged(NO_POWER, -abs(found.value), "an interval")
+        slack = min(found.low + effect, effect - found.high)
+        if slack >= 0:
+            return Judged(HOLDS, slack)
+        rejected = found.p is not None and found.p * found.parts <= LEVEL and not found.low <= 0 <= found.high
+        outside = found.low > effect or found.high < -effect
+        return Judged(FAILS, slack) if outside or rejected else Judged(NO_POWER, slack, _problems(found, effect))
 
-    words = (
-        "McNemar's exact test, Holm-adjusted, shows none, and would have found the smallest one of interest (2 points)"
-    )
-    return Rule(words, judge)
+    return Rule(f"95 % interval within {_points(-effect)} to {_points(effect)} points", judge)
 
 
 def higher(effect: float = EFFECT) -> Rule:
-    """The first run's accuracy is higher, as a test shows."""
-    return Rule("higher by McNemar's exact test, Holm-adjusted, p at most 0.05", lambda found: _shown(found, 1))
+    """The first run's accuracy is higher, as the test shows and the interval, which may know of repeats, allows.
+
+    It does not hold where the interval's upper end is below ``effect``, a share: then it is lower, or not higher by
+    anything that matters. p is each part's own: a claim of several parts holds where every one does, which needs no
+    correction (intersection-union test, Berger 1982), and adding runs to a study changes none.
+    """
+    words = f"higher by McNemar's exact test (p at most {LEVEL}) and the interval above 0"
+    return Rule(words, lambda found: _shown(found, 1, effect))
 
 
 def lower(effect: float = EFFECT) -> Rule:
-    """The first run's accuracy is lower, as a test shows."""
-    return Rule("lower by McNemar's exact test, Holm-adjusted, p at most 0.05", lambda found: _shown(found, -1))
+    """`higher`, of the second run."""
+    words = f"lower by McNemar's exact test (p at most {LEVEL}) and the interval below 0"
+    return Rule(words, lambda found: _shown(found, -1, effect))
 
 
-def _shown(found: Measured, sign: int) -> Judged:
+def _shown(found: Measured, sign: int, effect: float) -> Judged:
     slack = sign * found.value
-    if found.test == DIFFERS:
-        return Judged(HOLDS if slack > 0 else FAILS, slack)
-    return Judged(FAILS if found.test == NONE_SHOWN else NO_POWER, slack)
+    if found.low is None or found.high is None:
+        return Judged(NO_POWER, slack)
+    low, high = (found.low, found.high) if sign > 0 else (-found.high, -found.low)
+    rejects = found.p is not None and found.p <= LEVEL and slack > 0
+    if rejects:
+        # These two models differ; where the interval has 0 in it, another training of each might not.
+        return Judged(HOLDS, slack) if low > 0 else Judged(NO_POWER, slack, "replicates: the spread of trainings")
+    return Judged(FAILS, slack) if high < effect else Judged(NO_POWER, slack, _problems(found, effect))
+
+
+def _problems(found: Measured, margin: float) -> str:
+    """How many problems would make the interval as narrow as the margin, if it shrank with the root of their number."""
+    assert found.low is not None
+    assert found.high is not None
+    room = margin - abs(found.value) if abs(found.value) < margin else abs(found.value)
+    needed = found.n * ((found.high - found.low) / 2 / max(room, margin / 4)) ** 2
+    return f"about {max(needed, found.n + 1):,.0f} problems, or replicates where it is trainings that spread"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:g}"
 
 
 def _against(found: Measured, *, low: float = -math.inf, high: float = math.inf) -> Judged:

@@ -6,13 +6,22 @@ from collections import Counter
 
 import polars as pl
 
-from tasks.reporting.formats import NOT_MEASURED, benchmark_name, learning_rate, p_value, percent, points, span
-from tasks.reporting.join import DIFFERS, NO_POWER, NONE_SHOWN, REFERENCES
+from tasks.reporting.formats import (
+    NOT_MEASURED,
+    benchmark_name,
+    learning_rate,
+    p_value,
+    percent,
+    points,
+    points_interval,
+    span,
+)
+from tasks.reporting.join import DIFFERS, DIFFERS_LITTLE, EQUAL, MARGIN, NO_POWER, REFERENCES
 from tasks.reporting.many.joined import Many
 from tasks.reporting.many.rows import Rows, by_method, grouped, once, qualified, values
 from tasks.reporting.many.spread import cell, spread
 from tasks.reporting.notes import count
-from tasks.reporting.tables import Cell, Table
+from tasks.reporting.tables import Cell, Table, said
 
 POOLED = (
     "Every training counts once, though several studies may share it; a method's twins (another data order, another "
@@ -49,7 +58,8 @@ def _pooled(benchmark: str, many: Many, rows: Rows) -> Table:
     title = f"{benchmark_name(benchmark)} accuracy by method"
     note = (
         f"Greedy answers, n = {n} problems. {POOLED} Against the base: paired with the base of its own study; differs: "
-        f"exact McNemar, Holm-adjusted p up to 0.05 in the training's own study.{mixed}"
+        "exact McNemar, p up to 0.05, Holm-adjusted over the main runs of the training's own study (a replicate's is "
+        f"not adjusted); equal: the paired 95 % interval lies within {MARGIN}.{mixed}"
     )
     key = "accuracy" if benchmark == many.benchmark else f"accuracy-{many_key(benchmark)}"
     header = ("Method", "Trainings", "Accuracy, %", "Against its base, points", "Against its base, verdicts")
@@ -75,8 +85,9 @@ def verdicts_cell(rows: Rows) -> Cell:
     """How often the test said what: ``differs in 2 of 3``, below it the rest."""
     found = Counter(row["verdict"] or NOT_MEASURED for row in rows)
     total = len(rows)
-    rest = tuple(f"{name}: {found[name]}" for name in (NONE_SHOWN, NO_POWER, NOT_MEASURED) if found[name])
-    return Cell(f"differs in {found[DIFFERS]} of {total}", rest)
+    little = said(f"of these by less than {MARGIN}: {found[DIFFERS_LITTLE]}" if found[DIFFERS_LITTLE] else "")
+    rest = tuple(f"{name}: {found[name]}" for name in (EQUAL, NO_POWER, NOT_MEASURED) if found[name])
+    return Cell(f"differs in {found[DIFFERS] + found[DIFFERS_LITTLE]} of {total}", (*little, *rest))
 
 
 def each_table(scores: pl.DataFrame, benchmark: str) -> Table:
@@ -86,16 +97,20 @@ def each_table(scores: pl.DataFrame, benchmark: str) -> Table:
     for row in own:
         reference = row["method"] in REFERENCES
         about = "reference" if reference else f"lr {learning_rate(row['lr'])} seed {row['seed']}"
-        against = Cell("-") if row["method"] == "base" else Cell(points(row["difference"]))
-        test = Cell("-") if row["method"] == "base" else Cell(p_value(row["p_holm"]), (row["verdict"] or NOT_MEASURED,))
+        interval = points_interval(row["difference_low"], row["difference_high"])
+        against = Cell("-") if row["method"] == "base" else Cell(points(row["difference"]), (interval,))
+        alone = row["p_holm"] is None and row["p_value"] is not None
+        p = p_value(row["p_value"] if alone else row["p_holm"]) + (" (unadjusted)" if alone else "")
+        test = Cell("-") if row["method"] == "base" else Cell(p, (row["verdict"] or NOT_MEASURED,))
         training = "-" if row["training"] is None else str(row["training"] + 1)
         rows.append(
             (Cell(row["study"]), Cell(row["run"], (about,)), Cell(training), Cell(str(row["n"])),
              Cell(percent(row["accuracy"]), (f"{percent(row['low'])} to {percent(row['high'])}",)), against, test)
         )  # fmt: skip
     note = (
-        "95 % intervals over problems: Wilson's. p: exact McNemar, Holm-adjusted over the pairs of its study. "
-        "Training: rows of one number are one and the same training, which two studies share."
+        "95 % intervals over problems: Wilson's, of a difference the paired one. p: exact McNemar, Holm-adjusted over "
+        "the main runs of its study against their base. Training: rows of one number are one "
+        "and the same training, which two studies share."
     )
     header = ("Study", "Run", "Training", "n", "Accuracy, %", "Against base, points", "p")
     marks = {i: "base" for i, row in enumerate(own) if row["method"] in REFERENCES}

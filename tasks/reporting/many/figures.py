@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from tasks.reporting.formats import benchmark_name, learning_rate
-from tasks.reporting.join import DIFFERS, REFERENCES
+from tasks.reporting.join import DIFFERS, DIFFERS_LITTLE, REFERENCES
 from tasks.reporting.many.direction_tables import BOTH, INITIALISATION, ORDER
 from tasks.reporting.many.joined import Many
 from tasks.reporting.many.rows import Rows, between, by_method, floors, once
@@ -51,7 +51,7 @@ def accuracy_drawn(many: Many, scores: pl.DataFrame) -> Drawn | None:
             colour = colour_of(method, many)
             _mean(axes, place, [100 * row["difference"] for row in own])
             for row, height in zip(own, _apart(place, len(own)), strict=True):
-                filled = row["verdict"] == DIFFERS
+                filled = row["verdict"] in (DIFFERS, DIFFERS_LITTLE)
                 axes.plot(100 * row["difference"], height, "o", color=colour, markersize=DOTS, markeredgewidth=1.4,
                           markerfacecolor=colour if filled else PAPER, alpha=0.9)  # fmt: skip
         _names(axes, [_name(many, *key) for key, _ in rows])
@@ -61,11 +61,12 @@ def accuracy_drawn(many: Many, scores: pl.DataFrame) -> Drawn | None:
     low, high = min(shown["n"]), max(shown["n"])
     note = (
         "A dot a training, the upright bar their mean; the line at 0 is the base of its own study. Filled: differs "
-        f"from the base (exact McNemar, Holm-adjusted, in its own study); open: not shown. n = {_ends(low, high)} "
-        f"problems, one greedy answer each.{_cut(len(groups), len(rows))}"
+        f"from the base (exact McNemar, Holm-adjusted over its study's main runs); open: not shown. n = "
+        f"{_ends(low, high)} problems, one greedy answer each.{_cut(len(groups), len(rows))}"
     )
-    numbers = shown.select("study", "run", "method", "lr", "seed", "data_seed", "training", "repeated", "n", "accuracy",
-                           "difference", "p_holm", "verdict")  # fmt: skip
+    numbers = shown.select("study", "run", "method", "lr", "seed", "data_seed", "training", "repeated", "n",
+                           "accuracy", "difference", "difference_low", "difference_high", "p_value", "p_holm",
+                           "verdict")  # fmt: skip
     return Drawn(Picture("accuracy", "Does it change accuracy, and would it again?", svg, note, "accuracy"), numbers)
 
 

@@ -12,7 +12,7 @@ import polars as pl
 from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER
 from tasks.reporting.findings import Findings
 from tasks.reporting.formats import benchmark_name, in_sentence, learning_rate, listed, points, significant, span
-from tasks.reporting.join import DIFFERS, REFERENCES
+from tasks.reporting.join import DIFFERS, DIFFERS_LITTLE, EQUAL, REFERENCES
 from tasks.reporting.many.claim_tables import joined_claims
 from tasks.reporting.many.direction_tables import BOTH, INITIALISATION, ORDER, three, two
 from tasks.reporting.many.joined import Many
@@ -108,7 +108,7 @@ def _accuracy(many: Many, scores: pl.DataFrame) -> Iterator[str]:
     for lr in _most(by_rate, lambda named_rows: sum(len(rows) for _, rows in named_rows)):
         start = f"{benchmark_name(many.benchmark)} accuracy at lr {learning_rate(lr)} against the base "
         start += f"({span([100 * value for value in bases], 1)} %)"
-        shown = {name: sum(row["verdict"] == DIFFERS for row in rows) for name, rows in by_rate[lr]}
+        shown = {name: sum(row["verdict"] in (DIFFERS, DIFFERS_LITTLE) for row in rows) for name, rows in by_rate[lr]}
         parts = [
             f"{name} {_ranged(rows)}, shown in {shown[name]} of {len(rows)}"
             for name, rows in by_rate[lr]
@@ -127,12 +127,13 @@ def _undecided(named_rows: list[tuple[str, Rows]]) -> str:
     if not named_rows:
         return ""
     rows = [row for _, own in named_rows for row in own]
-    powerless = sum(row["verdict"] == NO_POWER for row in rows)
-    few = f", {powerless} of them without power" if powerless else ""
-    power = ", all without power" if powerless == len(rows) else few
+    found = {name: sum(row["verdict"] == verdict for row in rows)
+             for name, verdict in ((EQUAL, EQUAL), ("without power", NO_POWER))}  # fmt: skip
+    told = [f"{'all' if n == len(rows) else n} {name}" for name, n in found.items() if n]
     return (
         f"no difference is shown in any of {count(len(rows), 'training')} of "
-        f"{named([name for name, _ in named_rows], MOST_LISTED)}, on average {_ranged(rows)} points{power}"
+        f"{named([name for name, _ in named_rows], MOST_LISTED)}, on average {_ranged(rows)} points"
+        f"{', ' if told else ''}{listed(told)}"
     )
 
 

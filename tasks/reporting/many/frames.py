@@ -86,6 +86,7 @@ def _scores(many: Many) -> Iterator[tuple[Any, ...]]:
                 if found is None:
                     continue
                 against = versus(study.tables, info.run, study.base, benchmark)
-                own = (against.difference, against.p_holm, against.verdict) if against else (None, None, None)
+                names = ("difference", "low", "high", "p_value", "p_holm", "verdict")
+                own = tuple(getattr(against, name) if against else None for name in names)
                 values = (found.n, found.accuracy, found.low, found.high)
                 yield (*_identity(many, place, info), benchmark, *values, *own)

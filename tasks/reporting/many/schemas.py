@@ -37,7 +37,10 @@ SCORES: dict[str, pl.DataType] = {
     "low": pl.Float64(),
     "high": pl.Float64(),
     "difference": pl.Float64(),  # against the base, paired, share
-    "p_holm": pl.Float64(),
+    "difference_low": pl.Float64(),  # 95 %, of these two models
+    "difference_high": pl.Float64(),
+    "p_value": pl.Float64(),  # exact
+    "p_holm": pl.Float64(),  # over the main runs of its study; null for a replicate and for what no study trains
     "verdict": pl.String(),
 }
 
