@@ -21,7 +21,7 @@ def tiny() -> Values:
     above .95 on held-out problems; cosine to SFT near .98 for RFT and RIFT (their noise floor is .974), .84 for Offline
     GRPO, .88 for DFT, about 0 for DPO (as measured at seed 0).
     """
-    return {"name": "tiny", "train": {"precision": "mixed"}, "paths": {"n": 48}}
+    return {"name": "tiny", "train": {"precision": "mixed"}, "paths": {"n": 48}, "geometry": {"ks": [1, 3, 5]}}
 
 
 def tiny_replicates() -> Values:

@@ -9,7 +9,7 @@ import polars as pl
 
 from tasks.reporting.formats import NOT_MEASURED, learning_rate, number, significant
 from tasks.reporting.many.joined import Many
-from tasks.reporting.many.rows import between, floors, grouped, values
+from tasks.reporting.many.rows import between, crossed, floors, grouped, values
 from tasks.reporting.many.spread import cell, spread, told
 from tasks.reporting.tables import Cell, Table
 
@@ -41,13 +41,16 @@ def between_tables(many: Many, pairs: pl.DataFrame, across: pl.DataFrame) -> lis
         name = Cell(f"{a} ~ {b}", (f"lr {rates}", *([words] if words else [])))
         cells = [cell(spread(values(own, column)), form, of=len(own)) for column, form in _MEASURES]
         itself = _floor_cell(known, dict.fromkeys([(b, lr_b), (a, lr_a)]))
-        rows[b == "sft"].append((name, Cell(str(len(own))), cells[0], itself, *cells[1:]))
-    header = ("Pair", "Pairs", _HEADER[0], "Same method, cosine", *_HEADER[1:])
+        apart = crossed(pairs, own)
+        orders = cell(spread(values(apart, "cosine")), three, of=len(apart))
+        rows[b == "sft"].append((name, Cell(str(len(own))), cells[0], orders, itself, *cells[1:]))
+    header = ("Pair", "Pairs", "Cosine in one data order", "Across data orders", "Same method, cosine", *_HEADER[1:])
     note = (
-        "Within one study, from one LoRA initialisation and one order of the data; a pair of trainings that two "
-        "studies share counts once. sd: over pairs, n - 1; below it lowest to highest. Same method: mean cosine of a "
-        "method beside itself at that learning rate, in another order of the data or, where that is not known, from "
-        "another initialisation: what noise alone does. Norm: |dW| of the first over |dW| of the second. Angle: median "
+        "Within one study, from one LoRA initialisation and one order of the data, whose noise the two share; a pair "
+        "of trainings that two studies share counts once. Across data orders: the same of runs in two orders, which is "
+        "what the same method beside itself may be held against. sd: over pairs, n - 1; below it lowest to highest. "
+        "Same method: mean cosine of a method beside itself at that learning rate, in another order of the data or, "
+        "where that is not known, from another initialisation: what noise alone does. Norm: |dW| of the first over |dW| of the second. Angle: median "
         "over modules; overlaps: mean over modules."
     )
     return [

@@ -17,7 +17,7 @@ from tasks.reporting.many.claim_tables import joined_claims
 from tasks.reporting.many.direction_tables import BOTH, INITIALISATION, ORDER, three, two
 from tasks.reporting.many.joined import Many
 from tasks.reporting.many.rate_tables import rate_steps
-from tasks.reporting.many.rows import Rows, between, by_method, floors, grouped, once, values
+from tasks.reporting.many.rows import Rows, between, by_method, crossed, floors, grouped, once, values
 from tasks.reporting.many.spread import spread, told
 from tasks.reporting.many.sweep import Sweep, diverged_sentence
 from tasks.reporting.notes import MOST_LISTED, count, named
@@ -166,6 +166,8 @@ def _directions(many: Many, pairs: pl.DataFrame, across: pl.DataFrame) -> Iterat
             parts.append(
                 f"{method}{aside}{f' ({words})' if words else ''} {told(spread(values(own, 'cosine')), three)}"
             )
+            if apart := spread(values(crossed(pairs, own), "cosine")):
+                parts[-1] += f" (across data orders {told(apart, three)})"
         order = spread(known.get(("sft", rate, ORDER), []))
         beside = (
             f"SFT beside itself in another data order has {told(order, three)}"

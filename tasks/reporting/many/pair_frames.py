@@ -46,6 +46,7 @@ def _pairs(many: Many) -> Iterator[tuple[Any, ...]]:
             yield (
                 study.label, *names, a.method, b.method, a.lr, b.lr, one.number, two.number, one.condition,
                 key in seen, (a.seed, a.data_seed) == (b.seed, b.data_seed),
+                a.seed == b.seed and a.data_seed != b.data_seed,
                 kind_of(a, b, study.view.value(*names, "lora_a_cosine")),
                 *_measures(study, *names), midpoint(study.tables.connectivity, *names),
                 barrier.value if barrier else None,

@@ -34,8 +34,8 @@ def by_method(rows: Rows, many: Many) -> dict[tuple[str, float, int], Rows]:
 
 
 def between(pairs: pl.DataFrame, many: Many) -> dict[tuple[str, str, float, float, int], Rows]:
-    """Pairs of two methods from one start (initialisation and order of the data), by methods, rates and condition of
-    the first; those with SFT first, and SFT always the second."""
+    """Pairs of two methods from one initialisation in one order of the data, whose noise they share; those with SFT
+    first, and SFT always the second."""
     rows = [_sft_second(row) for row in once(pairs) if row["one_start"] and row["method_a"] != row["method_b"]]
     found = grouped(rows, "method_a", "method_b", "lr_a", "lr_b", "condition")
     order = many.methods.index
@@ -44,6 +44,17 @@ def between(pairs: pl.DataFrame, many: Many) -> dict[tuple[str, str, float, floa
         return (key[1] != "sft", order(key[0]), order(key[1]), key[4], key[3], key[2])
 
     return {key: found[key] for key in sorted(found, key=rank)}
+
+
+def crossed(pairs: pl.DataFrame, own: Rows) -> Rows:
+    """Of the same studies and methods as ``own``, a group of `between`, the pairs from one initialisation in two orders
+    of the data: what a noise floor judges."""
+    studies, methods = {row["study"] for row in own}, _methods(own[0])
+    return [row for row in once(pairs) if row["two_orders"] and row["study"] in studies and _methods(row) == methods]
+
+
+def _methods(row: dict[str, Any]) -> set[tuple[str, float]]:
+    return {(row[f"method_{end}"], row[f"lr_{end}"]) for end in "ab"}
 
 
 def values(rows: Rows, column: str) -> list[float | None]:

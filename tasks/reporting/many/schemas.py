@@ -57,6 +57,7 @@ PAIRS: dict[str, pl.DataType] = {
     "condition": pl.Int64(),
     "repeated": pl.Boolean(),
     "one_start": pl.Boolean(),  # the same seed and data seed
+    "two_orders": pl.Boolean(),  # the same seed, another data seed: what a noise floor of the data order judges
     "floor": pl.String(),  # the noise floor that it measures: "order", "initialisation" or null
     "cosine": pl.Float64(),
     "angle": pl.Float64(),  # of the first left singular vectors, degrees, median over modules
