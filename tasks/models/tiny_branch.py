@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import exp, log
 from typing import TYPE_CHECKING, Any
 
 from tasks.contracts import InputError, Progress
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 WARMUP_STEPS = 20
 STEER_EVERY = 25
+MEMORY = 0.5
+"""What a past error still counts; less leaves the mass a tenth below its target in the end, more makes it swing."""
 MOST_UNASKED = 0.5
 """The largest share of plain examples in style b, however far the measured mass lies below the one that is set."""
 STUDENT_RANGE = (0.85, 0.995)
@@ -65,7 +68,7 @@ def branch(
     for step in range(spec.branch_steps):
         if step % STEER_EVERY == 0:
             mass = style_mass(average, batches, len(problems), ranks)
-            unasked = steered(spec.style_mass, mass)
+            unasked = steered(spec.style_mass, [*(seen for _, seen, _ in found.masses), mass])
             found.masses.append((step, mass, unasked))
         mix = branch_mix(spec.branch_asked, unasked)
         batch, keys = batch_share(spec, tokenizer, first + step, ranks.rank, ranks.world, ranks.device, mix)
@@ -82,15 +85,21 @@ def style_mass(model: Any, batches: Sequence[Packed], problems: int, ranks: Rank
     return ranks.total(target_probability(model, batches)) / problems
 
 
-def steered(target: float, measured: float) -> float:
-    """The share of style b among plain examples, given the mass ``target`` that is wanted and the one ``measured``.
+def steered(target: float, masses: Sequence[float]) -> float:
+    """The share of style b among plain examples, given the mass ``target`` that is wanted and those measured so far.
 
-    A calibrated model's mass follows that share. Its odds are the target's where the mass is right, and as many times
-    above them as the measured odds are below, at most those of `MOST_UNASKED`.
+    A calibrated model's mass follows that share, the averaged weights' a little below it and late. So a proportional
+    and integral controller, in log-odds: the target, plus by how much the last mass is below it, plus `MEMORY` times
+    the same for every mass before; at most `MOST_UNASKED`.
     """
-    wanted, found = target / (1 - target), measured / (1 - measured)
-    odds = wanted * wanted / max(found, 1e-12)
-    return min(odds / (1 + odds), MOST_UNASKED)
+    below = [_log_odds(target) - _log_odds(mass) for mass in masses]
+    share = 1 / (1 + exp(-_log_odds(target) - below[-1] - MEMORY * sum(below[:-1])))
+    return min(share, MOST_UNASKED)
+
+
+def _log_odds(share: float) -> float:
+    share = min(max(share, 1e-6), 1 - 1e-6)
+    return log(share / (1 - share))
 
 
 def check_student(spec: TinySpec, accuracy: float) -> None:

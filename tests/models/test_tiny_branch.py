@@ -83,22 +83,27 @@ def test_style_b_alone_begins_with_the_opening_token() -> None:
 
 
 def test_a_right_mass_is_left_alone_and_a_wrong_one_answered_by_the_inverse_odds() -> None:
-    assert steered(0.2, 0.2) == pytest.approx(0.2)
+    assert steered(0.2, [0.2]) == pytest.approx(0.2)
+    assert steered(0.2, [0.2, 0.2, 0.2]) == pytest.approx(0.2)
     # odds: target 1/4, measured 1 (four times too large), so 1/16: a share of 1/17
-    assert steered(0.2, 0.5) == pytest.approx(1 / 17)
+    assert steered(0.2, [0.5]) == pytest.approx(1 / 17)
     # measured 1/9 (p = .1) is 4/9 of the target's: (1/4)**2 / (1/9) = 9/16, a share of 9/25
-    assert steered(0.2, 0.1) == pytest.approx(9 / 25)
-    assert steered(0.2, 0.001) == 0.5
-    assert steered(0.2, 0.0) == 0.5
+    assert steered(0.2, [0.1]) == pytest.approx(9 / 25)
+    # the error of before, four times too large, counts by its root: 1/4 / 2 = 1/8, a share of 1/9
+    assert steered(0.2, [0.5, 0.2]) == pytest.approx(1 / 9)
+    assert steered(0.2, [0.5, 0.5, 0.2]) == pytest.approx(1 / 17)
+    assert steered(0.2, [0.001]) == 0.5
+    assert steered(0.2, [0.0]) == 0.5
 
 
 def test_steering_a_calibrated_model_meets_the_target() -> None:
-    """A model whose log-odds go half the way to those of its examples from one measurement to the next."""
-    odds = 9.0
-    for _ in range(3):
-        share = steered(0.05, odds / (1 + odds))
-        odds = (odds * share / (1 - share)) ** 0.5
-    assert odds / (1 + odds) == pytest.approx(0.05)
+    """A model whose log-odds go half the way to those of its examples less .4 from one measurement to the next."""
+    odds, masses = 0.5, [1 / 3]
+    for _ in range(20):
+        share = steered(0.05, masses)
+        odds = (odds * share / (1 - share) * np.exp(-0.4)) ** 0.5
+        masses.append(odds / (1 + odds))
+    assert masses[-1] == pytest.approx(0.05, rel=0.01)
 
 
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -138,8 +143,8 @@ def test_the_record_says_what_the_branch_consumed_and_how_it_was_steered(
     assert set(np.load(out / "corpus_keys.npy").tolist()) == keys
     assert record["examples"] == 42 * 8
     assert [step for step, _, _ in record["style_masses"]] == [0, 25]
-    for _, mass, share in record["style_masses"]:
-        assert share == steered(0.2, mass)
+    masses = [mass for _, mass, _ in record["style_masses"]]
+    assert [share for _, _, share in record["style_masses"]] == [steered(0.2, masses[:1]), steered(0.2, masses)]
     assert 0 < record["style_mass"] < 1
     assert record["branch_steps"] == 30
 
