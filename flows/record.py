@@ -16,13 +16,16 @@ from flows.function_notes import function_notes
 from flows.ghosts import open_recorded
 from flows.prefect_server import send_rest, wait_until_there
 from flows.rollout_notes import dropped, few_examples, rollout_notes, unjudged
+from flows.world_notes import world_notes
 from tasks.clock import now
 from tasks.contracts import InputError, RunInfo, StageError, StageResult
 from tasks.devices import allow, stop
 from tasks.evaluation.together import UNPARSED_GOLDS
+from tasks.events import Event, emit
 from tasks.leftovers import drop_leftovers
 from tasks.problems.files import QUESTION_ALONE
 from tasks.reporting.notes import count
+from tasks.reporting.oddities import uniform_rewards
 from tasks.reporting.record import commit, versions
 from tasks.secrets import without_password
 from tasks.settings import StudySpec
@@ -194,6 +197,11 @@ class Recorder:
             raise Diverged(f"every method diverged; {self.diverged[0]['run']}: {self.diverged[0]['reason']}")
         return {info: future for info, future in training.items() if not isinstance(ended[info], Diverged)}
 
+    def doubt_rewards(self, graded: StageResult) -> None:
+        """Say at once what the report will warn of: rewards that leave the methods little to tell apart."""
+        for doubt in uniform_rewards(graded.summary):
+            emit(Event("doubt", graded.name, note=doubt))
+
     def check_controls(self, trained: Mapping[RunInfo, StageResult], graded: StageResult) -> None:
         """The study's controls: one initialisation a seed, one stream of data. Raises `StageError` where they fail."""
         store = open_store()
@@ -276,10 +284,6 @@ class Recorder:
         ]
         left_out: dict[int, list[str]] = {}
         for result in self.results:
-            if result.stage == "pretrain" and not result.summary["teacher_reached"]:
-                notes.append("The teacher did not reach tiny.teacher_accuracy within tiny.max_steps.")
-            if result.stage == "pretrain" and not result.summary["student_in_range"]:
-                notes.append("The student's accuracy is outside .55-.75: no snapshot was nearer.")
             if result.stage == "train" and (warning := result.summary.get("warning")):
                 notes.append(f"{result.name}: {warning}.")
             if result.stage == "evaluate" and (too_long := result.summary["too_long"]):
@@ -290,6 +294,7 @@ class Recorder:
             who = f"{models[0]} and {len(models) - 1} more" if len(models) > 1 else models[0]
             passed = count(too_long, "problem")
             notes.append(f"{passed} did not fit the context with prompt and answer: left out for {who}.")
+        notes += world_notes(self.results, self.spec.tiny)
         notes += damage_notes(self.results)
         notes += function_notes(self.results, self.spec.paths.readings)
         notes += unjudged(self.spec)

@@ -96,6 +96,7 @@ def study_flow(
         world = _own_world(spec, base, record) if base else _embedded_world(spec, record)
         teacher = _teacher(spec, world)  # needs no rollouts: it fills the devices that sampling leaves free
         rollouts, graded = record.stages([world.rollouts, grade_task.submit(world.rollouts)])
+        record.doubt_rewards(graded)
         check_selections(
             {info.run: spec.method(info.method) for info in spec.runs()},
             open_store().local(graded.ref) / "rollouts.parquet",

@@ -13,7 +13,7 @@ from tasks.events import Event
 from tasks.secrets import redact
 from tasks.visible import visible
 
-_BAD = {"failed": "[red]failed[/] ", "damaged": "[yellow]damaged[/]"}
+_BAD = {"failed": "[red]failed[/] ", "damaged": "[yellow]damaged[/]", "doubt": "[yellow]warning[/]"}
 PLAIN_SECONDS = 10.0
 """Without a terminal (a log file, CI) a running stage says how far it is once in this time."""
 
@@ -56,7 +56,7 @@ class StudyDisplay:
         if event.kind == "start":
             self.begun[event.name] = self.told[event.name] = time.monotonic()
             return
-        if event.name in self.bars and event.kind != "damaged":
+        if event.name in self.bars and event.kind not in ("damaged", "doubt"):
             self.progress.remove_task(self.bars.pop(event.name))
         name = escape(event.name)
         if event.kind == "done":

@@ -14,7 +14,7 @@ from typing import Literal
 class Event:
     """One thing that happened to one stage."""
 
-    kind: Literal["start", "progress", "done", "hit", "failed", "again", "damaged", "away", "back"]
+    kind: Literal["start", "progress", "done", "hit", "failed", "again", "damaged", "doubt", "away", "back"]
     name: str
     done: int = 0
     total: int = 0

@@ -21,7 +21,13 @@ def tiny() -> Values:
     above .95 on held-out problems; cosine to SFT near .98 for RFT and RIFT (their noise floor is .974), .84 for Offline
     GRPO, .88 for DFT, about 0 for DPO (as measured at seed 0).
     """
-    return {"name": "tiny", "train": {"precision": "mixed"}, "paths": {"n": 48}, "geometry": {"ks": [1, 3, 5]}}
+    return {
+        "name": "tiny",
+        "rollouts": {"temperature": 1.2},
+        "train": {"precision": "mixed"},
+        "paths": {"n": 48},
+        "geometry": {"ks": [1, 3, 5]},
+    }
 
 
 def tiny_replicates() -> Values:
@@ -53,6 +59,7 @@ def smoke() -> Values:
             "lr": 4e-3,
             "snapshot_every": 5,
             "teacher_accuracy": 0.9,
+            "branch_steps": 0,
             "dev_problems": 200,
         },
         "rollouts": {"prompts": 96, "k": 4, "max_new_tokens": 64},

@@ -86,8 +86,32 @@ class TinySpec(Section):
     ema: float = Field(0.97, title="Decay of the weight average, each step", ge=0, lt=1)
     snapshot_every: int = Field(10, title="Steps between kept weight averages", ge=1)
     teacher_accuracy: float = Field(0.97, title="Greedy accuracy at which pretraining stops", gt=0, le=1)
-    student_accuracy: float = Field(
-        0.65, title="Greedy accuracy of the student", description="The nearest snapshot is taken.", gt=0, lt=1
+    branch_accuracy: float = Field(
+        0.65,
+        title="Greedy accuracy at which the student branches off",
+        description="The nearest snapshot is taken.",
+        gt=0,
+        lt=1,
+    )
+    branch_steps: int = Field(
+        290,
+        title="Steps of the student after it has branched off",
+        description="More make it better in its own style. 0: the student is the snapshot.",
+        ge=0,
+    )
+    branch_asked: float = Field(
+        0.012,
+        title="Share of the branch's examples that ask for the teacher's style",
+        description="More make the student better in the teacher's style.",
+        ge=0,
+        le=0.5,
+    )
+    style_mass: float = Field(
+        0.045,
+        title="Probability that the student answers in the teacher's style unasked",
+        description="Measured on the dev problems during the branch, whose share of such examples it steers.",
+        gt=0,
+        le=0.4,
     )
     dev_problems: int = Field(400, title="Problems used to choose the student", ge=20)
 

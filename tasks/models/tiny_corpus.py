@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.models.tiny_batches import Encoded, Packed, pack
 from tasks.problems.overlap import question_key
-from tasks.problems.synthetic import Problem, Style, instruct, pretraining_example, solve
+from tasks.problems.synthetic import PRETRAINING, Mix, Problem, Style, instruct, pretraining_example, solve
 from tasks.specs import TinySpec
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ def encode(tokenizer: Any, question: str, completion: str) -> Encoded:
 
 
 def batch_share(
-    spec: TinySpec, tokenizer: Any, step: int, rank: int, world: int, where: device
+    spec: TinySpec, tokenizer: Any, step: int, rank: int, world: int, where: device, mix: Mix = PRETRAINING
 ) -> tuple[Packed, list[int]]:
     """This rank's part of batch ``step`` (from 0), and the keys of its questions."""
     first = step * spec.batch_size
-    examples = [pretraining_example(spec, i) for i in range(first + rank, first + spec.batch_size, world)]
+    examples = [pretraining_example(spec, i, mix) for i in range(first + rank, first + spec.batch_size, world)]
     encoded = [encode(tokenizer, example.prompt, example.completion) for example in examples]
     packed = pack(encoded, pad_id=tokenizer.pad_token_id, row_tokens=ROW_TOKENS, device=where)
     return packed, [question_key(example.question) for example in examples]
@@ -44,10 +44,25 @@ def batch_share(
 
 def dev_batches(tokenizer: Any, problems: Sequence[Problem], style: Style, where: device) -> list[Packed]:
     """``problems`` answered in ``style`` (b: with the instruction), packed; similar lengths together."""
-    encoded = sorted((encode(tokenizer, asked(problem, style), solve(problem, style)) for problem in problems), key=len)
+    return _packed(
+        [encode(tokenizer, asked(problem, style), solve(problem, style)) for problem in problems], tokenizer, where
+    )
+
+
+def opening_batches(tokenizer: Any, problems: Sequence[Problem], where: device) -> list[Packed]:
+    """The plain prompts of ``problems``, each with one target: style b's first token, with which no answer in style a
+    begins (one begins with a digit). Its probability is that of style b unasked."""
+    opening = tuple(tokenizer(solve(problems[0], "b"), add_special_tokens=False)["input_ids"][:1])
+    return _packed(
+        [Encoded(prompt_ids(tokenizer, problem.question), opening) for problem in problems], tokenizer, where
+    )
+
+
+def _packed(examples: Sequence[Encoded], tokenizer: Any, where: device) -> list[Packed]:
+    ordered = sorted(examples, key=len)
     return [
-        pack(encoded[i : i + CHECK_EXAMPLES], pad_id=tokenizer.pad_token_id, row_tokens=CHECK_ROW_TOKENS, device=where)
-        for i in range(0, len(encoded), CHECK_EXAMPLES)
+        pack(ordered[i : i + CHECK_EXAMPLES], pad_id=tokenizer.pad_token_id, row_tokens=CHECK_ROW_TOKENS, device=where)
+        for i in range(0, len(ordered), CHECK_EXAMPLES)
     ]
 
 

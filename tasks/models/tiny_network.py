@@ -1,4 +1,4 @@
-"""The embedded small world's network, its weights as one vector, and its accuracy without decoding."""
+"""The embedded small world's network, its weights as one vector, and what it would answer, without decoding."""
 
 from __future__ import annotations
 
@@ -102,3 +102,15 @@ def exact_matches(model: Any, batches: Sequence[Packed]) -> int:
             wrong.index_add_(0, owner, (logits.argmax(-1) != targets).float())
             matches += int((wrong == 0).sum())
     return matches
+
+
+def target_probability(model: Any, batches: Sequence[Packed]) -> float:
+    """The sum over all targets of the probability (0 to 1) that ``model`` gives each."""
+    import torch
+
+    total = 0.0
+    with torch.inference_mode():
+        for batch in batches:
+            logits, targets = target_logits(model, batch)
+            total += float(logits.softmax(-1).gather(1, targets[:, None]).sum())
+    return total

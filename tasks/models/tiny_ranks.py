@@ -37,11 +37,15 @@ class Ranks:
 
     def count(self, value: int) -> int:
         """The sum of ``value`` over the ranks."""
+        return int(self.total(value))
+
+    def total(self, value: float) -> float:
+        """The sum of ``value`` over the ranks; exact for whole numbers."""
         import torch
 
-        total = torch.tensor([value])
+        total = torch.tensor([value], dtype=torch.float64)
         self.add(total)
-        return int(total)
+        return float(total)
 
     def gather(self, values: np.ndarray) -> np.ndarray:
         """All ranks' ``values`` (N,) int64, N being the same in each: (world * N,), rank by rank."""

@@ -15,7 +15,7 @@ from tasks.planning.sizes import Sizes
 from tasks.settings import StudySpec
 
 PRETRAINING_SHARE = 0.55
-"""Of tiny.max_steps: pretraining ends when the teacher is good enough (650 of 1,200 steps in a default study)."""
+"""Of tiny.max_steps: the teacher's training ends when it is good enough (650 of 1,200 steps in a default study)."""
 ENDPOINT_TOKENS = 30.0
 """Tokens a second that an endpoint is assumed to give one request."""
 PAIR_START, PAIR_SECONDS = 0.2, 3.0e-3
@@ -80,13 +80,13 @@ def _before(work: Work) -> Iterator[Stage]:
     spec, sizes, machine, shape = work.spec, work.sizes, work.machine, work.shape
     count = machine.count
     if not spec.own:
-        steps = round(PRETRAINING_SHARE * spec.tiny.max_steps)
+        steps = round(PRETRAINING_SHARE * spec.tiny.max_steps) + spec.tiny.branch_steps
         tokens = steps * spec.tiny.batch_size * sizes.example
         scored = steps * spec.tiny.batch_size * sizes.completion
         cost = flops.pretrain(shape, tokens, flops.causal(sizes.example), scored)
         lanes = min(2, count) if machine.kind == "cpu" else 1
         each = training_seconds(machine, cost / lanes, steps)
-        yield Stage("pretrain", 1, f"{steps} of {spec.tiny.max_steps} steps, {millions(tokens)}", cost, each, 1)
+        yield Stage("pretrain", 1, f"{steps} steps of teacher and student, {millions(tokens)}", cost, each, 1)
         yield Stage("problems", 1, f"{sizes.prompts:,} prompts, {sizes.evaluated:,} held out", 0, 0.5, 1)
         yield _sampled("rollouts", work, shape, sizes.rows)
     elif spec.rollouts.file is None:

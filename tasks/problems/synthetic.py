@@ -23,10 +23,6 @@ from tasks.specs import TinySpec
 
 Style = Literal["a", "b"]
 
-STYLE_B_SHARE = 0.4
-"""Share of pretraining examples answered in style b."""
-LEAK_SHARE = 0.25
-"""Share of the style-b examples whose prompt does not ask for it: puts style b within the student's reach."""
 INSTRUCTION = "explain each step."
 
 HE = ("tom", "ben", "sam", "max", "leo", "jack")
@@ -88,6 +84,25 @@ class Example:
     prompt: str
     completion: str
     style: Style
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How often a pretraining example is answered in style b, and how often it is then not asked for."""
+
+    style_b: float
+    """Share of the examples answered in style b."""
+    leak: float
+    """Share of those whose prompt does not ask for it: puts style b within the student's reach."""
+
+
+PRETRAINING = Mix(style_b=0.4, leak=0.25)
+
+
+def branch_mix(asked: float, unasked: float) -> Mix:
+    """Of all examples the share ``asked`` asks for style b; of the plain ones ``unasked`` are answered in it anyhow."""
+    plain_b = (1 - asked) * unasked
+    return Mix(asked + plain_b, plain_b / (asked + plain_b))
 
 
 def instruct(question: str) -> str:
@@ -158,15 +173,16 @@ def _draw_step(rng: Random, value: int, pronoun: str, name: str, max_operand: in
     return Step("loss", value, n, value - n, f"{pronoun} {rng.choice(LOSSES).format(n=n, friend=friend)}")
 
 
-def pretraining_example(spec: TinySpec, index: int) -> Example:
-    """Example ``index`` of the pretraining stream: a pure function of ``spec.seed``, ``index`` and the settings."""
+def pretraining_example(spec: TinySpec, index: int, mix: Mix = PRETRAINING) -> Example:
+    """Example ``index`` of the pretraining stream: a pure function of ``spec.seed``, ``index``, ``mix`` and the
+    settings; its question does not depend on ``mix``."""
     rng = Random(f"pretraining {spec.seed} {index}")
     while True:
         problem = draw_problem(rng, _draw_length(rng, spec), spec.max_operand)
         if split_of(problem.question) == "pretraining":
             break
-    style: Style = "b" if rng.random() < STYLE_B_SHARE else "a"
-    asked = style == "b" and rng.random() >= LEAK_SHARE
+    style: Style = "b" if rng.random() < mix.style_b else "a"
+    asked = style == "b" and rng.random() >= mix.leak
     prompt = instruct(problem.question) if asked else problem.question
     return Example(problem.question, prompt, solve(problem, style), style)
 
@@ -209,7 +225,7 @@ def build_problems(spec: TinySpec, *, rollouts: int, heldout: int, hard: int, se
 
 
 def dev_problems(spec: TinySpec) -> list[Problem]:
-    """The problems that steer pretraining (when to stop, which snapshot is the student); drawn with ``spec.seed``."""
+    """The problems that steer pretraining (when to stop, where to branch, with which mix); drawn with ``spec.seed``."""
     check(spec)
     return list(_draw_split(spec, "dev", spec.dev_problems, spec.seed))
 

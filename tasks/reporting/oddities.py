@@ -18,6 +18,9 @@ from tasks.reporting.study_tables import losses
 FEWEST_STEPS = 8
 """Of a training of fewer the first and the last losses are too few to tell a rise from noise."""
 
+FEWEST_MIXED = 100
+"""Problems with right and wrong rollouts, below which what Offline GRPO and DPO learn is of a few problems."""
+
 UNLIKE_THEIR_START = ("online_grpo",)
 """Methods whose loss says nothing of progress: its answers, and so its scale, change from step to step."""
 
@@ -41,6 +44,12 @@ def uniform_rewards(rollouts: Mapping[str, Any]) -> Iterator[str]:
         yield (
             "No problem has both right and wrong rollouts (no mixed group): every advantage of Offline GRPO is its "
             "bias, and there is no pair to prefer."
+        )
+    elif mixed is not None and mixed < FEWEST_MIXED:
+        yield (
+            f"Only {mixed} of {rollouts['prompts']} problems have both right and wrong rollouts (mixed groups), fewer "
+            f"than {FEWEST_MIXED}: only those tell Offline GRPO which answers are better and give DPO its pairs. Raise "
+            "rollouts.prompts, or change rollouts.temperature."
         )
 
 

@@ -158,12 +158,15 @@ def test_numbers_read_as_what_they_are() -> None:
 
 def test_rewards_that_tell_nothing_apart_are_said() -> None:
     def said(rows: int, correct: int, mixed: int) -> str:
-        return " ".join(uniform_rewards({"rows": rows, "correct": correct, "mixed_groups": mixed}))
+        counts = {"rows": rows, "prompts": rows // 4, "correct": correct, "mixed_groups": mixed}
+        return " ".join(uniform_rewards(counts))
 
     assert said(8, 8, 0).startswith("Every rollout is correct (8 of 8), so no method has anything to choose")
     assert said(8, 0, 0).startswith("No rollout is correct (0 of 8): SFT and DFT imitate wrong answers")
     assert said(8, 4, 0).startswith("No problem has both right and wrong rollouts")
-    assert said(8, 4, 1) == ""
+    assert said(8, 4, 1).startswith("Only 1 of 2 problems have both right and wrong rollouts (mixed groups)")
+    assert said(800, 700, 99).endswith("Raise rollouts.prompts, or change rollouts.temperature.")
+    assert said(800, 700, 100) == ""
     assert list(uniform_rewards({})) == []
 
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tasks.contracts import InputError
 from tasks.models import tiny
-from tasks.models.tiny import Trained, choose_student, pretrain
+from tasks.models.tiny import Trained, choose_start, pretrain
 from tasks.models.tiny_corpus import batch_share
 from tasks.models.tiny_network import as_vector, build_network
 from tasks.models.tiny_ranks import Ranks
@@ -35,6 +35,7 @@ SPEC = TinySpec(
     max_operand=9,
     batch_size=8,
     max_steps=12,
+    branch_steps=0,
     dev_problems=20,
 )
 RANK = """
@@ -106,7 +107,12 @@ def test_the_record_says_what_was_consumed(alone: Path) -> None:
     assert content["dev_overlap"] == 0
     assert content["steps"] == 12
     assert content["teacher_reached"] is False
-    assert content["student_in_range"] is False  # twelve steps teach nothing, and it says so
+    assert content["start_near"] is False  # twelve steps teach nothing, and it says so
+    assert content["branch_steps"] == 0
+    assert content["branch_loss"] is None
+    assert content["style_masses"] == []
+    assert 0 < content["style_mass"] < 1
+    assert content["student_asked_accuracy"] == 0
 
 
 def test_no_path_in_the_output(alone: Path) -> None:
@@ -137,7 +143,7 @@ def test_ranks_share_a_batch_without_gap_or_repeat() -> None:
     assert [key for pair in zip(*halves, strict=True) for key in pair] == whole
 
 
-def test_the_student_is_the_nearest_snapshot_that_bisection_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_student_starts_at_the_nearest_snapshot_that_bisection_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = build_tokenizer(vocabulary(), max_length=256)
     problems = dev_problems(SPEC)
     average = build_network(SPEC, tokenizer, 256)
@@ -145,10 +151,8 @@ def test_the_student_is_the_nearest_snapshot_that_bisection_sees(monkeypatch: py
     # snapshot s is recognised by its constant weights s; right answers of 20: 2 4 6 8 10 12 14 16
     trained = Trained(snapshots={step: torch.full_like(weights, step) for step in range(10, 90, 10)})
     monkeypatch.setattr(tiny, "exact_matches", lambda model, batches: round(float(weights[0]) / 10) * 2)
-    spec = SPEC.model_copy(update={"student_accuracy": 0.62})
-    chosen, seen = choose_student(
-        spec, tokenizer, problems, average, weights, trained, Ranks(0, 1, torch.device("cpu"))
-    )
+    spec = SPEC.model_copy(update={"branch_accuracy": 0.62})
+    chosen, seen = choose_start(spec, tokenizer, problems, average, weights, trained, Ranks(0, 1, torch.device("cpu")))
     # target .62: nearest of .4, .6 and .7
     assert chosen == 60
     # 40 (.4) -> 60 (.6) -> 70 (.7): then nothing lies between
@@ -178,9 +182,10 @@ def test_the_smoke_world_is_learnt(tmp_path: Path) -> None:
         hard_steps=(3, 3),
         max_steps=800,
         teacher_accuracy=0.9,
+        branch_steps=0,
         dev_problems=200,
     )
     result = SimpleNamespace(**pretrain(spec, tmp_path))
     assert result.teacher_reached
     assert result.teacher_accuracy >= 0.88
-    assert result.student_in_range
+    assert result.start_near

@@ -48,7 +48,7 @@ RECORDED = {"pretrain": 93.9, "rollouts": 20.3, "train": 279.9, "evaluate": 107.
 
 def test_time_against_the_recorded_default_study() -> None:
     """Planned: 114, 38, 269, 83, 136 and 18 s, and 478 from beginning to end where 411 were recorded."""
-    plan = plan_study(spec_of("tiny", "paths.n=64"), TWO_CORES)
+    plan = plan_study(spec_of("tiny", "paths.n=64", "tiny.branch_steps=0"), TWO_CORES)
     found = stages(plan)
     planned = {name: found[name].seconds * found[name].tasks for name in RECORDED if name in found}
     planned["train"] = sum(stage.seconds * stage.tasks for name, stage in found.items() if name.startswith("train"))
@@ -56,6 +56,15 @@ def test_time_against_the_recorded_default_study() -> None:
     for name, seconds in RECORDED.items():
         assert planned[name] == pytest.approx(seconds, rel=0.9 if seconds < 50 else 0.25), name
     assert 3600 * plan.hours == pytest.approx(411, rel=0.2)
+
+
+def test_the_student_s_branch_is_in_the_plan() -> None:
+    # .55 of 1,200 steps, and 290
+    with_branch, without = (
+        stages(plan_study(spec_of("tiny", f"tiny.branch_steps={steps}"), TWO_CORES))["pretrain"] for steps in (290, 0)
+    )
+    assert with_branch.size.startswith("950 steps of teacher and student")
+    assert with_branch.operations / without.operations == pytest.approx(950 / 660)
 
 
 def test_switched_off_stages_are_not_in_the_plan() -> None:

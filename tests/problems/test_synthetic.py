@@ -12,6 +12,7 @@ from tasks.problems import synthetic
 from tasks.problems.overlap import overlap_report, question_key, split_of
 from tasks.problems.synthetic import (
     INSTRUCTION,
+    branch_mix,
     build_problems,
     dev_problems,
     draw_problem,
@@ -162,6 +163,21 @@ def test_styles_are_mixed_60_40_and_a_quarter_of_b_is_asked_plainly() -> None:
     assert len(leaked) / len(b) == pytest.approx(0.25, abs=0.033)
     assert all(example.prompt == example.question for example in examples if example.style == "a")
     assert all(INSTRUCTION not in example.question for example in examples)
+
+
+def test_a_branch_mixes_what_is_asked_for_and_what_is_not() -> None:
+    # a tenth asks for style b; of the other nine tenths a fifth has it anyhow: .1 + .18 = .28, of which .18 unasked
+    mix = branch_mix(0.1, 0.2)
+    assert mix.style_b == pytest.approx(0.28)
+    assert mix.leak == pytest.approx(0.18 / 0.28)
+    examples = [pretraining_example(SPEC, i, mix) for i in range(4000)]
+    plain = [example for example in examples if example.prompt == example.question]
+    unasked = [example for example in plain if example.style == "b"]
+    # three standard deviations: 3 * sqrt(.1 * .9 / 4000) = .014 and 3 * sqrt(.2 * .8 / 3600) = .020
+    assert 1 - len(plain) / 4000 == pytest.approx(0.1, abs=0.015)
+    assert len(unasked) / len(plain) == pytest.approx(0.2, abs=0.02)
+    assert all(example.style == "b" for example in examples if example.prompt != example.question)
+    assert [example.question for example in examples[:50]] == [pretraining_example(SPEC, i).question for i in range(50)]
 
 
 def test_instruction_is_part_of_the_question() -> None:
