@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
+from tasks.contracts import FEW_LAYERS
 from tasks.reporting.floors import INITIALISATION, ORDER
 from tasks.reporting.formats import listed, number
 from tasks.reporting.pairs import Estimate, Geometry
-
-FEW_LAYERS = 10
-"""Clusters below which a cluster bootstrap gives intervals that are too narrow (Cameron, Gelbach and Miller 2008)."""
 
 MOST_NAMED = 3
 """Pairs or modules that a sentence names; the tables have them all."""
@@ -81,10 +79,14 @@ def named(words: Sequence[str], most: int) -> str:
 
 def interval_note(view: Geometry) -> str:
     """How the interval and the null beside a measure are had, and over what n."""
-    narrow = f" (fewer than {FEW_LAYERS} layers: it is too narrow)" if view.layers < FEW_LAYERS else ""
+    over = f"over {count(view.modules, 'module')}"
+    how = (
+        f"t interval {over}, from one number a layer, {view.layers} of them (too few to be resampled)"
+        if view.layers < FEW_LAYERS
+        else f"bootstrap interval {over}, resampled in whole layers, {view.layers} of them"
+    )
     return (
-        f"[low, high]: 95 % bootstrap interval over {count(view.modules, 'module')}, resampled in whole layers, "
-        f"{view.layers} of them{narrow}. Null: mean over random subspaces of the same shape, exact where a formula is "
+        f"[low, high]: 95 % {how}. Null: mean over random subspaces of the same shape, exact where a formula is "
         "known, otherwise from seeded draws; percentile: percent of the null's draws below the value. The null "
         "knows nothing of a shared initialisation, which alone brings the right subspaces near each other."
     )

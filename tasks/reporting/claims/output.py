@@ -23,9 +23,9 @@ _NOTE = (
     "and a difference only where it leaves out 0. A claim on several pairs holds where it does for every one; the one "
     "that decides is shown, claims.json has all. Noise floor: the same measure between runs of one method (range), or "
     "how far it moves with another data order. Intervals of cosines, angles, overlaps and norms: bootstrap over whole "
-    "layers, too narrow where there are fewer than 10; of barriers: over problems; of ranks, depths and CKA: from the "
-    "runs in another data order (Student's t, wide where there is one twin); of accuracy: paired differences, where "
-    "McNemar's test decides."
+    "layers, Student's t over layers where there are fewer than 10; of barriers: over problems; of ranks, depths and "
+    "CKA: from the runs in another data order (Student's t, wide where there is one twin); of accuracy: paired "
+    "differences, where McNemar's test decides."
 )
 
 
