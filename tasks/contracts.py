@@ -227,6 +227,9 @@ PAIR_METRICS_FRAME: dict[str, pl.DataType] = {
     "high": pl.Float64(),
     "null": pl.Float64(),  # what random subspaces of the same shape give on average; null where there is no such value
     "percentile": pl.Float64(),  # percent of that null's draws at or below the value
+    "null_sd": pl.Float64(),  # of a cosine: standard deviation of that null, exact
+    "shared_null_sd": pl.Float64(),  # the same with the right singular vectors as measured: shared lora_A, say
+    "shared_percentile": pl.Float64(),  # percent of that second null, which is normal around 0, below the value
 }
 
 ADAPTERS: dict[str, pl.DataType] = {

@@ -73,6 +73,7 @@ def _angle(module: Callable[[ModulePairs, int], Array], null: Null) -> PairMetri
 
 PARTS = (
     "inner", "squared_a", "squared_b", "residual_a", "residual_b", "factor_inner", "factor_a", "factor_b",
+    "variance", "shared_variance",
 )  # fmt: skip
 """Fields of `ModulePairs` that add up over modules."""
 

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from tasks.contracts import FEW_LAYERS, PAIR_METRICS_FRAME, RunInfo, checked
 from tasks.geometry.bootstrap import Counts, cluster_counts, cluster_members, interval
 from tasks.geometry.chance import SEED, TIES, TotalChance
+from tasks.geometry.cosine import quotient
 from tasks.geometry.delta import Array, layer_of, projection_of
 from tasks.geometry.few_layers import pseudo_values, t_interval
 from tasks.geometry.measure import ModuleMeasure
 from tasks.geometry.metrics import PAIR_METRICS, PARTS, Key
-from tasks.geometry.nulls import mean_null, median_null, percentile
+from tasks.geometry.nulls import mean_null, median_null, normal_percentile, percentile
 
 REPLICATES = 1000
 """Of the bootstrap over modules, clustered by layer; where layers are few there is none."""
@@ -104,6 +105,7 @@ class PairTable:
         keys = sorted(self.columns, key=lambda key: (order[key[0]], key[1] or 0))
         blocks = [self._block(key, groups) for key in keys]
         stacked = {name: np.stack([block[name] for block in blocks], axis=-1) for name in blocks[0]}
+        stacked |= self._spreads(groups, stacked["value"], keys)
         labels: dict[str, list[Any]] = {
             "module": ["*"] * len(groups) + self.modules,
             "layer": [group.layer for group in groups] + [layer_of(name) for name in self.modules],
@@ -177,6 +179,22 @@ class PairTable:
             known = np.isfinite(high)
             return np.where(known, low, np.nan), np.where(known, high, np.nan)
         return t_interval(value, layers if metric.is_median else pseudo_values(value, layers), metric.span)
+
+    def _spreads(self, groups: Sequence[Group], values: Array, keys: Sequence[Key]) -> dict[str, Array]:
+        """Spreads of the cosine's two nulls and its percentile in the second, (P, G + N, 1) each: groups first.
+
+        NaN where the cosine has no value, and where a right singular vector of a module is not known.
+        """
+        counts = np.vstack([*(group.members for group in groups), np.eye(len(self.modules), dtype=np.int64)])
+        cosine = values[:, :, keys.index(("cosine", None))]
+        lengths = np.sqrt(self.parts["squared_a"] @ counts.T) * np.sqrt(self.parts["squared_b"] @ counts.T)
+        found = {}
+        for name, part in (("null_sd", "variance"), ("shared_null_sd", "shared_variance")):
+            unknown = np.isnan(self.parts[part])
+            sd = quotient(np.sqrt(np.where(unknown, 0, self.parts[part]) @ counts.T), lengths)
+            found[name] = np.where((unknown.astype(float) @ counts.T > 0) | np.isnan(cosine), np.nan, sd)
+        found["shared_percentile"] = normal_percentile(cosine, found["shared_null_sd"])
+        return {name: one[:, :, None] for name, one in found.items()}
 
     def _null(self, key: Key, members: Counts) -> Array:
         """What chance gives one metric on average, (P, G + N). The mean of a median is not the median of the means."""
@@ -254,4 +272,7 @@ class PairTable:
         columns["k"] = pl.Series([k for _, k in keys], dtype=pl.Int64()).gather(key)
         measured = ("value", "low", "high", "null", "percentile")
         numbers = {name: pl.Series(stacked[name][at], nan_to_null=True) for name in measured}
+        of_cosine = key == keys.index(("cosine", None))
+        for name in ("null_sd", "shared_null_sd", "shared_percentile"):
+            numbers[name] = pl.Series(np.where(of_cosine, stacked[name][*at[:2], 0], np.nan), nan_to_null=True)
         return pl.DataFrame(columns | numbers).select(list(PAIR_METRICS_FRAME))

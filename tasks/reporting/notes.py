@@ -87,8 +87,9 @@ def interval_note(view: Geometry) -> str:
     )
     return (
         f"[low, high]: 95 % {how}. Null: mean over random subspaces of the same shape, exact where a formula is "
-        "known, otherwise from seeded draws; percentile: percent of the null's draws below the value. The null "
-        "knows nothing of a shared initialisation, which alone brings the right subspaces near each other."
+        "known, otherwise from seeded draws; percentile: percent of the null's draws below the value. That null "
+        "knows nothing of a shared initialisation, which alone brings the right subspaces near each other; a cosine's "
+        "second one, given the common input subspace, keeps the right singular vectors as measured and draws the left."
     )
 
 
@@ -106,7 +107,19 @@ def interval(found: Estimate, decimals: int) -> str:
 
 def percentile(found: Estimate) -> str:
     """The percentile with one decimal where it is neither 0 nor 100, so that 99.96 does not read as 100."""
-    if found.percentile is None:
+    return "" if found.percentile is None else _percent(found.percentile)
+
+
+def both_nulls(found: Estimate) -> str:
+    """Of a cosine: how far random directions spread it, and random ones in the common input subspace; empty where
+    unknown."""
+    if found.null_sd is None or found.shared_null_sd is None or found.shared_percentile is None:
         return ""
-    inside = min(max(found.percentile, 0.1), 99.9)
-    return f"{found.percentile:.0f}" if found.percentile in (0, 100) else number(inside, 1)
+    return (
+        f"random: sd {number(found.null_sd, 4)}; given the common input subspace: "
+        f"sd {number(found.shared_null_sd, 4)}, percentile {_percent(found.shared_percentile)}"
+    )
+
+
+def _percent(rank: float) -> str:
+    return f"{rank:.0f}" if rank in (0, 100) else number(min(max(rank, 0.1), 99.9), 1)
