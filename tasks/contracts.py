@@ -214,6 +214,9 @@ ITEMS: dict[str, pl.DataType] = {
     "answer_tokens": pl.Int64(),  # its length in tokens
 }
 
+FEW_LAYERS = 10
+"""Layers below which a bootstrap of them gives intervals that are too narrow (Cameron, Gelbach and Miller 2008)."""
+
 PAIR_METRICS_FRAME: dict[str, pl.DataType] = {
     "run_a": pl.String(),
     "run_b": pl.String(),
@@ -231,10 +234,13 @@ PAIR_METRICS_FRAME: dict[str, pl.DataType] = {
     "metric": pl.String(),
     "k": pl.Int64(),  # subspace dimension or index; null where it has no meaning
     "value": pl.Float64(),
-    "low": pl.Float64(),  # 95 % bootstrap interval over modules, clustered by layer; only for a value over all of them
+    "low": pl.Float64(),  # 95 % over modules, of values over all: bootstrap of layers; below FEW_LAYERS t over layers
     "high": pl.Float64(),
     "null": pl.Float64(),  # what random subspaces of the same shape give on average; null where there is no such value
     "percentile": pl.Float64(),  # percent of that null's draws at or below the value
+    "null_sd": pl.Float64(),  # of a cosine: standard deviation of that null, exact
+    "shared_null_sd": pl.Float64(),  # the same with the right singular vectors as measured: shared lora_A, say
+    "shared_percentile": pl.Float64(),  # percent of that second null, which is normal around 0, below the value
 }
 
 ADAPTERS: dict[str, pl.DataType] = {

@@ -56,7 +56,7 @@ class Chance:
 
     The singular values stay, the singular vectors of one update of every pair are replaced. So the null knows the
     spectra and the shapes, and nothing of a shared initialisation, which correlates the right subspaces of all
-    adapters: see the metric lora_a_cosine.
+    adapters: see the metric lora_a_cosine, and of a cosine the second null, given the right vectors, in `nulls`.
     """
 
     def __init__(self, draws: int = DRAWS, seed: int = SEED) -> None:

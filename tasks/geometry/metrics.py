@@ -31,12 +31,16 @@ class PairMetric:
     together: ``parts`` name -> (P, N) sums of `ModulePairs` by module (0 where a pair has not the module), ``values``
     (P, N) the modules' values (NaN where there is none), ``counts`` (R, N) how often each module counts; (P, R). NaN
     where it is not defined. ``by_k``: one value for each subspace dimension k. ``null``: what random subspaces give it.
+    ``span``: its smallest and largest value; None for a ratio of norms, positive and without an upper end.
+    ``is_median``: whether several modules have the median of their values.
     """
 
     module: Callable[[ModulePairs, int], Array]
     overall: Callable[[Mapping[str, Array], Array, Counts], Array]
     by_k: bool = False
     null: Null | None = None
+    span: tuple[float, float] | None = (0.0, 1.0)
+    is_median: bool = False
 
 
 def _mean(_: Mapping[str, Array], values: Array, counts: Counts) -> Array:
@@ -47,34 +51,44 @@ def _median(_: Mapping[str, Array], values: Array, counts: Counts) -> Array:
     return weighted_median(values, counts)
 
 
-def _global(measure: Callable[..., Array], *names: str, null: Null | None = None) -> PairMetric:
+def _global(
+    measure: Callable[..., Array],
+    *names: str,
+    null: Null | None = None,
+    span: tuple[float, float] | None = (0.0, 1.0),
+) -> PairMetric:
     """A metric of sums over entries: the same formula for one module's parts and for their sums over several."""
     return PairMetric(
         module=lambda pairs, _: measure(*(getattr(pairs, name) for name in names)),
         overall=lambda parts, _, counts: measure(*(parts[name] @ counts.T for name in names)),
         null=null,
+        span=span,
     )
+
+
+def _angle(module: Callable[[ModulePairs, int], Array], null: Null) -> PairMetric:
+    """A principal angle in degrees of two subspaces of k dimensions."""
+    return PairMetric(module, _median, by_k=True, null=null, span=(0.0, 90.0), is_median=True)
 
 
 PARTS = (
     "inner", "squared_a", "squared_b", "residual_a", "residual_b", "factor_inner", "factor_a", "factor_b",
+    "variance", "shared_variance",
 )  # fmt: skip
 """Fields of `ModulePairs` that add up over modules."""
 
 PAIR_METRICS: dict[str, PairMetric] = {
-    "cosine": _global(cosine_of, "inner", "squared_a", "squared_b", null="inner"),
-    "norm_ratio": _global(ratio_of, "squared_a", "squared_b"),
+    "cosine": _global(cosine_of, "inner", "squared_a", "squared_b", null="inner", span=(-1.0, 1.0)),
+    "norm_ratio": _global(ratio_of, "squared_a", "squared_b", span=None),
     "orthogonal_fraction": _global(fraction_of, "residual_a", "squared_a", null="residual_a"),
     "orthogonal_fraction_reverse": _global(fraction_of, "residual_b", "squared_b", null="residual_b"),
-    "lora_a_cosine": _global(cosine_of, "factor_inner", "factor_a", "factor_b"),
+    "lora_a_cosine": _global(cosine_of, "factor_inner", "factor_a", "factor_b", span=(-1.0, 1.0)),
     "u1_overlap": PairMetric(lambda pairs, _: pairs.left.first_overlap(), _mean, null="first_left"),
     "v1_overlap": PairMetric(lambda pairs, _: pairs.right.first_overlap(), _mean, null="first_right"),
-    "angle_left": PairMetric(lambda pairs, k: pairs.left.largest_angle(k), _median, by_k=True, null="angle_left"),
-    "angle_right": PairMetric(lambda pairs, k: pairs.right.largest_angle(k), _median, by_k=True, null="angle_right"),
-    "angle_min_left": PairMetric(lambda pairs, k: pairs.left.smallest_angle(k), _median, by_k=True, null="least_left"),
-    "angle_min_right": PairMetric(
-        lambda pairs, k: pairs.right.smallest_angle(k), _median, by_k=True, null="least_right"
-    ),
+    "angle_left": _angle(lambda pairs, k: pairs.left.largest_angle(k), "angle_left"),
+    "angle_right": _angle(lambda pairs, k: pairs.right.largest_angle(k), "angle_right"),
+    "angle_min_left": _angle(lambda pairs, k: pairs.left.smallest_angle(k), "least_left"),
+    "angle_min_right": _angle(lambda pairs, k: pairs.right.smallest_angle(k), "least_right"),
     "phi_left": PairMetric(lambda pairs, k: pairs.left.similarity(k), _mean, by_k=True, null="phi_left"),
     "phi_right": PairMetric(lambda pairs, k: pairs.right.similarity(k), _mean, by_k=True, null="phi_right"),
 }

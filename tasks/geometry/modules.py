@@ -12,6 +12,7 @@ from tasks.geometry.angles import SMALL, Overlap, subspace_angles
 from tasks.geometry.cosine import CANCELS, module_inner, remainder
 from tasks.geometry.delta import Array, Dense, Factors, Update
 from tasks.geometry.factored import Factored, factor
+from tasks.geometry.nulls import inner_variance, shared_inner_variance
 
 Index = NDArray[np.int64]
 
@@ -116,6 +117,11 @@ class ModulePairs:
     factor_a: Array
     """``|A_a|_F^2``; 0 where the pair's lora_A cannot be compared."""
     factor_b: Array
+    variance: Array
+    """Of ``inner`` where one update's singular vectors are random: `tasks.geometry.nulls.inner_variance`."""
+    shared_variance: Array
+    """Of ``inner`` where only one update's LEFT singular vectors are random; NaN where not all singular vectors are
+    known: `tasks.geometry.nulls.shared_inner_variance`."""
 
 
 def pair_up(updates: Sequence[Decomposed], first: Index, second: Index) -> ModulePairs:
@@ -132,6 +138,9 @@ def pair_up(updates: Sequence[Decomposed], first: Index, second: Index) -> Modul
     for p in np.flatnonzero([updates[i].dense or updates[j].dense for i, j in zip(first, second, strict=True)]):
         inner[p] = module_inner(updates[first[p]].exact, updates[second[p]].exact)
     squared = np.array([update.squared for update in updates])
+    out, n_in = updates[0].shape
+    complete = np.array([update.svd.complete for update in updates])
+    given = shared_inner_variance(s[first], s[second], right.cosines, out)
     factor_inner, factor_a, factor_b = _factors(updates, first, second)
     return ModulePairs(
         width=np.minimum(*(np.array([u.width for u in updates])[side] for side in (first, second))),
@@ -145,6 +154,8 @@ def pair_up(updates: Sequence[Decomposed], first: Index, second: Index) -> Modul
         factor_inner=factor_inner,
         factor_a=factor_a,
         factor_b=factor_b,
+        variance=inner_variance(squared[first], squared[second], out, n_in),
+        shared_variance=np.where(complete[first] & complete[second], given, np.nan),
     )
 
 

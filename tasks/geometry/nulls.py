@@ -9,6 +9,13 @@ Then a module's cosine has mean 0 and variance ``1 / (out * in)``, exactly and w
 under a flip of the sign of one of its columns, so products of two different entries of L have mean 0, and
 ``E L_pq^2 = 1 / out`` because the squares of a unit vector's coordinates have equal means and sum to 1; likewise for R
 with ``in``. Hence ``E inner^2 = sum_pq s_p^2 s'_q^2 / (out * in) = |dW|^2 |dW'|^2 / (out * in)``.
+
+Adapters that began from one lora_A share much of their input subspace whatever they learned. What they have in common
+beyond that is judged by a second null, GIVEN the right singular vectors: R stays as it was measured and L alone is
+random. Then ``E inner^2 = sum_pq s_p^2 s'_q^2 R_pq^2 / out``, which is the same on average where the right vectors are
+unrelated (``E R_pq^2 = 1 / in``), and ``in / r`` times as much for two flat spectra on one subspace of r directions.
+The inner product is linear in L, a sum of many small terms, so the law of a cosine over all modules is normal to within
+``1 / out`` of a module and less of several: its percentile needs no draws.
 """
 
 from __future__ import annotations
@@ -95,6 +102,27 @@ def inner_draws(left: Array, right: Array, s: Array) -> Array:
         raise InputError(f"overlaps {left.shape} and {right.shape}, singular values {s.shape}: need one r for all")
     products = (left * right).reshape(draws * r, r) @ s.T  # one large product instead of D small ones
     return np.asarray(s @ products.reshape(draws, r, len(s)))
+
+
+def inner_variance(squared_P: Array, other_P: Array, out: int, n_in: int) -> Array:
+    """(P,) variance of the inner products of updates of these squared norms, where the directions of one are random."""
+    return squared_P * other_P / (out * n_in)
+
+
+def shared_inner_variance(s_Pn: Array, other_Pn: Array, right_Pnn: Array, out: int) -> Array:
+    """(P,) variance of the inner products where only the left singular vectors of one update are random.
+
+    ``s_Pn`` and ``other_Pn``: singular values of the two; ``right_Pnn``: V^T V' as measured.
+    """
+    return np.asarray(np.einsum("pi,pij,pj->p", s_Pn**2, right_Pnn**2, other_Pn**2, optimize=True) / out)
+
+
+def normal_percentile(values: Array, sd: Array) -> Array:
+    """Percent (0 to 100) of a normal law around 0 below each value; NaN for a value or an ``sd`` that is NaN or 0."""
+    from scipy.special import ndtr
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(sd > 0, 100 * ndtr(values / sd), np.nan)
 
 
 def percentile(values: ArrayLike, null_sorted: Array, tie: float = 0.0) -> Array:

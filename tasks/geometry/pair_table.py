@@ -9,17 +9,20 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from tasks.contracts import PAIR_METRICS_FRAME, RunInfo, checked
-from tasks.geometry.bootstrap import Counts, cluster_counts, clusters_of, interval
+from tasks.contracts import FEW_LAYERS, PAIR_METRICS_FRAME, RunInfo, checked
+from tasks.geometry.bootstrap import Counts, cluster_counts, cluster_members, interval
 from tasks.geometry.chance import SEED, TIES, TotalChance
+from tasks.geometry.cosine import quotient
 from tasks.geometry.delta import Array, layer_of, projection_of
+from tasks.geometry.few_layers import pseudo_values, t_interval
 from tasks.geometry.measure import ModuleMeasure
 from tasks.geometry.metrics import PAIR_METRICS, PARTS, Key
-from tasks.geometry.nulls import mean_null, median_null, percentile
+from tasks.geometry.nulls import mean_null, median_null, normal_percentile, percentile
 
 REPLICATES = 1000
-"""Of the bootstrap over modules, clustered by layer."""
+"""Of the bootstrap over modules, clustered by layer; where layers are few there is none."""
 
 _CHUNK = 32
 """Pairs whose rows are made at once: text columns are large before they are compressed."""
@@ -102,6 +105,7 @@ class PairTable:
         keys = sorted(self.columns, key=lambda key: (order[key[0]], key[1] or 0))
         blocks = [self._block(key, groups) for key in keys]
         stacked = {name: np.stack([block[name] for block in blocks], axis=-1) for name in blocks[0]}
+        stacked |= self._spreads(groups, stacked["value"], keys)
         labels: dict[str, list[Any]] = {
             "module": ["*"] * len(groups) + self.modules,
             "layer": [group.layer for group in groups] + [layer_of(name) for name in self.modules],
@@ -147,11 +151,50 @@ class PairTable:
         }
 
     def _interval(self, key: Key) -> tuple[Array, Array]:
+        """95 % over modules, layers being the sample, (P,) each: a bootstrap of layers, t over them where few have a
+        value. NaN where only one has."""
         layers = [layer_of(name) for name in self.modules]
-        counts = cluster_counts(layers, REPLICATES, np.random.default_rng((SEED, 2)))
         column = self.columns[key]
-        drawn = PAIR_METRICS[key[0]].overall(self.parts, column.value, counts)
-        return interval(drawn, clusters=clusters_of(layers, column.value))
+        members = cluster_members(layers)
+        present = (~np.isnan(column.value)).astype(float) @ members.T > 0
+        few = np.count_nonzero(present, axis=1) < FEW_LAYERS
+        low, high = self._over_few(key, members, present) if few.any() else np.full((2, len(self.pairs)), np.nan)
+        if not few.all():
+            counts = cluster_counts(layers, REPLICATES, np.random.default_rng((SEED, 2)))
+            many = interval(PAIR_METRICS[key[0]].overall(self.parts, column.value, counts))
+            low, high = np.where(few, low, many[0]), np.where(few, high, many[1])
+        return low, high
+
+    def _over_few(self, key: Key, members: Counts, present: NDArray[np.bool_]) -> tuple[Array, Array]:
+        """`t_interval` of every pair; of a ratio of norms on the logarithm's scale, so that its inverse has the
+        inverse interval. ``members`` (L, N), ``present`` (P, L) whether a pair has a value in a layer."""
+        column, metric = self.columns[key], PAIR_METRICS[key[0]]
+        value = metric.overall(self.parts, column.value, np.ones_like(members[:1]))[:, 0]
+        layers = metric.overall(self.parts, column.value, members if metric.is_median else 1 - members)
+        layers = np.where(present, layers, np.nan)
+        if metric.span is None:
+            with np.errstate(all="ignore"):  # a norm of 0 has no logarithm, and no interval
+                value, layers = np.log(value), np.log(layers)
+                low, high = np.exp(t_interval(value, pseudo_values(value, layers)))
+            known = np.isfinite(high)
+            return np.where(known, low, np.nan), np.where(known, high, np.nan)
+        return t_interval(value, layers if metric.is_median else pseudo_values(value, layers), metric.span)
+
+    def _spreads(self, groups: Sequence[Group], values: Array, keys: Sequence[Key]) -> dict[str, Array]:
+        """Spreads of the cosine's two nulls and its percentile in the second, (P, G + N, 1) each: groups first.
+
+        NaN where the cosine has no value, and where a right singular vector of a module is not known.
+        """
+        counts = np.vstack([*(group.members for group in groups), np.eye(len(self.modules), dtype=np.int64)])
+        cosine = values[:, :, keys.index(("cosine", None))]
+        lengths = np.sqrt(self.parts["squared_a"] @ counts.T) * np.sqrt(self.parts["squared_b"] @ counts.T)
+        found = {}
+        for name, part in (("null_sd", "variance"), ("shared_null_sd", "shared_variance")):
+            unknown = np.isnan(self.parts[part])
+            sd = quotient(np.sqrt(np.where(unknown, 0, self.parts[part]) @ counts.T), lengths)
+            found[name] = np.where((unknown.astype(float) @ counts.T > 0) | np.isnan(cosine), np.nan, sd)
+        found["shared_percentile"] = normal_percentile(cosine, found["shared_null_sd"])
+        return {name: one[:, :, None] for name, one in found.items()}
 
     def _null(self, key: Key, members: Counts) -> Array:
         """What chance gives one metric on average, (P, G + N). The mean of a median is not the median of the means."""
@@ -160,7 +203,7 @@ class PairTable:
             return np.full((len(self.pairs), len(members) + len(self.modules)), np.nan)
         defined = ~np.isnan(column.value)
         means = np.where(defined, column.mean, np.nan)
-        if not key[0].startswith("angle"):
+        if not metric.is_median:
             alone = np.eye(len(self.modules), dtype=np.int64)
             return metric.overall(self._random_parts(), means, np.vstack([members, alone]))
         medians = np.full((len(self.pairs), len(members)), np.nan)
@@ -182,7 +225,7 @@ class PairTable:
     def _pooled(self, key: Key, which: Counts) -> Array:
         """(D,) draws of the value of the modules ``which`` together; made once for all groups of the same pools."""
         pools = [self.columns[key].pools[n] for n in np.flatnonzero(which)]
-        null_of = median_null if key[0].startswith("angle") else mean_null
+        null_of = median_null if PAIR_METRICS[key[0]].is_median else mean_null
         known = key[0], tuple(sorted(id(pool) for pool in pools))
         if known not in self._nulls:
             self._nulls[known] = null_of(pools, np.random.default_rng((SEED, 3)))
@@ -229,4 +272,7 @@ class PairTable:
         columns["k"] = pl.Series([k for _, k in keys], dtype=pl.Int64()).gather(key)
         measured = ("value", "low", "high", "null", "percentile")
         numbers = {name: pl.Series(stacked[name][at], nan_to_null=True) for name in measured}
+        of_cosine = key == keys.index(("cosine", None))
+        for name in ("null_sd", "shared_null_sd", "shared_percentile"):
+            numbers[name] = pl.Series(np.where(of_cosine, stacked[name][*at[:2], 0], np.nan), nan_to_null=True)
         return pl.DataFrame(columns | numbers).select(list(PAIR_METRICS_FRAME))

@@ -56,7 +56,7 @@ def spectrum_task(info: RunInfo, trained: StageResult) -> Any:
 def pair_task(a: RunInfo, b: RunInfo, trained_a: StageResult, trained_b: StageResult, spec: GeometrySpec) -> Any:
     """Artifact: ``pair_metrics.parquet`` (PAIR_METRICS_FRAME); the summary counts modules that only one side has."""
     inputs = {"a": trained_a.ref.sha256, "b": trained_b.ref.sha256}
-    key = StageKey("geometry", 3, inputs, {"a": identity(a), "b": identity(b), "ks": list(spec.ks)})
+    key = StageKey("geometry", 4, inputs, {"a": identity(a), "b": identity(b), "ks": list(spec.ks)})
 
     def compute(out: Path, _: Any) -> dict[str, Any]:
         left, right = _open(trained_a), _open(trained_b)
@@ -76,7 +76,7 @@ def compare_task(title: str, adapters: Sequence[Named], base: Path | None, ks: S
     inputs = {f"adapter {adapter.info.run}": reference(adapter.folder, COMPARED).sha256 for adapter in adapters}
     if base is not None:
         inputs["base"] = reference(base, COMPARED).sha256
-    key = StageKey("compare", 3, inputs, {"identities": [identity(a.info) for a in adapters], "ks": list(ks)})
+    key = StageKey("compare", 4, inputs, {"identities": [identity(a.info) for a in adapters], "ks": list(ks)})
 
     def compute(out: Path, progress: Progress) -> dict[str, Any]:
         from tasks.geometry.compare import compare

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
+from tasks.contracts import FEW_LAYERS
 from tasks.reporting.floors import INITIALISATION, ORDER
 from tasks.reporting.formats import listed, number
 from tasks.reporting.pairs import Estimate, Geometry
-
-FEW_LAYERS = 10
-"""Clusters below which a cluster bootstrap gives intervals that are too narrow (Cameron, Gelbach and Miller 2008)."""
 
 MOST_NAMED = 3
 """Pairs or modules that a sentence names; the tables have them all."""
@@ -77,12 +75,17 @@ def named(words: Sequence[str], most: int) -> str:
 
 def interval_note(view: Geometry) -> str:
     """How the interval and the null beside a measure are had, and over what n."""
-    narrow = f" (fewer than {FEW_LAYERS} layers: it is too narrow)" if view.layers < FEW_LAYERS else ""
+    over = f"over {count(view.modules, 'module')}"
+    how = (
+        f"t interval {over}, from one number a layer, {view.layers} of them (too few to be resampled)"
+        if view.layers < FEW_LAYERS
+        else f"bootstrap interval {over}, resampled in whole layers, {view.layers} of them"
+    )
     return (
-        f"[low, high]: 95 % bootstrap interval over {count(view.modules, 'module')}, resampled in whole layers, "
-        f"{view.layers} of them{narrow}. Null: mean over random subspaces of the same shape, exact where a formula is "
-        "known, otherwise from seeded draws; percentile: percent of the null's draws below the value. The null "
-        "knows nothing of a shared initialisation, which alone brings the right subspaces near each other."
+        f"[low, high]: 95 % {how}. Null: mean over random subspaces of the same shape, exact where a formula is "
+        "known, otherwise from seeded draws; percentile: percent of the null's draws below the value. That null "
+        "knows nothing of a shared initialisation, which alone brings the right subspaces near each other; a cosine's "
+        "second one, given the common input subspace, keeps the right singular vectors as measured and draws the left."
     )
 
 
@@ -100,7 +103,19 @@ def interval(found: Estimate, decimals: int) -> str:
 
 def percentile(found: Estimate) -> str:
     """The percentile with one decimal where it is neither 0 nor 100, so that 99.96 does not read as 100."""
-    if found.percentile is None:
+    return "" if found.percentile is None else _percent(found.percentile)
+
+
+def both_nulls(found: Estimate) -> str:
+    """Of a cosine: how far random directions spread it, and random ones in the common input subspace; empty where
+    unknown."""
+    if found.null_sd is None or found.shared_null_sd is None or found.shared_percentile is None:
         return ""
-    inside = min(max(found.percentile, 0.1), 99.9)
-    return f"{found.percentile:.0f}" if found.percentile in (0, 100) else number(inside, 1)
+    return (
+        f"random: sd {number(found.null_sd, 4)}; given the common input subspace: "
+        f"sd {number(found.shared_null_sd, 4)}, percentile {_percent(found.shared_percentile)}"
+    )
+
+
+def _percent(rank: float) -> str:
+    return f"{rank:.0f}" if rank in (0, 100) else number(min(max(rank, 0.1), 99.9), 1)

@@ -58,14 +58,20 @@ _Values = Mapping[tuple[str, str, str, int | None], "Estimate"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measure of a pair; ``low`` and ``high``: 95 % bootstrap interval; ``null``: mean over random subspaces of the
-    same shape; ``percentile``: percent of the null's draws at or below the value. None: not measured or not defined."""
+    """A measure of a pair; ``low`` and ``high``: 95 % interval over modules; ``null``: mean over random subspaces of
+    the same shape; ``percentile``: percent of the null's draws at or below the value. None: not measured or defined.
+
+    Of a cosine over everything also ``null_sd``, the null's standard deviation, and ``shared_null_sd`` and
+    ``shared_percentile``, those of the null given the common input subspace."""
 
     value: float | None
     low: float | None = None
     high: float | None = None
     null: float | None = None
     percentile: float | None = None
+    null_sd: float | None = None
+    shared_null_sd: float | None = None
+    shared_percentile: float | None = None
 
     def inverse(self) -> Estimate:
         """The estimate of one over the measure, which has no null."""
@@ -218,6 +224,7 @@ def geometry(tables: StudyTables) -> Geometry:
 def geometry_of(runs: Sequence[RunInfo], pair_metrics: pl.DataFrame, reference: RunInfo | None) -> Geometry:
     """``pair_metrics`` (PAIR_METRICS_FRAME) of ``runs``, ready to look up, with the noise floors that are in it."""
     columns = ["run_a", "run_b", "metric", "k", "value", "low", "high", "null", "percentile"]
+    columns += ["null_sd", "shared_null_sd", "shared_percentile"]
     rows = pair_metrics.filter(EVERYTHING).select(columns).rows()
     values = {(a, b, metric, k): Estimate(*rest) for a, b, metric, k, *rest in rows}
     modules = pair_metrics.filter(pl.col("module") != "*").select("module", "layer").unique()

@@ -11,6 +11,9 @@ from tasks.contracts import InputError, RunInfo
 from tasks.reporting.join import SCHEMAS, StudyTables, frames, with_frames
 from tasks.reporting.seal import check_sealed
 
+ADDED = {"pair_metrics": ("null_sd", "shared_null_sd", "shared_percentile")}
+"""Columns that frames of earlier studies have not."""
+
 
 def read_tables(folder: Path) -> StudyTables:
     """The tables of ``folder``. Raises `InputError` where it is not a finished study, one of another version, or
@@ -26,6 +29,13 @@ def read_tables(folder: Path) -> StudyTables:
         runs=[RunInfo(**info) for info in record["runs"]],
         rollouts=record["rollouts"],
         study=record,
-        **{name: pl.read_parquet(folder / f"{name}.parquet") for name in SCHEMAS},
+        **{name: _read(folder / f"{name}.parquet", schema) for name, schema in SCHEMAS.items()},
     )
     return with_frames(tables, frames(tables))
+
+
+def _read(file: Path, schema: dict[str, pl.DataType]) -> pl.DataFrame:
+    """One frame; what studies did not measure before `ADDED` is null."""
+    frame = pl.read_parquet(file)
+    new = [name for name in ADDED.get(file.stem, ()) if name not in frame.columns]
+    return frame.with_columns(pl.lit(None, schema[name]).alias(name) for name in new)

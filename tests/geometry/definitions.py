@@ -70,6 +70,24 @@ def _one(metric: str, k: int, x: Formed, y: Formed) -> float:
     return float(np.sum((p.T @ q) ** 2) / k) if metric.startswith("phi") else abs(float(p[:, 0] @ q[:, 0]))
 
 
+def random_cosines(a: Modules, b: Modules, draws: int, rng: np.random.Generator, *, given_right: bool) -> np.ndarray:
+    """(draws,) cosines over all modules with b's singular vectors replaced by Haar ones, of every singular value;
+    ``given_right``: its right ones stay as they are."""
+    inner = np.zeros(draws)
+    for name, x in a.items():
+        _, s, vt = b[name].svd
+        for draw in range(draws):
+            left = _haar(x.w.shape[0], len(s), rng)
+            right = vt.T if given_right else _haar(x.w.shape[1], len(s), rng)
+            inner[draw] += np.sum(x.w * (left * s @ right.T))
+    return inner / np.prod([np.sqrt(sum(np.sum(one.w**2) for one in side.values())) for side in (a, b)])
+
+
+def _haar(n: int, k: int, rng: np.random.Generator) -> np.ndarray:
+    q, r = np.linalg.qr(rng.standard_normal((n, k)))
+    return q * np.sign(np.diag(r))
+
+
 def spectrum_value(metric: str, k: int | None, modules: Modules) -> float:
     """The measure of `tasks.geometry.spectrum` over all of ``modules``."""
     if metric == "norm":

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tasks.contracts import InputError
-from tasks.geometry.bootstrap import cluster_counts, clusters_of, interval, weighted_mean, weighted_median
+from tasks.geometry.bootstrap import cluster_counts, cluster_members, interval, weighted_mean, weighted_median
 
 Statistic = Callable[..., np.ndarray]
 
@@ -68,12 +68,10 @@ def test_nothing_to_draw_is_refused() -> None:
             cluster_counts(clusters, replicates, np.random.default_rng(0))
 
 
-def test_clusters_with_a_value_are_counted() -> None:
-    values = np.full((4, len(LAYERS)), np.nan)
-    values[0] = 1.0  # layers 0 to 3 and two modules of no layer
-    values[1, [0, 1, 4]] = 1.0  # layers 0 and 1
-    values[2, [6, 7]] = 1.0  # of no layer, so each alone
-    np.testing.assert_array_equal(clusters_of(LAYERS, values), [6, 2, 2, 0])
+def test_modules_of_a_cluster_are_its_members_and_those_of_no_layer_are_alone() -> None:
+    members = cluster_members(LAYERS)
+    assert [np.flatnonzero(row).tolist() for row in members] == [[0, 1], [2, 3, 4], [5, 8], [6], [7], [9]]
+    assert set(members.ravel()) == {0, 1}
 
 
 def test_weighted_median_and_mean_by_hand() -> None:
@@ -124,10 +122,10 @@ def test_interval_by_hand() -> None:
     low, high = interval(draws)
     np.testing.assert_allclose(low, [2.5, 1.0, np.nan, 2.5], rtol=1e-14)
     np.testing.assert_allclose(high, [97.5, 39.0, np.nan, 97.5], rtol=1e-14)
-    low, high = interval(draws, level=0.5, clusters=[2, 1, 5, 0])
-    np.testing.assert_allclose(low, [25.0, np.nan, np.nan, np.nan], rtol=1e-14)
-    np.testing.assert_allclose(high, [75.0, np.nan, np.nan, np.nan], rtol=1e-14)
     assert np.isnan(interval(draws, clusters=1)).all()
+    low, high = interval(draws, level=0.5, clusters=2)
+    np.testing.assert_allclose(low, [25.0, 10.0, np.nan, 25.0], rtol=1e-14)
+    np.testing.assert_allclose(high, [75.0, 30.0, np.nan, 75.0], rtol=1e-14)
     for level in (0.0, 1.0):
         with pytest.raises(InputError, match="level is"):
             interval(draws, level=level)

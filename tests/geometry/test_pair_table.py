@@ -97,9 +97,9 @@ def random_pair(layers: int) -> tuple[Memory, Memory]:
     return Memory(a), Memory(b)
 
 
-def test_intervals_equal_a_naive_bootstrap_of_whole_layers() -> None:
-    a, b = random_pair(5)
-    places = grid(5)
+def test_intervals_of_many_layers_equal_a_naive_bootstrap_of_whole_layers() -> None:
+    a, b = random_pair(10)
+    places = grid(10)
     names = sorted(places, key=natural)
     frame = pair_frame(a, b, *infos(2), (1, 3))
     counts = cluster_counts([places[name][0] for name in names], REPLICATES, np.random.default_rng((SEED, 2)))
@@ -116,6 +116,54 @@ def test_intervals_equal_a_naive_bootstrap_of_whole_layers() -> None:
         (pl.col("module") != "*") | pl.col("layer").is_not_null() | pl.col("projection").is_not_null()
     )
     assert others["low"].null_count() == others["high"].null_count() == len(others)
+
+
+T = {2: 4.302652729749464, 8: 2.306004135204166}
+"""97.5 % points of Student's t, from a table, by degrees of freedom."""
+
+
+@pytest.mark.parametrize("layers", [3, 9])
+def test_intervals_of_few_layers_are_t_over_layers(layers: int) -> None:
+    a, b = random_pair(layers)
+    names = sorted(grid(layers), key=natural)
+    frame = pair_frame(a, b, *infos(2), (1, 3))
+    forms = [{name: formed(one.modules[name]) for name in names} for one in (a, b)]
+    inside = 0
+    for metric, kind in PAIR_METRICS.items():
+        for k in (1, 3) if kind.by_k else (None,):
+            own = {n: pair_value(metric, k, {n: forms[0][n]}, {n: forms[1][n]}) for n in names}
+            row = rows_of(frame, metric, k)[EVERYTHING]
+            value = replicate(metric, own, *forms, names)
+            numbers = []
+            for layer in range(layers):
+                mine = [n for n in names if grid(layers)[n][0] == layer]
+                rest = replicate(metric, own, *forms, [n for n in names if n not in mine])
+                if metric == "norm_ratio":
+                    numbers.append(layers * math.log(value) - (layers - 1) * math.log(rest))
+                elif metric.startswith("angle"):
+                    numbers.append(replicate(metric, own, *forms, mine))
+                else:
+                    numbers.append(layers * value - (layers - 1) * rest)
+            half = T[layers - 1] * np.std(numbers, ddof=1) / math.sqrt(layers)
+            low, high = (0, 90) if "angle" in metric else (-1, 1) if "cosine" in metric else (0, 1)
+            expected = [max(value - half, low), min(value + half, high)]
+            if metric == "norm_ratio":
+                expected = [value * math.exp(-half), value * math.exp(half)]
+            assert [row["low"], row["high"]] == pytest.approx(expected, rel=1e-11, abs=1e-12), (metric, k)
+            inside += low < expected[0] and expected[1] < high
+    assert inside > len(PAIR_METRICS) / 2  # most are not merely the metric's whole range
+
+
+def test_pairs_with_a_value_in_few_layers_have_t_intervals_among_pairs_of_many() -> None:
+    many, few = random_pair(12), random_pair(4)
+    together = geometry([*many, *few], infos(4), (1,)).pair_metrics
+    for place, pair in ((0, many), (2, few)):
+        run = infos(4)[place : place + 2]
+        alone = pair_frame(*pair, *run, (1,))
+        among = together.filter(pl.col("run_a") == run[0].run, pl.col("run_b") == run[1].run)
+        for bound in ("low", "high"):
+            ours, theirs = ({key: row[bound] for key, row in rows_of(f, "cosine").items()} for f in (among, alone))
+            assert ours[EVERYTHING] == pytest.approx(theirs[EVERYTHING], rel=1e-11)
 
 
 def replicate(metric: str, own: Mapping[str, float], a: Forms, b: Forms, names: Sequence[str]) -> float:

@@ -120,7 +120,7 @@ def make_pairs(rng: np.random.Generator, runs: list[RunInfo], layers: int = LAYE
                 spread = 0.01 * (abs(value) + 0.1)
                 low, high = (value - spread, value + spread) if everything else (None, None)
                 place = (module, layer, projection, metric, k)
-                rows.append((*runs_columns, *place, value, low, high, null, percentile))
+                rows.append((*runs_columns, *place, value, low, high, null, percentile, None, None, None))
     return checked(pl.DataFrame(rows, schema=PAIR_METRICS_FRAME, orient="row"), PAIR_METRICS_FRAME, "pair_metrics")
 
 
