@@ -94,6 +94,16 @@ def damage_notes(results: Sequence[StageResult]) -> list[str]:
     return [f"Found damaged, not used, and made anew: {'; '.join(found[:MOST_DAMAGE])}{more}."] if found else []
 
 
+def router_notes(results: Sequence[StageResult]) -> list[str]:
+    """What a base with experts was trained without."""
+    dropped = {result.summary.get("router_loss_dropped") for result in results} - {None}
+    return [
+        f"The base has experts. The loss that balances them (router_aux_loss_coef {coefficient:g} in its config) is in "
+        "no method's objective, so that the methods differ in their own losses alone."
+        for coefficient in dropped
+    ]
+
+
 def end_recorded(run: str, status: str, error: BaseException | None) -> None:
     """Close the MLflow run of a flow that ends with ``error``, and wait until Prefect can be told: a flow run that ends
     while its server is away is lost to it. A server that stays away hides no earlier error."""
@@ -290,6 +300,7 @@ class Recorder:
             who = f"{models[0]} and {len(models) - 1} more" if len(models) > 1 else models[0]
             passed = count(too_long, "problem")
             notes.append(f"{passed} did not fit the context with prompt and answer: left out for {who}.")
+        notes += router_notes(self.results)
         notes += damage_notes(self.results)
         notes += function_notes(self.results, self.spec.paths.readings)
         if not self.spec.twins:
