@@ -12,6 +12,7 @@ import polars as pl
 from prefect.futures import PrefectFuture, wait
 
 from flows.cluster import machine
+from flows.epochs import epoch_notes, read_often
 from flows.function_notes import function_notes
 from flows.ghosts import open_recorded
 from flows.prefect_server import send_rest, wait_until_there
@@ -226,7 +227,9 @@ class Recorder:
             if not check["ok"]:
                 raise StageError(f"{check['name']}: {check['detail']}; the methods cannot be compared")
 
-    def summary(self, rollouts: StageResult, problems: StageResult) -> dict[str, Any]:
+    def summary(
+        self, rollouts: StageResult, problems: StageResult, trained: Mapping[RunInfo, StageResult]
+    ) -> dict[str, Any]:
         """What the report says of the study itself, before it is written."""
         overlap = problems.summary.get("overlap", 0)
         checks = [
@@ -264,7 +267,8 @@ class Recorder:
                 "wall_seconds": round(now() - self.began, 1),
                 "machine": machine(),
                 "checks": checks,
-                "notes": self._notes(),
+                "notes": [*self._notes(), *epoch_notes(self.spec, trained)],
+                "training": read_often(self.spec, trained),
                 "benchmarks": judged_by(self.spec, problems),
                 "unparsed_golds": unparsed_golds(self.results),
                 "runs": [asdict(info) for info in self.spec.runs() if info.run not in left_out],

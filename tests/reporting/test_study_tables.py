@@ -15,7 +15,7 @@ from tasks.reporting.join import StudyTables
 from tasks.reporting.mcnemar_matrix import mcnemar_matrices
 from tasks.reporting.pairs import geometry
 from tasks.reporting.profiles import layer_profiles
-from tasks.reporting.study_tables import versions_table
+from tasks.reporting.study_tables import training_table, versions_table
 from tasks.reporting.terminal import headline_renderable
 from tasks.secrets import without_password
 
@@ -104,6 +104,16 @@ def test_runs_of_a_server_are_links(study: StudyTables, uri: str, href: str) -> 
     page = render_html(build_document(tables, lambda *_: []))
     assert (f'<a href="{href}">f00d</a>' in page) == bool(href)
     assert 'href="javascript' not in page
+
+
+def test_the_training_table_says_how_often_examples_were_read(study: StudyTables) -> None:
+    read = {"sft": {"examples": 4096, "epochs": 1.25}, "dpo": {"examples": 914, "epochs": 5.6018}}
+    table = training_table(replace(study, study={**study.study, "training": read}))
+    places = [table.header.index(name) for name in ("Examples", "Epochs")]
+    cells = {row[0].text: [row[place].text for place in places] for row in table.rows}
+    assert (cells["sft"], cells["dpo"]) == (["4096", "1.25"], ["914", "5.60"])
+    assert cells["rft"] == ["not measured"] * 2  # a report of an earlier version has none
+    assert {len(row) for row in table.rows} == {len(table.header)}
 
 
 def test_a_password_stays_out_of_the_record() -> None:
