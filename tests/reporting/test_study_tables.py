@@ -7,9 +7,11 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from tasks.reporting.claims.geometry_claims import GEOMETRY_CLAIMS
 from tasks.reporting.document import build_document
 from tasks.reporting.findings import findings
 from tasks.reporting.formats import p_value, points
+from tasks.reporting.geometry_tables import spectrum_table
 from tasks.reporting.html import render_html
 from tasks.reporting.join import StudyTables
 from tasks.reporting.mcnemar_matrix import mcnemar_matrices
@@ -114,6 +116,20 @@ def test_the_training_table_says_how_often_examples_were_read(study: StudyTables
     assert (cells["sft"], cells["dpo"]) == (["4096", "1.25"], ["914", "5.60"])
     assert cells["rft"] == ["not measured"] * 2  # a report of an earlier version has none
     assert {len(row) for row in table.rows} == {len(table.header)}
+
+
+def test_sizes_at_another_learning_rate_are_marked(study: StudyTables) -> None:
+    """DPO's 1e-4 is .1 times SFT's 1e-3; at one rate for all there is nothing to say."""
+    note = spectrum_table(study.spectra, geometry(study)).note
+    assert note.endswith(
+        "Trained at another learning rate than sft, so that their sizes measure that as well: dpo (0.100 times)."
+    )
+    equal = replace(study, runs=[replace(info, lr=1e-3) for info in study.runs])
+    columns = {name: pl.when(pl.col(name) == 1e-4).then(1e-3).otherwise(name).alias(name) for name in ("lr_a", "lr_b")}
+    equal = replace(equal, pair_metrics=study.pair_metrics.with_columns(**columns))
+    assert "learning rate" not in spectrum_table(study.spectra, geometry(equal)).note
+    (claim,) = (claim for claim in GEOMETRY_CLAIMS if claim.id == "norm-dpo")
+    assert "(at a tenth of the learning rate)" in claim.statement
 
 
 def test_a_password_stays_out_of_the_record() -> None:
