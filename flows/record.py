@@ -12,6 +12,7 @@ import polars as pl
 from prefect.futures import PrefectFuture, wait
 
 from flows.cluster import machine
+from flows.epochs import epoch_notes, read_often
 from flows.function_notes import function_notes
 from flows.ghosts import open_recorded
 from flows.prefect_server import send_rest, wait_until_there
@@ -95,6 +96,16 @@ def damage_notes(results: Sequence[StageResult]) -> list[str]:
     found = [what for result in results for what in result.damage]
     more = f" and {len(found) - MOST_DAMAGE} more" if len(found) > MOST_DAMAGE else ""
     return [f"Found damaged, not used, and made anew: {'; '.join(found[:MOST_DAMAGE])}{more}."] if found else []
+
+
+def router_notes(results: Sequence[StageResult]) -> list[str]:
+    """What a base with experts was trained without."""
+    dropped = {result.summary.get("router_loss_dropped") for result in results} - {None}
+    return [
+        f"The base has experts. The loss that balances them (router_aux_loss_coef {coefficient:g} in its config) is in "
+        "no method's objective, so that the methods differ in their own losses alone."
+        for coefficient in dropped
+    ]
 
 
 def end_recorded(run: str, status: str, error: BaseException | None) -> None:
@@ -224,7 +235,9 @@ class Recorder:
             if not check["ok"]:
                 raise StageError(f"{check['name']}: {check['detail']}; the methods cannot be compared")
 
-    def summary(self, rollouts: StageResult, problems: StageResult) -> dict[str, Any]:
+    def summary(
+        self, rollouts: StageResult, problems: StageResult, trained: Mapping[RunInfo, StageResult]
+    ) -> dict[str, Any]:
         """What the report says of the study itself, before it is written."""
         overlap = problems.summary.get("overlap", 0)
         checks = [
@@ -262,7 +275,8 @@ class Recorder:
                 "wall_seconds": round(now() - self.began, 1),
                 "machine": machine(),
                 "checks": checks,
-                "notes": self._notes(),
+                "notes": [*self._notes(), *epoch_notes(self.spec, trained)],
+                "training": read_often(self.spec, trained),
                 "benchmarks": judged_by(self.spec, problems),
                 "unparsed_golds": unparsed_golds(self.results),
                 "runs": [asdict(info) for info in self.spec.runs() if info.run not in left_out],
@@ -295,6 +309,7 @@ class Recorder:
             passed = count(too_long, "problem")
             notes.append(f"{passed} did not fit the context with prompt and answer: left out for {who}.")
         notes += world_notes(self.results, self.spec.tiny)
+        notes += router_notes(self.results)
         notes += damage_notes(self.results)
         notes += function_notes(self.results, self.spec.paths.readings)
         notes += unjudged(self.spec)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import polars as pl
 
 from tasks.contracts import RunInfo
-from tasks.reporting.formats import number, size
+from tasks.reporting.formats import number, significant, size
 from tasks.reporting.join import spectrum_value
-from tasks.reporting.notes import count, floor_note
+from tasks.reporting.notes import MOST_LISTED, count, floor_note, named
 from tasks.reporting.pairs import REACHED, ZERO, Geometry
 from tasks.reporting.tables import NO_UPDATE, Cell, Table, said
 
@@ -57,8 +57,24 @@ def spectrum_table(spectra: pl.DataFrame, view: Geometry) -> Table:
         tuple(rows),
         "Frobenius norm of the update, scaling included, over all modules. Ranks from the singular values s of each "
         "module, mean over modules: effective rank exp(H(p)), participation rank 1 / sum p^2, both with p = s / sum s; "
-        "stable rank sum s^2 / max s^2.",
+        f"stable rank sum s^2 / max s^2.{_rates_note(view)}",
         marks={0: "base", **_twin_marks(view)},
+    )
+
+
+def _rates_note(view: Geometry) -> str:
+    """Whose sizes measure a learning rate of their own; empty where all runs had the reference's or it is unknown."""
+    rate = view.reference.lr if view.reference else None
+    others = [
+        f"{info.run} ({significant(info.lr / rate)} times)"
+        for info in view.runs
+        if info.lr and rate and info.lr != rate
+    ]
+    if not others or view.reference is None:
+        return ""
+    return (
+        f" Trained at another learning rate than {view.reference.run}, so that their sizes measure that as well: "
+        f"{named(others, MOST_LISTED)}."
     )
 
 

@@ -77,8 +77,9 @@ class StudyTables:
 
     ``rollouts``: counts by name (``prompts``, ``rows``, ``correct``, ``mixed_groups``, ``dropped`` {rule: rows}, ...);
     a count may be None. ``study``: name, settings, versions, commit, mlflow, stages, wall_seconds, machine, checks,
-    notes, unparsed_golds {benchmark: problems whose gold could not be read}, benchmarks (a list of {name, n, source,
-    template, shared_with_rollouts_dropped}); a key that is missing prints as not recorded.
+    notes, training {run: {examples, epochs}}, unparsed_golds {benchmark: problems whose gold could not be read},
+    benchmarks (a list of {name, n, source, template, shared_with_rollouts_dropped});
+    a key that is missing prints as not recorded.
     """
 
     runs: list[RunInfo]

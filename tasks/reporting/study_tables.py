@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import polars as pl
 
-from tasks.reporting.formats import NOT_MEASURED, benchmark_name, learning_rate, number, seconds
+from tasks.reporting.formats import NOT_MEASURED, benchmark_name, learning_rate, number, seconds, significant
 from tasks.reporting.join import StudyTables, benchmarks, trained_runs
 from tasks.reporting.tables import Cell, Table
 
@@ -26,18 +26,22 @@ def losses(tables: StudyTables, run: str) -> tuple[list[int], list[float]]:
 
 
 def training_table(tables: StudyTables) -> Table:
-    """First and last loss of every run."""
-    rows = [(Cell("base"), *(Cell("not trained") for _ in range(4)))]
+    """How often every run read its examples, and its first and last loss."""
+    rows = [(Cell("base"), *(Cell("not trained") for _ in range(6)))]
+    read = tables.study.get("training") or {}
     for info in trained_runs(tables):
         steps, values = losses(tables, info.run)
         found = (str(steps[-1]), number(values[0], 4), number(values[-1], 4)) if steps else (NOT_MEASURED,) * 3
-        rows.append((Cell(info.run), *(Cell(text) for text in (learning_rate(info.lr), *found))))
+        known = read.get(info.run)
+        often = (str(known["examples"]), significant(known["epochs"])) if known else (NOT_MEASURED,) * 2
+        rows.append((Cell(info.run), *(Cell(text) for text in (learning_rate(info.lr), *often, *found))))
     return Table(
         "training",
         "Training",
-        ("Run", "Peak learning rate", "Last logged step", "First loss", "Last loss"),
+        ("Run", "Peak learning rate", "Examples", "Epochs", "Last logged step", "First loss", "Last loss"),
         tuple(rows),
-        "Each method minimises its own loss, so heights compare within a row, never between rows.",
+        "Epochs: examples that the steps read over those that the method selected; a pair is one example. Each method "
+        "minimises its own loss, so heights compare within a row, never between rows.",
         marks={0: "base"},
     )
 

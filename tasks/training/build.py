@@ -42,6 +42,7 @@ def build_trainer(
 
     tokenizer = load_tokenizer(base, pad_token)
     model = load_model(base, train.precision)
+    coefficient = drop_router_loss(model.config.get_text_config())
     model.train()
     common: dict[str, Any] = {"model": model, "processing_class": tokenizer, "train_dataset": dataset}
     common["peft_config"] = LoraConfig(
@@ -78,8 +79,22 @@ def build_trainer(
         else:
             trainer = RowTrainer(**common) if method.trl_loss else WeightedSFTTrainer(**common, method=method)
     trainer.schedule_steps = train.schedule_steps
+    trainer.router_loss_dropped = coefficient
     _fit(trainer, train)
     return trainer, collator
+
+
+def drop_router_loss(config: Any) -> float:
+    """Let ``config``, of a loaded language model, ask for no loss that balances experts; the weight that it had.
+
+    TRL's trainers would add it to their own losses and not to a method's of ours, and once a pass, so that its weight
+    would depend on how a batch is cut. 0 for a model without experts, which stays as it is.
+    """
+    if not hasattr(config, "output_router_logits"):
+        return 0.0
+    coefficient = float(getattr(config, "router_aux_loss_coef", 0.0))
+    config.output_router_logits, config.router_aux_loss_coef = False, 0.0
+    return coefficient
 
 
 def _unpaired(common: dict[str, Any], arguments: dict[str, Any], method: Kto) -> tuple[Any, Any]:

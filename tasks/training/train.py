@@ -38,8 +38,9 @@ def train_adapter(
 
     ``info.seed`` draws the LoRA initialisation, ``info.data_seed`` the order of the data, ``info.lr`` is the peak
     learning rate. Also written: ``training.parquet`` (TRAINING), ``stream.parquet`` (step, row). Returns numbers for
-    the study's checks: ``lora_a_sha256`` before the first step, ``examples``, ``tokens`` read, the last loss, and
-    ``warning`` (what ran out of memory and what was done about it; None where nothing did).
+    the study's checks: ``lora_a_sha256`` before the first step, ``examples``, ``tokens`` read, the last loss,
+    ``warning`` (what ran out of memory and what was done about it; None where nothing did), and of a base with experts
+    ``router_loss_dropped`` (the weight of the loss of its router, which no method has here).
 
     ``reference`` is the file that `tasks.training.reference` wrote, for a method of pairs; without it the base runs
     beside the policy. ``checkpoints`` is a folder that outlives this process: what an earlier one left there is gone
@@ -80,6 +81,7 @@ def train_adapter(
         "tokens": collator.tokens,
         "last_loss": float(final.get("loss", math.nan)),
         "warning": "; ".join(trainer.notes) or None,
+        **({"router_loss_dropped": dropped} if (dropped := trainer.router_loss_dropped) else {}),
     }
 
 

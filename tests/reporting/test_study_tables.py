@@ -8,15 +8,17 @@ import pytest
 from rich.console import Console
 
 from tasks.contracts import DIFFERS, DIFFERS_LITTLE, EQUAL, NO_POWER
+from tasks.reporting.claims import CLAIMS
 from tasks.reporting.document import build_document
 from tasks.reporting.findings import findings
 from tasks.reporting.formats import p_value, points, points_interval
+from tasks.reporting.geometry_tables import spectrum_table
 from tasks.reporting.html import render_html
 from tasks.reporting.join import StudyTables
 from tasks.reporting.mcnemar_matrix import mcnemar_matrices
 from tasks.reporting.pairs import geometry
 from tasks.reporting.profiles import layer_profiles
-from tasks.reporting.study_tables import versions_table
+from tasks.reporting.study_tables import training_table, versions_table
 from tasks.reporting.terminal import headline_renderable
 from tasks.secrets import without_password
 
@@ -107,6 +109,30 @@ def test_runs_of_a_server_are_links(study: StudyTables, uri: str, href: str) -> 
     page = render_html(build_document(tables, lambda *_: []))
     assert (f'<a href="{href}">f00d</a>' in page) == bool(href)
     assert 'href="javascript' not in page
+
+
+def test_the_training_table_says_how_often_examples_were_read(study: StudyTables) -> None:
+    read = {"sft": {"examples": 4096, "epochs": 1.25}, "dpo": {"examples": 914, "epochs": 5.6018}}
+    table = training_table(replace(study, study={**study.study, "training": read}))
+    places = [table.header.index(name) for name in ("Examples", "Epochs")]
+    cells = {row[0].text: [row[place].text for place in places] for row in table.rows}
+    assert (cells["sft"], cells["dpo"]) == (["4096", "1.25"], ["914", "5.60"])
+    assert cells["rft"] == ["not measured"] * 2  # a report of an earlier version has none
+    assert {len(row) for row in table.rows} == {len(table.header)}
+
+
+def test_sizes_at_another_learning_rate_are_marked(study: StudyTables) -> None:
+    """DPO's 1e-4 is .1 times SFT's 1e-3; at one rate for all there is nothing to say."""
+    note = spectrum_table(study.spectra, geometry(study)).note
+    assert note.endswith(
+        "Trained at another learning rate than sft, so that their sizes measure that as well: dpo (0.100 times)."
+    )
+    equal = replace(study, runs=[replace(info, lr=1e-3) for info in study.runs])
+    columns = {name: pl.when(pl.col(name) == 1e-4).then(1e-3).otherwise(name).alias(name) for name in ("lr_a", "lr_b")}
+    equal = replace(equal, pair_metrics=study.pair_metrics.with_columns(**columns))
+    assert "learning rate" not in spectrum_table(study.spectra, geometry(equal)).note
+    (claim,) = (claim for claim in CLAIMS if claim.id == "norm-dpo")
+    assert "(at a tenth of the learning rate)" in claim.statement
 
 
 def test_a_password_stays_out_of_the_record() -> None:

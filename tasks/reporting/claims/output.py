@@ -25,10 +25,10 @@ _NOTE = (
     "that decides is shown, claims.json has all. The value is that of runs in one data order, which share its noise; "
     "the noise floor (range over runs of one method in two data orders, or how far the measure moves with another "
     "order) judges the value across data orders. Intervals of cosines, angles, overlaps, norms and shares: over the "
-    "data orders where both methods were trained in several, else over layers (t below 10 of them, else bootstrap); of barriers: over problems; of ranks, "
-    "depths and CKA: from the runs in another data order (Student's t, wide where there is one replicate); "
-    "of accuracy: paired differences with the spread of repeated trainings, where any was; that one is higher takes "
-    "McNemar's exact test as well, of that pair alone."
+    "data orders where both methods were trained in several, else over layers (t below 10 of them, else a bootstrap); "
+    "of barriers: over problems; of ranks, depths and CKA: from the runs in another data order (Student's t, wide "
+    "where there is one replicate); of accuracy: paired differences with the spread of repeated trainings, where any "
+    "was; that one is higher takes McNemar's exact test as well, of that pair alone."
 )
 _SENSITIVITY_NOTE = (
     "Tolerances are conventions. Each is halved and doubled by itself (a factor: its root and its square), and all "

@@ -50,8 +50,8 @@ def between_tables(many: Many, pairs: pl.DataFrame, across: pl.DataFrame) -> lis
         "of trainings that two studies share counts once. Across data orders: the same of runs in two orders, which is "
         "what the same method beside itself may be held against. sd: over pairs, n - 1; below it lowest to highest. "
         "Same method: mean cosine of a method beside itself at that learning rate, in another order of the data or, "
-        "where that is not known, from another initialisation: what noise alone does. Norm: |dW| of the first over |dW| of the second. Angle: median "
-        "over modules; overlaps: mean over modules."
+        "where that is not known, from another initialisation: what noise alone does. Norm: |dW| of the first over "
+        "|dW| of the second. Angle: median over modules; overlaps: mean over modules."
     )
     return [
         Table("between", "Between SFT and the others", header, tuple(rows[True]), note),
