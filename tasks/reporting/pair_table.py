@@ -9,7 +9,7 @@ from tasks.contracts import RunInfo
 from tasks.reporting.floors import KINDS
 from tasks.reporting.formats import NOT_MEASURED, number, size
 from tasks.reporting.notes import both_nulls, count, floor_note, interval, interval_note, percentile
-from tasks.reporting.pairs import IS_FLOOR, IS_START, Estimate, Geometry, pairs
+from tasks.reporting.pairs import IS_FLOOR, IS_START, Estimate, Geometry, across_note, pairs
 from tasks.reporting.tables import NO_UPDATE, Cell, Table, said
 
 MOST_PAIRS = 60
@@ -128,7 +128,8 @@ def _pair_row(pair: Pair, columns: Sequence[Column], view: Geometry) -> tuple[Ce
             )
             rank = percentile(found)
             subs += said(null) + said(f"percentile {rank}" if rank else "") + said(both_nulls(found))
-        subs += said(standing if column.metric == "cosine" else "")
+        if column.metric == "cosine":
+            subs += (*said(across_note(view, run, other)), *said(standing))
         cells.append(Cell(_shown(found.value, column), subs))
     return (Cell(run.run, said(standing if standing in (IS_FLOOR, IS_START) else "")), Cell(other.run), *cells)
 

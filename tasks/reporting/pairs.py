@@ -12,7 +12,7 @@ import polars as pl
 from tasks.contracts import RunInfo
 from tasks.reporting.across import Difference, Likeness, difference, likeness
 from tasks.reporting.floors import INITIALISATION, KINDS, ORDER, Floor, floor_of, kind_of, same_initialisation
-from tasks.reporting.formats import NOT_MEASURED
+from tasks.reporting.formats import NOT_MEASURED, number
 from tasks.reporting.join import (
     HeadlineRow,
     StudyTables,
@@ -211,6 +211,14 @@ class Geometry:
         if found.mean is None or not found.floor:
             return COMMON_NOISE if self.twins[ORDER] else NO_FLOOR
         return AT_FLOOR if found.mean >= min(found.floor) else BELOW_FLOOR
+
+
+def across_note(view: Geometry, run: RunInfo, other: RunInfo) -> str:
+    """What stands beside the cosine of two methods in one data order: that across orders, which the floor judges."""
+    if view.twin(run, other) is not None or not view.one_start(run, other):
+        return ""
+    mean = view.likeness(run, other, "cosine").mean
+    return "" if mean is None else f"across data orders {number(mean, 3)}"
 
 
 def geometry(tables: StudyTables) -> Geometry:

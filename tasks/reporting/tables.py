@@ -31,7 +31,7 @@ from tasks.reporting.join import (
     second_benchmark,
 )
 from tasks.reporting.notes import count, floor_note, interval, interval_note, percentile
-from tasks.reporting.pairs import NO_FLOOR, ZERO, Geometry, headline_rows
+from tasks.reporting.pairs import NO_FLOOR, ZERO, Geometry, across_note, headline_rows
 from tasks.reporting.same_method import SAME_METHOD, accuracy_apart, floor_words, unsigned_points
 
 NO_UPDATE = "no update"
@@ -126,7 +126,8 @@ def _cosine_cell(info: RunInfo, cosine: float | None, view: Geometry) -> Cell:
     found = view.estimate(info.run, view.reference.run, "cosine")
     rank = percentile(found)
     null = f"null {number(found.null, 3)}, percentile {rank}" if rank and found.null is not None else ""
-    return Cell(number(cosine, 3), (*said(interval(found, 3)), *said(null), *said(view.standing(info, view.reference))))
+    noise = (*said(across_note(view, info, view.reference)), *said(view.standing(info, view.reference)))
+    return Cell(number(cosine, 3), (*said(interval(found, 3)), *said(null), *noise))
 
 
 def _rank_cell(row: HeadlineRow, view: Geometry) -> Cell:
