@@ -95,9 +95,7 @@ def _repeated(asked: Judged) -> str:
     shown = [(run, result) for run, result in asked if result.shown and result.repeatable is not None]
     if not shown:
         return ""
-    first = shown[0][1]
-    sd = number(None if first.training_sd is None else 100 * first.training_sd, 2)
-    lead = f"With the spread of repeated trainings (sd of one {sd} points, {freedom(first)})"
+    lead = f"With the spread of repeated trainings ({spread_words(shown[0][1])})"
     kept, lost = ([run for run, result in shown if result.repeatable == yes] for yes in (True, False))
     if not lost:
         return f"{lead} the interval still leaves out 0 for {'all of these' if len(kept) > 1 else kept[0]}."
@@ -106,6 +104,12 @@ def _repeated(asked: Judged) -> str:
         f"{lead} the interval{still} holds 0 for {named(lost, MOST_LISTED)}: these models differ from the base, a "
         "repeat of the training might not."
     )
+
+
+def spread_words(found: Versus) -> str:
+    """How far one training is from the next, and on what that rests; 0 is what could not be seen."""
+    sd = f"sd of one training {number(100 * found.training_sd, 2)} points" if found.training_sd else "none seen"
+    return f"{sd}, {freedom(found)}"
 
 
 def freedom(found: Versus) -> str:

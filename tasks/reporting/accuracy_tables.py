@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from tasks.reporting.accuracy_findings import freedom
+from tasks.reporting.accuracy_findings import spread_words
 from tasks.reporting.formats import NOT_MEASURED, benchmark_name, number, p_value, points, points_interval
 from tasks.reporting.join import (
     StudyTables,
@@ -48,7 +48,8 @@ POWER_NOTE = (
 )
 REPEAT_NOTE = (
     "The interval below a difference is about these two models. With repeated trainings: about their methods; it adds "
-    "how far one training of a method is from the next (sd {} points, {}), once for each of the two that was trained."
+    "how far one training of a method is from the next ({}), beyond what the sample of problems gives, once for each "
+    "of the two that was trained."
 )
 
 
@@ -155,9 +156,9 @@ def _families(tables: StudyTables) -> str:
 
 def _repeats(rows: list[dict[str, Any]]) -> str:
     first = next((versus_of(row) for row in rows if row["repeats"] is not None), None)
-    if first is None or first.training_sd is None:
+    if first is None:
         return "No training was repeated, so every interval is about the two models only. "
-    return REPEAT_NOTE.format(number(100 * first.training_sd, 2), freedom(first)) + " "
+    return f"{REPEAT_NOTE.format(spread_words(first))} "
 
 
 def _mcnemar_row(row: dict[str, Any], floor: Cell, view: Geometry, repeated: bool) -> tuple[Cell, ...]:

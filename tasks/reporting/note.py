@@ -26,7 +26,7 @@ def study_note(
     legend = [
         f"accuracy: {in_sentence(primary_benchmark(tables))}",
         "against base: points",
-        "p: exact McNemar, Holm-adjusted over the main runs",
+        "p: exact McNemar, Holm-adjusted over the main runs, not that of replicates",
         *([f"2nd: {in_sentence(second)}"] if second else []),
         f"cosine: to {view.reference.run if view.reference else 'sft'}, * at its noise floor",
     ]

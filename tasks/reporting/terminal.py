@@ -65,8 +65,9 @@ def headline_renderable(tables: StudyTables) -> RenderableType:
     beside = f" 2nd: {in_sentence(second)};" if second else ""
     legend = (
         f"acc: {in_sentence(primary_benchmark(tables))};{beside} vs base: points; p: exact McNemar, Holm-adjusted over "
-        f"the main runs, = equal within {MARGIN}, ~ no power to tell; loss: nats a token of the reference solutions; "
-        f"cosine: to {reference}, * at its noise floor{zero}; n/m: not measured. {floor_note(view)}"
+        f"the main runs (not that of replicates and references), = equal within {MARGIN}, ~ no power to tell; loss: "
+        f"nats a token of the reference solutions; cosine: to {reference}, * at its noise floor{zero}; n/m: not "
+        f"measured. {floor_note(view)}"
     )
     name = Text(str(tables.study.get("name") or "study"), style="bold")
     warnings = [Text(warning, style="bold yellow") for warning in said.warnings]

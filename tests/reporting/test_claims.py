@@ -97,7 +97,7 @@ def test_without_an_interval_no_number_confirms_or_refutes(rule: Rule) -> None:
         (None, None, 0.001, 1, (NO_POWER, NO_POWER, NO_POWER)),
         # The test rejects for these two models, and with the spread of repeats 0 is within the interval.
         (-0.01, 0.05, 0.001, 1, (NO_POWER, NO_POWER, FAILS)),
-        # One of ten parts: ten equalities are not refuted by the least p of ten; that ten are higher needs no correction.
+        # One of ten parts: the least p of ten refutes no ten equalities; that ten are higher needs no correction.
         (0.0028, 0.0215, 0.014, 10, (NO_POWER, HOLDS, FAILS)),
         (0.0028, 0.0215, 0.005, 10, (FAILS, HOLDS, FAILS)),
     ],

@@ -64,9 +64,10 @@ def test_no_discordant_problem_says_why_nothing_differs(build_study: Callable[..
     said = told(build_study(solve=0.0))
     assert said.sentences[1] == (
         "Held-out accuracy against the base's 0.0 % (n = 400): equal within 2 points for all of the 6 runs (changes "
-        "from 0.0 to 0.0 points, 95 % intervals within [-0.69, +0.69], smallest p = 1.00; no problem was answered right by "
-        "one and wrong by the other). For comparison: the same method differs in another data order by 0.0 points. p: "
-        "exact McNemar, Holm over the 6 runs against the base; equal: the 95 % interval lies within 2 points."
+        "from 0.0 to 0.0 points, 95 % intervals within [-0.69, +0.69], smallest p = 1.00; no problem was answered "
+        "right by one and wrong by the other). For comparison: the same method differs in another data order by 0.0 "
+        "points. p: exact McNemar, Holm over the 6 runs against the base; equal: the 95 % interval lies within 2 "
+        "points."
     )
     # 1.96 sqrt(2 / 402 / 402) = .0069
 

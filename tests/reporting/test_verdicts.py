@@ -80,7 +80,9 @@ def test_what_a_repeat_might_not_show_is_said(study: StudyTables, ends: tuple[fl
         row("dpo", 0.0, 1.0, 0.01, EQUAL, **repeat),
     )
     text = against_base(tables, geometry(tables), "heldout")
-    assert f"With the spread of repeated trainings (sd of one 0.61 points, 2 degrees of freedom) {said}" in text
+    assert (
+        f"With the spread of repeated trainings (sd of one training 0.61 points, 2 degrees of freedom) {said}" in text
+    )
 
 
 def test_a_test_that_could_find_nothing_says_so(study: StudyTables) -> None:
@@ -112,7 +114,7 @@ def test_tables_carry_interval_verdict_and_detectable_difference(study: StudyTab
     assert rows["sft-order1"]["p (Holm)"] == Cell("-", ("outside the families",))
     assert rows["sft-order1"]["p (exact)"] == Cell("0.002")
     assert "p (Holm): Holm-adjusted over the 2 pairs of a main run and the base" in table.note
-    assert "(sd 0.40 points, 1 degree of freedom)" in table.note
+    assert "(sd of one training 0.40 points, 1 degree of freedom)" in table.note
     runs = {cells[0].text: cells[2] for cells in headline_table(tables, view).rows}
     subs = ("[+4.50, +5.50]", "p 0.001", "differs", "detectable 3.1", "repeated [+3.00, +7.00]", NONE)
     assert runs["sft"] == Cell("+5.0", subs)
