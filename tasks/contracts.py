@@ -254,6 +254,9 @@ ADAPTERS: dict[str, pl.DataType] = {
     "parameters": pl.Int64(),  # entries of its factors (or of the changed weights)
     "size": pl.Int64(),  # bytes of its weight files
     "note": pl.String(),  # what a reader must know about it; null where nothing
+    "dtype": pl.String(),  # of the weights whose difference the update is: "bfloat16", ...; null for a product
+    "changed": pl.Float64(),  # share of the entries of its modules that differ from the base's; null for a product
+    "rounding": pl.Float64(),  # expected norm of the rounding of those weights over the update's; null for a product
 }
 
 UNSHARED: dict[str, pl.DataType] = {

@@ -118,6 +118,11 @@ class Checkpoint:
             raise InputError(f"{self.folder}: {bad} of {weight.size} entries of {name} are NaN or infinite")
         return weight.T if turned else weight
 
+    def kind_of(self, module: str) -> str:
+        """How a module's weight is stored, in safetensors' names."""
+        name = self.weight_of(module)
+        return self.files[name].entries[name].dtype
+
     def _is_conv1d(self, module: str) -> bool:
         return self.config.get("model_type") in _CONV1D_MODELS and module.rsplit(".", 1)[-1] in _CONV1D
 

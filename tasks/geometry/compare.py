@@ -87,13 +87,14 @@ def compare(
     return Comparison(
         pair_metrics=found.pair_metrics,
         spectra=found.spectra,
-        adapters=checked(pl.DataFrame([dict(one.about) for one in opened], schema=ADAPTERS), ADAPTERS, "adapters"),
+        adapters=checked(pl.DataFrame([one.described() for one in opened], schema=ADAPTERS), ADAPTERS, "adapters"),
         unshared=_unshared([one.source for one in opened], infos),
         notes=tuple(
             f"{infos[i].run}: {why}; the module is left out of this adapter's comparisons"
             for i, modules in sorted(found.damaged.items())
             for why in modules.values()
-        ),
+        )
+        + tuple(f"{info.run}: {said}" for info, one in zip(infos, opened, strict=True) if (said := one.warning())),
     )
 
 

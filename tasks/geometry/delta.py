@@ -43,6 +43,8 @@ class Dense(NamedTuple):
     """(out, in)"""
     lora_a: Array | None = None
     """(r, in) lora_A, where the adapter has one: it tells which initialisation the adapter began from."""
+    rounded: bool = False
+    """Whether the rounding of the weights is too large a share of it for a rank: see `tasks.geometry.rounding`."""
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -137,7 +137,7 @@ def _module(
     members = list(updates)
     couples = list(combinations(range(len(members)), 2))
     shape = next(source.shapes[name] for source in sources if name in source.shapes)
-    spectra = {i: Spectrum(one.svd.s, one.squared, one.svd.complete) for i, one in decomposed.items()}
+    spectra = {i: Spectrum(one.svd.s, one.squared, one.svd.complete, one.rounded) for i, one in decomposed.items()}
     rows = base(name, updates) if base else {}
     places = np.array([number[members[a], members[b]] for a, b in couples], dtype=np.int64)
     if not couples:

@@ -28,6 +28,7 @@ class Decomposed:
         self.svd: Factored = factor(update, leading)
         self.exact: Update = update if isinstance(update, Dense) else self._compact()
         self.dense = isinstance(update, Dense)
+        self.rounded = isinstance(update, Dense) and update.rounded
         self.squared = module_inner(update, update) if self.dense else float(np.sum(self.svd.s**2))
         self.lora_a: Array | None = update.lora_a if isinstance(update, Dense) else update.A
         self.shape = update.shape

@@ -15,6 +15,7 @@ from tasks.geometry.checkpoint import Checkpoint, changed
 from tasks.geometry.delta import Dense, Source, check_finite, natural
 from tasks.geometry.merged import check_mergeable, merge
 from tasks.geometry.peft_config import CONFIG, explain, read_json
+from tasks.geometry.rounding import LIMIT, NAMES, NOTHING, Rounding, rounding
 from tasks.geometry.tensors import TensorFile
 
 FACTORED, MERGED = "scale * B A", "merged - base"
@@ -40,6 +41,33 @@ class Opened:
     source: Source
     about: Mapping[str, Any]
 
+    def described(self) -> dict[str, Any]:
+        """``about``, and of a difference how its weights are stored: known when all its modules have been read."""
+        if not isinstance(self.source, Difference):
+            return dict(self.about)
+        whole = self.source.whole
+        stored = {
+            "dtype": self.source.kinds,
+            "changed": whole.changed / whole.entries if whole.entries else None,
+            "rounding": whole.share,
+        }
+        return {**self.about, **stored}
+
+    def warning(self) -> str | None:
+        """What rounding did to a difference; None where it is nowhere above `LIMIT` of a module's update."""
+        if not isinstance(self.source, Difference):
+            return None
+        found, whole = self.source.rounding, self.source.whole
+        lost = sum(one.too_large for one in found.values())
+        if not lost:
+            return None
+        return (
+            f"its weights are stored in {self.source.kinds}: {100 * whole.changed / whole.entries:.3g} % of the "
+            "entries differ from the base's, and the expected norm of the rounding is "
+            f"{100 * whole.share:.3g} % of the update's; no rank is given for {lost} of {len(found)} modules, where it "
+            f"is above {100 * LIMIT:.0f} %, and a cosine with another update is about {whole.cosine:.2f} times what it was"
+        )
+
 
 class Difference:
     """A fine-tuned model less its base, as a `Source`: only the matrices that differ.
@@ -55,13 +83,29 @@ class Difference:
         if not names:
             raise InputError(f"{source}: no matrix differs from {base.folder}; there is no update to compare")
         self.shapes = {name: model.shape_of(name) for name in sorted(names, key=natural)}
+        self.rounding: dict[str, Rounding] = {}
+        """Module -> what rounding did to it, of those that were read."""
+
+    @property
+    def kinds(self) -> str:
+        """How the model's weights are stored: one type, or all of them."""
+        return ", ".join(sorted({NAMES[self._model.kind_of(name)] for name in self.shapes}))
+
+    @property
+    def whole(self) -> Rounding:
+        """`rounding` over all modules that were read."""
+        return sum((self.rounding[name] for name in self.shapes if name in self.rounding), start=NOTHING)
 
     def read(self, module: str) -> Dense:
         """One module's update, (out, in) float64."""
         shape = self.shapes[module]
-        update = self._model.read_weight(module, shape) - self._base.read_weight(module, shape)
+        weight = self._model.read_weight(module, shape)
+        update = weight - self._base.read_weight(module, shape)
         check_finite(update, "the update", f"{self.source}: module {module}")
-        return Dense(update, self._initial.read(module) if self._initial else None)
+        lora_a = self._initial.read(module) if self._initial else None
+        found = rounding(update, weight, self._model.kind_of(module), self._base.kind_of(module))
+        self.rounding[module] = found
+        return Dense(update, lora_a, found.too_large)
 
 
 def check(adapter: Named, base: Path | None) -> AdapterSource | None:

@@ -53,12 +53,14 @@ RANKS = {"effective_rank": effective_rank, "participation_rank": participation_r
 class Spectrum:
     """Singular values of one module's update, and its squared Frobenius norm.
 
-    ``complete``: whether ``s`` are all of them; else they are the leading ones and no rank is given.
+    ``complete``: whether ``s`` are all of them; else they are the leading ones and no rank is given. ``rounded``:
+    whether they are so much those of the weights' rounding that none is given either.
     """
 
     s: Array
     squared: float
     complete: bool = True
+    rounded: bool = False
 
 
 def spectrum_rows(spectra: Mapping[str, Spectrum]) -> list[Row]:
@@ -66,15 +68,16 @@ def spectrum_rows(spectra: Mapping[str, Spectrum]) -> list[Row]:
 
     A module has ``singular_value`` for k = 1..n (descending), ``norm`` (Frobenius) and every measure in `RANKS`. In
     module "*", ``norm`` is that of the whole update and the ranks are means over the modules; NaN marks a rank of a
-    zero update, or of one whose spectrum is not complete, which such a mean leaves out.
+    zero update, or of one whose spectrum is not complete or is rounding, which such a mean leaves out.
     """
     rows: list[Row] = []
     ranks: dict[str, list[float]] = {metric: [] for metric in RANKS}
     for name, spectrum in spectra.items():
         rows += [(name, "singular_value", k, value) for k, value in enumerate(spectrum.s.tolist(), start=1)]
         rows.append((name, "norm", None, math.sqrt(spectrum.squared)))
+        known = spectrum.complete and not spectrum.rounded
         for metric, measure in RANKS.items():
-            ranks[metric].append(measure(spectrum.s) if spectrum.complete else math.nan)
+            ranks[metric].append(measure(spectrum.s) if known else math.nan)
             rows.append((name, metric, None, ranks[metric][-1]))
     rows.append(("*", "norm", None, math.sqrt(sum(spectrum.squared for spectrum in spectra.values()))))
     return rows + [("*", metric, None, mean(values)) for metric, values in ranks.items()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 
 from tasks.reporting.formats import NOT_MEASURED
@@ -16,11 +18,24 @@ def adapters_table(adapters: pl.DataFrame) -> Table:
     for row in adapters.iter_rows(named=True):
         rank = "full" if row["rank"] is None else str(row["rank"])
         sizes = (rank, *(_count(row[name]) for name in ("modules", "parameters")), _bytes(row["size"]))
-        words = (row["source"], row["base"] or "not named", row["kind"], row["update"])
-        rows.append((Cell(row["run"], said(row["note"] or "")), *(Cell(text) for text in (*words, *sizes))))
+        words = (row["source"], row["base"] or "not named", row["kind"])
+        update = Cell(row["update"], said(_stored(row)))
+        rows.append(
+            (Cell(row["run"], said(row["note"] or "")), *map(Cell, words), update, *(Cell(text) for text in sizes))
+        )
     header = ("Run", "Source", "Base", "Kind", "Update", "Rank", "Modules", "Parameters", "Size")
-    note = "Rank: the largest of a module. Parameters: entries of the factors, or of the changed weights."
+    note = (
+        "Rank: the largest of a module. Parameters: entries of the factors, or of the changed weights. Under a "
+        "difference of stored weights: their type, the share of entries that differ, and the expected norm of the "
+        "rounding to that type over the update's."
+    )
     return Table("adapters", "What was compared", header, tuple(rows), note, words=5)
+
+
+def _stored(row: dict[str, Any]) -> str:
+    if row["dtype"] is None:
+        return ""
+    return f"{row['dtype']}; {100 * row['changed']:.3g} % differ; rounding {100 * row['rounding']:.2g} %"
 
 
 def unshared_table(unshared: pl.DataFrame) -> Table | None:

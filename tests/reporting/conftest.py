@@ -253,10 +253,8 @@ def build_study() -> Callable[..., StudyTables]:
 
 def make_comparison(runs: list[RunInfo], layers: int = LAYERS, base: bool = False) -> dict[str, pl.DataFrame]:
     """The four frames of a comparison of ``runs``."""
-    adapters = [
-        (info.run, f"adapters/{info.run}", "org/base-1B", "LoRA", "scale * B A", 8, 4 * layers, 65_536, 262_400, None)
-        for info in runs
-    ]
+    about = ("org/base-1B", "LoRA", "scale * B A", 8, 4 * layers, 65_536, 262_400, None, None, None, None)
+    adapters = [(info.run, f"adapters/{info.run}", *about) for info in runs]
     return {
         "pair_metrics": make_pairs(np.random.default_rng(0), runs, layers),
         "spectra": make_spectra(runs, layers, base),
