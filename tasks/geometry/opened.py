@@ -65,7 +65,8 @@ class Opened:
             f"its weights are stored in {self.source.kinds}: {100 * whole.changed / whole.entries:.3g} % of the "
             "entries differ from the base's, and the expected norm of the rounding is "
             f"{100 * whole.share:.3g} % of the update's; no rank is given for {lost} of {len(found)} modules, where it "
-            f"is above {100 * LIMIT:.0f} %, and a cosine with another update is about {whole.cosine:.2f} times what it was"
+            f"is above {100 * LIMIT:.0f} %; its cosine with itself before the rounding is {whole.cosine:.2f} or so, "
+            "and cosines with other updates are too near 0"
         )
 
 

@@ -62,7 +62,8 @@ class Rounding:
 
     @property
     def cosine(self) -> float:
-        """Of the stored update with the one before rounding: its cosines with others are about that much too small."""
+        """Of the stored update with the one before rounding. Updates that are alike are rounded alike, so that a cosine
+        of two loses less than the product of theirs: .92 became .76 at .64 each, of rank 25 in bfloat16 at 1e-3."""
         lengths = math.sqrt(self.after) * math.sqrt(self.before)
         return min(self.kept / lengths, 1.0) if lengths else 0.0
 
