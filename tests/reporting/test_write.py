@@ -86,7 +86,13 @@ def test_study_json_is_plain_json(study: StudyTables, tmp_path: Path) -> None:
     assert numbers["cka"]["lowest"] == {"run": "sft", "other": "dpo", "value": pytest.approx(0.7958), "layer": 4}
     assert numbers["lens_depth"]["sft"] == 2.125
     assert numbers["accuracy"]["heldout"]["base"]["against_base"] is None
-    assert numbers["accuracy"]["heldout"]["sft"]["against_base"]["verdict"] == "differs"
+    against = numbers["accuracy"]["heldout"]["sft"]["against_base"]
+    assert (against["verdict"], against["family"], against["repeats"]) == ("differs", "base", 1)
+    # The frame has the base first: the difference and its intervals are turned round.
+    row = study.mcnemar.filter(benchmark="heldout", run_a="base", run_b="sft").row(0, named=True)
+    assert [against[name] for name in ("low", "high", "method_low", "method_high")] == [
+        -row[name] for name in ("high", "low", "method_high", "method_low")
+    ]
 
 
 def test_a_failure_leaves_the_old_file_and_no_other(
