@@ -84,7 +84,8 @@ def test_the_second_adds_and_changes_nothing_that_trains() -> None:
 
 
 def test_a_matched_run_is_asked_for_by_name() -> None:
-    assert [run.run for run in build({"matched": ["dpo"], "replicates": [], "init_replicates": []}).runs()][-1] == "dpo-lr1e-3"
+    alone = {"matched": ["dpo"], "replicates": [], "init_replicates": []}
+    assert build(alone).runs()[-1].run == "dpo-lr1e-3"
     assert build({"matched": ["dpo"], "train": {"lr": 2.5e-3}}).runs()[6].run == "dpo-lr2_5e-3"
     assert [run.run for run in build({"methods": ["sft"], "matched": ["dpo"]}).runs()] == [
         "sft", "sft-order1", "sft-init1"
@@ -116,8 +117,8 @@ def test_no_setting_of_a_preset_repeats_another_section() -> None:
     """`paper-fixed` is written as differences from `paper`: these are all of them."""
     paper, fixed = (flatten(build(preset(name)).model_dump()) for name in ("paper", "paper-fixed"))
     assert {key for key in paper if paper[key] != fixed[key]} == {
-        "name", "matched", "replicates", "init_replicates", "evaluation.samples", "geometry.base_measures", "paths.readings",
-        "paths.matched",
+        "name", "matched", "replicates", "init_replicates", "evaluation.samples", "geometry.base_measures",
+        "paths.readings", "paths.matched",
     }  # fmt: skip
 
 

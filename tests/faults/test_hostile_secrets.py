@@ -78,7 +78,8 @@ def test_a_study_with_secrets_everywhere_writes_none_of_them(
     words = [
         f"model.base={base_model}", f"rollouts.problems={tmp_path / 'mine.jsonl'}", "rollouts.engine=openai",
         f"rollouts.endpoint={endpoint.url}", "rollouts.teacher=deep", "rollouts.key_env=TEACHER_KEY", "rollouts.k=2",
-        "rollouts.max_new_tokens=64", "methods=sft,dpo", "evaluation.n=2", "replicates=", "init_replicates=", "train.steps=2",
+        "rollouts.max_new_tokens=64", "methods=sft,dpo", "evaluation.n=2", "replicates=", "init_replicates=",
+        "train.steps=2",
         "train.batch_size=4", "evaluation.max_new_tokens=4", "paths.n=0", "functions.n=0",
         "geometry.base_measures=false",
     ]  # fmt: skip

@@ -79,7 +79,8 @@ def test_a_study_judged_by_benchmarks_alone(base_model: Path, tmp_path: Path) ->
         asked = [{"question": f"{i} + 1?", "answer": str(i + 1)} for i in range(first, first + 8)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
     words = ["--rollouts", str(tmp_path / "mine.jsonl"), "--set", f"model.base={base_model}"]
-    words += ["--set", "rollouts.holdout=0", "--set", "methods=sft,dpo", "--set", "replicates=", "--set", "init_replicates="]
+    words += ["--set", "rollouts.holdout=0", "--set", "methods=sft,dpo"]
+    words += ["--set", "replicates=", "--set", "init_replicates="]
     words += ["--set", f"evaluation.benchmarks={tmp_path / 'sums.jsonl'},{tmp_path / 'more.jsonl'}"]
     words += ["--set", "evaluation.n=5", "--set", "evaluation.max_new_tokens=4", "--set", "train.steps=2"]
     words += ["--set", "train.batch_size=4", "--set", "paths.n=4"]

@@ -126,7 +126,8 @@ def test_a_base_of_ones_own_goes_to_the_nodes_by_mlflow(lab: RayLab, base_model:
     asked = [{"question": f"{i} + 1?", "answer": str(i + 1)} for i in range(20, 28)]
     (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
     words = ["--rollouts", str(tmp_path / "mine.jsonl"), "--set", f"model.base={base_model}"]
-    words += ["--set", "rollouts.holdout=0", "--set", "methods=sft,dpo", "--set", "replicates=", "--set", "init_replicates="]
+    words += ["--set", "rollouts.holdout=0", "--set", "methods=sft,dpo"]
+    words += ["--set", "replicates=", "--set", "init_replicates="]
     words += ["--set", f"evaluation.benchmarks={tmp_path / 'asked.jsonl'}", "--set", "evaluation.max_new_tokens=4"]
     words += ["--set", "train.steps=2", "--set", "train.batch_size=4", "--set", "paths.n=4", "--set", "functions.n=4"]
     study = lab.run(*words, out="own", COLINEAR_RAY=lab.client)

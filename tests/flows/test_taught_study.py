@@ -19,7 +19,8 @@ from tests.flows.study_runs import Lab, Study
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 KEY = "sk-very-secret-0123456789"
 SMALL = [
-    "replicates=", "init_replicates=", "train.steps=2", "train.batch_size=4", "evaluation.max_new_tokens=4", "paths.n=0",
+    "replicates=", "init_replicates=", "train.steps=2", "train.batch_size=4",
+    "evaluation.max_new_tokens=4", "paths.n=0",
     "functions.n=0", "geometry.base_measures=false",
 ]  # fmt: skip
 
