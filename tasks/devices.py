@@ -241,15 +241,19 @@ def warm_up() -> None:
     forkserver.ensure_running()
 
 
+_choosing = threading.Lock()
+
+
 def _short_sockets() -> None:
     """multiprocessing chooses the folder of its sockets once, within the temporary one, whose name may be too long."""
     from multiprocessing import util
 
-    before, tempfile.tempdir = tempfile.tempdir, str(home.socket_folder())
-    try:
-        util.get_temp_dir()
-    finally:
-        tempfile.tempdir = before
+    with _choosing:
+        before, tempfile.tempdir = tempfile.tempdir, str(home.socket_folder())
+        try:
+            util.get_temp_dir()
+        finally:
+            tempfile.tempdir = before
 
 
 def run_pinned(
