@@ -26,9 +26,10 @@ Returned = TypeVar("Returned", bound=Outcome)
 def quiet() -> None:
     """Call before Prefect or MLflow is imported: no telemetry, and nothing on the console but our own display."""
     from tasks import home
-    from tasks.state import check_writable
+    from tasks.state import check_proxies, check_writable
 
     check_writable()
+    check_proxies()
     home.quiet_environment()
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # our display says it; the API has all
     os.environ.setdefault("PREFECT_INTERNAL_LOGGING_LEVEL", "CRITICAL")  # every event that a killed server did not get

@@ -21,6 +21,7 @@ from tasks import devices, home
 from tasks.contracts import InputError
 from tasks.engines.vllm_installation import VARIABLE, installation
 from tasks.secrets import without_password
+from tasks.state import check_mlflow, check_proxies, prefect_address, revisions
 
 LEAST_DISK = 2 * 2**30
 """Bytes: the default study keeps 30 MB, a base of one's own is read where it is, and logs and staging want room."""
@@ -32,7 +33,6 @@ VARIABLES = (
 )  # fmt: skip
 PYTHONS = ((3, 11), (3, 12))
 CHROMIUM = Path("/usr/bin/chromium")
-MIGRATIONS = {"mlflow": "store/db_migrations/versions", "prefect": "server/database/_migrations/versions/sqlite"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _doctor(_: argparse.Namespace) -> int:
 def findings() -> Iterator[Finding]:
     """Everything that is looked at, in the order of the screen; nothing is imported that takes seconds."""
     checks: tuple[Callable[[], Finding], ...] = (
-        _python, _packages, _devices, _state, _disk, _mlflow, _prefect, _vllm, _browser, _variables,
+        _python, _packages, _devices, _state, _disk, _proxies, _mlflow, _prefect, _vllm, _browser, _variables,
     )  # fmt: skip
     for check in checks:
         yield check()
@@ -146,6 +146,18 @@ def _existing(path: Path) -> Path:
     return next(one for one in (path, *path.parents) if one.exists())
 
 
+def _proxies() -> Finding:
+    found = {name: without_password(value) for name, value in home.proxies().items()}
+    if not found:
+        return Finding("ok", "proxy", "none is set")
+    said = ", ".join(f"{name}={value}" for name, value in found.items())
+    try:
+        check_proxies()
+    except InputError as error:
+        return Finding("problem", "proxy", said, str(error))
+    return Finding("ok", "proxy", f"{said}; what runs on this machine is reached past it")
+
+
 def _mlflow() -> Finding:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if uri.startswith(("http://", "https://")):
@@ -154,17 +166,22 @@ def _mlflow() -> Finding:
             return Finding("ok", "MLflow", f"server at {shown} answers")
         return Finding("problem", "MLflow", f"nothing answers at {shown}", "start it, or unset MLFLOW_TRACKING_URI")
     if uri and not uri.startswith("sqlite:///"):
+        try:
+            check_mlflow(uri)
+        except InputError as error:
+            return Finding("problem", "MLflow", str(error))
         return Finding("ok", "MLflow", f"store {without_password(uri)}, not looked into")
     path = Path(uri.removeprefix("sqlite:///")) if uri else _home() / "mlflow.db"
     return _database("MLflow", path, "mlflow", f"mlflow db upgrade sqlite:///{path}")
 
 
 def _prefect() -> Finding:
-    if api := os.environ.get("PREFECT_API_URL"):
-        if servers.healthy_prefect(api):
-            return Finding("ok", "Prefect", f"server at {without_password(api)} answers")
+    where, api = prefect_address()
+    if api:
         shown = without_password(api)
-        return Finding("problem", "Prefect", f"nothing answers at {shown}", "start it, or unset PREFECT_API_URL")
+        if servers.healthy_prefect(api):
+            return Finding("ok", "Prefect", f"server at {shown} answers ({where})")
+        return Finding("problem", "Prefect", f"nothing answers at {shown}", f"start it, or take it out of {where}")
     if found := servers.running():
         return Finding("ok", "Prefect", f"`colinear ui` runs at {found.prefect_ui}")
     folder = Path(os.environ.get("PREFECT_HOME") or _home() / "prefect")
@@ -187,30 +204,12 @@ def _database(what: str, path: Path, package: str, upgrade: str) -> Finding:
             revision = str(database.execute("select version_num from alembic_version").fetchone()[0])
     except (sqlite3.Error, TypeError) as error:
         return Finding("problem", what, f"{path}: {error}", aside)
-    newest, known = _revisions(package)
+    newest, known = revisions(package)
     if revision == newest:
         return Finding("ok", what, f"embedded; {path}, schema {revision}")
     if revision in known:
         return Finding("problem", what, f"{path}: schema {revision} is older than {package}'s {newest}", upgrade)
     return Finding("problem", what, f"{path}: schema {revision} is of a newer {package}", f"make setup, or {aside}")
-
-
-def _revisions(package: str) -> tuple[str, set[str]]:
-    """The newest revision of a package's database schema, and all; its migrations are read, not imported."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        return "", set()
-    below: dict[str, str] = {}
-    for path in (Path(spec.origin).parent / MIGRATIONS[package]).glob("*.py"):
-        text = path.read_text()
-        found = {
-            key: re.search(rf"^{key}\b[^=\n]*=\s*['\"](\w+)['\"]", text, re.MULTILINE)
-            for key in ("revision", "down_revision")
-        }
-        if found["revision"]:
-            below[found["revision"][1]] = found["down_revision"][1] if found["down_revision"] else ""
-    heads = set(below) - set(below.values())
-    return (heads.pop() if len(heads) == 1 else ""), set(below)
 
 
 def _vllm() -> Finding:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,8 +10,7 @@ from uuid import UUID
 
 from filelock import FileLock
 
-from flows import orphans
-from flows.prefect_server import send_rest
+from flows import orphans, prefect_server
 from tasks import home
 from tasks.state import prefect_database
 from tasks.storage.making import making
@@ -68,13 +66,13 @@ def _watch_server() -> None:
 
 def settle(flow_run: str) -> None:
     """Wait until the embedded server has recorded every task run as final; it loses those it has not when we exit."""
-    if os.environ.get("PREFECT_API_URL") or not flow_run:
+    if prefect_server.api() or not flow_run:
         return
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
     from prefect.events.worker import EventsWorker
 
-    send_rest()
+    prefect_server.send_rest()
     sending = Aside()
     sending.start(EventsWorker.instance().wait_until_empty)
     sending.wait(SETTLE_SECONDS)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.contracts import InputError, StageError
 from tasks.secrets import without_password
+from tasks.state import prefect_address
 from tasks.storage.patience import Server, trouble_of
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def check() -> None:
     with _asking(tries=2) as client:
         complaint = _complaint(client)
     if complaint:
-        raise InputError(f"{VARIABLE}: {complaint % without_password(uri)}; start it, or unset the variable")
+        where = prefect_address()[0] or VARIABLE
+        way_out = "unset the variable" if where == VARIABLE else "take the line out"
+        raise InputError(f"{where}: {complaint % without_password(uri)}; start it, or {way_out}")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import multiprocessing.connection
 import os
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections import deque
@@ -236,7 +237,23 @@ def warm_up() -> None:
     for name, value in {**KEEP_MEMORY, **QUIET_TRACKER}.items():
         os.environ.setdefault(name, value)
     _context()
+    _short_sockets()
     forkserver.ensure_running()
+
+
+_choosing = threading.Lock()
+
+
+def _short_sockets() -> None:
+    """multiprocessing chooses the folder of its sockets once, within the temporary one, whose name may be too long."""
+    from multiprocessing import util
+
+    with _choosing:
+        before, tempfile.tempdir = tempfile.tempdir, str(home.socket_folder())
+        try:
+            util.get_temp_dir()
+        finally:
+            tempfile.tempdir = before
 
 
 def run_pinned(

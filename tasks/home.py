@@ -39,6 +39,18 @@ def machine_folder() -> Path:
     return path
 
 
+SOCKET_FOLDER_BYTES = 60
+"""Of a folder's name, so that a socket in it can be bound: its whole path has at most 103 (macOS) or 107 (Linux), and
+multiprocessing and vLLM put up to 37 behind it."""
+
+
+def socket_folder() -> Path:
+    """A temporary folder whose name is short enough for sockets: the usual one where it is."""
+    places = [tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR") or "/tmp", "/tmp", "/var/tmp", "/dev/shm"]
+    fit = [place for place in places if len(os.fsencode(place)) <= SOCKET_FOLDER_BYTES and os.access(place, os.W_OK)]
+    return Path((fit or places)[0])
+
+
 def full_disk(paths: Iterable[Path]) -> str:
     """What to add to an error: which of the places that were written to has no room. Writers seldom say so."""
     for path in paths:
@@ -72,11 +84,36 @@ QUIET = {
 """What must be in the environment of every process, on whatever machine."""
 
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def proxies() -> dict[str, str]:
+    """The variables that name a proxy, by name."""
+    names = ("http_proxy", "https_proxy", "all_proxy")
+    return {name: value for name, value in os.environ.items() if name.lower() in names and value}
+
+
+def past_proxies() -> None:
+    """Where a proxy is set, have every client in this process and its children reach this machine without it.
+
+    In both spellings: where both are set, some clients read the one and some the other.
+    """
+    if not proxies():
+        return
+    known = [part.strip() for name in ("no_proxy", "NO_PROXY") for part in os.environ.get(name, "").split(",")]
+    hosts = ",".join(dict.fromkeys([*filter(None, known), *LOOPBACK]))
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = "*" if "*" in known else hosts
+
+
 def quiet_environment() -> None:
     """Set what must be in the environment before Prefect, MLflow or a worker process starts; never overrides.
 
-    But for a password in a server's URL, which moves to where no error repeats it (`tasks.secrets.guard`).
+    But for a password in a server's URL, which moves to where no error repeats it (`tasks.secrets.guard`), and for the
+    hosts that proxies are not for.
     """
     guard()
+    past_proxies()
+    if socket_folder() != Path(tempfile.gettempdir()):
+        os.environ.setdefault("VLLM_RPC_BASE_PATH", str(socket_folder()))
     for name, value in {**QUIET, "PREFECT_HOME": str(home() / "prefect")}.items():
         os.environ.setdefault(name, value)

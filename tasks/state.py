@@ -7,17 +7,26 @@ in the middle of a study.
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
+import re
 import sqlite3
 import tempfile
+import tomllib
 from contextlib import closing
+from functools import lru_cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tasks import home
 from tasks.contracts import InputError
 from tasks.secrets import without_password
 
 SQLITE = "sqlite:///"
+DATABRICKS = ("databricks", "databricks-uc", "uc")
+"""Tracking URIs of MLflow's that have no scheme and are no folder."""
+
+MIGRATIONS = {"mlflow": "store/db_migrations/versions", "prefect": "server/database/_migrations/versions/sqlite"}
 LARGEST = 2**30
 """Bytes up to which every page is looked at (93 MB: .07 s, out of the page cache); of a larger one its head."""
 
@@ -38,12 +47,21 @@ def check_writable() -> None:
         ) from None
 
 
+def check_proxies() -> None:
+    """Raise `InputError` where a proxy is set that no client here can speak to: Prefect's would not even begin."""
+    for name, value in home.proxies().items():
+        scheme = value.partition("://")[0].lower() if "://" in value else "http"
+        if scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
+            raise InputError(f"{name}: a SOCKS proxy needs the package socksio; install it, or unset the variable")
+
+
 def check_databases() -> None:
     """Raise `InputError`, which names the file and the way out, where one that will be used is damaged."""
     check_mlflow(tracking_uri())
     if (path := prefect_database()) is not None:
         way_out = "move it away: only Prefect's history of runs is lost, finished stages are in MLflow's store"
         _check("Prefect", path, way_out)
+        _check_schema(path, "prefect", "")
 
 
 def tracking_uri() -> str:
@@ -59,13 +77,20 @@ def mlflow_database(uri: str) -> Path | None:
 
 def prefect_database() -> Path | None:
     """The file of Prefect's embedded server; None where the environment names a server or a database instead."""
-    if any("DATABASE_CONNECTION_URL" in name or name == "PREFECT_API_URL" for name in os.environ):
+    if any("DATABASE_CONNECTION_URL" in name for name in os.environ) or prefect_address()[1]:
         return None
     return Path(os.environ.get("PREFECT_HOME") or home.home() / "prefect") / "prefect.db"
 
 
 def check_mlflow(uri: str) -> None:
-    """The same for MLflow's, where ``uri`` names a database of this machine."""
+    """The same for MLflow's, where ``uri`` names a database of this machine; or a folder, MLflow's file store."""
+    if urlsplit(uri).scheme in ("", "file") and uri not in DATABRICKS:
+        folder = uri.removeprefix("file:").removeprefix("//")
+        raise InputError(
+            f"MLFLOW_TRACKING_URI: {uri} is MLflow's file store, which MLflow itself gave up; give "
+            f"{SQLITE}{Path(folder) / 'mlflow.db'} (`mlflow migrate-filestore` takes its runs over), or unset the "
+            "variable"
+        )
     if not uri.startswith(SQLITE):
         return
     path = Path(uri.removeprefix(SQLITE))
@@ -77,6 +102,73 @@ def check_mlflow(uri: str) -> None:
     if path.is_file() and not path.stat().st_size and artifacts.is_dir() and any(artifacts.glob("*/*")):
         raise InputError(f"{path}: MLflow's database is empty, but there are artifacts of it; {way_out}")
     _check("MLflow", path, way_out)
+    _check_schema(path, "mlflow", f"`mlflow db upgrade {SQLITE}{path}` brings it up (copy it first)")
+
+
+@lru_cache(maxsize=2)
+def revisions(package: str) -> tuple[str, set[str]]:
+    """The newest revision of a package's database schema, and all; its migrations are read, not imported."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return "", set()
+    below: dict[str, str] = {}
+    for path in (Path(spec.origin).parent / MIGRATIONS[package]).glob("*.py"):
+        text = path.read_text()
+        found = {
+            key: re.search(rf"^{key}\b[^=\n]*=\s*['\"](\w+)['\"]", text, re.MULTILINE)
+            for key in ("revision", "down_revision")
+        }
+        if found["revision"]:
+            below[found["revision"][1]] = found["down_revision"][1] if found["down_revision"] else ""
+    heads = set(below) - set(below.values())
+    return (heads.pop() if len(heads) == 1 else ""), set(below)
+
+
+def _check_schema(path: Path, package: str, upgrade: str) -> None:
+    """Raise `InputError` where a database is not of the installed ``package``. ``upgrade``: what to do with an older
+    one; empty where the package brings it up by itself."""
+    if not path.is_file() or path.with_name(f"{path.name}.making").exists():
+        return
+    try:
+        with closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
+        ) as database:
+            found = database.execute("select version_num from alembic_version").fetchone()
+    except sqlite3.DatabaseError:  # no such table: nothing of theirs has been made in it yet; or somebody works with it
+        return
+    newest, known = revisions(package)
+    revision = str(found[0]) if found else newest
+    if not newest or revision == newest or (revision in known and not upgrade):
+        return
+    if revision in known:
+        raise InputError(f"{path}: its schema {revision} is older than the installed {package}'s {newest}; {upgrade}")
+    raise InputError(
+        f"{path}: its schema {revision} is of a newer {package} than the installed one; install that one, or name "
+        "another folder with COLINEAR_HOME, or move it away"
+    )
+
+
+def prefect_address() -> tuple[str, str]:
+    """Where an address of Prefect's API is set, and the address: in the environment or in a file of the working folder
+    that Prefect reads; empty where in none. (Its profiles are left to Prefect.)"""
+    if address := os.environ.get("PREFECT_API_URL", ""):
+        return "PREFECT_API_URL", address
+    written = Path(".env").read_text(encoding="utf-8", errors="replace") if Path(".env").is_file() else ""
+    if line := re.search(r"""^\s*(?:export\s+)?PREFECT_API_URL\s*=\s*["']?([^\s"'#]+)""", written, re.M | re.I):
+        return str(Path(".env").absolute()), line[1]
+    for path, keys in (
+        (Path("prefect.toml"), ("api", "url")),
+        (Path("pyproject.toml"), ("tool", "prefect", "api", "url")),
+    ):
+        try:
+            value: object = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, str):
+            return str(path.absolute()), value
+    return "", ""
 
 
 def _check(whose: str, path: Path, way_out: str) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from flows import doctor_command
-from flows.doctor_command import Finding, _database, _revisions, findings
+from flows.doctor_command import Finding, _database, findings
 from tasks.engines.vllm_installation import VARIABLE
+from tasks.state import revisions
 from tests.engines.test_vllm_installation import python_with
 from tests.flows.living import Ui, colinear, free_port
 
@@ -29,7 +30,8 @@ def test_all_is_said_on_one_screen_and_fast(tmp_path: Path) -> None:
     assert done.returncode == ("problem" in done.stdout)
     told = [line.split() for line in lines]
     assert [words[1] for words in told if words and words[0] in ("ok", "without", "problem")] == [
-        "Python", "packages", "devices", "state", "disk", "MLflow", "Prefect", "vLLM", "browser", "environment",
+        "Python", "packages", "devices", "state", "disk", "proxy", "MLflow", "Prefect", "vLLM", "browser",
+        "environment",
     ]  # fmt: skip
     assert len(lines) < 25
     assert seconds < 20, "it takes 1.6 s on a busy machine"
@@ -41,7 +43,7 @@ def test_databases_of_this_installation_are_sound(ui: Ui, monkeypatch: pytest.Mo
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLINEAR_HOME", str(ui.home))
     assert found("MLflow").kind == "ok"
-    assert found("MLflow").found.endswith(f"schema {_revisions('mlflow')[0]}")
+    assert found("MLflow").found.endswith(f"schema {revisions('mlflow')[0]}")
     assert found("Prefect") == Finding("ok", "Prefect", f"`colinear ui` runs at {ui.prefect}")
     assert _database("Prefect", ui.home / "prefect" / "prefect.db", "prefect", "").kind == "ok"
 
