@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from tasks.contracts import Progress, no_progress
-from tasks.grading.locate import MAX_FORMULA, locate, said
+from tasks.grading.locate import MAX_FORMULA, concluded, locate, said, spoken, tagged, unheaded
 from tasks.grading.pool import POOL
 from tasks.grading.tidy import INTEGER, NUMBER, balanced, same_text, tidy
 
@@ -129,18 +129,28 @@ def agreement(rewards_given: Sequence[float | None], grades: Sequence[Grade]) ->
 _Question = tuple[str, str, bool]  # the answer's text, the gold's text, whether the answer was marked
 
 _FORMULA = re.compile(r"[\d$\\\[]")  # none of math-verify's patterns matches free text without one of these
+_PROSE = re.compile(r"[A-Za-z]{2,}\s+(?!\s*=)")  # "<answer>She has 18 eggs left.</answer>": a sentence, no formula
 
 
 def _question(completion: str, gold: str) -> _Question:
     """The texts that decide the grade; equal questions have equal grades."""
     gold_text = _gold(gold)
-    located = locate(completion)
-    if located is None and _FORMULA.search(gold_text) is None:
-        located = said(completion)  # a word or a letter: math-verify would find none
+    number = NUMBER.fullmatch(gold_text) is not None
+    text = spoken(completion)
+    tag = tagged(text if not completion.rstrip().endswith("</answer>") else completion)
+    text = text if tag is None else tag
+    located = locate(text)
+    if located is None and tag is not None and not (number and _PROSE.match(tag)):
+        located = tag
     if located is None:
-        return completion[-MAX_FREE:], gold_text, False
-    answer = tidy(located, units=NUMBER.fullmatch(gold_text) is not None)
-    return answer, gold_text, True
+        text = unheaded(text)[-MAX_FREE:]
+        if number:
+            located = concluded(text)
+        elif _FORMULA.search(gold_text) is None:
+            located = said(text)  # a word or a letter: math-verify would find none
+    if located is None:
+        return text, gold_text, False
+    return tidy(located, units=number), gold_text, True
 
 
 def _gold(gold: str) -> str:
