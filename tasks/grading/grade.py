@@ -18,12 +18,13 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 
 from tasks.contracts import Progress, no_progress
 from tasks.grading.locate import MAX_FORMULA, concluded, locate, said, spoken, tagged, unheaded
 from tasks.grading.pool import POOL
-from tasks.grading.tidy import INTEGER, NUMBER, balanced, same_text, tidy
+from tasks.grading.tidy import INTEGER, NUMBER, balanced, choices, powers, same_text, several, tidy
 
 GRADER: str
 """``"math-verify <version>, rules <RULES>"``, looked up on first use."""
@@ -149,11 +150,17 @@ def _question(completion: str, gold: str) -> _Question:
         elif _FORMULA.search(gold_text) is None:
             located = said(text)  # a word or a letter: math-verify would find none
     if located is None:
-        return text, gold_text, False
-    return tidy(located, units=number), gold_text, True
+        return powers(text), gold_text, False
+    located, gold = choices(located, locate(gold) or gold)
+    if several(gold) or several(located):
+        return tidy(located, units=False, lists=True), tidy(gold, units=False, lists=True), True
+    gold_text = _gold(gold)
+    return tidy(located, units=NUMBER.fullmatch(gold_text) is not None), gold_text, True
 
 
+@lru_cache(maxsize=256)
 def _gold(gold: str) -> str:
+    """K completions of one problem share its gold."""
     return tidy(locate(gold) or gold, units=False)
 
 

@@ -104,8 +104,8 @@ def test_a_number_of_the_closing_sentence_is_graded_as_a_number() -> None:
 @pytest.mark.parametrize(
     "unit",
     ["<think>", "</think>", "<answer>", "</answer><answer>", "[THINK", "<<", "#### ", "#### 1. a\n", "\n#### 1,",
-     "1,111", "1.1.", "= 1 ", "=$", "a. A", ". ", "answer ", "answer = ", "−", "$", "-", "1 %", "\n####\t", "A: ", "9", " ",
-     "< <", "\\boxed{1}", "####  step", "<|begin_of_thought|>"],
+     "1,111", "1.1.", "= 1 ", "=$", "a. A", ". ", "answer ", "answer = ", "−", "$", "-", "1 %", "\n####\t", "A: ", "9",
+     " ", "< <", "\\boxed{1}", "####  step", "<|begin_of_thought|>"],
 )  # fmt: skip
 def test_a_hundred_kilobytes_of_anything_are_searched_in_a_second(unit: str) -> None:
     text = unit * (100_000 // len(unit))
