@@ -1,7 +1,8 @@
 r"""The reward: is the final answer of a completion equal to the gold answer? Judged by math-verify 0.9.0.
 
-Three steps. *Locate* the final answer (`locate`): the last ``\boxed{...}`` or the final line ``#### 72`` / ``A: 72`` /
-``Answer: 72``, whichever comes last; where there is none, math-verify searches the end of the text by its own rules.
+Three steps. *Locate* the final answer (`locate`), thoughts left out: the last ``<answer>``; else the last
+``\boxed{...}`` or the final line ``A: 72`` / ``Answer: 72``, whichever comes last; else ``#### 72``; else the number that
+the closing sentence concludes with; else math-verify searches the end of the text by its own rules.
 *Tidy* it (`tidy`): a currency sign, thousands separators, a closing full stop, and, where the gold is a plain number,
 words of unit behind a number. *Compare* with the gold by math-verify, in child processes (`pool`).
 
@@ -28,7 +29,7 @@ from tasks.grading.tidy import INTEGER, NUMBER, balanced, choices, powers, same_
 
 GRADER: str
 """``"math-verify <version>, rules <RULES>"``, looked up on first use."""
-RULES = 2
+RULES = 3
 """Raised whenever locating, tidying or comparing changes: it is part of the cache keys of graded stages."""
 MAX_FREE = 1000
 """Characters at the end of a completion that are searched when it marks no answer."""

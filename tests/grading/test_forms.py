@@ -131,7 +131,8 @@ def test_tidy(text: str, units: bool, expected: str) -> None:
     assert tidy(text, units=units) == expected
 
 
-@pytest.mark.parametrize("unit", ["\\underline{", "\\color{a}{", "{", "0.", "1,", "1e9 ", "\\dot3", "9" * 9 + "e9", "0.(3",
+@pytest.mark.parametrize("unit", ["\\underline{", "\\color{a}{", "{", "0.", "1,",
+                                  "1e9 ", "\\dot3", "9" * 9 + "e9", "0.(3",
                                   "=", ", "])  # fmt: skip
 def test_hostile_text_is_tidied_at_once(unit: str) -> None:
     began = time.process_time()
