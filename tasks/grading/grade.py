@@ -1,8 +1,8 @@
 r"""The reward: is the final answer of a completion equal to the gold answer? Judged by math-verify 0.9.0.
 
 Three steps. *Locate* the final answer (`locate`), thoughts left out: the last ``<answer>``; else the last
-``\boxed{...}`` or the final line ``A: 72`` / ``Answer: 72``, whichever comes last; else ``#### 72``; else the number that
-the closing sentence concludes with; else math-verify searches the end of the text by its own rules.
+``\boxed{...}`` or the final line ``A: 72`` / ``Answer: 72``, whichever comes last; else ``#### 72``; else the number
+that the closing sentence concludes with; else math-verify searches the end of the text by its own rules.
 *Tidy* it (`tidy`): a currency sign, thousands separators, a closing full stop, and, where the gold is a plain number,
 words of unit behind a number. *Compare* with the gold by math-verify, in child processes (`pool`).
 

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from tasks.grading.grade import grade
 
 FRAMES = st.sampled_from(
-    ["\\boxed{{{}}}", "so\n#### {}", "Answer: {}", "<think>2 = 3</think><answer>{}</answer>", "\\boxed{{\\underline{{{}}}}}",
-     "\\boxed{{\\color{{red}}{{{}}}}}", "\\boxed{{x = {}}}", "\\boxed{{${}$}}", "\\boxed{{{} \\text{{ cm}}}}", "\\boxed{{\\${}}}"]
+    ["\\boxed{{{}}}", "so\n#### {}", "Answer: {}", "<think>2 = 3</think><answer>{}</answer>",
+     "\\boxed{{\\underline{{{}}}}}",
+     "\\boxed{{\\color{{red}}{{{}}}}}", "\\boxed{{x = {}}}", "\\boxed{{${}$}}",
+     "\\boxed{{{} \\text{{ cm}}}}", "\\boxed{{\\${}}}"]
 )  # fmt: skip
 INTEGERS = st.integers(-(10**12), 10**12)
 RATIONALS = st.builds(Fraction, st.integers(-(10**6), 10**6), st.integers(1, 10**6))
