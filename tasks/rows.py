@@ -8,12 +8,16 @@ import os
 import reprlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.contracts import InputError
 from tasks.small_files import TwiceError, parse
 from tasks.visible import visible
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 LONGEST_LINE = 2**26
 """Bytes of a line: 64 completions of 32,000 tokens with their log-probabilities fit."""
@@ -128,7 +132,7 @@ def _batches(path: Path, skip: Collection[str]) -> Iterator[list[dict[str, Any]]
             columns = [name for name in file.schema_arrow.names if name not in skip]
             unpacked = 0
             for batch in file.iter_batches(size, columns=columns, use_threads=False):
-                rows = batch.to_pylist()
+                rows = _as_written(batch).to_pylist()
                 unpacked += _weight(rows)
                 _check_size(path, unpacked, most)
                 yield rows
@@ -139,6 +143,17 @@ def _batches(path: Path, skip: Collection[str]) -> Iterator[list[dict[str, Any]]
         raise InputError(
             f"{name_of(path)}: expected a parquet file, got one that cannot be read ({note}); write it again"
         ) from error
+
+
+def _as_written(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Single-precision columns as the shortest decimals that they stand for: 0.1, not 0.10000000149011612."""
+    import pyarrow as pa
+
+    for place, kind in enumerate(batch.schema.types):
+        if pa.types.is_float32(kind):
+            column = batch.column(place).cast(pa.string()).cast(pa.float64())
+            batch = batch.set_column(place, batch.schema.field(place).name, column)
+    return batch
 
 
 def _weight(value: Any) -> int:
@@ -159,6 +174,11 @@ def _check_size(path: Path, unpacked: int, most: int) -> None:
             f"{name_of(path)}: its values take more than {most / 2**30:.0f} GiB, over {MOST_TIMES} times the file; "
             "give it as JSONL, or in parts"
         )
+
+
+def number_text(value: float) -> str:
+    """A number as people write it: ``0.00001``, not ``1e-05``; integers and other decimals as they are."""
+    return format(Decimal(repr(value)), "f")
 
 
 def question_id(question: str) -> str:

@@ -19,16 +19,17 @@ from tasks.grading.tidy import NUMBER, same_text, tidy
 _RATIO = re.compile(r"(-?)(?:\\[dt]?frac\{([0-9]{1,15})\}\{([0-9]{1,15})\}|([0-9]{1,15})/([0-9]{1,15}))")
 _LONGEST = 40
 """Digits of a number that is compared by its value here; a longer one is a formula like any other."""
-_APART = 1e-5
-"""Numbers further apart than this (relative to those above 1) are different to math-verify, which rounds to six
-decimals."""
+_APART, _NOISE = 1e-6, 1e-12
+"""Numbers further apart than this (relative; absolute) are different to the grader: it allows seven digits."""
+_PRINTED = 15
+"""Significant digits of a decimal beyond which the grader allows for a binary number's print-out."""
 
 
 def answer_classes(groups: Sequence[Sequence[str]], progress: Progress = no_progress) -> list[list[int]]:
-    """For each group of answers, as the grader read them, the place in its group of the answer that stands for each.
+    r"""For each group of answers, as the grader read them, the place in its group of the answer that stands for each.
 
     An answer is stood for by the first one of its group that it equals and that stands for itself: so classes are those
-    of equal answers, and as equality with tolerances is not transitive (0.3333333, 1/3, 0.3333336), the order decides
+    of equal answers, and as equality with tolerances is not transitive (3.141593, \pi, 3.1415926), the order decides
     where it is not. Two answers are equal where their texts are, where their values as integers, decimals or simple
     fractions are, or where grading says so with either as the gold. The last is asked of the grader's processes, and
     only where the first two settle nothing and `magnitude` does not tell the two apart: a group of m formulas takes m
@@ -57,14 +58,14 @@ class _Answer:
         if self.value is not None and other.value is not None:
             if self.value == other.value:
                 return True
-            if self.value.denominator == other.value.denominator == 1:
+            if max(map(_digits, (self.text, other.text))) <= _PRINTED:
                 return False
         if same_text(self.text, other.text):
             return True
         a, b = self.magnitude, other.magnitude
         if any(number is not None and isnan(number) for number in (a, b)):
             return False  # one of them takes too long to read
-        if a is not None and b is not None and abs(a - b) > _APART * max(1.0, abs(a), abs(b)):
+        if a is not None and b is not None and abs(a - b) > _APART * max(abs(a), abs(b)) + _NOISE:
             return False
         return judge_equal(self.text, other.text) or judge_equal(other.text, self.text)
 
@@ -79,6 +80,11 @@ def _classes(answers: Sequence[str]) -> list[int]:
             standing.append(i)
         places.append(place)
     return places
+
+
+def _digits(text: str) -> int:
+    """Digits of a decimal from its first that is not 0; none of an integer or a fraction."""
+    return len(re.sub(r"[^0-9]", "", text).lstrip("0")) if "." in text else 0
 
 
 def _value(text: str) -> Fraction | None:

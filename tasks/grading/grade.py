@@ -1,7 +1,8 @@
 r"""The reward: is the final answer of a completion equal to the gold answer? Judged by math-verify 0.9.0.
 
-Three steps. *Locate* the final answer (`locate`): the last ``\boxed{...}`` or the final line ``#### 72`` / ``A: 72`` /
-``Answer: 72``, whichever comes last; where there is none, math-verify searches the end of the text by its own rules.
+Three steps. *Locate* the final answer (`locate`), thoughts left out: the last ``<answer>``; else the last
+``\boxed{...}`` or the final line ``A: 72`` / ``Answer: 72``, whichever comes last; else ``#### 72``; else the number
+that the closing sentence concludes with; else math-verify searches the end of the text by its own rules.
 *Tidy* it (`tidy`): a currency sign, thousands separators, a closing full stop, and, where the gold is a plain number,
 words of unit behind a number. *Compare* with the gold by math-verify, in child processes (`pool`).
 
@@ -18,16 +19,17 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 
 from tasks.contracts import Progress, no_progress
-from tasks.grading.locate import MAX_FORMULA, locate, said
+from tasks.grading.locate import MAX_FORMULA, concluded, locate, said, spoken, tagged, unheaded
 from tasks.grading.pool import POOL
-from tasks.grading.tidy import INTEGER, NUMBER, balanced, same_text, tidy
+from tasks.grading.tidy import INTEGER, NUMBER, balanced, choices, powers, same_text, several, tidy
 
 GRADER: str
 """``"math-verify <version>, rules <RULES>"``, looked up on first use."""
-RULES = 2
+RULES = 3
 """Raised whenever locating, tidying or comparing changes: it is part of the cache keys of graded stages."""
 MAX_FREE = 1000
 """Characters at the end of a completion that are searched when it marks no answer."""
@@ -129,21 +131,37 @@ def agreement(rewards_given: Sequence[float | None], grades: Sequence[Grade]) ->
 _Question = tuple[str, str, bool]  # the answer's text, the gold's text, whether the answer was marked
 
 _FORMULA = re.compile(r"[\d$\\\[]")  # none of math-verify's patterns matches free text without one of these
+_PROSE = re.compile(r"[A-Za-z]{2,}\s+(?!\s*=)")  # "<answer>She has 18 eggs left.</answer>": a sentence, no formula
 
 
 def _question(completion: str, gold: str) -> _Question:
     """The texts that decide the grade; equal questions have equal grades."""
     gold_text = _gold(gold)
-    located = locate(completion)
-    if located is None and _FORMULA.search(gold_text) is None:
-        located = said(completion)  # a word or a letter: math-verify would find none
+    number = NUMBER.fullmatch(gold_text) is not None
+    text = spoken(completion)
+    tag = tagged(text if not completion.rstrip().endswith("</answer>") else completion)
+    text = text if tag is None else tag
+    located = locate(text)
+    if located is None and tag is not None and not (number and _PROSE.match(tag)):
+        located = tag
     if located is None:
-        return completion[-MAX_FREE:], gold_text, False
-    answer = tidy(located, units=NUMBER.fullmatch(gold_text) is not None)
-    return answer, gold_text, True
+        text = unheaded(text)[-MAX_FREE:]
+        if number:
+            located = concluded(text)
+        elif _FORMULA.search(gold_text) is None:
+            located = said(text)  # a word or a letter: math-verify would find none
+    if located is None:
+        return powers(text), gold_text, False
+    located, gold = choices(located, locate(gold) or gold)
+    if several(gold) or several(located):
+        return tidy(located, units=False, lists=True), tidy(gold, units=False, lists=True), True
+    gold_text = _gold(gold)
+    return tidy(located, units=NUMBER.fullmatch(gold_text) is not None), gold_text, True
 
 
+@lru_cache(maxsize=256)
 def _gold(gold: str) -> str:
+    """K completions of one problem share its gold."""
     return tidy(locate(gold) or gold, units=False)
 
 

@@ -1,29 +1,77 @@
-r"""Where a completion says its final answer: the last ``\boxed{...}``, ``#### 72``, ``A: 72`` or ``Answer: 72``."""
+r"""Where a completion says its final answer: the last ``<answer>``, ``\boxed{...}``, ``A: 72`` or ``#### 72``."""
 
 from __future__ import annotations
 
 import re
+from decimal import Decimal
+from itertools import pairwise
 
 MAX_FORMULA = 500
 """Most characters of a located answer (or gold) that are parsed."""
 
+_THOUGHT = re.compile(
+    r"<(/?)(?:think|thinking|thought|reasoning)>|<\|(?:begin|(end))_of_thought\|>|\[(/?)THINK\]", re.IGNORECASE
+)
+_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
-_HASHES = re.compile(r"^[ \t]*####[ \t]*(?=[-+−$€£¥\\.\d])(.*)$", re.MULTILINE)
-_LAST_LINE = re.compile(r"(?:####|(?:A|Answer|Final answer)\s*:)\s*(?=\S)(.*)", re.IGNORECASE)
+_HASHES = re.compile(  # a bare number alone on its line: what else stands behind #### is a heading
+    r"^[ \t]*####[ \t]*([-+−]?[ \t]?\\?[$€£¥]?[ \t]?[-−]?\.?\d[\d,]*(?:\.\d+)?(?:/\d+|\\?%)?)[ \t\r]*$", re.MULTILINE
+)
+_NUMBERED = r"(?:step\b|\d{1,9}[.):][ \t]+[^\W\d])"  # "#### 2. Solve", "#### Step 2"
+_LAST_LINE = re.compile(rf"(?:####(?![ \t]*{_NUMBERED})|(?:A|Answer|Final answer)\s*:)\s*(?=\S)(.*)", re.IGNORECASE)
+_HEADING = re.compile(rf"^[ \t]*#{{1,6}}[ \t]*{_NUMBERED}.*$", re.MULTILINE | re.IGNORECASE)
 _SAID = re.compile(r"\banswer\s+is\s*:?\s*(?=\S)([^:]*)\Z", re.IGNORECASE)
+_ANNOTATION = re.compile(r"<<[^<>\n]*>>")  # GSM8K's calculator calls: 3 + 4 = <<3+4=7>>7
+_STATED = re.compile(r"\banswer(?:\s+is\b|\s+would\s+be\b|\s*[:=])", re.IGNORECASE)
+_SENTENCE = re.compile(r"[.!?][*)\"']{0,3}\s(?=\s*[A-Z*(])")
+_DIGIT = re.compile(r"\d")
+_NUMBERS = re.compile(
+    r"(?<![\w^/:.,\\−-])[-−]?[$€£¥]?[-−]?(?:\d{1,3}(?:,\d{3}){1,9}|\d{1,40})(?:\.\d{1,40})?(?![\w^/:]|[.,]\d)(?: ?%)?"
+)
+_RESULT = re.compile(rf"(?<![<>!=])=[ ]?({_NUMBERS.pattern})")
 _BOX_GAP = 70  # math-verify reads boxes up to this far apart as one answer ("$\boxed{3}$ and $\boxed{4}$")
 
 
+def spoken(text: str) -> str:
+    """What a completion says, its thought left out: behind the last ``</think>``, before a ``<think>`` without end."""
+    start, end = 0, len(text)
+    for match in _THOUGHT.finditer(text):
+        if match[1] or match[2] or match[3]:
+            start, end = match.end(), len(text)
+        else:
+            end = min(end, match.start())
+    return text[start:end]
+
+
+def tagged(text: str) -> str | None:
+    """What stands in the last ``<answer>``, None where there is none; to the end of the text where none is closed.
+
+    (A server that stops at ``</answer>`` leaves it out.)
+    """
+    opened, closed = None, None
+    for match in _TAG.finditer(text):
+        if not match[1]:
+            opened = match.end()
+        elif opened is not None:
+            opened, closed = None, text[opened : match.start()]
+    return text[opened:].strip() if closed is None and opened is not None else closed and closed.strip()
+
+
 def locate(text: str) -> str | None:
-    """The text of the last marked answer, None where nothing is marked. Linear in the length of the text."""
+    """The text of the last marked answer, None where nothing is marked. Linear in the length of the text.
+
+    ``####`` is no mark where there is a box: then it is a heading.
+    """
     start, found = -1, None
-    for match in _HASHES.finditer(text):
-        start, found = match.start(), match[1]
     body = text.rstrip()
     line_start = body.rfind("\n") + 1
-    if line := _LAST_LINE.fullmatch(body[line_start:].strip(" \t*")):
-        start, found = line_start, line[1]
+    line = _LAST_LINE.fullmatch(body[line_start:].strip(" \t*"))
     boxes = _boxes(text)
+    if line and not (boxes and line[0].startswith("#")):
+        start, found = line_start, line[1]
+    elif not boxes:
+        for match in _HASHES.finditer(text):
+            start, found = match.start(), match[1]
     if not boxes or boxes[-1][0] < start:
         return found
     first = len(boxes) - 1
@@ -43,6 +91,44 @@ def said(text: str) -> str | None:
     line = text.rstrip().rsplit("\n", 1)[-1][-MAX_FORMULA:]
     match = _SAID.search(line)
     return match[1].strip(" \t*") if match else None
+
+
+def unheaded(text: str) -> str:
+    """``text`` without its numbered headings, whose numbers answer nothing."""
+    return _HEADING.sub("", text)
+
+
+def concluded(text: str) -> str | None:
+    """The number that the closing sentence gives as the answer, None where it does not tell which one that is.
+
+    For an answer that is a number, where nothing is marked. Of several numbers in the last sentence that has one it is
+    the result of its own calculation ("3 + 4 = 7 DVDs"), else the one that repeats the last result before it ("... =
+    50 miles. So she runs 50 miles in 7 hours."). Formulas, and what is said to be "the answer", are math-verify's.
+    """
+    text = _ANNOTATION.sub("", text.rstrip())
+    line_start = text.rfind("\n") + 1
+    if _STATED.search(text):
+        return None
+    places = [line_start, *(match.end() for match in _SENTENCE.finditer(text, line_start)), len(text)]
+    spans = [(a, b) for a, b in pairwise(places) if _DIGIT.search(text, a, b)]
+    if not spans or "\\" in (closing := text[slice(*spans[-1])]):
+        return None
+    numbers = [match[0] for match in _NUMBERS.finditer(closing)]
+    if len(numbers) == 1 and not _DIGIT.search(_NUMBERS.sub("", closing)):
+        return numbers[0]
+    results = list(_RESULT.finditer(closing))
+    if results and (_DIGIT.search(closing, 0, closing.index("=")) or not _DIGIT.search(closing, results[-1].end())):
+        return results[-1][1]
+    if not (before := _RESULT.findall(text, 0, spans[-1][0])):
+        return None
+    result = _amounts(before[-1])[0]
+    return next((number for number in reversed(numbers) if result in _amounts(number)), None)
+
+
+def _amounts(number: str) -> list[Decimal]:
+    """What a number may stand for: its value; for a percentage the hundredth of it too."""
+    value = Decimal(re.sub(r"[^0-9.-]", "", number.replace("−", "-")))
+    return [value, value / 100] if number.endswith("%") else [value]
 
 
 def _boxes(text: str) -> list[tuple[int, int, int]]:

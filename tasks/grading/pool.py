@@ -11,6 +11,7 @@ import atexit
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -62,7 +63,8 @@ class Child:
         except BrokenPipeError:
             reply = ""
         if not reply:
-            self._killed = process.wait() < 0  # the watchdog leaves with 1
+            code = process.wait()
+            self._killed = code < 0 and code != -signal.SIGXCPU  # its limits end it by that signal or with 1
             self.close()
             return None
         return list(json.loads(reply))

@@ -12,7 +12,7 @@ from typing import Literal
 import polars as pl
 
 from tasks.contracts import PROBLEMS, InputError
-from tasks.rows import Row, name_of, question_id, read_rows, show
+from tasks.rows import Row, name_of, number_text, question_id, read_rows, show
 
 Gold = Literal["text", "number", "integer"]
 
@@ -128,7 +128,7 @@ def _problem(row: Row, layout: Layout) -> dict[str, str | None]:
             f"give it as `answer`, `gold` or `ground_truth`, name its column in {layout.setting}, or leave the "
             "problem out",
         )
-    answer, solution = worked(row.text(name, str(gold)))
+    answer, solution = worked(row.text(name, number_text(gold) if number else gold))
     normal = normal_gold(answer, layout.gold)
     if normal is None:
         raise row.refuse(name, f"a gold that is one {layout.gold}, got {show(answer)}", "correct it")

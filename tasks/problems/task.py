@@ -37,7 +37,7 @@ def own_problems_task(evaluation: EvaluationSpec, rollouts: StageResult) -> Any:
     benchmarks = [open_benchmark(name, fields) for name in evaluation.benchmarks]
     inputs = {"rollouts": rollouts.ref.sha256, "file": file_digest(file) if file else ""}
     inputs |= {f"benchmark {loaded.name}": frame_digest(loaded.problems.frame) for loaded in benchmarks}
-    key = StageKey("problems", 2, inputs, {"n": evaluation.n, "fields": fields})
+    key = StageKey("problems", 3, inputs, {"n": evaluation.n, "fields": fields})
     folder = open_store().local(rollouts.ref)
     return state_of(
         run_stage(

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tasks.problems.files import worked
-from tasks.rows import Row, question_id, show
+from tasks.rows import Row, number_text, question_id, show
 
 PROMPT = ("prompt", "question", "problem")
 COMPLETION = ("completion", "response", "solution")
@@ -131,7 +131,7 @@ def _gold(row: Row, names: tuple[str, ...]) -> str | None:
         raise row.refuse(
             name, f"the gold answer as a non-empty string or a number, got {show(gold)}", "use null where it is unknown"
         )
-    return bare_gold(row.text(name, str(gold)))
+    return bare_gold(row.text(name, number_text(gold) if number else gold))
 
 
 def bare_gold(gold: str) -> str:

@@ -112,7 +112,7 @@ def own_rollouts_task(
         inputs = {"file": file_digest(file)}
         settings["holdout"] = holdout
         arguments |= {"file": file, "holdout": holdout}
-    key = StageKey("rollouts", 2, inputs, settings)
+    key = StageKey("rollouts", 3, inputs, settings)
 
     def compute(out: Path, progress: Any) -> Any:
         return run_pinned(function, {**arguments, "out": out}, log=log_file(key), progress=progress)

@@ -49,17 +49,17 @@ def test_numbers_that_are_told_apart_at_once_are_told_apart_by_the_grader() -> N
         for b in written:
             values = equal._value(a), equal._value(b)
             assert None not in values
-            if values[0] != values[1] and abs(values[0] - values[1]) <= 1e-5:
-                continue
             decided += 1
             assert judge_equal(a, b) is (values[0] == values[1]), (a, b)
             assert grade(rf"\boxed{{{a}}}", b).reward == float(values[0] == values[1]), (a, b)
-    assert decided == len(written) ** 2 - 2  # .33333 and 1/3 are too near: see below
+    assert decided == len(written) ** 2
 
 
-def test_numbers_as_near_as_the_graders_rounding_are_left_to_the_grader() -> None:
-    # Six decimals: .3333333 and 1/3 round alike, .33333 does not.
-    assert answer_classes([["1/3", "0.3333333", "0.33333"]]) == [[0, 0, 2]]
+def test_decimals_are_what_they_say_but_for_a_binary_numbers_print_out() -> None:
+    thirds = ["1/3", "0.3333333", "0.33333", "0.3333333333333333"]
+    assert answer_classes([thirds, ["0.3", "0.30000000000000004", "0.3000001"]]) == [[0, 1, 2, 0], [0, 0, 2]]
+    # an irrational number is what a decimal gives to seven significant digits
+    assert answer_classes([[r"\pi", "3.141593", "3.1416", "0.0000001", "0.0000004"]]) == [[0, 0, 2, 3, 4]]
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_what_the_grader_finds_equal_has_one_magnitude_or_none() -> None:
     same = told = 0
     for a, b in combinations(written, 2):
         x, y = magnitudes[a], magnitudes[b]
-        apart = x is not None and y is not None and abs(x - y) > 1e-5 * max(1, abs(x), abs(y))
+        apart = x is not None and y is not None and abs(x - y) > 1e-6 * max(abs(x), abs(y)) + 1e-12
         told += apart
         if judge_equal(a, b) or judge_equal(b, a):
             same += 1

@@ -79,7 +79,8 @@ def test_plain_integers_never_start_a_child(monkeypatch: pytest.MonkeyPatch) -> 
         raise AssertionError(f"math-verify was asked about {answer!r} and {gold!r}")
 
     monkeypatch.setattr(module.POOL, "ask", refuse)
-    assert grade("\\boxed{5}\n#### 1,234", "1234") == Grade(1.0, "1234")
+    assert grade("so 5\n#### 1,234", "1234") == Grade(1.0, "1234")
+    assert grade("\\boxed{5}\n#### 1,234", "1234") == Grade(0.0, "5")  # against a box, #### is a heading
     assert grade("A: -$007", "-7") == Grade(1.0, "-7")
     assert grade("Once upon a time there was a girl.", "7") == Grade(0.0, None)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tasks.contracts import InputError
 from tasks.grading.golds import check_golds
 from tasks.grading.grade import Grade, grade, grade_many, unparsed_golds
-from tasks.grading.locate import locate, said
-from tasks.grading.tidy import balanced, tidy
+from tasks.grading.locate import MAX_FORMULA, locate, said
+from tasks.grading.tidy import balanced, choices, powers, several, tidy
 
 SAME = [
     # marked by a line or a sentence
@@ -48,7 +50,37 @@ SAME = [
     (r"\boxed{\begin{pmatrix} 1 \\ 2 \end{pmatrix}}", r"\begin{pmatrix}1\\2\end{pmatrix}"), (r"\boxed{x=5}", "5"),
     (r"\boxed{2x+3}", "y=2x+3"), (r"\boxed{3:2}", "3:2"), (r"\boxed{6{:}30}", "6:30"),
     (r"\boxed{1011_2}", "1011"),  # math-verify drops the base
+    # names in front, lists
+    (r"\boxed{x = 22,500}", "22500"), (r"\boxed{x = 22,500}", "x=22500"),
+    (r"\boxed{\text{Total} = \$22,500}", "22500"),
+    (r"\boxed{81,256}", "81, 256"), (r"\boxed{81, 256}", "81,256"), (r"\boxed{100,81,256}", "81, 256, 100"),
+    (r"\boxed{1,234 \text{ and } 5,678}", "1234, 5678"), (r"\boxed{81,256}", "81256"),
+    # looks
+    (r"\boxed{\color{blue}{5}}", "5"), (r"\boxed{{\color{red}5}}", "5"),
+    (r"\boxed{\textcolor{red}{\frac{1}{2}}}", "0.5"),
+    (r"\boxed{\underline{5}}", "5"), (r"\boxed{\underline{\underline{1,234}}}", "1234"),
+    (r"\boxed{\mathbf{Yes}}", "Yes"),
+    (r"\boxed{\boldsymbol{x+1}}", "1+x"), (r"\boxed{\displaystyle\frac{1}{2}}", "0.5"),
+    # repeating decimals
+    (r"\boxed{0.\overline{3}}", "1/3"), (r"\boxed{\frac13}", r"0.\overline{3}"), (r"\boxed{0.1\overline{6}}", "1/6"),
+    (r"\boxed{0.(142857)}", "1/7"), (r"\boxed{1.333...}", "4/3"), (r"\boxed{-0.\bar{3}}", r"-\frac13"),
+    (r"\boxed{0.\overline{9}}", "1"),
+    # one symbol, several spellings
+    (r"\boxed{\varnothing}", r"\emptyset"), ("\\boxed{∅}", r"\varnothing"), (r"\boxed{\{\}}", r"\varnothing"),
+    (r"\boxed{2i}", r"2\mathrm{i}"), (r"\boxed{3+2\mathrm{i}}", "3+2i"), (r"\boxed{\pi\mathrm{i}}", r"\pi i"),
+    (r"\boxed{\mathrm{e}^{2}}", "e^2"), (r"\boxed{5\,\mathrm{m}}", "5"),
+    # powers of ten as computers write them
+    (r"\boxed{0.00001}", "1e-05"), (r"\boxed{1e-5}", "0.00001"), (r"\boxed{1E5}", "100000"),
+    (r"\boxed{2.5e+3 m}", "2500"),
+    (r"\boxed{6.63e-34}", r"6.63\times 10^{-34}"), (r"\boxed{(1e-3, 2)}", "(0.001, 2)"), ("It is 2.5e3.", "2500"),
+    (r"\boxed{1e22}", "1" + "0" * 22), (r"\boxed{1e500}", r"10^{500}"), (r"\boxed{2e}", "2e"),
+    # choices
+    (r"\boxed{C. 5}", "C"), (r"\boxed{\text{(C) } 5}", "C"), (r"\boxed{C}", "C. 5"),
+    (r"\boxed{C. 5}", "5"), (r"\boxed{5}", "(C) 5"),
+    # the hour of a day
+    (r"\boxed{2:00 \, \text{pm}}", "2"), (r"\boxed{2 o'clock}", "2"),
     # words
+    (r"\boxed{True}", "true"), (r"\boxed{\text{TRUE}}", "true"), (r"\boxed{\text{No solution}}", "no solution"),
     (r"\boxed{\text{Evelyn}}", "Evelyn"), (r"\boxed{\textbf{(B)}}", "B"), (r"\boxed{\mathrm{Yes}}", "yes"),
     (r"\boxed{\text{May 5}}", "May 5"), (r"\boxed{\text{no solution}}", r"\text{no  solution}"),
 ]  # fmt: skip
@@ -58,7 +90,12 @@ OTHER = [
     (r"\boxed{\text{even}}", r"\text{odd}"),
     (r"\boxed{-3}", "3"), (r"\boxed{0.333}", r"\frac13"), (r"\boxed{9.42}", r"3\pi"), (r"\boxed{1 1/2}", "0.5"),
     (r"\boxed{1.000.000}", "1000000"), (r"\boxed{2 million}", "2"), (r"\boxed{10 00}", "1000"), (r"\boxed{X}", "Y"),
-    ("the answer is (B).", "C"), ("She pays $18 in 3 days.", "18"), (r"\boxed{\{1,2\}}", r"\{1,2,3\}"),
+    ("the answer is (B).", "C"), ("She pays $18 in 3 days.", "18"),
+    (r"\boxed{81257}", "81, 256"), (r"\boxed{81,256}", "256, 18"), (r"\boxed{x = 22,500}", "22501"),
+    (r"\boxed{\color{blue}{5}}", "6"), (r"\boxed{\underline{5}}", "15"), (r"\boxed{0.\overline{3}}", "0.3"),
+    (r"\boxed{\varnothing}", "0"), (r"\boxed{2\mathrm{i}}", "2"), (r"\boxed{1e-05}", "e-5"), (r"\boxed{1e-5}", "1e-6"),
+    (r"\boxed{C. 5}", "D"), (r"\boxed{C. 5}", "6"), (r"\boxed{2:30 \text{ pm}}", "2"), (r"\boxed{2:00}", "2"),
+    (r"\boxed{True}", "false"), (r"\boxed{\{1,2\}}", r"\{1,2,3\}"),
 ]  # fmt: skip
 
 
@@ -84,11 +121,28 @@ def test_another_value(completion: str, gold: str) -> None:
         ("- 1 1/2", False, r"-1\frac{1}{2}"),
         ("10 000 000", False, "10000000"), ("1 2 3", False, "1 2 3"), ("1,2,3", False, "1,2,3"),
         (r"\frac{1}{2,\!000}", False, r"\frac{1}{2000}"), (r"\text{(E)},", False, r"\text{(E)}"),
+        ("{,5", False, "{,5"), (r"\underline{5", False, "{5"),
+        (r"\frac{\color{red}{1}}{\mathbf{2}}", False, r"\frac{1}{2}"),
+        ("1e999999999", False, r"1\times10^{999999999}"), ("x_1e5", False, "x_1e5"), ("0.(3)", False, r"\frac{3}{9}"),
         ("√x", False, r"\sqrt{x}"),
     ],
 )  # fmt: skip
 def test_tidy(text: str, units: bool, expected: str) -> None:
     assert tidy(text, units=units) == expected
+
+
+@pytest.mark.parametrize("unit", ["\\underline{", "\\color{a}{", "{", "0.", "1,",
+                                  "1e9 ", "\\dot3", "9" * 9 + "e9", "0.(3",
+                                  "=", ", "])  # fmt: skip
+def test_hostile_text_is_tidied_at_once(unit: str) -> None:
+    began = time.process_time()
+    for text in (unit * (100_000 // len(unit)), unit * (MAX_FORMULA // len(unit))):
+        tidy(text, units=True)
+        tidy(text, units=True, lists=True)
+        several(text)
+        powers(text)
+        choices(text, text)
+    assert time.process_time() - began < 1.0
 
 
 def test_what_the_answer_is_said_to_be() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import polars as pl
@@ -57,3 +58,38 @@ def test_every_disagreement_is_listed() -> None:
     table = rows_of("problem")
     assert [row[:5] for row in table] == listed
     assert all(row[5] for row in table)
+
+
+_NUMBER = re.compile(r"-?\$?\d+(?:,\d{3})*(?:\.\d+)?")
+
+
+def label_at_fault(completion: str, gold: str, label: float) -> bool:
+    """Whether a label compares something else than the answer: the first number of the last box, else of the last
+    sentence, without its sign, its separators and what follows.
+
+    So a label of 0 says nothing where the gold is the last number there, and is negative, has separators or others
+    before it; a label of 1 nothing where the only number there is the gold's negative. Read from text and label alone.
+    """
+    boxes = re.findall(r"boxed\{([^{}]*)\}", completion)
+    closing = boxes[-1] if boxes else re.split(r"[.!?]\s", completion.rstrip().rsplit("\n", 1)[-1])[-1]
+    found = [float(number.replace("$", "").replace(",", "")) for number in _NUMBER.findall(closing)]
+    value = float(gold)
+    if label == 0 and found:
+        return found[-1] == value and (len(found) > 1 or value < 0 or "," in closing)
+    return value > 0 and found == [-value]
+
+
+@pytest.mark.parametrize(
+    ("name", "aside", "agree", "differ"),
+    [("gpt-3.5-turbo", 50, 5213, 4), ("gpt-4o-mini-2024-07-18", 0, 5276, 0)],
+)
+def test_teachers_are_graded_as_they_are_labelled(name: str, aside: int, agree: int, differ: int) -> None:
+    """At least 99.7 % of the labels that compare the answer; docs/grading.md lists the four others."""
+    frame = read_rollouts(real_data(f"gsm8k_gpt/{name}.jsonl"))
+    completions, golds, labels = (frame[column].to_list() for column in ("completion", "answer", "reward"))
+    kept = [i for i in range(frame.height) if not label_at_fault(completions[i], golds[i], labels[i])]
+    grades = grade_many([completions[i] for i in kept], [golds[i] for i in kept])
+    found = agreement([labels[i] for i in kept], grades)
+    assert (frame.height - len(kept), found.agree, found.n - found.agree) == (aside, agree, differ)
+    assert found.share is not None
+    assert found.share >= 0.997

@@ -63,6 +63,21 @@ def test_parquet_reads_like_jsonl(write: Write, tmp_path: Path) -> None:
     assert read_problems(tmp_path / "mine.parquet").equals(read_problems(write(*rows)))
 
 
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(1e-05, "0.00001"), (1e22, "1" + "0" * 22), (-2.5e-7, "-0.00000025"), (0.1, "0.1"), (142.0, "142.0"), (-3, "-3")],
+)
+def test_a_gold_that_is_a_number_is_written_positionally(write: Write, number: float, text: str) -> None:
+    assert read_problems(write({"question": "q", "answer": number}))["answer"].to_list() == [text]
+
+
+def test_a_gold_in_single_precision_is_the_decimal_that_it_stands_for(tmp_path: Path) -> None:
+    golds = pl.Series([0.1, 1e-05, None, 16777216.0], dtype=pl.Float32)
+    frame = pl.DataFrame({"question": ["a", "b", "c", "d"], "answer": golds}).filter(pl.col("answer").is_not_null())
+    frame.write_parquet(tmp_path / "mine.parquet")
+    assert read_problems(tmp_path / "mine.parquet")["answer"].to_list() == ["0.1", "0.00001", "16777216.0"]
+
+
 def test_our_own_frame_reads_back(tmp_path: Path) -> None:
     frame = pl.DataFrame([("a", "heldout", "q", "4", "so\n#### 4"), ("b", "heldout", "r", "5", None)],
                          schema=PROBLEMS, orient="row")  # fmt: skip

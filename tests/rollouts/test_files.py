@@ -175,6 +175,12 @@ def test_blank_lines_a_byte_order_mark_and_crlf_are_no_rows(write: Write) -> Non
     assert read_rollouts(write(b"\xef\xbb\xbf" + text.encode() + b"\r", "", "  ", text, "")).height == 2
 
 
+def test_a_gold_that_is_a_number_is_written_positionally(write: Write) -> None:
+    golds = [1e-05, 1e22, -2.5e-7, 0.1, 142.0, -3]
+    frame = read_rollouts(write(*[row(problem_id=str(i), answer=gold) for i, gold in enumerate(golds)]))
+    assert frame["answer"].to_list() == ["0.00001", "1" + "0" * 22, "-0.00000025", "0.1", "142.0", "-3"]
+
+
 @pytest.mark.parametrize(
     ("gold", "bare"),
     [
