@@ -16,7 +16,7 @@ from flows.epochs import epoch_notes, read_often
 from flows.function_notes import function_notes
 from flows.ghosts import open_recorded
 from flows.prefect_server import send_rest, wait_until_there
-from flows.rollout_notes import dropped, few_examples, rollout_notes, unjudged
+from flows.rollout_notes import dropped, few_examples, read_as, rollout_notes, unjudged
 from flows.world_notes import world_notes
 from tasks.clock import now
 from tasks.contracts import InputError, RunInfo, StageError, StageResult
@@ -263,7 +263,7 @@ class Recorder:
         store = open_store()
         left_out = {one["run"] for one in self.diverged}
         return {
-            "rollouts": {"dropped": dropped(rollouts)},
+            "rollouts": {"dropped": dropped(rollouts)} | ({"read": read} if (read := read_as(rollouts)) else {}),
             "study": {
                 "name": self.spec.name,
                 "settings": self.spec.model_dump(mode="json"),

@@ -25,6 +25,24 @@ def dropped(rollouts: StageResult) -> dict[str, Any]:
     return found
 
 
+READ = {
+    "layout": "layout",
+    "read_prompt": "question",
+    "read_completion": "completion",
+    "read_reward": "reward",
+    "read_answer": "reference answer",
+    "not_read": "columns that were not read",
+    "not_read_inside": "left out of messages",
+}
+"""Of a stage that read a file of rollouts: what its summary says -> in words."""
+
+
+def read_as(rollouts: StageResult) -> dict[str, Any]:
+    """{role: columns of the user's file that were read as it}; empty for rollouts that were sampled here."""
+    said = rollouts.summary
+    return {words: said[name] for name, words in READ.items() if name in said}
+
+
 def few_examples(results: Sequence[StageResult], spec: StudySpec) -> list[str]:
     """A note that names the trainings whose whole selection is smaller than one step's batch.
 
@@ -78,6 +96,11 @@ def rollout_notes(results: Sequence[StageResult]) -> list[str]:
         if result.stage == "completions" and (thought := said["with_reasoning"]):
             what = f"{count(int(thought), 'completion')} came with reasoning apart from the answer"
             notes.append(f"{what}: {THOUGHT[str(said['reasoning'])]} (rollouts.reasoning={said['reasoning']}).")
+        if result.stage == "rollouts" and (read := read_as(result)):
+            columns = "; ".join(f"{role}: {column}" for role, column in read.items())
+            notes.append(f"How the file of rollouts was read: {columns}.")
+            if str(read["reward"]).startswith("1 for "):
+                notes.append("The rewards are those of preferences: a preferred completion need not be right.")
         if result.stage == "rollouts" and (unknown := said.get("with_unknown_tokens")):
             what = f"{count(int(unknown), 'row')} of the rollouts with characters that the tokenizer does not know"
             notes.append(f"{what}: trained on as its unknown token.")

@@ -26,7 +26,7 @@ from tasks.planning.plan import check_machine
 from tasks.problems.benchmarks import check_names, open_benchmark
 from tasks.problems.files import read_problems
 from tasks.problems.synthetic import check as check_world
-from tasks.rollouts.files import heldout_split, read_rollouts
+from tasks.rollouts.files import heldout_split, marks_of, read_rollouts
 from tasks.rollouts.prompts import chosen_prompts, prompts_key
 from tasks.rollouts.teacher import check_teacher, completions_key, teacher_folder
 from tasks.settings import StudySpec
@@ -95,6 +95,7 @@ def _check_world(spec: StudySpec) -> None:
         "evaluation.benchmarks": spec.evaluation.benchmarks or None,
         "evaluation.fields": spec.evaluation.fields or None,
         "rollouts.problems": spec.rollouts.problems,
+        "rollouts.fields": spec.rollouts.fields or None,
     }
     for field, value in unused.items():
         if value is not None:
@@ -146,7 +147,8 @@ def _own(spec: StudySpec) -> ModelRef:
 def _check_file(spec: StudySpec) -> None:
     """The user's own rollouts: readable, gradable, and something in them for every method."""
     assert spec.rollouts.file is not None
-    rows = read_rollouts(expanded(spec.rollouts.file))
+    control = marks_of(spec.model.prompt_template)
+    rows = read_rollouts(expanded(spec.rollouts.file), spec.rollouts.columns, control)
     _check_evaluation(spec, rows)
     known = rows.filter(pl.col("reward").is_null() & pl.col("answer").is_not_null())
     golds = known.unique("problem_id", maintain_order=True)

@@ -13,6 +13,7 @@ import math
 import re
 import reprlib
 import tomllib
+import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,7 @@ def check_sources(rollouts: RolloutSpec) -> None:
     openai = rollouts.engine == "openai"
     if rollouts.file is not None and rollouts.problems is not None:
         raise ValueError("rollouts.problems: rollouts.file has rollouts already; give one of the two")
+    _check_fields(rollouts)
     if rollouts.problems is not None and rollouts.teacher is None:
         raise ValueError(
             "rollouts.teacher: who is to solve rollouts.problems? Give "
@@ -235,6 +237,26 @@ def check_sources(rollouts: RolloutSpec) -> None:
             "rollouts.teacher_template: the endpoint renders its own chat template; to render prompts here, name "
             "rollouts.teacher_tokenizer"
         )
+
+
+_OF_PROBLEMS = ("question", "answer", "id", "solution")
+_COMPLETIONS = ("completion", "completions", "messages")
+
+
+def _check_fields(rollouts: RolloutSpec) -> None:
+    """Raise `ValueError` for a role that the source of rollouts has not, and for completions in two columns."""
+    if not rollouts.fields or (rollouts.file is None and rollouts.problems is None):
+        return
+    instead = {"question": "prompt", "prompt": "question"}
+    for role in rollouts.fields:
+        if (role in _OF_PROBLEMS) if rollouts.problems is not None else (role not in ("question", "solution")):
+            continue
+        source = "rollouts.problems" if rollouts.problems is not None else "rollouts.file"
+        other = f"; its questions are {instead[role]!r}" if role in instead else "; leave it out"
+        raise ValueError(f"rollouts.fields.{role}: {source} has no such role{other}")
+    for last in ("chosen", "rejected"):
+        if len(both := [role for role in (*_COMPLETIONS, last) if rollouts.columns.get(role)]) > 1:
+            raise ValueError(f"rollouts.fields.{both[0]}: {both[1]!r} names the completions as well; give one of them")
 
 
 _CREDENTIAL = re.compile(
@@ -346,8 +368,15 @@ def _put(values: dict[str, Any], key: str, text: str) -> None:
     model: type[BaseModel] = StudySpec
     place = values
     *sections, last = key.split(".")
-    for section in sections:
+    for i, section in enumerate(sections):
         field = model.model_fields.get(section)
+        if field is not None and typing.get_origin(field.annotation) is dict and i == len(sections) - 1:
+            column = typing.get_args(field.annotation)[1] is str
+            table = place.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise InputError(f"{'.'.join(sections)}: expected a table of names, got {_SHORT.repr(table)}")
+            table[last] = text if column else _parse(text, many=False, text_only=False)
+            return
         kind = field.annotation if field is not None else None
         if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
             raise InputError(f"--set {key}: no section {section!r}{nearest(section, _sections(model))}")

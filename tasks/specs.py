@@ -116,11 +116,20 @@ class TinySpec(Section):
     dev_problems: int = Field(400, title="Problems used to choose the student", ge=20)
 
 
+RolloutRole = Literal[
+    "prompt", "completion", "completions", "messages", "chosen", "rejected", "reward", "answer", "id", "finish_reason",
+    "logprobs", "seed", "question", "solution",
+]  # fmt: skip
+"""What a column of own rollouts, or of own problems, can be."""
+
+
 class RolloutSpec(Section):
     """The one set of rollouts that every method trains on: from a file, or sampled from a teacher."""
 
     file: str | None = Field(
-        None, title="Own rollouts", description="JSONL or parquet; see the README for the accepted layouts."
+        None,
+        title="Own rollouts",
+        description="A file (JSONL, JSON or parquet) or a folder of shards; docs/rollouts.md has the accepted layouts.",
     )
     problems: str | None = Field(
         None,
@@ -128,8 +137,12 @@ class RolloutSpec(Section):
         description="deepscaler, gsm8k-train, a JSONL or parquet file, or hub:org/name[:config][:split], for a "
         "model.base of one's own; `prompts` of them are chosen by hash.",
     )
-    fields: dict[Literal["question", "answer", "id", "solution"], str] = Field(
-        {}, title="Columns of own problems", description="Which column of `problems` holds what."
+    fields: dict[RolloutRole, str] = Field(
+        {},
+        title="Columns of own rollouts or problems",
+        description="Which column of `file` (prompt, completion, completions, messages, chosen, rejected, reward, "
+        "answer, id, finish_reason, logprobs, seed) or of `problems` (question, answer, id, solution) holds what; an "
+        "empty name: none does.",
     )
     engine: Literal["transformers", "vllm", "openai"] = Field(
         "transformers", title="Engine", description="What asks the teacher; openai is any OpenAI-compatible endpoint."
@@ -185,6 +198,11 @@ class RolloutSpec(Section):
         ge=0,
         lt=1,
     )
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """``fields`` as plain text."""
+        return {str(role): column for role, column in self.fields.items()}
 
 
 class LoraSpec(Section):

@@ -150,6 +150,16 @@ def test_settings_that_do_not_fit_are_refused(own: Own, assignment: str, message
     assert refusal(own(rows(), assignment)).startswith(message)
 
 
+def test_columns_and_the_template_decide_how_rollouts_are_read(own: Own) -> None:
+    rendered = [{**row, "question": row["prompt"], "prompt": f"<|im_start|>user\n{row['prompt']}"} for row in rows()]
+    said = refusal(own(rendered))
+    assert "line 1, field `prompt`: expected the bare question, got a rendered chat template" in said
+    assert "(rollouts.fields.prompt=question)" in said
+    assert preflight(own(rendered, "rollouts.fields.prompt=question")) is not None
+    bare = [{key: value for key, value in row.items() if key != "question"} for row in rendered]
+    assert preflight(own(bare, "model.prompt_template={question}")) is not None
+
+
 def test_rollouts_without_gold_need_problems(own: Own, tmp_path: Path) -> None:
     bare = [{name: value for name, value in row.items() if name != "answer"} for row in rows()]
     assert refusal(own(bare)).startswith("evaluation.problems: the rollouts carry no gold answers to evaluate against")

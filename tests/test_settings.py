@@ -203,6 +203,34 @@ def test_sources_of_rollouts_that_contradict_each_other_are_refused(assignments:
 
 
 @pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (
+            ["rollouts.file=f", "rollouts.fields.question=q"],
+            "rollouts.fields.question: rollouts.file has no such role; ",
+        ),
+        (
+            ["rollouts.file=f", "rollouts.fields.solution=s"],
+            "rollouts.fields.solution: rollouts.file has no such role; ",
+        ),
+        (
+            ["rollouts.problems=p", "rollouts.teacher=t", "rollouts.fields.prompt=q"],
+            "rollouts.fields.prompt: rollouts.problems has no such role; its questions are 'question'",
+        ),
+        (
+            ["rollouts.file=f", "rollouts.fields.completion=a", "rollouts.fields.rejected=b"],
+            "rollouts.fields.completion: 'rejected' names the completions as well; give one of them",
+        ),
+        (["rollouts.file=f", "rollouts.fields.nope=q"], "rollouts.fields.nope"),
+    ],
+)
+def test_columns_are_named_by_the_roles_that_their_source_has(assignments: list[str], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        build(override({}, ["model.base=/b", *assignments]))
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
     ("assignment", "message"),
     [
         (
@@ -306,6 +334,9 @@ def test_nearest_of_nothing_says_nothing() -> None:
         ("model.prompt_template={question} = ", "model.prompt_template", "{question} = "),
         ("model.pad_token=12", "model.pad_token", "12"),
         ("name=true", "name", "true"),
+        ("rollouts.fields.reward=acc", "rollouts.fields", {"reward": "acc"}),
+        ("rollouts.fields.id=7", "rollouts.fields", {"id": "7"}),
+        ("evaluation.fields.answer=", "evaluation.fields", {"answer": ""}),
         (" seed =4", "seed", 4),
     ],
 )

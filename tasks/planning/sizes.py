@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.problems.benchmarks import BENCHMARKS
+from tasks.rows import rows_bytes
 from tasks.settings import StudySpec
 from tasks.small_files import expanded
 
@@ -95,11 +96,11 @@ def _world(spec: StudySpec) -> Sizes:
 
 def _file(spec: StudySpec, file: Path, evaluated: int, answer: float, *, read: bool) -> Sizes:
     if not read:
-        length = file.stat().st_size if file.is_file() else 0
+        length = rows_bytes(file)
         return Sizes(0, 0, 0.0, 0.0, 0, evaluated, answer, REFERENCE, 0, "not read", length)
-    from tasks.rollouts.files import read_rollouts
+    from tasks.rollouts.files import marks_of, read_rollouts
 
-    frame = read_rollouts(file)
+    frame = read_rollouts(file, spec.rollouts.columns, marks_of(spec.model.prompt_template))
     prompts, completions = frame["prompt"].str.len_chars(), frame["completion"].str.len_chars()
     held = 0.0 if spec.evaluation.problems else spec.rollouts.holdout
     return Sizes(
@@ -107,7 +108,7 @@ def _file(spec: StudySpec, file: Path, evaluated: int, answer: float, *, read: b
         _kept(spec, round(int((prompts + completions).max() or 0) / CHARACTERS)), evaluated, answer,  # type: ignore[arg-type]
         REFERENCE, round(MIXED * frame["problem_id"].n_unique()),
         f"rollouts as in the file, {CHARACTERS:g} characters a token; answers of {answer:,.0f} tokens assumed",
-        file.stat().st_size,
+        rows_bytes(file),
     )  # fmt: skip
 
 

@@ -56,7 +56,7 @@ class Problems:
 
 
 def read_problems(path: Path | str, fields: Mapping[str, str] | None = None) -> pl.DataFrame:
-    """The problems in a ``.jsonl`` or ``.parquet`` file, as the frame `PROBLEMS` with split ``heldout``.
+    """The problems in a file or folder of shards (`tasks.rows.read_rows`): the frame `PROBLEMS`, split ``heldout``.
 
     Question: ``question``, ``problem`` or ``prompt``, kept as it is. Gold: ``answer``, ``gold`` or ``ground_truth``. A
     gold that is a worked solution ending in a line ``#### 1,234`` (GSM8K) or ``A: 18`` becomes the solution, and that
@@ -128,7 +128,7 @@ def _problem(row: Row, layout: Layout) -> dict[str, str | None]:
             f"give it as `answer`, `gold` or `ground_truth`, name its column in {layout.setting}, or leave the "
             "problem out",
         )
-    answer, solution = worked(row.text(name, number_text(gold) if number else gold))
+    answer, solution = worked(row.text(name, gold if isinstance(gold, str) else number_text(gold)))
     normal = normal_gold(answer, layout.gold)
     if normal is None:
         raise row.refuse(name, f"a gold that is one {layout.gold}, got {show(answer)}", "correct it")

@@ -8,10 +8,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.contracts import StageResult
-from tasks.digests import file_digest
 from tasks.problems.benchmarks import frame_digest, open_benchmark
 from tasks.problems.own import own_problems
 from tasks.problems.world import problem_sizes, problems_key, world_problems
+from tasks.rows import rows_digest
 from tasks.small_files import expanded
 from tasks.specs import EvaluationSpec, RolloutSpec, TinySpec
 from tasks.stage import run_stage, state_of
@@ -35,7 +35,7 @@ def own_problems_task(evaluation: EvaluationSpec, rollouts: StageResult) -> Any:
     file = expanded(evaluation.problems) if evaluation.problems else None
     fields = {str(name): column for name, column in evaluation.fields.items()}
     benchmarks = [open_benchmark(name, fields) for name in evaluation.benchmarks]
-    inputs = {"rollouts": rollouts.ref.sha256, "file": file_digest(file) if file else ""}
+    inputs = {"rollouts": rollouts.ref.sha256, "file": rows_digest(file) if file else ""}
     inputs |= {f"benchmark {loaded.name}": frame_digest(loaded.problems.frame) for loaded in benchmarks}
     key = StageKey("problems", 3, inputs, {"n": evaluation.n, "fields": fields})
     folder = open_store().local(rollouts.ref)

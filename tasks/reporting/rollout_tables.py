@@ -121,7 +121,8 @@ def _counts_table(rollouts: Mapping[str, Any], record: Mapping[str, Any]) -> Tab
 
 
 def _counts(rollouts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, value in rollouts.items():
+    read = {"read": rollouts["read"]} if "read" in rollouts else {}
+    for name, value in {**read, **rollouts}.items():  # how a file was read, before what was in it
         if isinstance(value, Mapping):
             for inner, count in value.items():
                 yield f"{_spaced(name)}: {inner}", _count(count, _total(name, rollouts))

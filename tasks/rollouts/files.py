@@ -1,18 +1,19 @@
-"""Rollouts that somebody else made: JSONL or parquet in one of the layouts of `tasks.rollouts.layouts`."""
+"""Rollouts that somebody else made: a file or shards in one of the layouts of `tasks.rollouts.layouts`."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from tasks.contracts import InputError
-from tasks.rollouts.layouts import completions
+from tasks.problems.files import QUESTION_ALONE
+from tasks.rollouts.layouts import CONTROL, Reading, completions
 from tasks.rows import Row, name_of, read_rows, show
 
 ROLLOUT_FILE: dict[str, pl.DataType] = {
@@ -20,7 +21,7 @@ ROLLOUT_FILE: dict[str, pl.DataType] = {
     "rollout_id": pl.Int64(),  # 0..K-1 within a problem, in the file's order
     "prompt": pl.String(),  # the question, without any template
     "completion": pl.String(),
-    "answer": pl.String(),  # bare gold; null where only rewards are given
+    "answer": pl.String(),  # bare reference answer; null where only rewards are given
     "reward": pl.Float64(),  # 0.0 or 1.0 as given; null where the file gives none
     "logprobs": pl.List(pl.Float64()),  # one a completion token; null where not given
     "finish_reason": pl.String(),  # "stop" or "length"
@@ -29,25 +30,43 @@ ROLLOUT_FILE: dict[str, pl.DataType] = {
 """What `read_rollouts` returns: rollouts before any template or tokeniser saw them."""
 
 
-def read_rollouts(path: Path | str) -> pl.DataFrame:
-    """The rollouts in a ``.jsonl`` or ``.parquet`` file, as columns `ROLLOUT_FILE`.
+def marks_of(prompt_template: str | None, tokens: Collection[str] = ()) -> Collection[str]:
+    """What no prompt may hold, for it would be rendered twice: chat templates' tokens and the tokenizer's own.
+
+    None where ``prompt_template`` adds nothing: then every prompt is taken as it is.
+    """
+    return () if prompt_template is not None and prompt_template.strip() == QUESTION_ALONE else (*CONTROL, *tokens)
+
+
+def read_rollouts(
+    path: Path | str, fields: Mapping[str, str] | None = None, control: Collection[str] = CONTROL
+) -> pl.DataFrame:
+    """The rollouts in a file or a folder of shards (`tasks.rows.read_rows`), as columns `ROLLOUT_FILE`.
+
+    ``fields``: role -> column (`tasks.rollouts.layouts.FIELDS`), where the usual names do not say which is which.
+    ``control``: tokens that no prompt may hold (`marks_of`).
 
     Prompts and completions are returned exactly as they are in the file (an empty completion is legal). ``rollout_id``
     counts 0..K-1 in the file's order within a problem; a missing ``problem_id`` is derived from the prompt. A problem's
-    gold answer goes to all of its rows.
+    reference answer goes to all of its rows.
 
     Raises `InputError`, one line with file, line (or row of a parquet file), field, expectation and way out, for: a
     missing, empty or unreadable file, another suffix, invalid UTF-8 or JSON, a row without question or completion or
-    with neither reward nor gold, a reward other than 0 or 1, log-probabilities that are not finite numbers, and one
-    problem_id with two questions or two gold answers.
+    with neither reward nor reference answer, two columns that could have one role and differ, a prompt that is a
+    rendered chat template, a reward other than 0 or 1, log-probabilities that are not finite numbers, and one
+    problem_id with two questions or two reference answers.
     """
-    path = Path(path)
+    return read_into(Reading(fields, control), Path(path))
+
+
+def read_into(reading: Reading, path: Path) -> pl.DataFrame:
+    """As `read_rollouts`; ``reading`` then knows which columns were read as what."""
     prompts: dict[str, tuple[str, str]] = {}
     golds: dict[str, tuple[str, str]] = {}
     seen: Counter[str] = Counter()
     records: list[dict[str, Any]] = []
     for row in read_rows(path, skip=("prompt_ids", "completion_ids")):  # tokens of another model
-        for record in completions(row):
+        for record in completions(row, reading):
             problem = record["problem_id"]
             _same(row, "prompt", record["prompt"], problem, prompts)
             if record["answer"] is not None:
@@ -59,6 +78,7 @@ def read_rollouts(path: Path | str) -> pl.DataFrame:
         raise InputError(
             f"{name_of(path)}: expected at least one rollout, got an empty file; write one row a completion"
         )
+    reading.check(name_of(path))
     for record in records:
         record["answer"] = golds.get(record["problem_id"], (None, ""))[0]
     return pl.DataFrame(records, schema=ROLLOUT_FILE)
@@ -103,7 +123,7 @@ def heldout_split(problem_ids: Iterable[str], share: float) -> set[str]:
 
 
 def _same(row: Row, field: str, value: str, problem: str, known: dict[str, tuple[str, str]]) -> None:
-    """Refuse a problem_id that stands for two questions or two gold answers."""
+    """Refuse a problem_id that stands for two questions or two reference answers."""
     first, where = known.setdefault(problem, (value, row.where))
     if first != value:
         raise row.refuse(

@@ -8,6 +8,7 @@ whose completion (empty, and cut) or whose prompt (nothing that the tokenizer ke
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,13 @@ def own_rollouts(
     max_length: int | None,
     holdout: float,
     truncated: str = "keep",
+    fields: Mapping[str, str] | None = None,
     out: Path,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Read ``file``, hold out a share of its problems, tokenise the rest.
+    """Read ``file`` (or its shards; ``fields`` names columns), hold out a share of its problems, tokenise the rest.
+
+    The summary says which columns were read as what (`tasks.rollouts.layouts.Reading.summary`).
 
     Writes ``rollouts.parquet`` (ROLLOUTS) and ``heldout.parquet`` (PROBLEMS, empty where ``holdout`` is 0). Given
     log-probabilities are kept where they match the completion's tokens one to one (with or without a closing
@@ -37,10 +41,12 @@ def own_rollouts(
     """
     from tasks.models.load import load_tokenizer
     from tasks.models.prompts import completion_ids
-    from tasks.rollouts.files import heldout_split, read_rollouts
+    from tasks.rollouts.files import heldout_split, marks_of, read_into
+    from tasks.rollouts.layouts import Reading
 
     tokenizer = load_tokenizer(base, pad_token)
-    raw = read_rollouts(file)
+    reading = Reading(fields, marks_of(prompt_template, _marks(tokenizer)))
+    raw = read_into(reading, file)
     held = heldout_split(raw["problem_id"].unique(maintain_order=True).to_list(), holdout)
     aside = raw.filter(pl.col("problem_id").is_in(list(held)))
     raw = raw.filter(~pl.col("problem_id").is_in(list(held)))
@@ -55,7 +61,22 @@ def own_rollouts(
     counts = _write(
         frame.rename({"reward": "given_reward"}), base, tokenizer, prompt_template, max_length, file.name, out
     )
-    return {**counts, "dropped_truncated": raw.height - kept.height, "heldout_problems": len(held)}
+    return {
+        **counts,
+        "dropped_truncated": raw.height - kept.height,
+        "heldout_problems": len(held),
+        **reading.summary(),
+    }
+
+
+def _marks(tokenizer: Any) -> Collection[str]:
+    """The tokenizer's special tokens that no question has: of three characters or more, not all letters or digits."""
+    known = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return sorted(token for token in known | {*tokenizer.all_special_tokens} if _is_mark(token))
+
+
+def _is_mark(token: str) -> bool:
+    return len(token) > 2 and not token.isspace() and not token.isalnum()
 
 
 def taught_rollouts(

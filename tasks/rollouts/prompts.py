@@ -18,7 +18,7 @@ from tasks.store import StageKey
 def chosen_prompts(spec: RolloutSpec) -> tuple[Loaded, pl.DataFrame]:
     """The set that ``rollouts.problems`` names, and ``rollouts.prompts`` problems of it, chosen by hash."""
     assert spec.problems is not None
-    loaded = open_prompts(spec.problems, {str(name): column for name, column in spec.fields.items()})
+    loaded = open_prompts(spec.problems, spec.columns)
     return loaded, loaded.choose(spec.prompts)
 
 

@@ -12,7 +12,6 @@ from prefect.cache_policies import NO_CACHE
 from tasks import home
 from tasks.contracts import ModelRef, StageResult
 from tasks.devices import run_pinned, run_unpinned
-from tasks.digests import file_digest
 from tasks.rollouts.own import own_rollouts, taught_rollouts
 from tasks.rollouts.prompts import chosen_prompts, prompts_key, split_prompts
 from tasks.rollouts.sample import (
@@ -23,6 +22,7 @@ from tasks.rollouts.sample import (
     world_rollouts_key,
 )
 from tasks.rollouts.teacher import completions_key, journal_file, teacher_folder
+from tasks.rows import rows_digest
 from tasks.small_files import expanded
 from tasks.specs import RolloutSpec
 from tasks.stage import after, can_heal, log_file, run_stage, state_of
@@ -109,9 +109,9 @@ def own_rollouts_task(
     else:
         assert spec.file is not None
         function, file = own_rollouts, expanded(spec.file)
-        inputs = {"file": file_digest(file)}
-        settings["holdout"] = holdout
-        arguments |= {"file": file, "holdout": holdout}
+        inputs = {"file": rows_digest(file)}
+        settings |= {"holdout": holdout} | ({"fields": spec.columns} if spec.fields else {})
+        arguments |= {"file": file, "holdout": holdout, "fields": spec.columns}
     key = StageKey("rollouts", 3, inputs, settings)
 
     def compute(out: Path, progress: Any) -> Any:

@@ -32,6 +32,26 @@ def test_refusals_and_reasoning_are_told() -> None:
     ]
 
 
+def read(**changes: str) -> StageResult:
+    said = {"layout": "OpenR1-Math", "read_prompt": "problem", "read_completion": "generations",
+            "read_reward": "correctness_math_verify", "read_answer": "answer", "not_read": "solution, uuid",
+            "not_read_inside": "nothing"}  # fmt: skip
+    return result("rollouts", **{**said, **changes})
+
+
+def test_how_a_file_of_rollouts_was_read_is_told() -> None:
+    note = (
+        "How the file of rollouts was read: layout: OpenR1-Math; question: problem; completion: generations; reward: "
+        "correctness_math_verify; reference answer: answer; columns that were not read: solution, uuid; left out of "
+        "messages: nothing."
+    )
+    assert rollout_notes([read()]) == [note]
+    assert rollout_notes([read(read_reward="1 for chosen, 0 for rejected")])[1:] == [
+        "The rewards are those of preferences: a preferred completion need not be right."
+    ]
+    assert rollout_notes([result("rollouts", rows=3)]) == []  # sampled, or of an older cache
+
+
 def test_the_vllm_that_computed_something_is_a_version_of_the_study() -> None:
     assert engine_versions([result("evaluate"), completions()]) == {}
     both = [result("evaluate", vllm="0.31.0"), completions(vllm="0.30.0"), result("evaluate", vllm="0.31.0")]

@@ -144,7 +144,7 @@ def test_missing_files_other_suffixes_and_damaged_parquet_are_refused(write: Wri
     with pytest.raises(InputError, match="no such file"):
         read_problems(tmp_path / "none.jsonl")
     with pytest.raises(InputError, match=r"expected a \.jsonl or \.parquet file"):
-        read_problems(write(OK, name="mine.json"))
+        read_problems(write(OK, name="mine.csv"))
     with pytest.raises(InputError, match="expected a parquet file"):
         read_problems(write(OK, name="mine.parquet"))
 

@@ -56,6 +56,15 @@ def test_of_many_mixed_groups_the_first_by_id_are_shown() -> None:
     assert [one["completion"] for one in record["examples"]] == ["a9", "a8", "b7", "b6", "x5", "x4"]
 
 
+def test_how_the_file_was_read_comes_first(study: StudyTables) -> None:
+    read = {"layout": "columns", "question": "prompt", "columns that were not read": "gold, uuid"}
+    (counts, *_), _ = rollout_tables(replace(study, rollouts={**study.rollouts, "read": read}))
+    assert texts(counts)[:3] == [
+        ["Read: layout", "columns"], ["Read: question", "prompt"], ["Read: columns that were not read", "gold, uuid"]
+    ]  # fmt: skip
+    assert len([line for line in texts(counts) if line[0].startswith("Read")]) == 3
+
+
 def test_a_study_of_before_has_counts_alone(study: StudyTables) -> None:
     shown, examples = rollout_tables(study)
     assert ([table.key for table in shown], examples) == (["rollouts"], [])

@@ -70,9 +70,11 @@ def test_every_name_of_a_field_is_understood(
     assert frame.select("prompt", "completion", "answer", "reward").row(0) == ("q", "c", "g", 1.0)
 
 
-def test_of_two_texts_the_first_name_counts_and_null_is_not_given(write: Write) -> None:
-    frame = read_rollouts(write({"question": "q", "prompt": None, "response": "r", "solution": "s", "reward": 1}))
-    assert frame.select("prompt", "completion").row(0) == ("q", "r")
+def test_null_is_not_given_and_two_columns_that_say_the_same_are_one(write: Write) -> None:
+    frame = read_rollouts(
+        write({"question": "q", "prompt": None, "response": "r", "solution": "r", "reward": 1, "score": True})
+    )
+    assert frame.select("prompt", "completion", "reward").row(0) == ("q", "r", 1.0)
 
 
 def test_one_row_a_prompt(write: Write) -> None:
@@ -198,7 +200,7 @@ def test_bare_gold(gold: str, bare: str) -> None:
 REFUSED: list[tuple[object, str, str]] = [
     (row(prompt=...), "prompt", "non-empty string, got nothing"),
     (row(prompt=" \n"), "prompt", "non-empty string, got ' \\n'"),
-    (row(prompt=[{"role": "user", "content": "q"}]), "prompt", "non-empty string, got [{"),
+    (row(prompt=[{"role": "user", "text": "q"}]), "prompt", "non-empty string, got [{"),
     (row(completion=...), "completion", "got nothing"),
     (row(completion=4), "completion", "as a string (it may be empty), got 4"),
     (row(reward=0.5), "reward", "0, 1, true or false, got 0.5"),
@@ -206,7 +208,7 @@ REFUSED: list[tuple[object, str, str]] = [
     (row(reward="1"), "reward", "got '1'"),
     (row(reward=..., score=float("nan")), "score", "got nan"),
     (row(reward=..., is_correct=[1]), "is_correct", "got [1]"),
-    (row(reward=..., answer=...), "reward", "a reward or a gold answer, got neither"),
+    (row(reward=..., answer=...), "reward", "a reward or a reference answer, got neither"),
     (row(answer=""), "answer", "got ''"),
     (row(answer=True), "answer", "got True"),
     (row(answer=float("inf")), "answer", "got inf"),
@@ -222,7 +224,9 @@ REFUSED: list[tuple[object, str, str]] = [
     (row(logprobs=[None]), "logprobs[0]", "got nothing"),
     (row(logprobs=[False]), "logprobs[0]", "got False"),
     (row(logprobs=[-(10**400)]), "logprobs[0]", "got -1000"),
-    (row(finish_reason="eos"), "finish_reason", "`stop`, `length`, got 'eos'"),
+    (row(finish_reason="content_filter"), "finish_reason", "max_tokens"),
+    (row(finish_reason="content_filter"), "finish_reason", "got 'content_filter'"),
+    (row(finish_reason=True), "finish_reason", "got True"),
     (row(finish_reason=["stop"]), "finish_reason", "got ['stop']"),
     (row(seed=1.5), "seed", "64-bit integer, got 1.5"),
     (row(seed=2**63), "seed", "got 9223372036854775808"),
@@ -238,7 +242,7 @@ REFUSED: list[tuple[object, str, str]] = [
     ({"prompt": "q", "completions": ["x", 3], "rewards": [1, 1]}, "completions[1].completion", "got 3"),
     ({"prompt": "q", "completions": ["x", "y"], "rewards": [1, 7]}, "completions[1].reward", "got 7"),
     ({"prompt": "q", "completions": ["x", "y"], "rewards": [1, None]}, "completions[1].reward", "got neither"),
-    ({"prompt": "q", "completions": [{"text": "x", "reward": 1}]}, "completions[0].completion", "got nothing"),
+    ({"prompt": "q", "completions": [{"body": "x", "reward": 1}]}, "completions[0].completion", "got nothing"),
     ({"prompt": "q", "completions": [{"completion": "x", "reward": 1}], "rewards": [1]}, "rewards", "has its own"),
     ({"question": "q", "ground_truth": "4", "m": {"solution": None, "is_correct": 1}}, "m.completion", "got nothing"),
     ({"question": "q", "ground_truth": "4", "m": {"solution": "x", "is_correct": 3}}, "m.is_correct", "got 3"),
@@ -307,7 +311,7 @@ def test_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
         read_rollouts(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["mine.json", "mine.csv", "mine", "mine.jsonl.gz"])
+@pytest.mark.parametrize("name", ["mine.csv", "mine", "mine.jsonl.xz", "mine.parquet.gz", "mine.gz"])
 def test_another_suffix_is_refused(write: Write, name: str) -> None:
     with pytest.raises(InputError, match=r"expected a \.jsonl or \.parquet file"):
         read_rollouts(write(row(), name=name))

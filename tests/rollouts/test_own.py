@@ -60,6 +60,8 @@ def test_rows_are_tokenised_as_training_and_evaluation_do_it(take: Take, base_mo
     assert summary == {
         "rows": 3, "problems": 2, "dropped_too_long": 0, "problems_lost": 0, "heldout_problems": 0, "max_length": 64,
         "with_logprobs": 0, "dropped_truncated": 0, "dropped_without_token": 0, "with_unknown_tokens": 0,
+        "layout": "columns", "read_prompt": "prompt", "read_completion": "completion", "read_reward": "reward",
+        "read_answer": "answer", "not_read": "nothing", "not_read_inside": "nothing",
     }  # fmt: skip
     assert dict(frame(tmp_path, "heldout").schema) == PROBLEMS
     assert frame(tmp_path, "heldout").is_empty()
@@ -123,6 +125,23 @@ def test_a_held_out_problem_without_gold_cannot_be_evaluated_on(take: Take, tmp_
 def test_a_given_template_is_used(take: Take, tmp_path: Path, base_model: Path) -> None:
     take(row(), prompt_template="Q: {question}\n")
     assert frame(tmp_path)["prompt_ids"][0].to_list() == load_tokenizer(base_model)("Q: a?\n")["input_ids"]
+
+
+def test_columns_are_named_and_the_summary_says_what_was_read(take: Take, tmp_path: Path) -> None:
+    rows = [{"q": "a?", "solution": "reference", "said": ["4", "5"], "ok": [True, False], "answer": "4"}]
+    summary = take(*rows, fields={"prompt": "q", "completions": "said", "reward": "ok"})
+    assert frame(tmp_path).select("prompt", "completion", "given_reward").rows() == [("a?", "4", 1.0), ("a?", "5", 0.0)]
+    read = ("q", "said", "ok", "answer", "solution")
+    assert tuple(summary[f"read_{name}"] for name in ("prompt", "completion", "reward", "answer")) == read[:4]
+    assert summary["not_read"] == read[4]
+
+
+def test_a_prompt_with_a_special_token_of_the_base_is_refused(take: Take, base_model: Path, tmp_path: Path) -> None:
+    token = load_tokenizer(base_model).eos_token
+    assert len(token) > 2
+    with pytest.raises(InputError, match=r"line 2, field `prompt`: expected the bare question, .*would be rendered ag"):
+        take(row(), row("b", prompt=f"2 + 3?{token}"))
+    assert take(row(), row("b", prompt=f"2 + 3?{token}"), prompt_template="{question}")["rows"] == 2
 
 
 def test_progress_ends_at_the_last_row(take: Take) -> None:
