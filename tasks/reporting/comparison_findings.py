@@ -15,7 +15,7 @@ from tasks.reporting.findings import Findings
 from tasks.reporting.floors import INITIALISATION, SHARED_START
 from tasks.reporting.formats import listed, number
 from tasks.reporting.notes import MOST_NAMED, count, interval, named, percentile
-from tasks.reporting.pairs import AT_FLOOR, AT_START, BELOW_FLOOR, BELOW_START, Geometry
+from tasks.reporting.pairs import AT_FLOOR, AT_START, BELOW_FLOOR, BELOW_START, Geometry, across_note
 
 _MOST_TOLD = 12
 """Adapters above which the cosines to the reference are left to the table."""
@@ -161,7 +161,8 @@ def _told(pair: tuple[RunInfo, RunInfo], view: Geometry) -> str:
     standing = view.standing(a, b)
     start = view.floor_of(INITIALISATION, "cosine")
     if standing in (AT_FLOOR, BELOW_FLOOR):
-        standing += f" ({number(view.floor, 3)})"
+        parts.append(across_note(view, a, b))
+        standing += f" ({number(min(view.likeness(a, b, 'cosine').floor), 3)})"
     elif standing in (AT_START, BELOW_START) and start is not None:
         standing += f" ({number(start.lowest, 3)})"
     parts.append(standing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import time
 from itertools import combinations
 
@@ -123,11 +124,17 @@ def test_many_formulas_take_seconds_not_minutes(asked: list[tuple[str, str]]) ->
 
 
 def test_what_cannot_be_read_or_never_ends_equals_only_itself() -> None:
-    began = time.perf_counter()
+    began = time.process_time() + child_seconds()
     assert answer_classes([["9^{9^{9}}", "81", r"\frac{1", r"\frac{1", "1/0", "7" * 400, "0.5"]]) == [
         [0, 1, 2, 2, 4, 5, 6]
     ]
-    assert time.perf_counter() - began < 30
+    assert time.process_time() + child_seconds() - began < 30  # of processors: the clock of a busy machine says nothing
+
+
+def child_seconds() -> float:
+    """Seconds of processors that ended children have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_thousands_of_problems_with_plain_answers_take_no_process_and_no_time(asked: list[tuple[str, str]]) -> None:

@@ -26,7 +26,7 @@ from tasks.grading.grade import MAX_FORMULA, Agreement, Grade, agreement, grade,
         (r"\boxed{x^2 - 1}", "(x-1)(x+1)", 1.0, "x^2 - 1"),
         (r"\boxed{10000}", "10{,}000", 1.0, "10000"),
         (r"\boxed{\text{Evelyn}}", r"\text{Evelyn}", 1.0, r"\text{Evelyn}"),
-        (r"\boxed{\{1,2\}}", r"\{2,1\}", 1.0, r"\{1,2\}"),
+        (r"\boxed{\{1,2\}}", r"\{2,1\}", 1.0, r"\{1, 2\}"),
         (r"\fbox{72}", "72", 1.0, "72"),
         (r"\boxed{7", "7", 0.0, None),  # truncated: an open box is no answer
         (r"\boxed{}", "7", 0.0, None),

@@ -208,12 +208,12 @@ def test_the_extremes_come_with_interval_floor_and_null(build_comparison: Build)
     assert not any("--twin" in warning for warning in found.warnings)
     assert found.sentences[:2] == (
         # Spread .01 * (.958 + .1) and .01 * (.021 + .1); sft~sft-order1 (.975) is the floor itself.
-        "Nearest pair (noise floors aside): sft and rft, cosine 0.958 [0.947, 0.969], below the noise floor (0.975), "
-        "percentile 100 of random subspaces (mean 0.000).",
-        "Farthest pair (noise floors aside): sft and dpo, cosine -0.021 [-0.022, -0.020], below the noise floor "
-        "(0.975), percentile 3.2 of random subspaces (mean 0.000).",
+        "Nearest pair (noise floors aside): sft and rft, cosine 0.958 [0.947, 0.969], across data orders 0.934, below "
+        "the noise floor (0.975), percentile 100 of random subspaces (mean 0.000).",
+        "Farthest pair (noise floors aside): sft and dpo, cosine -0.021 [-0.022, -0.020], across data orders -0.020, "
+        "below the noise floor (0.975), percentile 3.2 of random subspaces (mean 0.000).",
     )
-    assert found.sentences[2].startswith("No method moves the weights as much like sft as sft itself does")
+    assert found.sentences[2].startswith("Trained in two data orders, sft agrees with itself to a cosine of 0.975")
 
 
 def test_one_pair_is_told_once(build_comparison: Build) -> None:
@@ -240,7 +240,9 @@ def test_the_page_shows_the_pairs_the_updates_and_the_adapters(build_comparison:
     rows = {
         line.split(" | ")[0].strip("| "): line for line in text.split("### Against sft")[1].split("###")[0].splitlines()
     }
-    assert "| 0.765 (\\[0.756, 0.774\\], percentile 100, below the noise floor) |" in rows["dft"]
+    assert (
+        "| 0.765 (\\[0.756, 0.774\\], percentile 100, across data orders 0.746, below the noise floor) |" in rows["dft"]
+    )
     assert rows["noise floor: data order"].startswith("| noise floor: data order | 1 pair | 0.975 |")
     assert rows["random subspaces (null)"].startswith("| random subspaces (null) | same shape | 0.000 | 84.7 |")
     base = text.split("### What the updates do to the base's weights")[1]
