@@ -210,7 +210,7 @@ def test_the_extremes_come_with_interval_floor_and_null(build_comparison: Build)
         # Spread .01 * (.958 + .1) and .01 * (.021 + .1); sft~sft-order1 (.975) is the floor itself.
         "Nearest pair (noise floors aside): sft and rft, cosine 0.958 [0.947, 0.969], across data orders 0.934, below "
         "the noise floor (0.975), percentile 100 of random subspaces (mean 0.000).",
-        "Farthest pair (noise floors aside): sft and dpo, cosine -0.021 [-0.022, -0.020], across data orders -0.020, "
+        "Farthest pair (noise floors aside): sft and dpo, cosine -0.021 [-0.022, -0.020], across data orders -0.021, "
         "below the noise floor (0.975), percentile 3.2 of random subspaces (mean 0.000).",
     )
     assert found.sentences[2].startswith("Trained in two data orders, sft agrees with itself to a cosine of 0.975")
