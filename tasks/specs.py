@@ -50,6 +50,13 @@ class ModelSpec(Section):
         description="Text with {question} in it, used instead of the tokenizer's chat template. A base without a chat "
         "template needs one.",
     )
+    template_date: str = Field(
+        "2024-07-26",
+        title="Date in the chat template",
+        description="The day that a chat template which prints today's (Llama 3.2, Granite) is told, so that a study "
+        "trains on the prompts that it is evaluated on. A teacher's template is always told 2024-07-26.",
+        pattern=r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$",
+    )
     pad_token: str | None = Field(
         None, title="Pad token", description="For a tokenizer that has none; usually its end-of-sequence token."
     )

@@ -43,7 +43,9 @@ def model() -> Any:
 
 
 def decode(model: Any, prompts: list[list[int]], **settings: Any) -> list[Generated]:
-    return generate(model, prompts, **{"eos_id": EOS, "pad_id": PAD, "max_new_tokens": 8, "batch_size": 4, **settings})
+    return generate(
+        model, prompts, **{"end_ids": [EOS], "pad_id": PAD, "max_new_tokens": 8, "batch_size": 4, **settings}
+    )
 
 
 def next_logprobs(model: Any, ids: list[int], temperature: float = 1.0) -> torch.Tensor:
