@@ -17,7 +17,7 @@ from flows.ghosts import open_recorded
 from flows.prefect_server import send_rest, wait_until_there
 from flows.rollout_notes import dropped, few_examples, rollout_notes
 from tasks.clock import now
-from tasks.contracts import InputError, RunInfo, StageError, StageResult
+from tasks.contracts import InputError, ModelRef, RunInfo, StageError, StageResult
 from tasks.devices import allow, stop
 from tasks.evaluation.together import UNPARSED_GOLDS
 from tasks.leftovers import drop_leftovers
@@ -216,7 +216,7 @@ class Recorder:
             if not check["ok"]:
                 raise StageError(f"{check['name']}: {check['detail']}; the methods cannot be compared")
 
-    def summary(self, rollouts: StageResult, problems: StageResult) -> dict[str, Any]:
+    def summary(self, rollouts: StageResult, problems: StageResult, base: ModelRef) -> dict[str, Any]:
         """What the report says of the study itself, before it is written."""
         overlap = problems.summary.get("overlap", 0)
         checks = [
@@ -257,6 +257,7 @@ class Recorder:
                 "notes": self._notes(),
                 "benchmarks": judged_by(self.spec, problems),
                 "unparsed_golds": unparsed_golds(self.results),
+                "turn": asdict(base.turn) if base.turn is not None else None,
                 "runs": [asdict(info) for info in self.spec.runs() if info.run not in left_out],
                 "diverged": self.diverged,
             },

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from tasks.reporting.formats import benchmark_name, p_value, percent, points, span
-from tasks.reporting.join import NO_POWER, NONE_SHOWN, Score, StudyTables, Versus, base_of, score, trained_runs, versus
+from tasks.reporting.join import (
+    NO_POWER,
+    NONE_SHOWN,
+    Score,
+    StudyTables,
+    Versus,
+    base_of,
+    score,
+    trained_runs,
+    unended,
+    versus,
+)
 from tasks.reporting.notes import MOST_LISTED, count, named
 from tasks.reporting.pairs import Geometry
 from tasks.reporting.same_method import accuracy_apart, floor_clause, unsigned_points
@@ -17,6 +28,8 @@ def against_base(tables: StudyTables, view: Geometry, benchmark: str) -> str:
     """Which runs change accuracy against the base, and how far runs of one method are apart; empty without a test."""
     base = base_of(tables).run
     start = score(tables, base, benchmark)
+    if unended(tables, benchmark):
+        return f"{benchmark_name(benchmark)} accuracy is not judged: the base's answers do not end."
     compared = [(info.run, versus(tables, info.run, base, benchmark)) for info in trained_runs(tables)]
     measured = [(run, result) for run, result in compared if result is not None]
     if start is None or not measured:

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from tasks.contracts import InputError, RunInfo
-from tasks.reporting.join import SCHEMAS, StudyTables, frames, with_frames
+from tasks.reporting.join import SCHEMAS, StudyTables, frames, judged, with_frames
 from tasks.reporting.seal import check_sealed
 
 
@@ -28,4 +28,4 @@ def read_tables(folder: Path) -> StudyTables:
         study=record,
         **{name: pl.read_parquet(folder / f"{name}.parquet") for name in SCHEMAS},
     )
-    return with_frames(tables, frames(tables))
+    return judged(with_frames(tables, frames(tables)))

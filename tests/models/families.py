@@ -6,6 +6,7 @@ The templates are of our own making: each has the one trait that its name stands
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -144,11 +145,22 @@ def write_tokenizer(family: Family, folder: Path) -> Any:
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
-    for name, texts in (("generation_config.json", family.generation), ("config.json", family.config)):
-        if texts is not None:
-            ids = tokenizer.convert_tokens_to_ids(list(texts))
-            (folder / name).write_text(json.dumps({"eos_token_id": ids if len(ids) > 1 else ids[0]}))
+    _write_generation(family, tokenizer, folder)
+    if family.config is not None:
+        (folder / "config.json").write_text(json.dumps({"eos_token_id": _ids(tokenizer, family.config)}))
     return tokenizer
+
+
+def _write_generation(family: Family, tokenizer: Any, folder: Path) -> None:
+    if family.generation is not None:
+        values = {"eos_token_id": _ids(tokenizer, family.generation)}
+        (folder / "generation_config.json").write_text(json.dumps(values))
+
+
+def _ids(tokenizer: Any, texts: Sequence[str]) -> list[int] | int:
+    """A list, or a bare number where there is one: configurations have both."""
+    ids = tokenizer.convert_tokens_to_ids(list(texts))
+    return ids if len(ids) > 1 else ids[0]
 
 
 def write_parrot(family: Family, says: str, then: str, folder: Path, context: int = 128) -> Path:
@@ -161,14 +173,13 @@ def write_parrot(family: Family, says: str, then: str, folder: Path, context: in
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     tokenizer = write_tokenizer(family, folder)
-    generation = (folder / "generation_config.json").read_text()
     size = -(-len(tokenizer) // 8) * 8
     config = Qwen3Config(
         vocab_size=size, hidden_size=size, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
         head_dim=8, intermediate_size=8, max_position_embeddings=context, tie_word_embeddings=False,
         pad_token_id=0, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
     )  # fmt: skip
-    last = tokenizer(family.prompt[-1], add_special_tokens=False)["input_ids"]
+    last = tokenizer(family.prompt, add_special_tokens=False)["input_ids"][-1:]
     spoken = tokenizer(says, add_special_tokens=False)["input_ids"]
     closing, after = tokenizer.convert_tokens_to_ids([family.closing, then])
     chain = [*last, *spoken, closing, after, after]
@@ -182,5 +193,6 @@ def write_parrot(family: Family, says: str, then: str, folder: Path, context: in
         for token, successor in pairwise(chain):
             model.lm_head.weight[successor, token] = 1.0
     model.save_pretrained(folder)
-    (folder / "generation_config.json").write_text(generation)
+    (folder / "generation_config.json").unlink()
+    _write_generation(family, tokenizer, folder)
     return folder

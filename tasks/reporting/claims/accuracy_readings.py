@@ -11,7 +11,16 @@ from tasks.reporting.claims.pair_readings import NO_MATCHED, dpo_at_rate
 from tasks.reporting.claims.spread import KIND, order_groups
 from tasks.reporting.floors import ORDER
 from tasks.reporting.formats import benchmark_name, number, p_value
-from tasks.reporting.join import StudyTables, base_of, benchmarks, nobody_solves, primary_benchmark, score, versus
+from tasks.reporting.join import (
+    StudyTables,
+    base_of,
+    benchmarks,
+    nobody_solves,
+    primary_benchmark,
+    score,
+    unended,
+    versus,
+)
 
 PAPERS = "gsm8k"
 HARD = ("aime2026", "aime")
@@ -65,6 +74,8 @@ def _differences(evidence: Evidence, pairs: Sequence[tuple[str, str]], benchmark
 def _difference(evidence: Evidence, run: str, other: str, benchmark: str) -> Part:
     if nobody_solves(evidence.tables):
         return Missing("no model solves these problems, so accuracy cannot tell any two apart")
+    if unended(evidence.tables, benchmark):
+        return Missing(f"not judged: the base's answers to {benchmark_name(benchmark)} problems do not end")
     if why := evidence.empty(run, other):
         return Missing(why)
     found = versus(evidence.tables, run, other, benchmark)
