@@ -52,11 +52,11 @@ def check_question(question: str, source: str, tokens: Sequence[str] = ()) -> No
 
 
 def prompt_ids(tokenizer: Any, question: str, template: str | None = None, date: str = DATE) -> list[int]:
-    """The prompt's token ids, with one beginning-of-sequence token where the tokenizer or the template has one.
+    """The prompt's token ids.
 
-    With ``template`` the text is ``template`` with the question in it, and the beginning-of-sequence token is put in
-    front where the tokenizer has one and did not add it. Without, the tokenizer's chat template renders one user turn
-    and opens the assistant's: see `render`. Raises `InputError` where there is neither, for a chat template that fails,
+    With ``template`` the text is ``template`` with the question in it, and one beginning-of-sequence token stands in
+    front where the tokenizer has one, whether it, the template, both or neither put it there. Without, the tokenizer's
+    chat template renders one user turn and opens the assistant's: see `render`. Raises `InputError` where there is neither, for a chat template that fails,
     and for a question that is a rendered prompt or holds one of the tokenizer's special tokens.
     """
     check_template(template)
@@ -68,11 +68,10 @@ def prompt_ids(tokenizer: Any, question: str, template: str | None = None, date:
             ids.pop()
         if bos is not None and ids[:1] != [bos]:
             ids.insert(0, bos)
-    else:
-        ids = list(_rendered(tokenizer, [{"role": "user", "content": question}], date, opened=True, tokenize=True))
-    while bos is not None and ids[:2] == [bos, bos]:  # a template that spells what the tokenizer adds
-        ids.pop(0)
-    return ids
+        while bos is not None and ids[:2] == [bos, bos]:  # the template spells what the tokenizer adds
+            ids.pop(0)
+        return ids
+    return list(_rendered(tokenizer, [{"role": "user", "content": question}], date, opened=True, tokenize=True))
 
 
 def render(tokenizer: Any, messages: Sequence[dict[str, str]], date: str = DATE, *, opened: bool = False) -> str:

@@ -124,7 +124,8 @@ class Turn:
     def split(self) -> str | None:
         """The token that a tokenizer makes of the prompt's end and the answer's beginning, where it joins the two.
 
-        Then no text that the model was pretrained on has the tokens of this prompt: its template ends in a space.
+        Then no text that the model was pretrained on has the tokens of this prompt. A user's template is asked alone:
+        one that ends in a space does that with most tokenizers.
         """
         if self.template is None:
             return None
@@ -165,6 +166,8 @@ def turn_of(tokenizer: Any, folder: Path | str | None, template: str | None = No
 
     A template of the user's is closed by the chat template's token where it spells that, else by the tokenizer's.
     """
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"model.base: the tokenizer of {folder} has no end-of-sequence token, which ends every answer")
     ends = model_ends(folder, tokenizer)
     closing = next((end.id for end in ends if CHAT_TEMPLATE in end.sources), tokenizer.eos_token_id)
     if template is not None and tokenizer.convert_ids_to_tokens(closing) not in template:
