@@ -56,8 +56,9 @@ def prompt_ids(tokenizer: Any, question: str, template: str | None = None, date:
 
     With ``template`` the text is ``template`` with the question in it, and one beginning-of-sequence token stands in
     front where the tokenizer has one, whether it, the template, both or neither put it there. Without, the tokenizer's
-    chat template renders one user turn and opens the assistant's: see `render`. Raises `InputError` where there is neither, for a chat template that fails,
-    and for a question that is a rendered prompt or holds one of the tokenizer's special tokens.
+    chat template renders one user turn and opens the assistant's: see `render`. Raises `InputError` where there is
+    neither, for a chat template that fails, and for a question that is a rendered prompt or holds one of the
+    tokenizer's special tokens.
     """
     check_template(template)
     check_question(question, "question", _special(tokenizer))
