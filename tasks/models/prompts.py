@@ -61,7 +61,7 @@ def prompt_ids(tokenizer: Any, question: str, template: str | None = None, date:
     tokenizer's special tokens.
     """
     check_template(template)
-    check_question(question, "question", _special(tokenizer))
+    check_question(question, "rollouts or evaluation.problems", _special(tokenizer))
     bos = tokenizer.bos_token_id
     if template is not None:
         ids = list(tokenizer(template.replace("{question}", question))["input_ids"])

@@ -191,7 +191,7 @@ def write_parrot(family: Family, says: str, then: str, folder: Path, context: in
         model.model.embed_tokens.weight.copy_(torch.eye(size))
         model.lm_head.weight.zero_()
         for token, successor in pairwise(chain):
-            model.lm_head.weight[successor, token] = 1.0
+            model.lm_head.weight[successor, token] = 4.0  # sampled as surely as taken
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink()
     _write_generation(family, tokenizer, folder)
