@@ -132,7 +132,7 @@ def test_questions_that_were_through_a_template_are_refused(own: Own, tmp_path: 
     file = tmp_path / "problems.jsonl"
     file.write_text(json.dumps({"question": rendered, "answer": "2"}))
     given, source = (
-        (own([{**rows()[0], "prompt": rendered}, *rows()]), "rollouts.file")
+        (own([row | ({"prompt": rendered} if row["problem_id"] == "p1" else {}) for row in rows()]), "rollouts.file")
         if where == "rollouts"
         else (own(rows(), f"evaluation.problems={file}"), "evaluation.problems")
     )
