@@ -123,7 +123,8 @@ def test_a_base_and_rollouts_that_fit_are_accepted(own: Own, base_model: Path, m
     assert (found.ref.uri, found.ref.kind, found.max_length) == (str(base_model), "external-model", 40)
     assert found.prompt_template == "Q: {question}\n"
     assert found.turn is not None
-    assert (found.turn.prompt, found.turn.rule, found.template_date) == ("Q: What is 1 + 1?\n", None, "2024-07-26")
+    assert found.turn.prompt == " ".join("Q: What is 1 + 1?\n")  # this tokenizer decodes character by character
+    assert (found.turn.rule, found.template_date) == (None, "2024-07-26")
 
 
 @pytest.mark.parametrize("where", ["rollouts", "problems"])
