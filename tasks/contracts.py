@@ -190,7 +190,7 @@ ROLLOUTS: dict[str, pl.DataType] = {
     "prompt": pl.String(),  # the question, without any template
     "completion": pl.String(),
     "prompt_ids": pl.List(pl.Int64()),  # after the student's template
-    "completion_ids": pl.List(pl.Int64()),  # ends with the end-of-sequence token unless truncated
+    "completion_ids": pl.List(pl.Int64()),  # ends with the token that ends a turn unless truncated
     "logprobs": pl.List(pl.Float64()),  # behaviour log-probabilities, one a completion token; null where unknown
     "finish_reason": pl.String(),  # "stop" or "length"
     "seed": pl.Int64(),
