@@ -20,6 +20,7 @@ from flows import servers
 from tasks import devices, home
 from tasks.contracts import InputError
 from tasks.engines.vllm_installation import VARIABLE, installation
+from tasks.models.prompts import DATE
 from tasks.secrets import without_password
 from tasks.state import check_mlflow, check_proxies, prefect_address, revisions
 
@@ -48,13 +49,20 @@ class Finding:
 def add_doctor(commands: Any) -> None:
     """Add the subcommand to ``argparse``'s subparsers."""
     doctor = commands.add_parser("doctor", help="say what this machine has, and what is in the way of a study")
+    doctor.add_argument("--base", metavar="DIR", help="show how this base model is asked, and what ends its answers")
+    doctor.add_argument("--prompt-template", metavar="TEXT", help="with --base: as model.prompt_template")
+    doctor.add_argument("--template-date", metavar="DAY", default=DATE, help="with --base: as model.template_date")
     doctor.set_defaults(run=_doctor)
 
 
-def _doctor(_: argparse.Namespace) -> int:
+def _doctor(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False)
+    if arguments.base is not None:
+        for line in turn_lines(arguments.base, arguments.prompt_template, arguments.template_date):
+            console.print(line, markup=False)
+        return 0
     marks = {"ok": "[green]ok     [/]", "without": "[yellow]without[/]", "problem": "[red]problem[/]"}
     problems = 0
     for finding in findings():
@@ -65,6 +73,37 @@ def _doctor(_: argparse.Namespace) -> int:
             console.print(f"{'':23}-> {finding.way_out}", markup=False)
     console.print("\nnothing is in the way" if not problems else f"\n{problems} in the way")
     return 1 if problems else 0
+
+
+def turn_lines(base: str, template: str | None, date: str) -> Iterator[str]:
+    """How the model in ``base`` is asked, what ends its answers and who says so, and a training row, line by line.
+
+    Raises `InputError` for a base that no study could ask.
+    """
+    from transformers import AutoTokenizer
+
+    from tasks.models.external import locate
+    from tasks.models.prompts import check_template
+    from tasks.models.turn import turn_of
+
+    check_template(template and template.replace("\\n", "\n"))
+    folder = locate(base)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except Exception as error:
+        raise InputError(
+            f"--base: no tokenizer is to be had from {folder}: {' '.join(str(error).split())[:200]}"
+        ) from None
+    turn = turn_of(tokenizer, folder, template and template.replace("\\n", "\n"), date).record
+    yield f"{folder}"
+    yield f"{'prompt':18} {turn.prompt!r}"
+    yield f"{'begins the answer':18} {turn.opens!r}" if turn.opens else f"{'begins the answer':18} with nothing"
+    for one, text, said in turn.ends:
+        yield f"{'ends an answer':18} {text!r} ({one}): {said}{'; training teaches it' if one == turn.closing else ''}"
+    yield f"{'training row':18} {turn.prompt!r} -> {turn.answer!r} (what is right of the arrow is taught)"
+    yield f"{'date':18} {turn.date or 'the chat template prints none'}"
+    if turn.split is not None:
+        yield f"{'problem':18} the template ends within the token {turn.split!r}: end it in a line break, not a space"
 
 
 def findings() -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from flows.prefect_server import send_rest, wait_until_there
 from flows.rollout_notes import dropped, few_examples, read_as, rollout_notes, unjudged
 from flows.world_notes import world_notes
 from tasks.clock import now
-from tasks.contracts import InputError, RunInfo, StageError, StageResult
+from tasks.contracts import InputError, ModelRef, RunInfo, StageError, StageResult
 from tasks.devices import allow, stop
 from tasks.evaluation.together import UNPARSED_GOLDS
 from tasks.events import Event, emit
@@ -236,7 +236,11 @@ class Recorder:
                 raise StageError(f"{check['name']}: {check['detail']}; the methods cannot be compared")
 
     def summary(
-        self, rollouts: StageResult, problems: StageResult, trained: Mapping[RunInfo, StageResult]
+        self,
+        rollouts: StageResult,
+        problems: StageResult,
+        base: ModelRef,
+        trained: Mapping[RunInfo, StageResult],
     ) -> dict[str, Any]:
         """What the report says of the study itself, before it is written."""
         overlap = problems.summary.get("overlap", 0)
@@ -279,6 +283,7 @@ class Recorder:
                 "training": read_often(self.spec, trained),
                 "benchmarks": judged_by(self.spec, problems),
                 "unparsed_golds": unparsed_golds(self.results),
+                "turn": asdict(base.turn) if base.turn is not None else None,
                 "runs": [asdict(info) for info in self.spec.runs() if info.run not in left_out],
                 "diverged": self.diverged,
             },

@@ -120,7 +120,8 @@ def study_flow(
         scored = record.stage(accuracy_task.submit(evaluated))
         measured = {name: record.stages(futures) for name, futures in measuring.items()}
         page = report_task(
-            str(record.out), record.study_run, record.summary(rollouts, world.problems, trained), scored, graded,
+            str(record.out), record.study_run, record.summary(rollouts, world.problems, world.base, trained), scored,
+            graded,
             world.problems, trained, measured["pairs"], [*measured["spectra"], *measured["base"]],
             [*measured["ends"], *measured["paths"], *measured["functions"]],
         )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import polars as pl
 
@@ -62,6 +63,28 @@ class ArtifactRef:
 
 
 @dataclass(frozen=True)
+class TurnRecord:
+    """How a base is asked and what ends its answers, as `tasks.models.turn` found it: for keys and readers."""
+
+    prompt: str
+    """A question as it is asked, decoded."""
+    opens: str
+    """What the prompt has begun of the answer."""
+    answer: str
+    """What training teaches for that prompt, decoded, the end token included."""
+    ends: tuple[tuple[int, str, str], ...]
+    """(id, text, who says so) of every token that ends an answer."""
+    closing: int
+    """Id of the one that training teaches."""
+    date: str | None
+    """The day that the chat template prints; None where it prints none."""
+    split: str | None
+    """What the tokenizer makes of the prompt's end and the answer's beginning; None: it keeps them apart."""
+    rule: dict[str, Any] | None
+    """What is not as in a model that is ended by its tokenizer's end-of-sequence token alone; None: nothing."""
+
+
+@dataclass(frozen=True)
 class ModelRef:
     """A base model: an artifact (or a folder outside the store), and how a question becomes its prompt."""
 
@@ -71,16 +94,25 @@ class ModelRef:
     prompt_template: str | None = None
     pad_token: str | None = None
     max_length: int | None = None
+    template_date: str = "2024-07-26"
+    """The day that a chat template which prints today's is told."""
+    turn: TurnRecord | None = None
+    """None: the embedded world's, ended by its tokenizer's end-of-sequence token alone."""
 
     @property
-    def identity(self) -> dict[str, str | int | None]:
-        """What of it decides a stage's output; part of cache keys."""
+    def identity(self) -> dict[str, Any]:
+        """What of it decides a stage's output; part of cache keys.
+
+        The turn is part of it only where it is not the plain one: keys of models that nothing else ends stay.
+        """
+        rule = {"turn": self.turn.rule} if self.turn is not None and self.turn.rule else {}
         return {
             "sha256": self.ref.sha256,
             "folder": self.folder,
             "prompt_template": self.prompt_template,
             "pad_token": self.pad_token,
             "max_length": self.max_length,
+            **rule,
         }
 
 
@@ -169,7 +201,7 @@ ROLLOUTS: dict[str, pl.DataType] = {
     "prompt": pl.String(),  # the question, without any template
     "completion": pl.String(),
     "prompt_ids": pl.List(pl.Int64()),  # after the student's template
-    "completion_ids": pl.List(pl.Int64()),  # ends with the end-of-sequence token unless truncated
+    "completion_ids": pl.List(pl.Int64()),  # ends with the token that ends a turn unless truncated
     "logprobs": pl.List(pl.Float64()),  # behaviour log-probabilities, one a completion token; null where unknown
     "finish_reason": pl.String(),  # "stop" or "length"
     "seed": pl.Int64(),

@@ -21,7 +21,7 @@ from tasks.grading.grade import unparsed_golds
 from tasks.methods import Method
 from tasks.methods.common import chosen
 from tasks.models.external import check_base, locate, reference
-from tasks.models.prompts import check_template
+from tasks.models.prompts import check_question, check_template
 from tasks.planning.plan import check_machine
 from tasks.problems.benchmarks import check_names, open_benchmark
 from tasks.problems.files import read_problems
@@ -125,6 +125,7 @@ def _own(spec: StudySpec) -> ModelRef:
             "prompt_template": spec.model.prompt_template,
             "pad_token": spec.model.pad_token,
             "max_length": spec.model.max_length,
+            "template_date": spec.model.template_date,
             "targets": spec.lora.targets,
         },
         log=home.subfolder("logs") / "preflight.log",
@@ -141,6 +142,8 @@ def _own(spec: StudySpec) -> ModelRef:
         prompt_template=spec.model.prompt_template,
         pad_token=spec.model.pad_token,
         max_length=spec.model.max_length,
+        template_date=spec.model.template_date,
+        turn=found["turn"],
     )
 
 
@@ -149,6 +152,7 @@ def _check_file(spec: StudySpec) -> None:
     assert spec.rollouts.file is not None
     control = marks_of(spec.model.prompt_template)
     rows = read_rollouts(expanded(spec.rollouts.file), spec.rollouts.columns, control)
+    _check_questions(rows["prompt"], "rollouts.file")
     _check_evaluation(spec, rows)
     known = rows.filter(pl.col("reward").is_null() & pl.col("answer").is_not_null())
     golds = known.unique("problem_id", maintain_order=True)
@@ -175,6 +179,7 @@ def _check_sampling(spec: StudySpec, base: Path) -> None:
     """The teacher and what it is asked. An endpoint gets one small request, unless its answers are cached already."""
     rollouts = spec.rollouts
     _, chosen = chosen_prompts(rollouts)
+    _check_questions(chosen["question"], "rollouts.problems")
     holdout = 0.0 if spec.evaluation.problems else rollouts.holdout
     heldout_split(chosen["problem_id"], holdout)
     teacher = teacher_folder(rollouts)
@@ -265,7 +270,13 @@ def _check_evaluation(spec: StudySpec, rows: pl.DataFrame | None = None) -> None
         _check_readable(open_benchmark(name, fields).problems.frame, f"evaluation.benchmarks: {name}")
 
 
+def _check_questions(questions: pl.Series, source: str) -> None:
+    for question in questions.unique(maintain_order=True):
+        check_question(question, source)
+
+
 def _check_readable(problems: pl.DataFrame, source: str) -> None:
+    _check_questions(problems["question"], source)
     check_golds(problems["answer"].to_list(), problems["problem_id"].to_list(), source)
 
 

@@ -7,6 +7,7 @@ value is refused before any work starts. A study's whole settings are composed o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -50,6 +51,12 @@ class ModelSpec(Section):
         description="Text with {question} in it, used instead of the tokenizer's chat template. A base without a chat "
         "template needs one.",
     )
+    template_date: str = Field(
+        "2024-07-26",
+        title="Date in the chat template",
+        description="The day that a chat template which prints today's (Llama 3.2, Granite) is told, so that a study "
+        "trains on the prompts that it is evaluated on. A teacher's template is always told 2024-07-26.",
+    )
     pad_token: str | None = Field(
         None, title="Pad token", description="For a tokenizer that has none; usually its end-of-sequence token."
     )
@@ -64,6 +71,15 @@ class ModelSpec(Section):
         title="A large base without a GPU",
         description="Run a base of more than a billion parameters on a CPU, which takes days to years.",
     )
+
+    @field_validator("template_date")
+    @classmethod
+    def _a_day(cls, day: str) -> str:
+        try:
+            datetime.strptime(day, "%Y-%m-%d")
+        except ValueError:
+            raise ValueError(f"expected a day such as 2024-07-26, got {day!r}") from None
+        return day
 
 
 class TinySpec(Section):

@@ -122,6 +122,24 @@ def test_a_base_and_rollouts_that_fit_are_accepted(own: Own, base_model: Path, m
     assert found is not None
     assert (found.ref.uri, found.ref.kind, found.max_length) == (str(base_model), "external-model", 40)
     assert found.prompt_template == "Q: {question}\n"
+    assert found.turn is not None
+    assert found.turn.prompt == " ".join("Q: What is 1 + 1?\n")  # this tokenizer decodes character by character
+    assert (found.turn.rule, found.template_date) == (None, "2024-07-26")
+
+
+@pytest.mark.parametrize("where", ["rollouts", "problems"])
+def test_questions_that_were_through_a_template_are_refused(own: Own, tmp_path: Path, where: str) -> None:
+    rendered = "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
+    file = tmp_path / "problems.jsonl"
+    file.write_text(json.dumps({"question": rendered, "answer": "2"}))
+    given, source = (
+        (own([row | ({"prompt": rendered} if row["problem_id"] == "p1" else {}) for row in rows()]), "rollouts.file")
+        if where == "rollouts"
+        else (own(rows(), f"evaluation.problems={file}"), "evaluation.problems")
+    )
+    assert refusal(given).startswith(
+        f"{source}: a question holds '<|im_start|>', a mark of chat templates, and would be "
+    )
 
 
 def test_what_the_worker_refuses_comes_back_as_one_line(

@@ -74,6 +74,7 @@ FREE_TEXT |= {"rollouts.endpoint", "rollouts.extra", "rollouts.key_env"}
 FREE_TEXT |= {"evaluation.problems", "evaluation.benchmarks", "evaluation.fields"}
 CHECKED_ELSEWHERE = {
     "lora.targets": "against the base's modules",
+    "model.template_date": "a day",
     "tiny.step_mix": "must sum to 1",
     "tiny.hard_steps": "1 to 6",
     "geometry.ks": "at least 1",
@@ -165,6 +166,8 @@ def test_settings_are_frozen(section: tuple[str, ...]) -> None:
         ("lora.targets=", "lora.targets: Tuple should have at least 1 item"),
         ("tiny.step_mix=.5,.5", "tiny.step_mix: Value 3 is missing, got ['.5', '.5']"),
         ("tiny.hard_steps=1,2,3", "tiny.hard_steps: Tuple should have at most 2 items"),
+        ("model.template_date=today", "model.template_date: expected a day such as 2024-07-26, got 'today'"),
+        ("model.template_date=2024-02-30", "model.template_date: expected a day such as 2024-07-26, got '2024-02-30'"),
         ("model.base=x", "rollouts.file: a base of one's own needs rollouts: --rollouts FILE"),
         ("rollouts.engine=vlm", "rollouts.engine: Input should be 'transformers', 'vllm' or 'openai', got 'vlm'"),
         ("rollouts.truncated=cut", "rollouts.truncated: Input should be 'keep' or 'drop', got 'cut'"),

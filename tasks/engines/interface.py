@@ -50,6 +50,9 @@ class Sampling:
     """None decodes greedily."""
     logprobs: bool = False
     """Whether behaviour log-probabilities are wanted (nats, at the sampling temperature; at 1 for greedy decoding)."""
+    end_ids: tuple[int, ...] = ()
+    """The tokens that end an answer (`tasks.models.turn`); none given: the model's own. An endpoint whose tokens nobody
+    here knows goes by its own."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Completion:
     text: str
     """Without special tokens."""
     ids: tuple[int, ...] | None
-    """Its tokens, the end-of-sequence token last where ``finish_reason`` is ``"stop"``; None where an endpoint keeps
+    """Its tokens, an end token last where ``finish_reason`` is ``"stop"``; None where an endpoint keeps
     them to itself."""
     logprobs: tuple[float, ...] | None
     """One a token of ``ids``, at the sampling temperature; None where not asked for or not told."""

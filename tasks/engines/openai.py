@@ -1,8 +1,9 @@
 """Any OpenAI-compatible endpoint: a hosted teacher, or `vllm serve` on a machine of one's own.
 
 By default each request is a chat of one user message, rendered by the server. Where the model's tokenizer is known here
-(``tokens``), prompts go to ``/completions`` as token ids and the completion's ids are asked for, as vLLM's server takes
-and tells them. Top-p is set to 1; a server's other defaults (a top-k, say) are its own: see ``extra``.
+(``tokens``), prompts go to ``/completions`` as token ids, the tokens that end an answer with them, and the completion's
+ids are asked for, as vLLM's server takes and tells them. Top-p is set to 1; a server's other defaults (a top-k, say)
+are its own: see ``extra``.
 """
 
 from __future__ import annotations
@@ -116,6 +117,7 @@ class OpenAIEngine:
         wanted = sampling.logprobs and sampling.temperature in (None, 1.0)
         if self._tokens:
             body |= {"prompt": list(request.prompt_ids or ()), "return_token_ids": True}
+            body |= {"stop_token_ids": list(sampling.end_ids)} if sampling.end_ids else {}
             body |= {"logprobs": 0} if wanted else {}
             path = "completions"
         else:

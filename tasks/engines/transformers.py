@@ -52,6 +52,7 @@ class TransformersEngine:
         """See `tasks.engines.interface.Engine`."""
         from tasks.models.generate import generate
         from tasks.models.load import BARE
+        from tasks.models.turn import answer_text, model_ends
 
         for request in requests:
             if request.prompt_ids is None:
@@ -60,16 +61,16 @@ class TransformersEngine:
                 known = ", ".join(self._adapters) or "none"
                 raise InputError(f"request {request.id}: no adapter {request.adapter!r} is loaded; there: {known}")
         tokenizer = self._tokenizer
-        eos = tokenizer.eos_token_id
+        ends = sampling.end_ids or tuple(end.id for end in model_ends(self._folder, tokenizer))
         # Padding is masked, so any token serves a model that is only asked.
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
         ordered = sorted(requests, key=lambda request: (len(request.prompt_ids or ()), request.id))
         for start in range(0, len(ordered), self._batch_size):
             batch = ordered[start : start + self._batch_size]
             answers = generate(
                 self._model,
                 [request.prompt_ids or () for request in batch],
-                eos_id=eos,
+                end_ids=ends,
                 pad_id=pad,
                 max_new_tokens=sampling.max_new_tokens,
                 batch_size=self._batch_size,
@@ -79,6 +80,6 @@ class TransformersEngine:
                 greedy_logprobs=sampling.logprobs,
             )
             for request, answer in zip(batch, answers, strict=True):
-                text = tokenizer.decode(answer.ids, skip_special_tokens=True)
+                text = answer_text(tokenizer, answer.ids, ends)
                 logprobs = answer.logprobs if sampling.logprobs else None
                 deliver(request, Completion(text, answer.ids, logprobs, answer.finish_reason))

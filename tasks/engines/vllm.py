@@ -106,12 +106,15 @@ class VllmEngine:
         process = self._process
         if process is None:
             raise StageError("vLLM is not running: it was ended, or never entered")
+        from tasks.models.turn import model_ends
+
         self._check(requests, sampling)
+        ends = sampling.end_ids or tuple(end.id for end in model_ends(self._folder, self._tokenizer))
         run = {
             "max_new_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature or 0.0,
             "logprobs": sampling.logprobs,
-            "eos_id": self._tokenizer.eos_token_id,
+            "end_ids": ends,
         }
         asked = [
             {"prompt_ids": request.prompt_ids, "seed": request.seed, "adapter": request.adapter} for request in requests
@@ -120,15 +123,17 @@ class VllmEngine:
             process.send([*asked, {"run": run}])
             while "done" not in (message := process.receive()):
                 if "ids" in message:
-                    deliver(requests[message["place"]], self._completion(message))
+                    deliver(requests[message["place"]], self._completion(message, ends))
         except BaseException:
             self.__exit__()  # what is still under way would be taken for the answers of the next call
             raise
 
-    def _completion(self, message: Mapping[str, Any]) -> Completion:
+    def _completion(self, message: Mapping[str, Any], ends: Sequence[int]) -> Completion:
+        from tasks.models.turn import answer_text
+
         logprobs = message["logprobs"]
         return Completion(
-            text=self._tokenizer.decode(message["ids"], skip_special_tokens=True),
+            text=answer_text(self._tokenizer, message["ids"], ends),
             ids=tuple(message["ids"]),
             logprobs=None if logprobs is None else tuple(logprobs),
             finish_reason=message["finish_reason"],

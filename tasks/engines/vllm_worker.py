@@ -146,8 +146,8 @@ def _run(
                 seed=request["seed"],
                 max_tokens=sampling["max_new_tokens"],
                 logprobs=0 if sampling["logprobs"] else None,  # 0: of the chosen token alone
-                ignore_eos=True,  # one rule for every engine: the tokenizer's end-of-sequence token, no other
-                stop_token_ids=[sampling["eos_id"]],
+                ignore_eos=True,  # one rule for every engine: the end tokens that it is told, no other
+                stop_token_ids=sampling["end_ids"],
                 detokenize=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )

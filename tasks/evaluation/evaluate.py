@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -13,7 +13,11 @@ from tasks.engines.interface import seed_of
 from tasks.engines.journal import read_lines
 from tasks.evaluation.answers import Asked, Wanted, adapters_of, graded, keep, prompt_of, scored
 from tasks.evaluation.questions import Question, read_questions
+from tasks.models.prompts import DATE
 from tasks.specs import EvaluationSpec
+
+if TYPE_CHECKING:
+    from tasks.models.turn import Turn
 
 
 def evaluate_models(
@@ -27,6 +31,7 @@ def evaluate_models(
     prompt_template: str | None,
     pad_token: str | None,
     max_length: int | None,
+    template_date: str = DATE,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Answers of ``base`` with every adapter, side by side in one batch, to the problems that are not training's.
@@ -43,11 +48,12 @@ def evaluate_models(
     already is not done again. `collect` makes the frame of them. The base is held once; memory is its weights, the
     adapters, and the cache of ``spec.batch_size`` rows.
     """
-    from tasks.models.load import load_adapters, load_tokenizer
+    from tasks.models.load import load_adapters
+    from tasks.models.turn import open_turn
 
-    tokenizer = load_tokenizer(base, pad_token)
+    turn = open_turn(base, prompt_template, pad_token, template_date)
     styles = [one.instructed for one in asked]
-    todo, too_long = read_questions(base, styles, problems, spec, tokenizer, prompt_template, max_length)
+    todo, too_long = read_questions(base, styles, problems, spec, turn, max_length)
     todo = todo[share[0] :: share[1]]
     done = [{(row["benchmark"], row["problem_id"], row["sample"]) for row in rows_of(folder)} for folder in partials]
     every = len(asked) * (1 + spec.samples)
@@ -65,12 +71,12 @@ def evaluate_models(
     if spec.engine == "vllm":
         from tasks.evaluation.through_vllm import answer_all
 
-        answer_all(base, tokenizer, asked, wanted(todo), spec, max_length, partials, file, progress)
+        answer_all(base, turn, asked, wanted(todo), spec, max_length, partials, file, progress)
     else:
         model = load_adapters(base, {one.info.run: one.adapter for one in asked if one.adapter is not None})
         size = max(1, spec.batch_size // every)
         for start in range(0, len(todo), size):
-            keep(_answer(model, tokenizer, asked, wanted(todo[start : start + size]), spec), partials, file)
+            keep(_answer(model, turn, asked, wanted(todo[start : start + size]), spec), partials, file)
             progress(min(start + size, len(todo)) * every, len(todo) * every, "answers")
     return {"too_long": too_long, "unparsed_golds": _unparsed(todo, len(asked))}
 
@@ -89,28 +95,28 @@ def _unparsed(todo: Sequence[Question], models: int) -> list[dict[str, int]]:
 
 
 def _answer(
-    model: Any, tokenizer: Any, asked: Sequence[Asked], wanted: Sequence[Wanted], spec: EvaluationSpec
+    model: Any, turn: Turn, asked: Sequence[Asked], wanted: Sequence[Wanted], spec: EvaluationSpec
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(model asked, ITEMS row) for each of ``wanted``, by transformers."""
     from tasks.models.generate import Generated, generate
 
     greedy = [one for one in wanted if one[2] == 0]
     drawn = [one for one in wanted if one[2] > 0]
-    losses = scored(model, asked, greedy, pad_id=tokenizer.pad_token_id, batch_size=spec.batch_size)
+    losses = scored(model, asked, greedy, pad_id=turn.tokenizer.pad_token_id, batch_size=spec.batch_size)
     answers: list[Generated] = []
     for rows, temperature in ((greedy, None), (drawn, spec.temperature)):
         answers += generate(
             model,
             [prompt_of(one) for one in rows],
-            eos_id=tokenizer.eos_token_id,
-            pad_id=tokenizer.pad_token_id,
+            end_ids=turn.end_ids,
+            pad_id=turn.tokenizer.pad_token_id,
             max_new_tokens=spec.max_new_tokens,
             batch_size=spec.batch_size,
             temperature=temperature,
             seeds=[seed_of(spec.seed, question.benchmark, question.problem_id, sample) for question, _, sample in rows],
             adapters=adapters_of(asked, rows),
         )
-    texts = [tokenizer.decode(answer.ids, skip_special_tokens=True) for answer in answers]
+    texts = [turn.text(answer.ids) for answer in answers]
     reasons = [answer.finish_reason for answer in answers]
     yield from graded(asked, [*greedy, *drawn], texts, reasons, [*losses, *[None] * len(drawn)])
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from tasks.contracts import PROBLEMS, InputError, checked
 from tasks.specs import EvaluationSpec
+
+if TYPE_CHECKING:
+    from tasks.models.turn import Turn
 
 NOT_EVALUATED = ("dev", "rollouts")
 """Splits of a study's problems that have another use."""
@@ -43,8 +46,7 @@ def read_questions(
     instructed: Sequence[bool],
     problems: Path,
     spec: EvaluationSpec,
-    tokenizer: Any,
-    template: str | None,
+    turn: Turn,
     max_length: int | None,
 ) -> tuple[list[Question], list[int]]:
     """The problems that fit, shortest prompt first, and for each model asked the number of those that do not.
@@ -54,7 +56,6 @@ def read_questions(
     out. Raises `InputError` where nothing fits one of the models.
     """
     from tasks.models.load import context_length
-    from tasks.models.prompts import boxed_ids, completion_ids, prompt_ids
     from tasks.problems.synthetic import instruct
 
     limit = context_length(base, max_length)
@@ -64,11 +65,11 @@ def read_questions(
         "split", "problem_id", "question", "answer", "solution"
     ).iter_rows():
         known = solution is not None
-        reference = tuple(completion_ids(tokenizer, solution) if known else boxed_ids(tokenizer, gold))
+        reference = tuple(turn.answer(solution) if known else turn.boxed(gold))
         room = limit - max(spec.max_new_tokens, len(reference))
         styles: dict[bool, tuple[int, ...] | None] = {}
         for style in set(instructed):
-            ids = tuple(prompt_ids(tokenizer, instruct(asked) if style else asked, template))
+            ids = tuple(turn.prompt(instruct(asked) if style else asked))
             styles[style] = ids if 0 < len(ids) <= room else None  # nothing to begin with: no answer either
         if any(ids is not None for ids in styles.values()):
             prompts = tuple(styles[style] for style in instructed)

@@ -69,6 +69,7 @@ def evaluate_task(
             "prompt_template": base.prompt_template,
             "pad_token": base.pad_token,
             "max_length": base.max_length,
+            "template_date": base.template_date,
         }
 
         def share(i: int) -> Any:

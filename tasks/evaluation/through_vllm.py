@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.contracts import Progress
 from tasks.engines.interface import Completion, Request, Sampling, seed_of
 from tasks.engines.journal import read_lines
 from tasks.evaluation.answers import Asked, Wanted, graded, keep, prompt_of, scored
 from tasks.specs import EvaluationSpec
+
+if TYPE_CHECKING:
+    from tasks.models.turn import Turn
 
 GRADED = 64
 """Answers that are graded and written at once: what a kill can cost."""
@@ -20,7 +23,7 @@ KEPT = 1024
 
 def answer_all(
     base: Path,
-    tokenizer: Any,
+    turn: Turn,
     asked: Sequence[Asked],
     wanted: Sequence[Wanted],
     spec: EvaluationSpec,
@@ -38,7 +41,7 @@ def answer_all(
         return
     greedy = [one for one in wanted if one[2] == 0]
     drawn = [one for one in wanted if one[2] > 0]
-    losses = _losses(base, asked, greedy, tokenizer.pad_token_id, spec.batch_size, partials, f"{file}.losses")
+    losses = _losses(base, asked, greedy, turn.tokenizer.pad_token_id, spec.batch_size, partials, f"{file}.losses")
     texts = _Texts(asked, losses, lambda rows: keep(rows, partials, file))
     longest = max(len(prompt_of(one)) for one in wanted) + spec.max_new_tokens
     try:
@@ -52,7 +55,7 @@ def answer_all(
 
                 engine.complete(
                     [_request(number, one, asked, spec) for number, one in numbers.items()],
-                    Sampling(spec.max_new_tokens, temperature),
+                    Sampling(spec.max_new_tokens, temperature, end_ids=turn.end_ids),
                     deliver,
                 )
     finally:

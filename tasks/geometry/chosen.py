@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from tasks.contracts import PROBLEMS, InputError, checked
+
+if TYPE_CHECKING:
+    from tasks.models.turn import Turn
 
 HELDOUT = "heldout"
 NOT_EVALUATED = ("dev", "rollouts")
@@ -41,12 +44,11 @@ class Chosen:
 
 
 def choose(
-    tokenizer: Any,
+    turn: Turn,
     base: Path,
     problems: Path,
     n: int,
     max_new_tokens: int,
-    template: str | None,
     max_length: int | None,
     seed: int = 0,
 ) -> Chosen:
@@ -59,7 +61,6 @@ def choose(
     where none fits.
     """
     from tasks.models.load import context_length
-    from tasks.models.prompts import boxed_ids, completion_ids, prompt_ids
 
     if n < 1:
         raise InputError(f"n: {n} problems asked for; need at least 1")
@@ -74,9 +75,9 @@ def choose(
         if len(fitting) == n:
             break
         row = frame.row(place, named=True)
-        prompt = prompt_ids(tokenizer, row["question"], template)
-        boxed = boxed_ids(tokenizer, row["answer"], closed=False)
-        solution = None if row["solution"] is None else completion_ids(tokenizer, row["solution"])
+        prompt = turn.prompt(row["question"])
+        boxed = turn.boxed(row["answer"], closed=False)
+        solution = None if row["solution"] is None else turn.answer(row["solution"])
         # A box is closed where it stands for the solution: one token more.
         if not prompt or len(prompt) + max(max_new_tokens, len(boxed) + 1, len(solution or ())) > limit:
             too_long += 1

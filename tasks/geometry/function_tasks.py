@@ -31,6 +31,7 @@ def _base_arguments(base: ModelRef, problems: StageResult) -> dict[str, Any]:
         "prompt_template": base.prompt_template,
         "pad_token": base.pad_token,
         "max_length": base.max_length,
+        "template_date": base.template_date,
     }
 
 

@@ -21,6 +21,7 @@ from tasks.geometry.lens import Lens, lens_frame
 from tasks.geometry.readout import Readout, find_readout
 from tasks.geometry.switched import Switched, check_switchable
 from tasks.geometry.texts import Batch, Pooling, Text, as_texts, batches, pooled, rows_of
+from tasks.models.prompts import DATE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +46,7 @@ def measure_functions(
     batch_size: int,
     out: Path,
     seed: int = 0,
+    template_date: str = DATE,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Compare what ``adapters`` (run -> PEFT directory, None for the base itself) compute on held-out problems.
@@ -75,7 +77,8 @@ def measure_functions(
     fewer than 2 runs, another pooling, an adapter that does not fit, no problem that fits, hidden states that are not
     finite, and CKA beyond `CKA_BYTES`.
     """
-    from tasks.models.load import load_model, load_tokenizer
+    from tasks.models.load import load_model
+    from tasks.models.turn import open_turn
 
     if len(adapters) < 2:
         raise InputError(f"adapters: {len(adapters)} given; need at least 2 to compare, of which one may be the base")
@@ -83,14 +86,14 @@ def measure_functions(
         raise InputError(f"pooling: {pooling!r} is none of {', '.join(get_args(Pooling))}")
     for folder in filter(None, adapters.values()):
         check_switchable(folder)
-    tokenizer = load_tokenizer(base, pad_token)
-    chosen = choose(tokenizer, base, problems, n, max_new_tokens, prompt_template, max_length, seed)
-    texts = as_texts(tokenizer, chosen)
+    turn = open_turn(base, prompt_template, pad_token, template_date)
+    chosen = choose(turn, base, problems, n, max_new_tokens, max_length, seed)
+    texts = as_texts(turn, chosen)
     model = load_model(base, "float32")
     readout, note = _readout(model, texts[0])
     measured = _Pass(Switched(model, adapters), list(adapters), texts, pooling, readout)
     done = 0
-    for batch in batches(texts, batch_size, tokenizer.pad_token_id, model.device):
+    for batch in batches(texts, batch_size, turn.tokenizer.pad_token_id, model.device):
         measured.add(batch)
         done += len(batch.rows)
         progress(done, len(texts), "functions")

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from tasks.contracts import InputError, checked
 from tasks.geometry.chosen import Chosen, choose
 from tasks.geometry.connectivity import ENDS
+from tasks.models.prompts import DATE
+
+if TYPE_CHECKING:
+    from tasks.models.turn import Turn
 
 READINGS = ("boxed", "solution", "accuracy")
 r"""Cross-entropy of ``\boxed{gold}`` right after the prompt (arXiv 2606.23740), of the reference solution, accuracy."""
@@ -29,7 +33,7 @@ class Meter:
     """A base model in float32 and its problems, tokenised once."""
 
     model: Any
-    tokenizer: Any
+    turn: Turn
     chosen: Chosen
     batch_size: int
     max_new_tokens: int
@@ -37,7 +41,7 @@ class Meter:
     @property
     def summary(self) -> dict[str, Any]:
         """What a reader must know of the problems."""
-        unknown, problems = self.tokenizer.unk_token_id, self.chosen.problems
+        unknown, problems = self.turn.tokenizer.unk_token_id, self.chosen.problems
         return {
             "problems": len(problems),
             "split": self.chosen.split,
@@ -73,7 +77,7 @@ class Meter:
             self.model,
             [prompt for _, prompt, _ in have],
             [target for _, _, target in have],
-            pad_id=self.tokenizer.pad_token_id,
+            pad_id=self.turn.tokenizer.pad_token_id,
             batch_size=min(self.batch_size, SCORED_AT_ONCE.get(self.model.device.type, self.batch_size)),
         )
         return [(name, reading, nats, len(t)) for (name, _, t), nats in zip(have, values, strict=True)]
@@ -85,12 +89,12 @@ class Meter:
         answers = generate(
             self.model,
             [problem.prompt for problem in self.chosen.problems],
-            eos_id=self.tokenizer.eos_token_id,
-            pad_id=self.tokenizer.pad_token_id,
+            end_ids=self.turn.end_ids,
+            pad_id=self.turn.tokenizer.pad_token_id,
             max_new_tokens=self.max_new_tokens,
             batch_size=self.batch_size,
         )
-        texts = [self.tokenizer.decode(answer.ids, skip_special_tokens=True) for answer in answers]
+        texts = [self.turn.text(answer.ids) for answer in answers]
         grades = grade_many(texts, [problem.gold for problem in self.chosen.problems])
         return [
             (problem.problem_id, "accuracy", grade.reward, None)
@@ -109,16 +113,18 @@ def open_meter(
     prompt_template: str | None,
     pad_token: str | None,
     max_length: int | None,
+    template_date: str = DATE,
 ) -> Meter:
     """Load the base and `choose` the problems: the same whatever the readings, so every pair has the same.
 
     Each process does this once, for all points of its path: 0.2 s at the default study's size, a twentieth of a path.
     Raises `InputError` for unknown readings, and as `choose` does.
     """
-    from tasks.models.load import load_model, load_tokenizer
+    from tasks.models.load import load_model
+    from tasks.models.turn import open_turn
 
     if unknown := [one for one in readings if one not in READINGS]:
         raise InputError(f"readings: no reading {unknown[0]!r}; there are {', '.join(READINGS)}")
-    tokenizer = load_tokenizer(base, pad_token)
-    chosen = choose(tokenizer, base, problems, n, max_new_tokens, prompt_template, max_length, seed)
-    return Meter(load_model(base, "float32"), tokenizer, chosen, batch_size, max_new_tokens)
+    turn = open_turn(base, prompt_template, pad_token, template_date)
+    chosen = choose(turn, base, problems, n, max_new_tokens, max_length, seed)
+    return Meter(load_model(base, "float32"), turn, chosen, batch_size, max_new_tokens)

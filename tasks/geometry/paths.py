@@ -25,6 +25,7 @@ from tasks.geometry.connectivity import (
 )
 from tasks.geometry.line import Line, open_plain
 from tasks.geometry.meter import open_meter
+from tasks.models.prompts import DATE
 
 ANSWERED_AT = (0.0, 0.5, 1.0)
 """Points at which answers are generated: decoding costs many times what scoring does."""
@@ -45,6 +46,7 @@ def measure_ends(
     max_length: int | None,
     out: Path,
     seed: int = 0,
+    template_date: str = DATE,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """One model's readings of each problem, for all the paths that end in it. ``adapter`` None reads the base.
@@ -54,8 +56,9 @@ def measure_ends(
     readings as the one point (alpha 0) of the path from ``run`` to itself.
     """
     meter = open_meter(
-        base, problems, n, seed, readings, batch_size, max_new_tokens, prompt_template, pad_token, max_length
-    )
+        base, problems, n, seed, readings, batch_size, max_new_tokens, prompt_template, pad_token, max_length,
+        template_date,
+    )  # fmt: skip
     line = Line(meter.model, [] if adapter is None else [open_plain(adapter)])
     line.place([1.0] * len(line.norms))
     progress(0, 1, "ends")
@@ -88,6 +91,7 @@ def measure_path(
     ends: Mapping[str, Path] | None,
     out: Path,
     seed: int = 0,
+    template_date: str = DATE,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Readings of one pair's path at ``alphas``, and with ``matched`` of the path between the norm-matched updates too.
@@ -104,8 +108,9 @@ def measure_path(
     check_alphas(alphas)
     sources = [open_plain(folder) for folder in (adapter_a, adapter_b)]
     meter = open_meter(
-        base, problems, n, seed, readings, batch_size, max_new_tokens, prompt_template, pad_token, max_length
-    )
+        base, problems, n, seed, readings, batch_size, max_new_tokens, prompt_template, pad_token, max_length,
+        template_date,
+    )  # fmt: skip
     given = {} if ends is None else {at: meter.known(ends[side], readings) for side, at in (("a", 0.0), ("b", 1.0))}
     line = Line(meter.model, sources)
     scales = matched_scales(*line.norms)

@@ -14,6 +14,8 @@ from tasks.geometry.chosen import Chosen
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tasks.models.turn import Turn
+
 Pooling = Literal["last", "mean", "tokens"]
 """How a prompt's hidden states become rows: its last token's, their mean, or each token's."""
 
@@ -51,11 +53,10 @@ class Batch:
     """(N,) number of the text of each."""
 
 
-def as_texts(tokenizer: Any, chosen: Chosen) -> list[Text]:
+def as_texts(turn: Turn, chosen: Chosen) -> list[Text]:
     """The problems with their solutions, ``\\boxed{gold}`` for one where none is known."""
-    eos = tokenizer.eos_token_id
     return [
-        Text(problem.prompt, [*problem.boxed, eos] if problem.solution is None else problem.solution)
+        Text(problem.prompt, [*problem.boxed, turn.closing] if problem.solution is None else problem.solution)
         for problem in chosen.problems
     ]
 

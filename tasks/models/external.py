@@ -14,6 +14,7 @@ from typing import Any
 from tasks import home
 from tasks.contracts import EXTERNAL, ArtifactRef, InputError, Progress, no_progress
 from tasks.digests import file_digest, manifest_digest
+from tasks.models.prompts import DATE
 from tasks.small_files import expanded, read_object
 
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -110,22 +111,23 @@ def check_base(
     pad_token: str | None,
     max_length: int | None,
     targets: tuple[str, ...],
+    template_date: str = DATE,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Refuse, before any work, a base that the study cannot use. Needs transformers: for a worker process.
 
     Raises `InputError` naming the field: no chat template and no ``model.prompt_template``, no pad token, a length
     beyond the context, a LoRA target that the model does not have. No weights are read: the modules are laid out on the
-    meta device. The same for a folder whose tokenizer or configuration transformers cannot read.
+    meta device. The same for a folder whose tokenizer or configuration transformers cannot read. Returns
+    ``max_length``, ``parameters``, and ``turn``, the `TurnRecord` of what it is asked and taught.
     """
     import torch
 
-    from tasks.models.load import context_length, load_tokenizer
-    from tasks.models.prompts import prompt_ids
+    from tasks.models.load import context_length
+    from tasks.models.turn import open_turn
 
     try:
-        tokenizer = load_tokenizer(folder, pad_token)
-        prompt_ids(tokenizer, "What is 1 + 1?", prompt_template)
+        turn = open_turn(folder, prompt_template, pad_token, template_date).record
         limit = context_length(folder, max_length)
         model = _layout(folder)
     except InputError:
@@ -139,7 +141,7 @@ def check_base(
     for target in targets:
         if target not in linear:
             raise InputError(f"lora.targets: the base has no module {target!r}; it has {', '.join(sorted(linear))}")
-    return {"max_length": limit, "parameters": sum(parameter.numel() for parameter in model.parameters())}
+    return {"max_length": limit, "parameters": sum(parameter.numel() for parameter in model.parameters()), "turn": turn}
 
 
 def _layout(folder: Path) -> Any:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Generated:
-    """One completion. ``ids`` end with the end-of-sequence token when ``finish_reason`` is ``"stop"``."""
+    """One completion. ``ids`` end with an end token when ``finish_reason`` is ``"stop"``."""
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...] | None
@@ -35,7 +35,7 @@ def generate(
     model: Any,
     prompts: Sequence[Sequence[int]],
     *,
-    eos_id: int,
+    end_ids: Sequence[int],
     pad_id: int,
     max_new_tokens: int,
     batch_size: int,
@@ -45,7 +45,7 @@ def generate(
     greedy_logprobs: bool = False,
     progress: Progress = no_progress,
 ) -> list[Generated]:
-    """Completions of ``prompts`` (token ids), in their order.
+    """Completions of ``prompts`` (token ids), in their order, each ended by the first of ``end_ids``.
 
     ``temperature`` None decodes greedily; otherwise ``seeds`` gives one non-negative integer a prompt. ``adapters``:
     for a model of `tasks.models.load.load_adapters`, the name of each prompt's adapter; rows of several adapters share
@@ -72,7 +72,7 @@ def generate(
                     [prompts[i] for i in batch],
                     draws,
                     temperature,
-                    eos_id,
+                    end_ids,
                     pad_id,
                     max_new_tokens,
                     mixed([adapters[i] for i in batch] if adapters is not None else None),
@@ -111,7 +111,7 @@ def _decode(
     prompts: Sequence[Sequence[int]],
     draws_BT: np.ndarray | None,
     temperature: float | None,
-    eos_id: int,
+    end_ids: Sequence[int],
     pad_id: int,
     max_new_tokens: int,
     mixture: dict[str, list[str]],
@@ -132,13 +132,13 @@ def _decode(
     output = model.generate(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),
-        generation_config=_plain_config(eos_id, pad_id, max_new_tokens),
+        generation_config=_plain_config(end_ids, pad_id, max_new_tokens),
         logits_processor=LogitsProcessorList([alive, *([sampler] if sampler else [])]),
         **mixture,
     )
     logprobs_BT = sampler.logprobs() if sampler else None
     return [
-        _trim(row, None if logprobs_BT is None else logprobs_BT[i], eos_id)
+        _trim(row, None if logprobs_BT is None else logprobs_BT[i], end_ids)
         for i, row in enumerate(output[:, width:].tolist())
     ]
 
@@ -149,24 +149,23 @@ def alive(input_ids: Tensor, scores: Tensor) -> Tensor:
     return scores
 
 
-def _trim(row: list[int], logprobs: list[float] | None, eos_id: int) -> Generated:
-    """Cut after the first end-of-sequence token; what follows in the batch is padding."""
-    stopped = eos_id in row
-    length = row.index(eos_id) + 1 if stopped else len(row)
+def _trim(row: list[int], logprobs: list[float] | None, end_ids: Sequence[int]) -> Generated:
+    """Cut after the first end token; what follows in the batch is padding."""
+    length = next((place for place, token in enumerate(row, start=1) if token in end_ids), None)
     return Generated(
         ids=tuple(row[:length]),
         logprobs=None if logprobs is None else tuple(logprobs[:length]),
-        finish_reason="stop" if stopped else "length",
+        finish_reason="length" if length is None else "stop",
     )
 
 
-def _plain_config(eos_id: int, pad_id: int, max_new_tokens: int) -> Any:
+def _plain_config(end_ids: Sequence[int], pad_id: int, max_new_tokens: int) -> Any:
     """Every field that could reshape the distribution is set: what is left None is filled in from the model's own."""
     from transformers import GenerationConfig
 
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
-        eos_token_id=eos_id,
+        eos_token_id=list(end_ids),
         pad_token_id=pad_id,
         do_sample=False,
         num_beams=1,

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from tasks.contracts import InputError
@@ -9,6 +14,18 @@ from tasks.models.limits import OverLimit, limited
 
 RENDER_SECONDS, RENDER_MEMORY = 10.0, 2**31
 """For one question; what models bring takes a tenth of a millisecond."""
+
+DATE = "2024-07-26"
+"""The day that templates which print today's (Llama 3.2, Granite) are told: Llama 3's own where it knows no clock. A
+prompt that changes with the day would be trained on in one form and evaluated in another."""
+
+_DIRECTIVES = ("%-d", "%-m", "%-I", "%-H", *(f"%{letter}" for letter in "aAwdbBmyYHIMpSfjUWxXcD"))
+
+_ROLE_MARKS = re.compile(
+    r"<\|(?:im_start|im_end|im_sep|start_header_id|end_header_id|eot_id|begin_of_text|user|assistant|system|end"
+    r"|start_of_role|end_of_role)\|>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|<｜(?:User|Assistant)｜>"
+)
+"""What chat templates put around a message, whichever model it is of."""
 
 
 def check_template(template: str | None, setting: str = "model.prompt_template") -> None:
@@ -20,55 +37,89 @@ def check_template(template: str | None, setting: str = "model.prompt_template")
         raise InputError(f"{setting}: expected {{question}} exactly once, got {template!r}")
 
 
-def prompt_ids(tokenizer: Any, question: str, template: str | None = None) -> list[int]:
+def check_question(question: str, source: str, tokens: Sequence[str] = ()) -> None:
+    """Raise `InputError`, naming ``source``, for a question with a chat template's marks or one of ``tokens`` in it.
+
+    It has been through a template already, and would get a second one around it.
+    """
+    found = _ROLE_MARKS.search(question)
+    mark = found.group() if found else next((token for token in tokens if token in question), None)
+    if mark is not None:
+        raise InputError(
+            f"{source}: a question holds {mark!r}, a mark of chat templates, and would be put into a template once "
+            f"more ({' '.join(question.split())[:60]!r}); give the bare questions"
+        )
+
+
+def prompt_ids(tokenizer: Any, question: str, template: str | None = None, date: str = DATE) -> list[int]:
     """The prompt's token ids.
 
-    With ``template`` the text is ``template`` with the question in it, and the beginning-of-sequence token is put in
-    front where the tokenizer has one and did not add it. Without, the tokenizer's chat template renders one user turn
-    and opens the assistant's: a program of whoever made the model, in Jinja's sandbox and within `RENDER_SECONDS` and
-    `RENDER_MEMORY`. Raises `InputError` where there is neither, and for a chat template that fails.
+    With ``template`` the text is ``template`` with the question in it, and one beginning-of-sequence token stands in
+    front where the tokenizer has one, whether it, the template, both or neither put it there. Without, the tokenizer's
+    chat template renders one user turn and opens the assistant's: see `render`. Raises `InputError` where there is
+    neither, for a chat template that fails, and for a question that is a rendered prompt or holds one of the
+    tokenizer's special tokens.
     """
+    check_template(template)
+    check_question(question, "rollouts or evaluation.problems", _special(tokenizer))
+    bos = tokenizer.bos_token_id
     if template is not None:
-        check_template(template)
         ids = list(tokenizer(template.replace("{question}", question))["input_ids"])
         if ids and ids[-1] == tokenizer.eos_token_id:  # some tokenizers close every text
             ids.pop()
-        if tokenizer.bos_token_id is not None and ids[:1] != [tokenizer.bos_token_id]:
-            ids.insert(0, tokenizer.bos_token_id)
+        if bos is not None and ids[:1] != [bos]:
+            ids.insert(0, bos)
+        while bos is not None and ids[:2] == [bos, bos]:  # the template spells what the tokenizer adds
+            ids.pop(0)
         return ids
+    return list(_rendered(tokenizer, [{"role": "user", "content": question}], date, opened=True, tokenize=True))
+
+
+def render(tokenizer: Any, messages: Sequence[dict[str, str]], date: str = DATE, *, opened: bool = False) -> str:
+    """``messages`` as the chat template writes them, with ``opened`` the assistant's turn begun. See `prompt_ids`."""
+    return str(_rendered(tokenizer, messages, date, opened=opened, tokenize=False))
+
+
+def has_date(tokenizer: Any) -> bool:
+    """Whether the chat template prints today's date."""
+    return bool(tokenizer.chat_template) and "strftime_now" in json.dumps(tokenizer.chat_template)
+
+
+def _rendered(tokenizer: Any, messages: Sequence[dict[str, str]], date: str, *, opened: bool, tokenize: bool) -> Any:
+    """By a program of whoever made the model, in Jinja's sandbox and within `RENDER_SECONDS` and `RENDER_MEMORY`."""
     if not tokenizer.chat_template:
         raise InputError(
             "model.prompt_template: the base has no chat template; give one, for example "
-            "--set model.prompt_template='Question: {question}\\nAnswer: '"
+            "--set model.prompt_template='Question: {question}\\nAnswer:\\n'"
         )
-    turn = [{"role": "user", "content": question}]
+    clock = _clock(date) if has_date(tokenizer) else ""
     try:
+        fixed = {"chat_template": clock + tokenizer.get_chat_template()} if clock else {}
         with limited(RENDER_SECONDS, RENDER_MEMORY):
-            return list(
-                tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=True, return_dict=False)
+            return tokenizer.apply_chat_template(
+                list(messages), add_generation_prompt=opened, tokenize=tokenize, return_dict=False, **fixed
             )
     except Exception as error:  # Jinja's own, and whatever else a program can raise
         said = {OverLimit: f"it takes more than {RENDER_SECONDS:.0f} s", MemoryError: "it takes too much memory"}
         reason = said.get(type(error)) or " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
             f"model.prompt_template: the chat template of {tokenizer.name_or_path or 'the base'} cannot render a "
-            f"question ({reason}); give one: --set model.prompt_template='Question: {{question}}\\nAnswer: '"
+            f"question ({reason}); give one: --set model.prompt_template='Question: {{question}}\\nAnswer:\\n'"
         ) from error
 
 
-def completion_ids(tokenizer: Any, completion: str, *, closed: bool = True) -> list[int]:
-    """The completion's token ids, ended by the end-of-sequence token unless it was cut (``closed=False``).
-
-    A text that spells that token at its end, as some engines return it, does not get it twice.
-    """
-    ids = list(tokenizer(completion, add_special_tokens=False)["input_ids"])
-    return [*ids, tokenizer.eos_token_id] if closed and ids[-1:] != [tokenizer.eos_token_id] else ids
+@lru_cache(maxsize=8)
+def _special(tokenizer: Any) -> tuple[str, ...]:
+    """Tokens that a text cannot spell without becoming another text. The unknown one is that of nothing at all."""
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return tuple(token for token in added if token != tokenizer.unk_token)
 
 
-def boxed_ids(tokenizer: Any, gold: str, *, closed: bool = True) -> list[int]:
-    r"""``\boxed{gold}`` in tokens: the target of a problem without a known solution, and (not closed) the paper's.
-
-    A word-level tokenizer may know the command only with a space in front; then it gets one.
-    """
-    plain, spaced = (completion_ids(tokenizer, rf"{space}\boxed{{{gold}}}", closed=closed) for space in ("", " "))
-    return spaced if tokenizer.unk_token_id in plain and tokenizer.unk_token_id not in spaced else plain
+def _clock(date: str) -> str:
+    """Jinja in which ``strftime_now`` is ``date``: transformers hands templates the clock itself, and no function."""
+    try:
+        day = datetime.strptime(date, "%Y-%m-%d")
+    except ValueError:
+        raise InputError(f"model.template_date: expected a day such as {DATE}, got {date!r}") from None
+    filters = "".join(f" | replace({json.dumps(one)}, {json.dumps(day.strftime(one))})" for one in _DIRECTIVES)
+    return f"{{% macro strftime_now(format) %}}{{{{ format{filters} }}}}{{% endmacro %}}{{{{ '' }}}}"

@@ -209,7 +209,7 @@ def greedy_accuracy(model: Any, tokenizer: Any, problems: Sequence[Problem], sty
     outputs = generate(
         model,
         [prompt_ids(tokenizer, asked(problem, style)) for problem in own],
-        eos_id=tokenizer.eos_token_id,
+        end_ids=[tokenizer.eos_token_id],
         pad_id=tokenizer.pad_token_id,
         max_new_tokens=MAX_NEW_TOKENS,
         batch_size=512,

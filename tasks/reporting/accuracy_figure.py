@@ -9,7 +9,17 @@ import polars as pl
 
 from tasks.contracts import RunInfo
 from tasks.reporting.formats import benchmark_name, percent
-from tasks.reporting.join import MARGIN, NO_POWER, StudyTables, base_of, benchmarks, ordered_runs, score, versus
+from tasks.reporting.join import (
+    MARGIN,
+    NO_POWER,
+    NOT_JUDGED,
+    StudyTables,
+    base_of,
+    benchmarks,
+    ordered_runs,
+    score,
+    versus,
+)
 from tasks.reporting.pairs import Geometry
 from tasks.reporting.picture import Picture, colour_of, label_of, short
 from tasks.reporting.svg import FAINT, INK, PAPER, inline_svg
@@ -81,7 +91,7 @@ def _accuracy_panel(axes: Axes, tables: StudyTables, view: Geometry, benchmark: 
             axes.axvline(value, color=INK, linewidth=1)
         against = versus(tables, info.run, base.run, benchmark)
         filled = info == base or (against is not None and against.shown)
-        unsure = info != base and (against is None or against.verdict == NO_POWER)
+        unsure = info != base and (against is None or against.verdict in (NO_POWER, NOT_JUDGED))
         axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
         face = colour if filled else PAPER
         axes.plot(

@@ -15,6 +15,7 @@ from tasks.reporting.join import (
     base_of,
     score,
     trained_runs,
+    unended,
     versus,
 )
 from tasks.reporting.notes import MOST_LISTED, count, named
@@ -29,6 +30,8 @@ def against_base(tables: StudyTables, view: Geometry, benchmark: str) -> str:
     without a test."""
     base = base_of(tables).run
     start = score(tables, base, benchmark)
+    if unended(tables, benchmark):
+        return f"{benchmark_name(benchmark)} accuracy is not judged: the base's answers do not end."
     compared = [(info.run, versus(tables, info.run, base, benchmark)) for info in trained_runs(tables)]
     asked = [(run, result) for run, result in compared if result is not None and result.family == BASE_FAMILY]
     if start is None or not asked:

@@ -33,6 +33,7 @@ from tasks.reporting.study_tables import (
     settings_table,
     stage_tables,
     training_table,
+    turn_tables,
     versions_table,
 )
 from tasks.reporting.tables import Table, headline_table
@@ -126,7 +127,7 @@ def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], 
         Section(
             "Data and checks",
             (),
-            (*rollouts, *benchmarks_tables(tables), checks_table(tables)),
+            (*rollouts, *benchmarks_tables(tables), *turn_tables(tables), checks_table(tables)),
             tuple(examples),
         ),
         Section("The study", (), (totals,), (stages, settings_table(tables), versions_table(tables))),

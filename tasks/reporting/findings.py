@@ -17,10 +17,12 @@ from tasks.reporting.notes import MOST_LISTED, named
 from tasks.reporting.oddities import (
     ceiling,
     diverged,
+    endless,
     not_finite,
     overwhelming,
     risen_losses,
     same_updates,
+    split_boundary,
     uniform_rewards,
 )
 from tasks.reporting.pairs import Geometry
@@ -53,6 +55,8 @@ def findings(tables: StudyTables, view: Geometry) -> Findings:
 
 
 def _warnings(tables: StudyTables, view: Geometry) -> Iterator[str]:
+    yield from endless(tables)
+    yield from split_boundary(tables.study)
     yield from diverged(tables.study)
     if nobody_solves(tables):
         untaught = tables.accuracy.filter(pl.col("method") != "teacher")

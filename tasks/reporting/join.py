@@ -45,6 +45,11 @@ MARGIN = f"{100 * EFFECT:g} points"
 BASE_FAMILY = "base"
 """MCNEMAR's family of the methods' main runs against the base."""
 
+NOT_JUDGED = "not judged"
+"""In a verdict's place where the base's answers do not end: see `unended`."""
+MOST_UNENDED = 0.5
+"""Share of the base's greedy answers that may not end, beyond which its accuracy says where they were cut."""
+
 NEAR_ZERO = 0.05
 """Accuracy (share) below which a model is taken not to solve a benchmark at all."""
 
@@ -283,3 +288,20 @@ def nobody_solves(tables: StudyTables) -> bool:
     """Whether every accuracy but the teacher's is below `NEAR_ZERO`: there is no accuracy for a method to change."""
     solved = tables.accuracy.filter(pl.col("method") != "teacher")["accuracy"]
     return solved.len() > 0 and bool((solved < NEAR_ZERO).all())
+
+
+def unended(tables: StudyTables, benchmark: str) -> Score | None:
+    """The base's score where at least `MOST_UNENDED` of its greedy answers were cut: no accuracy there is judged.
+
+    Whatever then teaches a model to end its answers raises its accuracy.
+    """
+    found = score(tables, base_of(tables).run, benchmark)
+    return found if found is not None and found.truncated >= MOST_UNENDED * found.n else None
+
+
+def judged(tables: StudyTables) -> StudyTables:
+    """``tables`` without verdicts, p-values and detectable differences on benchmarks where the base is `unended`."""
+    cut = pl.col("benchmark").is_in([name for name in benchmarks(tables) if unended(tables, name)])
+    numbers = [name for name in tables.mcnemar.columns if name.startswith("p_") or name == "detectable"]
+    verdict = pl.when(cut).then(pl.lit(NOT_JUDGED)).otherwise("verdict").alias("verdict")
+    return replace(tables, mcnemar=tables.mcnemar.with_columns(verdict, *(pl.when(~cut).then(n) for n in numbers)))

@@ -10,7 +10,7 @@ import polars as pl
 
 from tasks.reporting.alike import identical
 from tasks.reporting.formats import in_sentence, listed, significant
-from tasks.reporting.join import SCHEMAS, StudyTables, benchmarks, spectrum_value, trained_runs
+from tasks.reporting.join import SCHEMAS, StudyTables, benchmarks, spectrum_value, trained_runs, unended
 from tasks.reporting.notes import MOST_LISTED, named
 from tasks.reporting.pairs import Geometry
 from tasks.reporting.study_tables import losses
@@ -23,6 +23,28 @@ FEWEST_MIXED = 100
 
 UNLIKE_THEIR_START = ("online_grpo",)
 """Methods whose loss says nothing of progress: its answers, and so its scale, change from step to step."""
+
+
+def endless(tables: StudyTables) -> Iterator[str]:
+    """Benchmarks on which the base's answers do not end: its accuracy is that of the place where they were cut."""
+    found = [(name, one) for name in benchmarks(tables) if (one := unended(tables, name)) is not None]
+    if found:
+        cut = listed([f"{one.truncated} of {one.n} on the {in_sentence(name)} problems" for name, one in found])
+        yield (
+            f"The base does not end its answers: {cut} were cut at evaluation.max_new_tokens. A method that only "
+            "teaches it to end them would win, so no accuracy there is judged. Raise evaluation.max_new_tokens, or see "
+            "what ends an answer under Data and checks and correct the template or the base's generation_config.json."
+        )
+
+
+def split_boundary(study: Mapping[str, Any]) -> Iterator[str]:
+    """A template whose end the tokenizer joins with the answer's beginning."""
+    if joined := (study.get("turn") or {}).get("split"):
+        yield (
+            f"model.prompt_template ends within a token: the tokenizer writes its end and the answer's beginning as "
+            f"{joined!r}, which neither prompt nor answer has here. No text that the base learned from looks so; let "
+            "the template end in a line break, not in a space."
+        )
 
 
 def uniform_rewards(rollouts: Mapping[str, Any]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from tasks.contracts import InputError, RunInfo
-from tasks.reporting.join import SCHEMAS, StudyTables, frames, with_frames
+from tasks.reporting.join import SCHEMAS, StudyTables, frames, judged, with_frames
 from tasks.reporting.seal import check_sealed
 
 ADDED = {"pair_metrics": ("null_sd", "shared_null_sd", "shared_percentile")}
@@ -31,7 +31,7 @@ def read_tables(folder: Path) -> StudyTables:
         study=record,
         **{name: _read(folder / f"{name}.parquet", schema) for name, schema in SCHEMAS.items()},
     )
-    return with_frames(tables, frames(tables))
+    return judged(with_frames(tables, frames(tables)))
 
 
 def _read(file: Path, schema: dict[str, pl.DataType]) -> pl.DataFrame:

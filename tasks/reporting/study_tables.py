@@ -63,6 +63,26 @@ def benchmarks_tables(tables: StudyTables) -> list[Table]:
     return [Table("benchmarks", "Benchmarks", header, tuple(rows), note, words=3)] if rows else []
 
 
+def turn_tables(tables: StudyTables) -> list[Table]:
+    """How the base is asked and what ends its answers; empty for the embedded world and where it was not recorded."""
+    turn = tables.study.get("turn")
+    if not turn:
+        return []
+    ends = [f"{text} ({one}): {said}" for one, text, said in turn["ends"]]
+    closing = next((text for one, text, _ in turn["ends"] if one == turn["closing"]), str(turn["closing"]))
+    rows = [
+        ("The prompt of a question", turn["prompt"]),
+        ("What it has begun of the answer", turn["opens"] or "nothing"),
+        ("What training teaches for it", turn["answer"]),
+        ("The token that training ends an answer with", f"{closing} ({turn['closing']})"),
+        *(("A token that ends an answer", end) for end in ends),
+        ("The date in the chat template", turn["date"] or "none"),
+    ]
+    note = "One example, decoded from the tokens; every question is asked so, in sampling, training and evaluation."
+    cells = tuple((Cell(name), Cell(str(text).replace("\n", "\\n"))) for name, text in rows)
+    return [Table("turn", "How the base is asked, and what ends its answers", ("What", "Text"), cells, note, words=2)]
+
+
 def checks_table(tables: StudyTables) -> Table:
     """What the study checked about itself."""
     checks = tables.study.get("checks") or []

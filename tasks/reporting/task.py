@@ -19,7 +19,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.contracts import PAIR_METRICS_FRAME, SPECTRA, RunInfo, StageResult
 from tasks.events import Event, emit
-from tasks.reporting.join import SCHEMAS, StudyTables
+from tasks.reporting.join import SCHEMAS, StudyTables, judged
 from tasks.reporting.mlflow_record import record_study
 from tasks.reporting.pairs import geometry
 from tasks.reporting.published import HEAT_MAP, data_uri, descriptions, table_rows, top
@@ -63,6 +63,7 @@ def report_task(
         study={**record["study"], "rollouts_seen": _rollouts_seen(graded)},
         **{name: _found([scored, *functions], name) for name in _OPTIONAL},
     )
+    tables = judged(tables)
     files = write_report(tables, Path(out))
     record_study(tables, files, study, trained, graded, problems, get_run_logger().warning)
     _prefect_artifacts(tables, files)

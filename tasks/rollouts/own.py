@@ -1,8 +1,9 @@
 """Rollouts for a base of one's own, from a file or from a teacher, tokenised for it. Runs in a worker process.
 
 Rows longer than the context are dropped by the rule ``longer than model.max_length``: never cut, because a cut
-completion has lost its answer. Completions that are not marked as truncated end with the end-of-sequence token; a row
-whose completion (empty, and cut) or whose prompt (nothing that the tokenizer keeps) has no token is dropped.
+completion has lost its answer. Completions that are not marked as truncated end with the token that ends the base's
+turn (`tasks.models.turn`); a row whose completion (empty, and cut) or whose prompt (nothing that the tokenizer keeps)
+has no token is dropped.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from tasks.contracts import COMPLETIONS, PROBLEMS, ROLLOUTS, InputError, Progress, checked, no_progress
+from tasks.models.prompts import DATE
 from tasks.rollouts.teacher import TEACHER, tokenizer_digest
+
+if TYPE_CHECKING:
+    from tasks.models.turn import Turn
 
 
 def own_rollouts(
@@ -28,6 +33,7 @@ def own_rollouts(
     holdout: float,
     truncated: str = "keep",
     fields: Mapping[str, str] | None = None,
+    template_date: str = DATE,
     out: Path,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -37,15 +43,14 @@ def own_rollouts(
 
     Writes ``rollouts.parquet`` (ROLLOUTS) and ``heldout.parquet`` (PROBLEMS, empty where ``holdout`` is 0). Given
     log-probabilities are kept where they match the completion's tokens one to one (with or without a closing
-    end-of-sequence token, whose log-probability is then unknown and the row's are dropped).
+    end token, whose log-probability is then unknown and the row's are dropped).
     """
-    from tasks.models.load import load_tokenizer
-    from tasks.models.prompts import completion_ids
+    from tasks.models.turn import open_turn
     from tasks.rollouts.files import heldout_split, marks_of, read_into
     from tasks.rollouts.layouts import Reading
 
-    tokenizer = load_tokenizer(base, pad_token)
-    reading = Reading(fields, marks_of(prompt_template, _marks(tokenizer)))
+    turn = open_turn(base, prompt_template, pad_token, template_date)
+    reading = Reading(fields, marks_of(prompt_template, _marks(turn.tokenizer)))
     raw = read_into(reading, file)
     held = heldout_split(raw["problem_id"].unique(maintain_order=True).to_list(), holdout)
     aside = raw.filter(pl.col("problem_id").is_in(list(held)))
@@ -54,13 +59,11 @@ def own_rollouts(
     kept = without_truncated(raw, truncated)
     completions = []
     for done, (completion, finish) in enumerate(kept.select("completion", "finish_reason").iter_rows(), 1):
-        completions.append(completion_ids(tokenizer, completion, closed=finish != "length"))
+        completions.append(turn.answer(completion, closed=finish != "length"))
         if done % 500 == 0 or done == kept.height:
             progress(done, kept.height, "rows tokenised")
     frame = kept.with_columns(completion_ids=pl.Series(completions, dtype=pl.List(pl.Int64)))
-    counts = _write(
-        frame.rename({"reward": "given_reward"}), base, tokenizer, prompt_template, max_length, file.name, out
-    )
+    counts = _write(frame.rename({"reward": "given_reward"}), base, turn, max_length, file.name, out)
     return {
         **counts,
         "dropped_truncated": raw.height - kept.height,
@@ -88,41 +91,46 @@ def taught_rollouts(
     pad_token: str | None,
     max_length: int | None,
     truncated: str = "keep",
+    template_date: str = DATE,
     out: Path,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """The completions of `tasks.rollouts.sample.sample_completions` in the tokens of the base.
 
     Where teacher and base have one tokenizer (compared by digest) the teacher's ids and log-probabilities are kept as
-    they are; else the texts are tokenised anew and the log-probabilities, which are of other tokens, are dropped.
+    they are, but for what the base's prompt opens already and for an end token that is not the base's; else the texts
+    are tokenised anew and the log-probabilities, which are of other tokens, are dropped. What the teacher's prompt had
+    opened (``<think>``) belongs to its answer unless the base's opens it too.
     Writes the same files as `own_rollouts`; ``heldout`` is a file of PROBLEMS.
     """
-    from tasks.models.load import load_tokenizer
-    from tasks.models.prompts import completion_ids
+    from tasks.models.turn import open_turn
 
-    tokenizer = load_tokenizer(base, pad_token)
-    spoken = json.loads((completions / TEACHER).read_text())["tokenizer"]
-    shared = spoken == tokenizer_digest(tokenizer)
+    turn = open_turn(base, prompt_template, pad_token, template_date)
+    spoken = json.loads((completions / TEACHER).read_text())
+    shared = spoken["tokenizer"] == tokenizer_digest(turn.tokenizer)
+    opened = "" if spoken.get("opens", "") == turn.opens else spoken.get("opens", "")
     raw = checked(pl.read_parquet(completions / "completions.parquet"), COMPLETIONS, "completions")
     kept = without_truncated(raw, truncated)
-    ids, exact = [], 0
-    for text, told, finish in kept.select("completion", "completion_ids", "finish_reason").iter_rows():
+    ids, logprobs, exact = [], [], 0
+    columns = ("completion", "completion_ids", "logprobs", "finish_reason")
+    for text, told, known, finish in kept.select(columns).iter_rows():
         closed = finish != "length"
-        if shared and told is not None:
+        if shared and told is not None and not opened:
             exact += 1
-            ids.append([*told, tokenizer.eos_token_id] if closed and told[-1:] != [tokenizer.eos_token_id] else told)
+            own, left_off = turn.taken(text, told, closed=closed)
         else:
-            ids.append(completion_ids(tokenizer, text, closed=closed))
+            own, left_off = turn.answer(opened + text, closed=closed), None
+        ids.append(own)
+        logprobs.append(None if known is None or left_off is None else known[left_off:])
     progress(kept.height, kept.height, "rows tokenised")
-    same = pl.lit(shared) & pl.col("completion_ids").is_not_null()
     frame = kept.with_columns(
-        logprobs=pl.when(same).then("logprobs"),
+        logprobs=pl.Series(logprobs, dtype=pl.List(pl.Float64)),
         completion_ids=pl.Series(ids, dtype=pl.List(pl.Int64)),
         given_reward=pl.lit(None, dtype=pl.Float64),
     )
     aside = checked(pl.read_parquet(heldout), PROBLEMS, "held-out problems")
     aside.write_parquet(out / "heldout.parquet")
-    counts = _write(frame, base, tokenizer, prompt_template, max_length, "the teacher's completions", out)
+    counts = _write(frame, base, turn, max_length, "the teacher's completions", out)
     return {
         **counts,
         "dropped_truncated": raw.height - kept.height,
@@ -148,8 +156,7 @@ def without_truncated(rollouts: pl.DataFrame, truncated: str) -> pl.DataFrame:
 def _write(
     frame: pl.DataFrame,
     base: Path,
-    tokenizer: Any,
-    prompt_template: str | None,
+    turn: Turn,
     max_length: int | None,
     source: str,
     out: Path,
@@ -160,12 +167,9 @@ def _write(
     ``frame`` has all columns of ROLLOUTS but for ``prompt_ids``.
     """
     from tasks.models.load import context_length
-    from tasks.models.prompts import prompt_ids
 
     limit = context_length(base, max_length)
-    prompts = {
-        prompt: prompt_ids(tokenizer, prompt, prompt_template) for prompt in frame["prompt"].unique(maintain_order=True)
-    }
+    prompts = {prompt: turn.prompt(prompt) for prompt in frame["prompt"].unique(maintain_order=True)}
     whole = frame.with_columns(
         prompt_ids=pl.Series([prompts[prompt] for prompt in frame["prompt"]], dtype=pl.List(pl.Int64)),
         logprobs=pl.when(pl.col("logprobs").list.len() == pl.col("completion_ids").list.len()).then("logprobs"),
@@ -186,7 +190,7 @@ def _write(
         "problems": fitting["problem_id"].n_unique(),
         "dropped_too_long": spoken.height - fitting.height,
         "dropped_without_token": whole.height - spoken.height,
-        "with_unknown_tokens": _with_unknown_tokens(fitting, tokenizer),
+        "with_unknown_tokens": _with_unknown_tokens(fitting, turn.tokenizer),
         "problems_lost": whole["problem_id"].n_unique() - fitting["problem_id"].n_unique(),
         "with_logprobs": fitting.height - fitting["logprobs"].null_count(),
         "max_length": limit,

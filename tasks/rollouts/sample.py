@@ -17,7 +17,7 @@ from tasks.engines.interface import Completion, Engine, Request, Sampling, seed_
 from tasks.engines.journal import Journal, complete
 from tasks.engines.vllm_installation import engine_identity, vllm_version
 from tasks.rollouts.own import without_truncated
-from tasks.rollouts.teacher import TEACHER, teacher_tokenizer, tokenizer_digest
+from tasks.rollouts.teacher import TEACHER, teacher_turn, tokenizer_digest
 from tasks.specs import RolloutSpec
 
 MOST_REFUSED = 0.05
@@ -56,13 +56,12 @@ def sample_completions(
     """
     from tasks.engines.choose import open_engine
     from tasks.models.load import context_length
-    from tasks.models.prompts import prompt_ids
 
-    tokenizer = teacher_tokenizer(spec, teacher)
+    turn = teacher_turn(spec, teacher)
     frame = checked(pl.read_parquet(problems), PROBLEMS, "problems")
     prompts: list[tuple[int, ...] | None] = [None] * frame.height
-    if tokenizer is not None:
-        prompts = [tuple(prompt_ids(tokenizer, question, spec.teacher_template)) for question in frame["question"]]
+    if turn is not None:
+        prompts = [tuple(turn.prompt(question)) for question in frame["question"]]
     limit = None if teacher is None else context_length(teacher) - spec.max_new_tokens
     fits = [limit is None or prompt is None or len(prompt) <= limit for prompt in prompts]
     if not any(fits):
@@ -73,10 +72,11 @@ def sample_completions(
     asked = frame.filter(pl.Series(fits))
     kept = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
     engine = open_engine(spec, teacher, _longest(kept, spec))
-    found, left_out = ask(engine, asked, asked["question"].to_list(), kept, spec, Journal(journal), progress)
+    ends = () if turn is None else turn.end_ids
+    found, left_out = ask(engine, asked, asked["question"].to_list(), kept, ends, spec, Journal(journal), progress)
     found.write_parquet(out / "completions.parquet")
-    digest = None if tokenizer is None else tokenizer_digest(tokenizer)
-    (out / TEACHER).write_text(json.dumps({"tokenizer": digest}))
+    spoken = {"tokenizer": None if turn is None else tokenizer_digest(turn.tokenizer)}
+    (out / TEACHER).write_text(json.dumps(spoken | ({"opens": turn.opens} if turn is not None and turn.opens else {})))
     return {
         "rows": found.height,
         "problems": asked.height,
@@ -99,11 +99,14 @@ def ask(
     problems: pl.DataFrame,
     texts: Sequence[str],
     prompts: Sequence[tuple[int, ...] | None],
+    end_ids: tuple[int, ...],
     spec: RolloutSpec,
     journal: Journal,
     progress: Progress = no_progress,
 ) -> tuple[pl.DataFrame, dict[str, int | str]]:
     """COMPLETIONS: K for each of P ``problems``, which the teacher is asked as ``texts`` and ``prompts`` (token ids).
+
+    ``end_ids`` end its answers, where its tokens are known.
 
     The seed of a completion is a hash of the sampling seed, the problem and its place among the K: it depends on
     nothing that is sampled beside it. Completions cut at ``max_new_tokens`` are kept and marked ``length``. What is in
@@ -135,7 +138,8 @@ def ask(
                 )
 
     known = all(prompt is not None for prompt in prompts)
-    complete(engine, requests, Sampling(spec.max_new_tokens, spec.temperature, logprobs=known), journal, told)
+    sampling = Sampling(spec.max_new_tokens, spec.temperature, logprobs=known, end_ids=end_ids)
+    complete(engine, requests, sampling, journal, told)
     asked = problems.join(pl.DataFrame({"rollout_id": range(spec.k)}), how="cross", maintain_order="left_right")
     frame = asked.select(
         "problem_id",
@@ -198,17 +202,16 @@ def sample_world(
     trained on. Behaviour log-probabilities are the teacher's at the sampling temperature, under its own prompt.
     """
     from tasks.engines.choose import open_engine
-    from tasks.models.load import load_tokenizer
-    from tasks.models.prompts import prompt_ids
+    from tasks.models.turn import open_turn
     from tasks.problems.synthetic import instruct
 
-    tokenizer = load_tokenizer(student)
+    turn = open_turn(student)
     frame = checked(pl.read_parquet(problems), PROBLEMS, "problems").filter(pl.col("split") == "rollouts")
     texts = [instruct(question) for question in frame["question"]]
-    prompts = [tuple(prompt_ids(tokenizer, text)) for text in texts]
+    prompts = [tuple(turn.prompt(text)) for text in texts]
     engine = open_engine(spec, teacher, _longest(prompts, spec))
-    found, _ = ask(engine, frame, texts, prompts, spec, Journal(journal), progress)
-    plain = [prompt_ids(tokenizer, question) for question in frame["question"] for _ in range(spec.k)]
+    found, _ = ask(engine, frame, texts, prompts, turn.end_ids, spec, Journal(journal), progress)
+    plain = [turn.prompt(question) for question in frame["question"] for _ in range(spec.k)]
     rollouts = found.with_columns(
         prompt_ids=pl.Series(plain, dtype=pl.List(pl.Int64)), given_reward=pl.lit(None, dtype=pl.Float64)
     )

@@ -99,6 +99,7 @@ def own_rollouts_task(
         "prompt_template": base.prompt_template,
         "pad_token": base.pad_token,
         "max_length": base.max_length,
+        "template_date": base.template_date,
         "truncated": spec.truncated,
     }
     if prompts is not None and completions is not None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks import home
 from tasks.contracts import InputError, Progress, no_progress
-from tasks.devices import slots
+from tasks.devices import run_unpinned, slots
 from tasks.engines.vllm_installation import engine_identity
 from tasks.models.external import locate, reference
 from tasks.models.prompts import check_template
@@ -17,8 +17,11 @@ from tasks.small_files import expanded
 from tasks.specs import RolloutSpec
 from tasks.store import StageKey
 
+if TYPE_CHECKING:
+    from tasks.models.turn import Turn
+
 TEACHER = "teacher.json"
-"""Beside a teacher's completions: the digest of the tokenizer that their ids are of."""
+"""Beside a teacher's completions: the digest of the tokenizer that their ids are of, and what its prompt ``opens``."""
 
 
 def teacher_folder(spec: RolloutSpec) -> Path | None:
@@ -40,10 +43,11 @@ def said_by(spec: RolloutSpec, folder: Path | None) -> dict[str, Any]:
     teacher: dict[str, Any] = {"model": reference(folder).sha256} if folder else {"model": spec.teacher}
     if folder is None:
         teacher |= {"endpoint": spec.endpoint, "extra": spec.extra, "tokenizer": _tokenizer_identity(spec)}
+    rule = _turn_rule(spec, folder)
     return {
         **spec.model_dump(mode="json", include={"temperature", "max_new_tokens", "seed"}),
         "engine": engine_identity(spec.engine),
-        "teacher": teacher,
+        "teacher": teacher | ({"turn": rule} if rule else {}),
         "template": spec.teacher_template,
         "device": slots()[0].kind if folder else "",
     }
@@ -89,9 +93,45 @@ def teacher_tokenizer(spec: RolloutSpec, folder: Path | None) -> Any:
     if spec.teacher_template is None and not tokenizer.chat_template:
         raise InputError(
             f"rollouts.teacher_template: {name} has no chat template; give one, for example "
-            "--set rollouts.teacher_template='Question: {question}\\nAnswer: '"
+            "--set rollouts.teacher_template='Question: {question}\\nAnswer:\\n'"
         )
     return tokenizer
+
+
+def teacher_turn(spec: RolloutSpec, folder: Path | None) -> Turn | None:
+    """How the teacher is asked; None where only the endpoint knows that. Raises `InputError` as `teacher_tokenizer`."""
+    from tasks.models.turn import turn_of
+
+    tokenizer = teacher_tokenizer(spec, folder)
+    return None if tokenizer is None else turn_of(tokenizer, folder or _named(spec), spec.teacher_template)
+
+
+def _named(spec: RolloutSpec) -> Path | None:
+    """The folder of an endpoint's tokenizer, where it is one: its model's configuration may lie beside it."""
+    folder = expanded(spec.teacher_tokenizer or "")
+    return folder if spec.teacher_tokenizer and folder.is_dir() else None
+
+
+_rules: dict[str, dict[str, Any] | None] = {}
+"""What workers have said of teachers' turns in this process."""
+
+
+def _turn_rule(spec: RolloutSpec, folder: Path | None) -> dict[str, Any] | None:
+    """`tasks.contracts.TurnRecord.rule` of the teacher: transformers says it, so a worker is asked, once."""
+    if folder is None and spec.teacher_tokenizer is None:
+        return None
+    who = reference(folder).sha256 if folder else _tokenizer_identity(spec)
+    name = json.dumps([who, spec.teacher_template])
+    if name not in _rules:
+        log = home.subfolder("logs") / "teacher-turn.log"
+        _rules[name] = run_unpinned(turn_rule, {"spec": spec, "folder": folder}, log=log)["rule"]
+    return _rules[name]
+
+
+def turn_rule(*, spec: RolloutSpec, folder: Path | None, progress: Progress = no_progress) -> dict[str, Any]:
+    """``rule`` of the teacher's turn. Needs transformers: for a worker process."""
+    turn = teacher_turn(spec, folder)
+    return {"rule": None if turn is None else turn.record.rule}
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

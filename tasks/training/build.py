@@ -64,7 +64,7 @@ def build_trainer(
     elif isinstance(method, Kto):
         trainer, collator = _unpaired(common, arguments, method)
     elif isinstance(method, OnlineGrpo):
-        trainer, collator = _online(common, arguments, method, train.mask_truncated)
+        trainer, collator = _online(common, arguments, method, train.mask_truncated, base)
     else:
         assert isinstance(method, RowMethod)
         collator = RowCollator(tokenizer.pad_token_id, weighted=method.trl_loss is None)
@@ -113,9 +113,12 @@ def _unpaired(common: dict[str, Any], arguments: dict[str, Any], method: Kto) ->
     return TokenizedKTOTrainer(**common, args=config, data_collator=collator), collator
 
 
-def _online(common: dict[str, Any], arguments: dict[str, Any], method: OnlineGrpo, masked: bool) -> tuple[Any, Any]:
+def _online(
+    common: dict[str, Any], arguments: dict[str, Any], method: OnlineGrpo, masked: bool, base: Path
+) -> tuple[Any, Any]:
     from trl import GRPOConfig
 
+    from tasks.models.turn import model_ends
     from tasks.training.online import OnlineTrainer
     from tasks.training.trainers import Noted
 
@@ -125,7 +128,8 @@ def _online(common: dict[str, Any], arguments: dict[str, Any], method: OnlineGrp
     config = GRPOConfig(
         **arguments, **method.trl_arguments(), max_completion_length=room, mask_truncated_completions=masked
     )
-    return OnlineTrainer(**common, args=config, collator=collator), collator
+    ends = [end.id for end in model_ends(base, common["processing_class"])]
+    return OnlineTrainer(**common, args=config, collator=collator, end_ids=ends), collator
 
 
 def constant_reference(dataset: Any, margin: float) -> Any:

@@ -29,9 +29,12 @@ class OnlineTrainer(Scheduled, MicroBatches, Resumable, GRPOTrainer):
 
     why_padded = "online_grpo samples in padded batches"
 
-    def __init__(self, *args: Any, collator: Noted, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, collator: Noted, end_ids: Sequence[int], **kwargs: Any) -> None:
+        """``end_ids``: what ends an answer, in place of TRL's own choice of them."""
         super().__init__(*args, reward_funcs=[grade_reward], **kwargs)
         self.collator = collator
+        self.eos_token_ids = list(end_ids)
+        self.generation_kwargs["eos_token_id"] = self.generation_config.eos_token_id = list(end_ids)
 
     def longest(self, example: dict[str, Any]) -> int:
         """Most tokens of an example's pass by itself."""

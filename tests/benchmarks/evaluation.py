@@ -24,9 +24,9 @@ from tasks.contracts import ArtifactRef, RunInfo
 from tasks.devices import describe_machine
 from tasks.evaluation.evaluate import Asked, collect, evaluate_models
 from tasks.models.generate import generate
-from tasks.models.load import load_model, load_tokenizer
-from tasks.models.prompts import completion_ids, prompt_ids
+from tasks.models.load import load_model
 from tasks.models.score import sequence_nll
+from tasks.models.turn import open_turn
 from tasks.specs import EvaluationSpec
 from tasks.store import open_store
 
@@ -62,17 +62,17 @@ def mixed(base: Path, problems: Path, asked: list[Asked], spec: EvaluationSpec, 
 
 def one_after_another(base: Path, problems: Path, asked: list[Asked], spec: EvaluationSpec) -> dict[str, list[str]]:
     """Each adapter merged, answering and scored by itself; without grading, which both ways share."""
-    tokenizer = load_tokenizer(base)
+    turn = open_turn(base)
     frame = pl.read_parquet(problems)
-    prompts = [prompt_ids(tokenizer, question, None) for question in frame["question"]]
-    targets = [completion_ids(tokenizer, solution) for solution in frame["solution"]]
-    ids = {"pad_id": tokenizer.pad_token_id, "batch_size": spec.batch_size}
+    prompts = [turn.prompt(question) for question in frame["question"]]
+    targets = [turn.answer(solution) for solution in frame["solution"]]
+    ids = {"pad_id": turn.tokenizer.pad_token_id, "batch_size": spec.batch_size}
     answers = {}
     for one in asked:
         model = load_model(base, adapter=one.adapter)
-        found = generate(model, prompts, eos_id=tokenizer.eos_token_id, max_new_tokens=spec.max_new_tokens, **ids)
+        found = generate(model, prompts, end_ids=turn.end_ids, max_new_tokens=spec.max_new_tokens, **ids)
         sequence_nll(model, prompts, targets, **ids)
-        answers[one.info.run] = [tokenizer.decode(answer.ids, skip_special_tokens=True) for answer in found]
+        answers[one.info.run] = [turn.text(answer.ids) for answer in found]
     return answers
 
 

@@ -120,7 +120,7 @@ def reading(shape: Shape) -> tuple[Reading, int]:
         return np.array(sequence_nll(model, prompts, targets, pad_id=0, batch_size=64))
 
     def answer(model: Any) -> np.ndarray:  # no end token, so that every way decodes equally many
-        answers = generate(model, prompts, eos_id=VOCABULARY, pad_id=0, max_new_tokens=shape.decoded, batch_size=64)
+        answers = generate(model, prompts, end_ids=[VOCABULARY], pad_id=0, max_new_tokens=shape.decoded, batch_size=64)
         return np.array([len(one.ids) for one in answers])
 
     if shape.decoded:

@@ -341,3 +341,12 @@ def test_a_reasoner_that_was_cut_before_its_answer_said_nothing() -> None:
     answer = chat("", "length")
     answer["choices"][0]["message"]["content"] = None
     assert read_completion(answer, logprobs=False) == Completion("", None, None, "length")
+
+
+def test_the_tokens_that_end_an_answer_are_sent_where_tokens_are() -> None:
+    def answer(_: dict[str, Any]) -> dict[str, Any]:
+        return {"choices": [{"text": "ab", "finish_reason": "stop"}]}
+
+    with serving(answer) as server, engine(server, tokens=True, key_env=None) as asked:
+        asked.complete([Request("a", "?", (7, 8), 3)], Sampling(4, 0.7, end_ids=(1, 5)), lambda *_: None)
+    assert server.asked[0]["stop_token_ids"] == [1, 5]

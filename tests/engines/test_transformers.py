@@ -13,6 +13,7 @@ from tasks.engines.interface import Completion, Request, Sampling, seed_of
 from tasks.engines.transformers import TransformersEngine
 from tasks.models.load import load_model, load_tokenizer
 from tasks.models.prompts import prompt_ids
+from tests.models.families import FAMILIES, write_parrot
 
 QUESTIONS = ["1 + 1?", "How many?", "x", "A longer question, with more words"]
 
@@ -129,3 +130,20 @@ def test_what_it_cannot_answer_is_refused_before_it_begins(base_model: Path, ada
             engine.complete([Request("a", "q", None, 0)], Sampling(2), lambda *_: None)
         with pytest.raises(InputError, match=r"^request a: no adapter 'three' is loaded; there: one, two"):
             engine.complete([Request("a", "q", (5,), 0, "three")], Sampling(2), lambda *_: None)
+
+
+def test_an_answer_ends_at_every_end_token_of_the_model(tmp_path: Path) -> None:
+    """The end of the template's turn, of which the tokenizer's own end-of-sequence token knows nothing."""
+    base = write_parrot(FAMILIES["gemma 3"], "A: 7", "9", tmp_path)
+    prompt = tuple(prompt_ids(load_tokenizer(base), "What is 3 + 4?"))
+    asked = [Request("a", "", prompt, 0), Request("b", "", prompt, 1)]
+    closing = load_tokenizer(base).convert_tokens_to_ids("<end_of_turn>")
+    for sampling in (Sampling(9, logprobs=True), Sampling(9, 1.0, end_ids=(1, closing), logprobs=True)):
+        for found in complete(TransformersEngine(base), asked, sampling).values():
+            assert (found.text, found.finish_reason) == ("A: 7", "stop")
+            assert found.ids is not None
+            assert found.ids[-1] == closing
+            assert found.logprobs is not None
+            assert len(found.logprobs) == len(found.ids) == 5
+    found = complete(TransformersEngine(base), asked[:1], Sampling(9, end_ids=(1,)))["a"]
+    assert (found.text, found.finish_reason) == ("A: 79999", "length")

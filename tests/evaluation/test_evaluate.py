@@ -109,13 +109,13 @@ def test_one_mixed_pass_is_the_models_one_after_another(
 def test_an_adapters_loss_is_that_of_the_merged_model(
     base_model: Path, adapters: dict[str, Path], together: dict[str, pl.DataFrame]
 ) -> None:
-    from tasks.models.load import load_model, load_tokenizer
-    from tasks.models.prompts import completion_ids, prompt_ids
+    from tasks.models.load import load_model
     from tasks.models.score import sequence_nll
+    from tasks.models.turn import open_turn
 
-    tokenizer = load_tokenizer(base_model)
-    prompts = [prompt_ids(tokenizer, f"What is {'1' * i}?", None) for i in range(N - 1)]
-    targets = [completion_ids(tokenizer, f"It is {i}") for i in range(N - 1)]
+    turn = open_turn(base_model)
+    prompts = [turn.prompt(f"What is {'1' * i}?") for i in range(N - 1)]
+    targets = [turn.answer(f"It is {i}") for i in range(N - 1)]
     for name, folder in adapters.items():
         merged = sequence_nll(load_model(base_model, adapter=folder), prompts, targets, pad_id=0, batch_size=2)
         first = together[name].filter(pl.col("sample") == 0, pl.col("benchmark") == "heldout")

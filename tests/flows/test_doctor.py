@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from flows import doctor_command
-from flows.doctor_command import Finding, _database, findings
+from flows.doctor_command import Finding, _database, findings, turn_lines
+from tasks.contracts import InputError
 from tasks.engines.vllm_installation import VARIABLE
 from tasks.state import revisions
 from tests.engines.test_vllm_installation import python_with
 from tests.flows.living import Ui, colinear, free_port
+from tests.models.families import FAMILIES, write_parrot
 
 
 def found(name: str) -> Finding:
@@ -120,3 +122,21 @@ def test_versions_are_compared_with_the_constraints(tmp_path: Path, monkeypatch:
     assert "no-such-thing" not in found("packages").found
     (tmp_path / "constraints.txt").write_text("no-such-thing==1\n")
     assert found("packages").kind == "ok"
+
+
+def test_a_bases_turn_is_shown_with_who_says_what(tmp_path: Path) -> None:
+    base = write_parrot(FAMILIES["gemma 3"], "A: 7", "9", tmp_path)
+    asked = "<bos><start_of_turn>user\\nWhat is 1 + 1?<end_of_turn>\\n<start_of_turn>model\\n"
+    assert list(turn_lines(str(base), None, "2024-07-26")) == [
+        str(base),
+        f"prompt             '{asked}'",
+        "begins the answer  with nothing",
+        "ends an answer     '<eos>' (1): generation_config.json, config.json, the tokenizer's end-of-sequence token",
+        "ends an answer     '<end_of_turn>' (5): generation_config.json, the end of the chat template's assistant turn"
+        "; training teaches it",
+        f"training row       '{asked}' -> 'The answer is \\\\boxed{{2}}.<end_of_turn>' (what is right of the arrow is "
+        "taught)",
+        "date               the chat template prints none",
+    ]
+    with pytest.raises(InputError, match=r"^model\.prompt_template: expected \{question\} exactly once"):
+        list(turn_lines(str(base), "no field", "2024-07-26"))

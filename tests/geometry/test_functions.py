@@ -132,15 +132,14 @@ class Slow:
     """The definition: each adapter merged densely into a copy of the base, each text alone, all in float64."""
 
     def __init__(self, world: World, adapters: Mapping[str, Path | None] | None = None) -> None:
-        from tasks.models.load import load_tokenizer
-        from tasks.models.prompts import boxed_ids, completion_ids, prompt_ids
+        from tasks.models.turn import open_turn
 
-        tokenizer = load_tokenizer(world.base)
+        turn = open_turn(world.base)
         self.prompts, self.solutions = [], []
         for row in pl.read_parquet(world.problems).filter(pl.col("split") == "heldout").iter_rows(named=True):
-            self.prompts.append(prompt_ids(tokenizer, row["question"]))
+            self.prompts.append(turn.prompt(row["question"]))
             known = row["solution"]
-            self.solutions.append(completion_ids(tokenizer, known) if known else boxed_ids(tokenizer, row["answer"]))
+            self.solutions.append(turn.answer(known) if known else turn.boxed(row["answer"]))
         self.hidden: dict[str, list[torch.Tensor]] = {}
         """run -> each text's (L + 1, T, p)"""
         self.logits: dict[str, list[torch.Tensor]] = {}

@@ -20,8 +20,8 @@ from tasks.geometry.line import Line, open_plain
 from tasks.geometry.meter import SCORED_AT_ONCE
 from tasks.geometry.paths import measure_ends, measure_path
 from tasks.models.load import load_model
-from tasks.models.prompts import boxed_ids
 from tasks.models.score import sequence_nll
+from tasks.models.turn import open_turn
 from tests.geometry.updates import dense, random_factors
 
 IDS = torch.arange(3, 43).view(2, 20)
@@ -323,7 +323,7 @@ def test_the_matched_path_is_between_updates_of_one_norm(
     tokenizer = AutoTokenizer.from_pretrained(base_model)
     for name, value in items.select("problem_id", "value").rows():
         prompt = tokenizer(f"U: {known[name]['question']}\nA: ")["input_ids"]
-        target = boxed_ids(tokenizer, known[name]["answer"], closed=False)
+        target = open_turn(base_model).boxed(known[name]["answer"], closed=False)
         assert value == pytest.approx(sequence_nll(model, [prompt], [target], pad_id=0, batch_size=1)[0], rel=1e-5)
 
 

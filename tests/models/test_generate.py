@@ -43,7 +43,9 @@ def model() -> Any:
 
 
 def decode(model: Any, prompts: list[list[int]], **settings: Any) -> list[Generated]:
-    return generate(model, prompts, **{"eos_id": EOS, "pad_id": PAD, "max_new_tokens": 8, "batch_size": 4, **settings})
+    return generate(
+        model, prompts, **{"end_ids": [EOS], "pad_id": PAD, "max_new_tokens": 8, "batch_size": 4, **settings}
+    )
 
 
 def next_logprobs(model: Any, ids: list[int], temperature: float = 1.0) -> torch.Tensor:
@@ -159,3 +161,18 @@ def test_bad_input_is_refused(model: Any, settings: dict[str, Any], word: str) -
     prompts = settings.pop("prompts", PROMPTS)
     with pytest.raises(InputError, match=word):
         decode(model, prompts, **settings)
+
+
+def test_every_end_token_ends_an_answer_and_the_first_one_wins(model: Any) -> None:
+    """Against the same rows decoded with one end token: each is cut at the first of both."""
+    other = 9
+    rows, settings = PROMPTS * 50, {"temperature": 2.0, "seeds": list(range(200)), "batch_size": 200}
+    once, both = decode(model, rows, **settings), decode(model, rows, end_ids=[EOS, other], **settings)
+    ended = {output.ids[-1] for output in both if output.finish_reason == "stop"}
+    assert ended == {EOS, other}
+    for output, longer in zip(both, once, strict=True):
+        cut = next((n for n, token in enumerate(longer.ids, 1) if token in (EOS, other)), len(longer.ids))
+        assert output.ids == longer.ids[:cut]
+        assert output.logprobs is not None
+        assert output.logprobs == pytest.approx(longer.logprobs[:cut], abs=1e-5)  # type: ignore[index]
+        assert (output.finish_reason == "stop") == (output.ids[-1] in (EOS, other))

@@ -10,7 +10,8 @@ import pytest
 
 from tasks.contracts import InputError
 from tasks.models.load import load_tokenizer
-from tasks.models.prompts import boxed_ids, check_template, completion_ids, prompt_ids
+from tasks.models.prompts import check_template, prompt_ids
+from tasks.models.turn import Turn, open_turn, turn_of
 
 EOS = 1
 
@@ -18,6 +19,11 @@ EOS = 1
 @pytest.fixture(scope="module")
 def tokenizer(base_model: Path) -> Any:
     return load_tokenizer(base_model)
+
+
+@pytest.fixture(scope="module")
+def turn(base_model: Path) -> Turn:
+    return open_turn(base_model)
 
 
 def characters(text: str) -> list[int]:
@@ -48,14 +54,14 @@ def test_an_end_of_sequence_token_that_the_tokenizer_adds_is_taken_off(base_mode
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing("$A <eos>", special_tokens=[("<eos>", EOS)])
     assert tokenizer("q")["input_ids"] == [*characters("q"), EOS]
     assert prompt_ids(tokenizer, "q", "{question}") == characters("q")
-    assert completion_ids(tokenizer, "a") == [*characters("a"), EOS]
+    assert turn_of(tokenizer, base_model).answer("a") == [*characters("a"), EOS]
 
 
-def test_completions_are_closed_once_and_truncated_ones_stay_open(tokenizer: Any) -> None:
-    assert completion_ids(tokenizer, "4\n") == [*characters("4\n"), EOS]
-    assert completion_ids(tokenizer, "4\n", closed=False) == characters("4\n")
-    assert completion_ids(tokenizer, "") == [EOS]
-    assert completion_ids(tokenizer, "4<eos>") == [*characters("4"), EOS]
+def test_completions_are_closed_once_and_truncated_ones_stay_open(turn: Turn) -> None:
+    assert turn.answer("4\n") == [*characters("4\n"), EOS]
+    assert turn.answer("4\n", closed=False) == characters("4\n")
+    assert turn.answer("") == [EOS]
+    assert turn.answer("4<eos>") == [*characters("4"), EOS]
 
 
 @pytest.mark.parametrize("template", ["no field", "{question} {question}", "", "{ question }"])
@@ -73,16 +79,17 @@ def test_no_template_at_all_is_refused(variant: Callable[..., Path]) -> None:
     assert prompt_ids(tokenizer, "q", "Q: {question}") == characters("Q: q")
 
 
-def test_a_box_is_closed_where_it_stands_for_a_solution(tokenizer: Any) -> None:
-    assert boxed_ids(tokenizer, "4") == [*characters("\\boxed{4}"), EOS]
-    assert boxed_ids(tokenizer, "4", closed=False) == characters("\\boxed{4}")
+def test_a_box_is_closed_where_it_stands_for_a_solution(turn: Turn) -> None:
+    assert turn.boxed("4") == [*characters("\\boxed{4}"), EOS]
+    assert turn.boxed("4", closed=False) == characters("\\boxed{4}")
 
 
 def test_a_word_level_tokenizer_gets_the_command_that_it_knows() -> None:
     from tasks.models.tokenizer import build_tokenizer
 
     spaced = build_tokenizer([" \\boxed{", "}", "4", "2", " 4"], max_length=64)
-    assert spaced.decode(boxed_ids(spaced, "42")) == " \\boxed{42}<eos>"
-    assert spaced.unk_token_id not in boxed_ids(spaced, "42")
+    boxed = turn_of(spaced, None).boxed("42")
+    assert spaced.decode(boxed) == " \\boxed{42}<eos>"
+    assert spaced.unk_token_id not in boxed
     both = build_tokenizer(["\\boxed{", " \\boxed{", "}", "4", "2"], max_length=64)
-    assert both.decode(boxed_ids(both, "42", closed=False)) == "\\boxed{42}"
+    assert both.decode(turn_of(both, None).boxed("42", closed=False)) == "\\boxed{42}"

@@ -12,7 +12,7 @@ import pytest
 
 from tasks.contracts import PROBLEMS, ROLLOUTS, InputError
 from tasks.models.load import load_tokenizer
-from tasks.models.prompts import completion_ids, prompt_ids
+from tasks.models.turn import open_turn
 from tasks.rollouts.files import heldout_split
 from tasks.rollouts.own import own_rollouts
 
@@ -47,12 +47,12 @@ def test_rows_are_tokenised_as_training_and_evaluation_do_it(take: Take, base_mo
     )
     found = frame(tmp_path)
     assert dict(found.schema) == ROLLOUTS
-    tokenizer = load_tokenizer(base_model)
-    assert found["prompt_ids"].to_list() == [prompt_ids(tokenizer, text) for text in ("a?", "a?", "b?")]
+    turn = open_turn(base_model)
+    assert found["prompt_ids"].to_list() == [turn.prompt(text) for text in ("a?", "a?", "b?")]
     assert found["completion_ids"].to_list() == [
-        completion_ids(tokenizer, "4"),
-        completion_ids(tokenizer, " cut", closed=False),
-        [tokenizer.eos_token_id],
+        turn.answer("4"),
+        turn.answer(" cut", closed=False),
+        [turn.tokenizer.eos_token_id],
     ]
     assert found["given_reward"].to_list() == [1.0, 0.0, 0.0]
     assert found["answer"].to_list() == ["4", "4", None]

@@ -18,7 +18,8 @@ from tasks.engines.interface import Completion, seed_of
 from tasks.engines.journal import read_lines
 from tasks.grading import grade
 from tasks.models.load import load_model, load_tokenizer
-from tasks.models.prompts import completion_ids, prompt_ids
+from tasks.models.prompts import prompt_ids
+from tasks.models.turn import open_turn
 from tasks.problems.synthetic import instruct
 from tasks.rollouts.files import heldout_split
 from tasks.rollouts.own import taught_rollouts
@@ -145,9 +146,9 @@ def test_another_tokenizer_takes_the_texts(taught: Any, tmp_path: Path, base_mod
     vocabulary["4"], vocabulary["7"] = vocabulary["7"], vocabulary["4"]
     (other / "tokenizer.json").write_text(json.dumps(file))
     summary, found = taught(other)
-    tokenizer = load_tokenizer(other)
+    turn = open_turn(other)
     for text, ids, finish in found.select("completion", "completion_ids", "finish_reason").iter_rows():
-        assert ids == completion_ids(tokenizer, text, closed=finish == "stop")
+        assert ids == turn.answer(text, closed=finish == "stop")
     assert found["logprobs"].null_count() == 6
     assert (summary["shared_tokenizer"], summary["exact_ids"], summary["with_logprobs"]) == (False, 0, 0)
 

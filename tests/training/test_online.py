@@ -13,9 +13,11 @@ from tasks.contracts import InputError
 from tasks.digests import build_manifest
 from tasks.methods.online_grpo import OnlineGrpo, group_advantages
 from tasks.methods.sft import Sft
+from tasks.models.turn import open_turn
 from tasks.specs import TrainSpec
 from tasks.training.micro import Limits
 from tasks.training.online import OnlineTrainer, grade_reward
+from tests.models.families import FAMILIES, write_parrot
 from tests.training.test_trainers import RUN, batches, make_trainer, perturb
 from tests.training.world import World, make_graded, read_adapter
 
@@ -140,3 +142,14 @@ def test_running_without_padding_is_refused(world: World, tmp_path: Path) -> Non
     train = TRAIN.model_copy(update={"packing": "on"})
     with pytest.raises(InputError, match=r"^train\.packing: online_grpo samples in padded batches, so batches must be"):
         make_trainer(world, METHOD, train, tmp_path, make_graded())
+
+
+def test_sampling_ends_where_every_other_engine_does(tmp_path: Path) -> None:
+    """At the end of the template's turn, which none of the model's configurations names: TRL would not know it."""
+    base = write_parrot(FAMILIES["phi 4"], "A: 7", "9", tmp_path / "base")
+    graded = make_graded().with_columns(prompt_ids=pl.lit(open_turn(base).prompt("Q?"), dtype=pl.List(pl.Int64)))
+    trainer, _ = make_trainer(World(base, tmp_path), METHOD, TRAIN, tmp_path / "run", graded)
+    batch = sampled(trainer, REWARDS)
+    ids = open_turn(base).answer("A: 7")
+    assert batch["completion_ids"].tolist() == [ids] * 8
+    assert batch["completion_mask"].sum(1).tolist() == [5] * 8

@@ -26,6 +26,7 @@ from tasks.reporting.join import (
     nobody_solves,
     primary_benchmark,
     score,
+    unended,
     versus,
 )
 
@@ -79,6 +80,8 @@ def _differences(evidence: Evidence, pairs: Sequence[tuple[str, str]], benchmark
 def _difference(evidence: Evidence, run: str, other: str, benchmark: str) -> Part:
     if nobody_solves(evidence.tables):
         return Missing("no model solves these problems, so accuracy cannot tell any two apart")
+    if unended(evidence.tables, benchmark):
+        return Missing(f"not judged: the base's answers to {benchmark_name(benchmark)} problems do not end")
     if why := evidence.empty(run, other):
         return Missing(why)
     found = versus(evidence.tables, run, other, benchmark)
