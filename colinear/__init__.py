@@ -19,7 +19,8 @@ def hidden() -> str:
         found = PathFinder.find_spec(name)
         if found is None:  # an editable installation may have finders of its own, which come last
             continue
-        first = Path(found.origin or next(iter(found.submodule_search_locations or [root / name])))
+        places = list(found.submodule_search_locations or [])
+        first = Path(found.origin or (places[0] if places else root / name))
         if first.resolve() not in (root / name, root / name / "__init__.py"):
             return (
                 f"{first} hides colinear's own package `{name}`: take its folder off PYTHONPATH, rename it, or run "

@@ -65,8 +65,10 @@ def claims_tables(results: Sequence[ClaimResult]) -> list[Table]:
     answered = [result for result in results if not result.claim.open and result.verdict != NOT_MEASURED]
     asked = [result for result in results if result.claim.open]
     unread = [result for result in results if not result.claim.open and result.verdict == NOT_MEASURED]
-    header = ("Claim", "In this study", "Paper", "Range in which it holds", "Measured", "Across data orders")
-    header = (*header, "Noise floor", "n")
+    header = (
+        *("Claim", "In this study", "Paper", "Range in which it holds"),
+        *("Measured", "Across data orders", "Noise floor", "n"),
+    )
     tables = [
         Table("claims", "The paper's claims", header, tuple(map(_row, answered)), _NOTE, words=4),
         Table("open-questions", "What the paper leaves open", header, tuple(map(_row, asked)), _NOTE, words=4),
