@@ -27,7 +27,7 @@ def tiny() -> Values:
     """
     return {
         "name": "tiny",
-        "rollouts": {"temperature": 1.2},
+        "rollouts": {"temperature": 1.1},
         "train": {"precision": "mixed"},
         "paths": {"n": 48},
         "geometry": {"ks": [1, 3, 5]},

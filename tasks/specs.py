@@ -123,7 +123,7 @@ class TinySpec(Section):
         le=0.5,
     )
     style_mass: float = Field(
-        0.03,
+        0.04,
         title="Probability that the student answers in the teacher's style unasked",
         description="Measured on the dev problems during the branch, whose share of such examples it steers.",
         gt=0,
