@@ -71,14 +71,16 @@ def method_interval(only_a: int, only_b: int, n: int, trained: int, spread: Trai
     Satterthwaite: ``total^2 / ((trained seen)^2 / df + w^2 / (n + 1))``. In these stands what was seen, since it, not
     what is left of it, is a variance on df degrees of freedom: with few replicates the interval is wide even where
     they agree. (Simulated, both parts normal: it holds the truth in .90-.98 of cases on 1 degree of freedom, in .946
-    or more from 2 on; with what is left in its place .83 and .88.) It takes the other methods to spread as those with
-    replicates do, and two runs of one order, which share its luck, as independent.
+    or more from 2 on; with what is left in its place .83 and .88.) Never fewer than df: where the two differ on few
+    problems, what other methods' replicates differ on would else make the interval wider than any spread that was
+    seen. It takes the other methods to spread as those with replicates do, and two runs of one order, which share its
+    luck, as independent.
     """
     # Imported here: scipy takes long to load, and flows import this module.
     from scipy.special import stdtrit
 
     difference, problems = paired_moments(only_a, only_b, n)
     total = problems + trained * spread.own
-    freedom = total**2 / ((trained * spread.seen) ** 2 / spread.df + problems**2 / (n + 1))
+    freedom = max(spread.df, total**2 / ((trained * spread.seen) ** 2 / spread.df + problems**2 / (n + 1)))
     half = float(stdtrit(freedom, _QUANTILE)) * total**0.5
     return difference - half, difference + half

@@ -113,7 +113,7 @@ def accuracy_task(answers: list[StageResult]) -> Any:
     Where answers were sampled beside the greedy ones, ``samples`` and ``differences`` too.
     """
     inputs = {str(i): answer.ref.sha256 for i, answer in enumerate(answers)}
-    key = StageKey("accuracy", 4, inputs, {"votes": grade.GRADER})
+    key = StageKey("accuracy", 5, inputs, {"votes": grade.GRADER})
     store = open_store()
 
     def compute(out: Path, _: Any) -> dict[str, Any]:

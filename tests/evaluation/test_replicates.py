@@ -105,3 +105,13 @@ def test_it_holds_the_difference_of_two_methods_as_often_as_it_says(df: int, cov
         low, high = method_interval(60, 60, 1319, 2, TrainingSpread(seen, max(0.0, seen - variance / 2), df))
         held += abs(rng.normal(0, (variance + 2 * own) ** 0.5)) <= (high - low) / 2
     assert held / 2000 > covered - 0.015  # two standard errors
+
+
+def test_models_that_hardly_differ_are_not_lost_in_the_spread_of_others() -> None:
+    """Two of 1,319 problems apart from the base, beside replicates that differ on many: never fewer degrees of freedom
+    than the replicates have, so t is at most 4.30 here and not thousands."""
+    spread = TrainingSpread(seen=3.5e-5, own=4e-6, df=2)
+    low, high = method_interval(2, 1, 1319, 1, spread)
+    _, problems = paired_moments(2, 1, 1319)
+    assert (high - low) / 2 == pytest.approx(t.ppf(0.975, 2) * (problems + 4e-6) ** 0.5, rel=1e-9)
+    assert -0.02 < low < high < 0.02
