@@ -61,12 +61,19 @@ def test_a_hostile_line_is_refused_with_its_number(tmp_path: Path, line: bytes, 
     assert message in said
 
 
-@pytest.mark.parametrize("suffix", [".jsonl.gz", ".zip", ".tar", ".pkl", ".bin", ".pt", ".npy", ".json", ".csv"])
+@pytest.mark.parametrize("suffix", [".zip", ".tar", ".pkl", ".bin", ".pt", ".npy", ".csv"])
 def test_archives_and_pickles_are_no_rows(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"mine{suffix}"
     path.write_bytes(BEFORE)
     assert "expected a .jsonl or .parquet file" in refusal(read_rollouts, path)
     assert "expected a .jsonl or .parquet file" in refusal(read_problems, path)
+
+
+def test_rows_that_are_not_packed_as_they_are_called(tmp_path: Path) -> None:
+    for suffix in (".jsonl.gz", ".jsonl.zst"):
+        path = tmp_path / f"mine{suffix}"
+        path.write_bytes(BEFORE)
+        assert "what cannot be unpacked" in refusal(read_rollouts, path)
 
 
 def test_a_line_of_a_gigabyte_is_refused_without_being_held(tmp_path: Path) -> None:

@@ -21,7 +21,9 @@ def trained(**examples: int) -> dict[RunInfo, StageResult]:
 
 
 def study(*methods: str, **others: Any) -> StudySpec:
-    return StudySpec(methods=methods, twins=(), init_twins=(), train=TrainSpec(steps=80, batch_size=64), **others)
+    return StudySpec(
+        methods=methods, replicates=(), init_replicates=(), train=TrainSpec(steps=80, batch_size=64), **others
+    )
 
 
 def test_examples_read_over_examples_selected() -> None:

@@ -193,7 +193,8 @@ def test_one_methods_setting_retrains_that_method_only(lab: Lab, first: Study) -
     assert len(pairs) == len(others)
     expected = {"train rift seed=0 lr=1e-3", "evaluate rift seed=0 lr=1e-3", "spectrum rift", "accuracy"} | pairs
     expected |= {"path end rift", "base measures rift", "functions of base and 7 adapters"}
-    expected |= {pair.replace("geometry", "path") for pair in pairs}
+    # A path to another method's replicate, which differs in the data order too, is not walked.
+    expected |= {pair.replace("geometry", "path") for pair in pairs if "order1" not in pair}
     assert changed.names(hit=False) == expected
 
 
@@ -211,7 +212,7 @@ def test_paths_start_and_end_at_the_adapters_own_readings(first: Study) -> None:
     assert set(ends["run"]) == set(RUNS)
     assert ends.group_by("run", "reading").agg(pl.col("value").n_unique())["value"].unique().to_list() == [1]
     barriers = pl.read_parquet(first.folder / "barriers.parquet")
-    assert barriers.height == 21 * 2 * 3
+    assert barriers.height == (15 + 1) * 2 * 3  # the pairs of the six, and SFT beside its replicate
     assert barriers["barrier"].min() >= 0
 
 
