@@ -63,7 +63,7 @@ def test_settings_that_are_no_number_or_nothing_at_all(assignment: str, message:
         ({"logprobs": [0.5]}, "field `logprobs[0]`: expected a finite log-probability (at most 0), got 0.5"),
         (
             {"answer": float("inf")},
-            "field `answer`: expected the reference answer as a non-empty string or a number, got ",
+            "field `answer`: expected the reference answer as a non-empty string or a number",
         ),
         ({"prompt": " \n\t"}, "field `prompt`: expected the question as a non-empty string, got ' \\n\\t'"),
         ({"completion": "\ud800"}, "field `completion`: expected valid Unicode, got half a surrogate pair"),
