@@ -152,7 +152,6 @@ def _check_file(spec: StudySpec) -> None:
     assert spec.rollouts.file is not None
     control = marks_of(spec.model.prompt_template)
     rows = read_rollouts(expanded(spec.rollouts.file), spec.rollouts.columns, control)
-    _check_questions(rows["prompt"], "rollouts.file")
     _check_evaluation(spec, rows)
     known = rows.filter(pl.col("reward").is_null() & pl.col("answer").is_not_null())
     golds = known.unique("problem_id", maintain_order=True)

@@ -132,14 +132,13 @@ def test_questions_that_were_through_a_template_are_refused(own: Own, tmp_path: 
     rendered = "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
     file = tmp_path / "problems.jsonl"
     file.write_text(json.dumps({"question": rendered, "answer": "2"}))
-    given, source = (
-        (own([row | ({"prompt": rendered} if row["problem_id"] == "p1" else {}) for row in rows()]), "rollouts.file")
-        if where == "rollouts"
-        else (own(rows(), f"evaluation.problems={file}"), "evaluation.problems")
-    )
-    assert refusal(given).startswith(
-        f"{source}: a question holds '<|im_start|>', a mark of chat templates, and would be "
-    )
+    if where == "rollouts":
+        given = own([row | ({"prompt": rendered} if row["problem_id"] == "p1" else {}) for row in rows()])
+        said = "line 3, field `prompt`: expected the bare question, got a rendered chat template (with '<|im_start|>')"
+    else:
+        given = own(rows(), f"evaluation.problems={file}")
+        said = "evaluation.problems: a question holds '<|im_start|>', a mark of chat templates, and would be "
+    assert said in refusal(given)
 
 
 def test_what_the_worker_refuses_comes_back_as_one_line(
@@ -323,7 +322,9 @@ def test_answers_longer_than_the_context_are_refused(own: Own) -> None:
 
 
 def test_cheap_refusals_come_before_the_base_is_looked_at(own: Own) -> None:
-    assert refusal(own([{"prompt": "q"}], base="/no/such/folder")).endswith("or a list as `completions`")
+    assert refusal(own([{"prompt": "q"}], base="/no/such/folder")).endswith(
+        "rollouts.fields.completion (columns: prompt)"
+    )
 
 
 # --- after grading ---------------------------------------------------------------------------------------------------

@@ -153,10 +153,9 @@ def _question(completion: str, gold: str) -> _Question:
     if located is None:
         return powers(text), gold_text, False
     located, gold = choices(located, locate(gold) or gold)
-    listed = several(gold)
-    gold_text = tidy(gold, units=False, lists=True) if listed else _gold(gold)
-    if listed or ("\\boxed" not in located and several(located)):  # of several boxes math-verify reads each
-        return tidy(located, units=False, lists=True), gold_text, True
+    if several(gold) or ("\\boxed" not in located and several(located)):  # of several boxes math-verify reads each
+        return tidy(located, units=False, lists=True), tidy(gold, units=False, lists=True), True
+    gold_text = _gold(gold)
     return tidy(located, units=NUMBER.fullmatch(gold_text) is not None), gold_text, True
 
 

@@ -37,6 +37,10 @@ def check_template(template: str | None, setting: str = "model.prompt_template")
         raise InputError(f"{setting}: expected {{question}} exactly once, got {template!r}")
 
 
+AS_IT_IS = "{question}"
+"""The template that takes every question as it is, also one that was rendered already."""
+
+
 def check_question(question: str, source: str, tokens: Sequence[str] = ()) -> None:
     """Raise `InputError`, naming ``source``, for a question with a chat template's marks or one of ``tokens`` in it.
 
@@ -61,7 +65,8 @@ def prompt_ids(tokenizer: Any, question: str, template: str | None = None, date:
     tokenizer's special tokens.
     """
     check_template(template)
-    check_question(question, "rollouts or evaluation.problems", _special(tokenizer))
+    if template != AS_IT_IS:
+        check_question(question, "rollouts or evaluation.problems", _special(tokenizer))
     bos = tokenizer.bos_token_id
     if template is not None:
         ids = list(tokenizer(template.replace("{question}", question))["input_ids"])

