@@ -19,11 +19,10 @@ def tiny() -> Values:
 
     ``colinear study tiny``; 6 to 7 minutes on two cores, no GPU, 30 MB of disk. The student branches off from the
     teacher on its way and becomes strong in its own style (97 to 98 % on held-out problems), less so in the teacher's
-    (87 to 89 % when asked for it), which it begins by itself a few times in a hundred. Expect: SFT, RFT and RIFT 4 to 6
-    points below the base, DFT 1 to 4, Offline GRPO 0 to 6, DPO at it; cosine to SFT .92 to .97 for RFT and RIFT, .67 to
-    .75 for Offline GRPO, about -.1 for DPO, .6 to .8 for DFT: it is near .6 where DFT has not changed the style after
-    80 steps, near .8 where it has. Seen at three pretraining seeds with tiny.style_mass at .030 to .051, by the stages'
-    own functions; no whole study has been run.
+    (87 to 90 % when asked for it), which it begins by itself a few times in a hundred. Seen at seed 0: SFT, RFT, RIFT
+    and Offline GRPO 3 to 5 points below the base, DFT 2, DPO at it; cosine to SFT .96 for RFT, .94 for RIFT, .77 for
+    Offline GRPO and DFT, -.11 for DPO, .97 for SFT in another data order. DFT's is near .6 where it has not changed the
+    style after 80 steps, near .8 where it has; which of them a seed gives hangs on tiny.style_mass.
     """
     return {
         "name": "tiny",
