@@ -201,9 +201,9 @@ def test_the_same_again_computes_nothing_and_one_seed_more_only_its_own(lab: Lab
     numbers = {name: cell["computed"] for name, cell in cells(longer).items()}
     assert [name for name, number in numbers.items() if number] == ["lr=0.01 seed=2", "lr=0.9 lr_ratio=0.01 seed=2"]
     trained = [name for name in computed(longer.stdout) if name.startswith("train ")]
-    assert len(trained) == 3
     assert all("seed=2" in name for name in trained)
-    assert counts(longer)["diverged_runs"] == 3
+    # Seed 2 has four trainings; whether SFT at .9 ends above its start is its luck. Of seeds 0 and 1 both do.
+    assert len(trained) + counts(longer)["diverged_runs"] - 2 == 4
 
 
 def test_bad_input_is_one_line_and_code_2_before_any_work(
