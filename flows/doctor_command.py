@@ -86,7 +86,8 @@ def turn_lines(base: str, template: str | None, date: str) -> Iterator[str]:
     from tasks.models.prompts import check_template
     from tasks.models.turn import turn_of
 
-    check_template(template and template.replace("\\n", "\n"))
+    template = template and template.replace("\\n", "\n")
+    check_template(template)
     folder = locate(base)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
@@ -94,7 +95,7 @@ def turn_lines(base: str, template: str | None, date: str) -> Iterator[str]:
         raise InputError(
             f"--base: no tokenizer is to be had from {folder}: {' '.join(str(error).split())[:200]}"
         ) from None
-    turn = turn_of(tokenizer, folder, template and template.replace("\\n", "\n"), date).record
+    turn = turn_of(tokenizer, folder, template, date).record
     yield f"{folder}"
     yield f"{'prompt':18} {turn.prompt!r}"
     yield f"{'begins the answer':18} {turn.opens!r}" if turn.opens else f"{'begins the answer':18} with nothing"

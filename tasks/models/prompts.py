@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -11,6 +10,7 @@ from typing import Any
 
 from tasks.contracts import InputError
 from tasks.models.limits import OverLimit, limited
+from tasks.problems.files import QUESTION_ALONE
 
 RENDER_SECONDS, RENDER_MEMORY = 10.0, 2**31
 """For one question; what models bring takes a tenth of a millisecond."""
@@ -21,11 +21,16 @@ prompt that changes with the day would be trained on in one form and evaluated i
 
 _DIRECTIVES = ("%-d", "%-m", "%-I", "%-H", *(f"%{letter}" for letter in "aAwdbBmyYHIMpSfjUWxXcD"))
 
-_ROLE_MARKS = re.compile(
-    r"<\|(?:im_start|im_end|im_sep|start_header_id|end_header_id|eot_id|begin_of_text|user|assistant|system|end"
-    r"|start_of_role|end_of_role)\|>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|<｜(?:User|Assistant)｜>"
-)
-"""What chat templates put around a message, whichever model it is of."""
+MARKS = (
+    "<|im_start|>", "<|im_end|>", "<|im_sep|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
+    "<|begin_of_text|>", "<|endoftext|>", "<|end_of_text|>", "<|startoftext|>", "<|system|>", "<|user|>",
+    "<|assistant|>", "<|end|>", "<|start|>", "<|message|>", "<|channel|>", "<|turn>", "<turn|>", "[INST]", "[/INST]",
+    "<<SYS>>", "<</SYS>>", "<start_of_turn>", "<end_of_turn>", "<|start_of_role|>", "<|end_of_role|>", "<bos>",
+    "[gMASK]",
+    "<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>", "<\uff5cbegin\u2581of\u2581sentence\uff5c>",
+    "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|header_start|>", "<|header_end|>", "<|eot|>",
+)  # fmt: skip
+"""What chat templates put around a message, whichever model it is of: a question that holds one was rendered."""
 
 
 def check_template(template: str | None, setting: str = "model.prompt_template") -> None:
@@ -37,8 +42,9 @@ def check_template(template: str | None, setting: str = "model.prompt_template")
         raise InputError(f"{setting}: expected {{question}} exactly once, got {template!r}")
 
 
-AS_IT_IS = "{question}"
-"""The template that takes every question as it is, also one that was rendered already."""
+def adds_nothing(template: str | None) -> bool:
+    """Whether every question is taken as it is, also one that was rendered already."""
+    return template is not None and template.strip() == QUESTION_ALONE
 
 
 def check_question(question: str, source: str, tokens: Sequence[str] = ()) -> None:
@@ -46,8 +52,7 @@ def check_question(question: str, source: str, tokens: Sequence[str] = ()) -> No
 
     It has been through a template already, and would get a second one around it.
     """
-    found = _ROLE_MARKS.search(question)
-    mark = found.group() if found else next((token for token in tokens if token in question), None)
+    mark = next((mark for mark in (*MARKS, *tokens) if mark in question), None)
     if mark is not None:
         raise InputError(
             f"{source}: a question holds {mark!r}, a mark of chat templates, and would be put into a template once "
@@ -65,8 +70,8 @@ def prompt_ids(tokenizer: Any, question: str, template: str | None = None, date:
     tokenizer's special tokens.
     """
     check_template(template)
-    if template != AS_IT_IS:
-        check_question(question, "rollouts or evaluation.problems", _special(tokenizer))
+    if not adds_nothing(template):
+        check_question(question, "rollouts or evaluation.problems", special_marks(tokenizer))
     bos = tokenizer.bos_token_id
     if template is not None:
         ids = list(tokenizer(template.replace("{question}", question))["input_ids"])
@@ -114,10 +119,14 @@ def _rendered(tokenizer: Any, messages: Sequence[dict[str, str]], date: str, *, 
 
 
 @lru_cache(maxsize=8)
-def _special(tokenizer: Any) -> tuple[str, ...]:
-    """Tokens that a text cannot spell without becoming another text. The unknown one is that of nothing at all."""
-    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-    return tuple(token for token in added if token != tokenizer.unk_token)
+def special_marks(tokenizer: Any) -> tuple[str, ...]:
+    """The tokenizer's special tokens that no question spells: of three characters or more, not all letters or digits.
+
+    The unknown token is that of nothing at all, and none of them.
+    """
+    known = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    tokens = (known | {*tokenizer.all_special_tokens}) - {tokenizer.unk_token}
+    return tuple(sorted(token for token in tokens if len(token) > 2 and not token.isspace() and not token.isalnum()))
 
 
 def _clock(date: str) -> str:

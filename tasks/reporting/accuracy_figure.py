@@ -7,19 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from tasks.contracts import RunInfo
+from tasks.contracts import NO_POWER, RunInfo
 from tasks.reporting.formats import benchmark_name, percent
-from tasks.reporting.join import (
-    MARGIN,
-    NO_POWER,
-    NOT_JUDGED,
-    StudyTables,
-    base_of,
-    benchmarks,
-    ordered_runs,
-    score,
-    versus,
-)
+from tasks.reporting.join import MARGIN, NOT_JUDGED, StudyTables, base_of, benchmarks, ordered_runs, score, versus
 from tasks.reporting.pairs import Geometry
 from tasks.reporting.picture import Picture, colour_of, label_of, short
 from tasks.reporting.svg import FAINT, INK, PAPER, inline_svg

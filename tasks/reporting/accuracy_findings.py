@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from tasks.contracts import DIFFERS_LITTLE, EQUAL, NO_POWER
 from tasks.reporting.formats import benchmark_name, number, p_value, percent, points, points_interval, span
 from tasks.reporting.join import (
     BASE_FAMILY,
-    DIFFERS_LITTLE,
-    EQUAL,
     MARGIN,
-    NO_POWER,
     Score,
     StudyTables,
     Versus,

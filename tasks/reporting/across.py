@@ -46,19 +46,16 @@ class Likeness:
         return fmean(self.across) if self.across else None
 
 
-def likeness(
-    a: Sequence[RunInfo], b: Sequence[RunInfo], value: Value, *, distance: bool = False, itself: float | None = None
-) -> Likeness:
+def likeness(a: Sequence[RunInfo], b: Sequence[RunInfo], value: Value, *, distance: bool = False) -> Likeness:
     """The `Likeness` of two methods from their replicates ``a`` and ``b``, which differ in the order of the data only.
 
     Two runs are in two orders where both orders are known and differ. Where a run's order is not known (an adapter that
     somebody else trained) it may be any other's: then only the least alike of its values counts (the largest where the
-    measure is a ``distance``), and none where there is just one. ``itself``: the value of a run with itself, where two
-    methods have one run in common.
+    measure is a ``distance``), and none where there is just one.
     """
 
     def of(x: RunInfo, y: RunInfo) -> float | None:
-        return itself if x.run == y.run else value(x.run, y.run)
+        return None if x.run == y.run else value(x.run, y.run)
 
     one_order: dict[int, float] = {}
     known: list[float] = []

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from itertools import combinations
 
 from tasks.contracts import RunInfo
 from tasks.reporting.across import Likeness, likeness
 from tasks.reporting.formats import number, percent
+from tasks.reporting.pair_table import OWN, columns_of
 from tasks.reporting.pairs import AT_FLOOR, BELOW_FLOOR, Geometry
 from tasks.reporting.similarity import Similarity
 from tasks.reporting.tables import Cell, Table, said
@@ -26,14 +26,6 @@ _NOTE = (
 _NEEDS = "needs replicates of both"
 
 Pair = tuple[RunInfo, RunInfo]
-
-
-@dataclass(frozen=True)
-class _Measure:
-    title: str
-    metric: str
-    decimals: int
-    k: int | None = None
 
 
 def across_tables(view: Geometry, cka: Similarity | None) -> list[Table]:
@@ -75,41 +67,18 @@ def _cosines(chosen: Sequence[Pair], view: Geometry) -> Table:
 
 
 def _others(chosen: Sequence[Pair], view: Geometry, cka: Similarity | None) -> Table:
-    rows = [
-        (Cell(a.run), Cell(b.run), Cell(measure.title), *_like(view.likeness(a, b, measure.metric, measure.k),
-                                                              measure.decimals))
-        for a, b in chosen
-        for measure in _measures(view)
-    ]  # fmt: skip
-    if cka is not None:
-        rows += list(_cka_rows(chosen, view, cka))
-    header = ("Method", "and", "Measure", "In one data order", "Across data orders", "Noise floor")
-    return Table(
-        "across-measures", "Like with like: angles, overlaps and CKA", header, tuple(sorted(rows, key=_by_pair)), _NOTE,
-        words=3,
-    )  # fmt: skip
-
-
-def _by_pair(row: tuple[Cell, ...]) -> tuple[str, str]:
-    return row[0].text, row[1].text
-
-
-def _measures(view: Geometry) -> Iterator[_Measure]:
-    yield _Measure("Angle of u1 and u1', deg", "angle_left", 1, 1)
-    for k in (k for k in view.ks if k > 1):
-        yield _Measure(f"Worst of top-{k} angles, deg", "angle_left", 1, k)
-    yield _Measure("|u1 u1'|", "u1_overlap", 3)
-    yield _Measure("|v1 v1'|", "v1_overlap", 3)
-    for k in view.ks[-1:]:
-        yield _Measure(f"Overlap of the top-{k} left subspaces", "phi_left", 3, k)
-    yield _Measure("Orthogonal fraction", "orthogonal_fraction", 3)
-
-
-def _cka_rows(chosen: Sequence[Pair], view: Geometry, cka: Similarity) -> Iterator[tuple[Cell, ...]]:
-    last = cka.layers[-1]
+    measures = [one for one in columns_of(view) if one.metric not in ("cosine", "norm_ratio") and one.k != OWN]
+    rows = []
     for a, b in chosen:
-        found = likeness(view.replicates(a), view.replicates(b), partial(cka.value, layer=last))
-        yield (Cell(a.run), Cell(b.run), Cell(f"CKA at the last layer ({last})"), *_like(found, 4))
+        found = [(one.title, view.likeness(a, b, one.metric, one.k), one.decimals) for one in measures]
+        if cka is not None:
+            last = cka.layers[-1]
+            states = likeness(view.replicates(a), view.replicates(b), partial(cka.value, layer=last))
+            found.append((f"CKA at the last layer ({last})", states, 4))
+        rows += [(Cell(a.run), Cell(b.run), Cell(title), *_like(one, decimals)) for title, one, decimals in found]
+    header = ("Method", "and", "Measure", "In one data order", "Across data orders", "Noise floor")
+    title = "Like with like: angles, overlaps and CKA"
+    return Table("across-measures", title, header, tuple(rows), _NOTE, words=3)
 
 
 def _like(found: Likeness, decimals: int) -> tuple[Cell, ...]:

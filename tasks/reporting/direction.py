@@ -72,18 +72,16 @@ def _across(view: Geometry, reference: RunInfo, at: _Group, below: _Group) -> It
     if not at and not below:
         return
     own = view.likeness(reference, reference, "cosine").within[0]
-    itself = f" ({_range(own)})" if own else ""
-    lead = f"Trained in two data orders, {reference.run} agrees with itself to a cosine of {_range(own)}" if own else ""
+    if own:
+        yield f"Across data orders {reference.run} agrees with itself to a cosine of {_range(own)}."
     if at:
-        who = named([_judged(view, info, reference) for _, info in at], MOST_LISTED)
-        yield (
-            f"By direction {who} cannot be told from {reference.run}: across data orders {_as_near(at)} as near to it "
-            f"as a method is to itself{itself}."
-        )
+        yield f"No farther from it than a method is from itself: {_listed(view, at, reference)}."
     if below:
-        who = named([_judged(view, info, reference) for _, info in below], MOST_LISTED)
-        start = f"{lead}; across data orders these agree with it less" if lead and not at else "Farther than that"
-        yield f"{start}: {who}."
+        yield f"Farther from it than a method is from itself: {_listed(view, below, reference)}."
+
+
+def _listed(view: Geometry, group: _Group, reference: RunInfo) -> str:
+    return named([_judged(view, info, reference) for _, info in group], MOST_LISTED)
 
 
 def _judged(view: Geometry, info: RunInfo, reference: RunInfo) -> str:
@@ -97,10 +95,6 @@ def _judged(view: Geometry, info: RunInfo, reference: RunInfo) -> str:
 def _range(values: tuple[float, ...]) -> str:
     low, high = number(min(values), 3), number(max(values), 3)
     return low if low == high else f"{low} to {high}"
-
-
-def _as_near(at: _Group) -> str:
-    return "it is" if len(at) == 1 else "they are"
 
 
 def _from_another_start(view: Geometry, reference: RunInfo, at: _Group, below: _Group) -> Iterator[str]:

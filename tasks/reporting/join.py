@@ -18,7 +18,6 @@ from tasks.contracts import (
     DIFFERS_LITTLE,
     DIVERGENCE,
     EFFECT,
-    EQUAL,
     ITEMS,
     LENS,
     LEVEL,
@@ -37,8 +36,8 @@ HELDOUT, HARD = "heldout", "hard"
 REFERENCES = REFERENCE_METHODS
 """Methods of rows that no study trains: the base, always the first row, and the teacher, where it was evaluated."""
 
-VERDICTS = (DIFFERS, DIFFERS_LITTLE, EQUAL, NO_POWER)
-"""Of MCNEMAR. "Equal" is said by an interval, never by a large p."""
+SHOWN = (DIFFERS, DIFFERS_LITTLE)
+"""Verdicts of MCNEMAR that show a difference."""
 MARGIN = f"{100 * EFFECT:g} points"
 """The smallest difference of interest as it reads."""
 
@@ -151,7 +150,7 @@ class Versus:
     @property
     def shown(self) -> bool:
         """Whether a difference is shown. Its absence never means that the two are equal."""
-        return self.verdict in (DIFFERS, DIFFERS_LITTLE)
+        return self.verdict in SHOWN
 
     @property
     def p(self) -> float | None:

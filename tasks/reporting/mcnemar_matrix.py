@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from tasks.contracts import DIFFERS_LITTLE, EQUAL
 from tasks.reporting.formats import benchmark_name, in_sentence, points, points_interval
-from tasks.reporting.join import DIFFERS_LITTLE, EQUAL, MARGIN, StudyTables, benchmarks, ordered_runs, versus_of
+from tasks.reporting.join import MARGIN, StudyTables, benchmarks, ordered_runs, versus_of
 from tasks.reporting.pairs import Geometry
 from tasks.reporting.tables import Cell, Table, p_words, reference_marks
 

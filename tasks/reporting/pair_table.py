@@ -55,7 +55,7 @@ def _pair_table(key: str, title: str, chosen: Sequence[Pair], view: Geometry) ->
     if len(shown) < len(chosen):
         title = f"{title}: the {len(shown)} nearest of {len(chosen)}"
         cut = f"Only the {len(shown)} pairs of the highest cosine stand here; pair_metrics.parquet has all. "
-    columns = _columns(view)
+    columns = columns_of(view)
     base = (Cell("base"), Cell("any run"), *(Cell(NO_UPDATE) for _ in columns))
     rows = [_pair_row(_oriented(pair, view), columns, view) for pair in shown]
     floors = [_floor_row(kind, columns, view) for kind in KINDS]
@@ -74,7 +74,8 @@ def _pair_table(key: str, title: str, chosen: Sequence[Pair], view: Geometry) ->
     return Table(key, title, header, (base, *rows, *floors, null), note, words=2, marks=marks)
 
 
-def _columns(view: Geometry) -> list[Column]:
+def columns_of(view: Geometry) -> list[Column]:
+    """The measures of a pair that a table shows."""
     worst = [k for k in view.ks if k > 1][-3:]
     top = max(view.ks, default=None)
     angles = [Column("Angle of u1 and u1', deg", "angle_left", 1, 1, beside=True)]

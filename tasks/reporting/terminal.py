@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
-from tasks.contracts import RunInfo
+from tasks.contracts import DIFFERS_LITTLE, EQUAL, NO_POWER, RunInfo
 from tasks.reporting.claims import claims_sentence, claims_table
 from tasks.reporting.findings import findings
 from tasks.reporting.formats import NOT_MEASURED, in_sentence, number, p_value, percent, points, size
 from tasks.reporting.join import (
-    DIFFERS_LITTLE,
-    EQUAL,
     MARGIN,
-    NO_POWER,
     HeadlineRow,
     StudyTables,
     Versus,

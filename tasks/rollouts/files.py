@@ -12,8 +12,8 @@ from typing import Any
 import polars as pl
 
 from tasks.contracts import InputError
-from tasks.problems.files import QUESTION_ALONE
-from tasks.rollouts.layouts import CONTROL, Reading, completions
+from tasks.models.prompts import MARKS, adds_nothing
+from tasks.rollouts.layouts import Reading, completions
 from tasks.rows import Row, name_of, read_rows, show
 
 ROLLOUT_FILE: dict[str, pl.DataType] = {
@@ -33,13 +33,13 @@ ROLLOUT_FILE: dict[str, pl.DataType] = {
 def marks_of(prompt_template: str | None, tokens: Collection[str] = ()) -> Collection[str]:
     """What no prompt may hold, for it would be rendered twice: chat templates' tokens and the tokenizer's own.
 
-    None where ``prompt_template`` adds nothing: then every prompt is taken as it is.
+    Nothing where ``prompt_template`` adds nothing: then every prompt is taken as it is.
     """
-    return () if prompt_template is not None and prompt_template.strip() == QUESTION_ALONE else (*CONTROL, *tokens)
+    return () if adds_nothing(prompt_template) else (*MARKS, *tokens)
 
 
 def read_rollouts(
-    path: Path | str, fields: Mapping[str, str] | None = None, control: Collection[str] = CONTROL
+    path: Path | str, fields: Mapping[str, str] | None = None, control: Collection[str] = MARKS
 ) -> pl.DataFrame:
     """The rollouts in a file or a folder of shards (`tasks.rows.read_rows`), as columns `ROLLOUT_FILE`.
 

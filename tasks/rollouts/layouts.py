@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tasks.contracts import InputError
+from tasks.models.prompts import MARKS
 from tasks.problems.files import worked
 from tasks.rollouts.turns import Told, conversation, is_messages, marked
 from tasks.rows import Row, number_text, question_id, show
@@ -191,15 +192,6 @@ FINISHED = {
 """Finish reason -> what engines and endpoints call it, in any case."""
 _FINISHED = {name: ours for ours, names in FINISHED.items() for name in names}
 
-CONTROL = (
-    "<|im_start|>", "<|im_end|>", "<|im_sep|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
-    "<|begin_of_text|>", "<|endoftext|>", "<|end_of_text|>", "<|startoftext|>", "<|system|>", "<|user|>",
-    "<|assistant|>", "<|end|>", "<|start|>", "<|message|>", "<|channel|>", "<|turn>", "<turn|>", "[INST]", "[/INST]",
-    "<<SYS>>", "<start_of_turn>", "<end_of_turn>", "<|start_of_role|>", "<|end_of_role|>", "<bos>", "[gMASK]",
-    "<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>", "<\uff5cbegin\u2581of\u2581sentence\uff5c>",
-    "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|header_start|>", "<|header_end|>", "<|eot|>",
-)  # fmt: skip
-"""Tokens by which chat templates mark turns: a prompt that holds one has been rendered already."""
 _OPENED = re.compile(r"(assistant\n+)(?:<think>\n*)?\Z|\n(?:### )?(?:assistant|response):?\s*\Z", re.IGNORECASE)
 _TURN = re.compile(r"(?:\A|\n)(?:system|user)\n")
 """The end of a rendered prompt whose tokens were left out when it was decoded, and how a turn of it begins; or the end
@@ -229,7 +221,7 @@ class Reading:
         control: tokens that no prompt may hold, for it would be rendered twice; none where it will not be rendered.
     """
 
-    def __init__(self, fields: Mapping[str, str] | None = None, control: Collection[str] = CONTROL) -> None:
+    def __init__(self, fields: Mapping[str, str] | None = None, control: Collection[str] = MARKS) -> None:
         self.fields = dict(fields or {})
         named = {role: (column,) if column else () for role, column in self.fields.items()}
         self.named = named | {many: named[one] for many, one in LISTED.items() if one in named}

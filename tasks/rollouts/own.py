@@ -9,14 +9,14 @@ has no token is dropped.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from tasks.contracts import COMPLETIONS, PROBLEMS, ROLLOUTS, InputError, Progress, checked, no_progress
-from tasks.models.prompts import DATE
+from tasks.models.prompts import DATE, special_marks
 from tasks.rollouts.teacher import TEACHER, tokenizer_digest
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def own_rollouts(
     from tasks.rollouts.layouts import Reading
 
     turn = open_turn(base, prompt_template, pad_token, template_date)
-    reading = Reading(fields, marks_of(prompt_template, _marks(turn.tokenizer)))
+    reading = Reading(fields, marks_of(prompt_template, special_marks(turn.tokenizer)))
     raw = read_into(reading, file)
     held = heldout_split(raw["problem_id"].unique(maintain_order=True).to_list(), holdout)
     aside = raw.filter(pl.col("problem_id").is_in(list(held)))
@@ -70,16 +70,6 @@ def own_rollouts(
         "heldout_problems": len(held),
         **reading.summary(),
     }
-
-
-def _marks(tokenizer: Any) -> Collection[str]:
-    """The tokenizer's special tokens that no question has: of three characters or more, not all letters or digits."""
-    known = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return sorted(token for token in known | {*tokenizer.all_special_tokens} if _is_mark(token))
-
-
-def _is_mark(token: str) -> bool:
-    return len(token) > 2 and not token.isspace() and not token.isalnum()
 
 
 def taught_rollouts(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from flows.record import engine_versions
-from flows.rollout_notes import rollout_notes
+from flows.rollout_notes import rollout_notes, unjudged
 from tasks.contracts import ArtifactRef, StageResult
+from tasks.settings import build
 
 
 def result(stage: str, **summary: Any) -> StageResult:
@@ -56,3 +57,15 @@ def test_the_vllm_that_computed_something_is_a_version_of_the_study() -> None:
     assert engine_versions([result("evaluate"), completions()]) == {}
     both = [result("evaluate", vllm="0.31.0"), completions(vllm="0.30.0"), result("evaluate", vllm="0.31.0")]
     assert engine_versions(both) == {"vllm": "0.30.0, 0.31.0"}
+
+
+def test_cosines_without_a_floor_are_named_before_anything_runs() -> None:
+    methods = {"methods": ["sft", "rft", "dpo"]}
+    (said,) = unjudged(build(methods))  # SFT alone is trained twice: each other method is judged against it
+    assert said.startswith("Cosines of rft and dpo among themselves have no noise floor")
+    assert said.endswith("replicates=all trains every method in a second data order.")
+    assert unjudged(build(methods | {"replicates": ["all"]})) == []
+    assert unjudged(build(methods | {"replicates": ["sft", "rft"]})) == []  # only dpo is left
+    (said,) = unjudged(build(methods | {"replicates": []}))
+    assert said.startswith("No method is trained in a second data order, so no cosine has a noise floor")
+    assert unjudged(build({"methods": ["sft"], "replicates": []})) == []

@@ -24,21 +24,9 @@ from tasks.models.tokenizer import build_tokenizer
 from tasks.problems.overlap import question_key
 from tasks.problems.synthetic import dev_problems, pretraining_example, solve, vocabulary
 from tasks.specs import TinySpec
+from tests.models.test_tiny import SPEC as UNBRANCHED
 
-SPEC = TinySpec(
-    hidden=32,
-    layers=1,
-    heads=2,
-    kv_heads=1,
-    intermediate=32,
-    max_operand=9,
-    batch_size=8,
-    max_steps=12,
-    branch_steps=30,
-    branch_asked=0.25,
-    style_mass=0.2,
-    dev_problems=20,
-)
+SPEC = UNBRANCHED.model_copy(update={"branch_steps": 30, "branch_asked": 0.25, "style_mass": 0.2})
 ALONE = Ranks(0, 1, torch.device("cpu"))
 RANK = """
 import os, sys

@@ -14,6 +14,7 @@ from scipy.stats import ttest_1samp
 from tasks.contracts import RunInfo
 from tasks.reporting.across import difference, likeness, t_interval
 from tasks.reporting.across_table import across_tables
+from tasks.reporting.claims import sensitivity_table, verdicts
 from tasks.reporting.claims.evidence import Evidence, evidence_of
 from tasks.reporting.claims.measured import Measured, Noise
 from tasks.reporting.claims.pair_readings import leading, mean_overlap, order, pairs
@@ -22,6 +23,8 @@ from tasks.reporting.direction import direction
 from tasks.reporting.floors import INITIALISATION, ORDER
 from tasks.reporting.join import StudyTables
 from tasks.reporting.pairs import AT_FLOOR, BELOW_FLOOR, COMMON_NOISE, geometry
+from tasks.reporting.similarity import similarity_of
+from tests.reporting.test_claim_readings import one
 
 
 def runs(method: str, orders: int = 3, seed: int = 0) -> list[RunInfo]:
@@ -163,12 +166,6 @@ def evidence(repeated: StudyTables) -> Evidence:
     return evidence_of(repeated)
 
 
-def one(parts: list[object]) -> Measured:
-    assert len(parts) == 1
-    assert isinstance(parts[0], Measured), parts
-    return parts[0]
-
-
 def test_the_cross_order_pair_is_judged_by_the_floor(repeated: StudyTables) -> None:
     """On yesterday's rule rft was "at the noise floor": .983 in one order against .973 in two."""
     view = geometry(repeated)
@@ -181,8 +178,8 @@ def test_the_cross_order_pair_is_judged_by_the_floor(repeated: StudyTables) -> N
     assert view.standing(info["rift"], RunInfo("x", "x", 0, 0, 1e-3)) == ""
     said = direction(view)
     assert said.startswith(
-        "Trained in two data orders, sft agrees with itself to a cosine of 0.973; across data orders these agree with "
-        "it less: rft (0.964; 0.983 in one order), "
+        "Across data orders sft agrees with itself to a cosine of 0.973. Farther from it than a method is from itself: "
+        "rft (0.964; 0.983 in one order), "
     )
 
 
@@ -270,5 +267,28 @@ def test_the_table_shows_what_is_judged_beside_what_is_not(repeated: StudyTables
     assert row[3].subs == ("0.963 to 0.965", "n = 6")
     assert rows["sft", "rift"][6].text == "needs replicates of both"
     assert all(len(row) == len(others.header) for row in others.rows)
+    # CKA stands beside them: of sft and rft at the last of five layers 1 - .2 (1 - .958), as the made-up frame has it.
+    _, states = across_tables(geometry(repeated), similarity_of(repeated.cka))
+    shown = [row for row in states.rows if row[2].text == "CKA at the last layer (4)"]
+    assert len(shown) == len(cosines.rows)
+    assert all(cell.text != "-" for cell in shown[0][3:])
     alone = replace(geometry(repeated), twins={ORDER: (), INITIALISATION: ()})
     assert across_tables(alone, None) == []
+
+
+def test_verdicts_at_half_and_at_twice_a_tolerance(build_study: Callable[..., StudyTables]) -> None:
+    """R11: .70 of DFT, +- .0 in three orders, is .128 from the paper's .572: outside .1 and .05, inside .2."""
+    study = build_study(runs=SIX)
+    cosines = {(a.run, b.run): 0.70 for a in runs("sft") for b in runs("dft")}
+    cosines |= {(a.run, b.run): 0.97 for method in ("sft", "dft") for a, b in combinations(runs(method), 2)}
+    found = verdicts(with_cosines(study, cosines))
+    assert next(one.verdict for one in found.results if one.claim.id == "cosine-sft-dft") == "does not hold"
+    likeness_ = next(one for one in found.sensitivity if one.tolerance == "likeness")
+    assert (likeness_.size, likeness_.half[0], likeness_.twice[0]) == (0.1, 0.05, 0.2)
+    assert "cosine-sft-dft" not in likeness_.half[1]
+    assert likeness_.twice[1]["cosine-sft-dft"] == "holds"
+    # No other tolerance has a say in it, and the table counts what changes.
+    others = [one for one in found.sensitivity if one.tolerance != "likeness"]
+    assert all("cosine-sft-dft" not in {**one.half[1], **one.twice[1]} for one in others)
+    rows = {row[1].text: row for row in sensitivity_table([likeness_]).rows}
+    assert rows["0.1"][3].text == str(len(likeness_.twice[1]))

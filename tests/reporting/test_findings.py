@@ -18,9 +18,9 @@ def told(tables: StudyTables) -> Findings:
 
 def test_the_first_sentence_holds_two_orders_against_two_orders(study: StudyTables) -> None:
     assert told(study).sentences[0] == (
-        "Trained in two data orders, sft agrees with itself to a cosine of 0.975; across data orders these agree with "
-        "it less: rift (0.956; 0.981 in one order), rft (0.934; 0.958 in one order), offline_grpo (0.784; 0.804 in one "
-        "order), dft (0.746; 0.765 in one order) and dpo (-0.020; -0.021 in one order)."
+        "Across data orders sft agrees with itself to a cosine of 0.975. Farther from it than a method is from itself: "
+        "rift (0.956; 0.981 in one order), rft (0.934; 0.958 in one order), offline_grpo (0.784; 0.804 in one order), "
+        "dft (0.746; 0.765 in one order) and dpo (-0.020; -0.021 in one order)."
     )
 
 
@@ -28,7 +28,7 @@ def test_without_a_floor_no_cosine_is_called_high(study: StudyTables) -> None:
     sentence = told(replace(study, runs=study.runs[:-1])).sentences[0]
     assert sentence.startswith("Cosine to sft: rift 0.981, rft 0.958, offline_grpo 0.804, dft 0.765 and dpo -0.021.")
     assert "No noise floor was measured" in sentence
-    assert "cannot be told from" not in sentence
+    assert "than a method is from itself" not in sentence
 
 
 def test_a_floor_whose_cosine_is_missing_says_so(study: StudyTables) -> None:

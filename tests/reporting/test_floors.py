@@ -104,8 +104,8 @@ def test_each_pair_is_judged_by_the_floor_of_its_kind(seeds: StudyTables) -> Non
     # .804 is far below the order's .975, but at the initialisation's .746
     assert standing == {"dft": IS_START, "offline_grpo": AT_START, "dpo": BELOW_START, "rift": BELOW_FLOOR}
     assert direction(view) == (
-        "Trained in two data orders, sft agrees with itself to a cosine of 0.975; across data orders these agree with "
-        "it less: rift (0.956; 0.981 in one order). From another initialisation, as near to sft as to itself (0.746, "
+        "Across data orders sft agrees with itself to a cosine of 0.975. Farther from it than a method is from itself: "
+        "rift (0.956; 0.981 in one order). From another initialisation, as near to sft as to itself (0.746, "
         "the same method from another LoRA initialisation): offline_grpo 0.804. From another initialisation, farther "
         "from sft than that (0.746, the same method from another LoRA initialisation): dpo -0.021."
     )

@@ -11,8 +11,9 @@ import polars as pl
 import pytest
 
 from tasks.contracts import InputError
+from tasks.models.prompts import MARKS
 from tasks.rollouts.files import marks_of, read_into, read_rollouts
-from tasks.rollouts.layouts import CONTROL, FINISHED, LAYOUTS, Reading
+from tasks.rollouts.layouts import FINISHED, LAYOUTS, Reading
 
 Read = Callable[..., tuple[pl.DataFrame, dict[str, str]]]
 
@@ -437,7 +438,7 @@ def test_a_rendered_prompt_beside_its_bare_question_names_that_column(read: Read
 
 def test_rendered_prompts_are_taken_where_nothing_is_rendered(tmp_path: Path) -> None:
     assert marks_of("{question}") == ()
-    assert {*CONTROL} <= {*marks_of(None)} == {*marks_of("Q: {question}")}
+    assert {*MARKS} <= {*marks_of(None)} == {*marks_of("Q: {question}")}
     file = tmp_path / "r.jsonl"
     file.write_text(json.dumps({**ROW, "prompt": RENDERED[0]}))
     assert read_rollouts(file, control=marks_of("{question}"))["prompt"].to_list() == [RENDERED[0]]

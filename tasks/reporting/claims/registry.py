@@ -39,7 +39,7 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What became of every claim, in the order of `CLAIMS`; ``judged``: how many have a number to be judged by."""
+    """What became of every claim, in the order of `CLAIMS`, and how far that hangs on each tolerance."""
 
     results: tuple[ClaimResult, ...]
     sensitivity: tuple[Sensitivity, ...]

@@ -12,9 +12,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from tasks.contracts import EFFECT, LEVEL, NO_POWER
 from tasks.reporting.claims.measured import Measured
 from tasks.reporting.formats import number
-from tasks.reporting.join import EFFECT, LEVEL, NO_POWER
 
 HOLDS, FAILS = "holds", "does not hold"
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from tasks.reporting.across import LEVEL
 from tasks.reporting.claims.measured import Noise
-from tasks.reporting.floors import ORDER
 from tasks.reporting.pairs import Geometry
 
 KIND = "change with another data order"
@@ -42,11 +41,8 @@ class Spread:
 
 def order_groups(view: Geometry) -> list[tuple[str, ...]]:
     """Runs that differ in the order of their data only, group by group."""
-    groups: list[set[str]] = []
-    for pair in view.twins[ORDER]:
-        touched = [group for group in groups if group & set(pair)]
-        groups = [group for group in groups if group not in touched] + [set(pair).union(*touched)]
-    return [tuple(sorted(group)) for group in groups]
+    groups = dict.fromkeys(tuple(info.run for info in view.replicates(run)) for run in view.runs)
+    return [group for group in groups if len(group) > 1]
 
 
 def spread_of(groups: Sequence[Sequence[str]], measures: Iterable[Callable[[str], float | None]]) -> Spread | None:

@@ -6,6 +6,7 @@ from collections import Counter
 
 import polars as pl
 
+from tasks.contracts import DIFFERS, DIFFERS_LITTLE, EQUAL, NO_POWER
 from tasks.reporting.formats import (
     NOT_MEASURED,
     benchmark_name,
@@ -16,7 +17,7 @@ from tasks.reporting.formats import (
     points_interval,
     span,
 )
-from tasks.reporting.join import DIFFERS, DIFFERS_LITTLE, EQUAL, MARGIN, NO_POWER, REFERENCES
+from tasks.reporting.join import MARGIN, REFERENCES
 from tasks.reporting.many.joined import Many
 from tasks.reporting.many.rows import Rows, by_method, grouped, once, qualified, values
 from tasks.reporting.many.spread import cell, spread

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from tasks.reporting.formats import benchmark_name, learning_rate
-from tasks.reporting.join import DIFFERS, DIFFERS_LITTLE, REFERENCES
+from tasks.reporting.join import REFERENCES, SHOWN
 from tasks.reporting.many.direction_tables import BOTH, INITIALISATION, ORDER
 from tasks.reporting.many.joined import Many
 from tasks.reporting.many.rows import Rows, between, by_method, floors, once
@@ -51,7 +51,7 @@ def accuracy_drawn(many: Many, scores: pl.DataFrame) -> Drawn | None:
             colour = colour_of(method, many)
             _mean(axes, place, [100 * row["difference"] for row in own])
             for row, height in zip(own, _apart(place, len(own)), strict=True):
-                filled = row["verdict"] in (DIFFERS, DIFFERS_LITTLE)
+                filled = row["verdict"] in SHOWN
                 axes.plot(100 * row["difference"], height, "o", color=colour, markersize=DOTS, markeredgewidth=1.4,
                           markerfacecolor=colour if filled else PAPER, alpha=0.9)  # fmt: skip
         _names(axes, [_name(many, *key) for key, _ in rows])

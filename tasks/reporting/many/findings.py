@@ -9,10 +9,11 @@ from typing import TypeVar
 
 import polars as pl
 
+from tasks.contracts import EQUAL
 from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER
 from tasks.reporting.findings import Findings
 from tasks.reporting.formats import benchmark_name, in_sentence, learning_rate, listed, points, significant, span
-from tasks.reporting.join import DIFFERS, DIFFERS_LITTLE, EQUAL, REFERENCES
+from tasks.reporting.join import REFERENCES, SHOWN
 from tasks.reporting.many.claim_tables import joined_claims
 from tasks.reporting.many.direction_tables import BOTH, INITIALISATION, ORDER, three, two
 from tasks.reporting.many.joined import Many
@@ -108,7 +109,7 @@ def _accuracy(many: Many, scores: pl.DataFrame) -> Iterator[str]:
     for lr in _most(by_rate, lambda named_rows: sum(len(rows) for _, rows in named_rows)):
         start = f"{benchmark_name(many.benchmark)} accuracy at lr {learning_rate(lr)} against the base "
         start += f"({span([100 * value for value in bases], 1)} %)"
-        shown = {name: sum(row["verdict"] in (DIFFERS, DIFFERS_LITTLE) for row in rows) for name, rows in by_rate[lr]}
+        shown = {name: sum(row["verdict"] in SHOWN for row in rows) for name, rows in by_rate[lr]}
         parts = [
             f"{name} {_ranged(rows)}, shown in {shown[name]} of {len(rows)}"
             for name, rows in by_rate[lr]
