@@ -71,3 +71,28 @@ def expanded(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+_POINTERS = (b"version https://git-lfs", b"version https://hawser", b"# xet version")
+_PAGES = (b"<!doctype html", b"<html", b"<?xml")
+
+
+def not_weights(path: Path) -> str:
+    """What was saved in place of a file of weights, with the way out in one line; empty where nothing known was.
+
+    A clone without Git LFS has a pointer of some 130 bytes in place of each large file, and a download that was
+    refused has a web page. Raises nothing: a file that cannot be read is for its reader to refuse.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(64).lstrip().lower()
+    except OSError:
+        return ""
+    if start.startswith(_POINTERS):
+        return (
+            f"{path}: a Git LFS pointer ({path.stat().st_size} bytes), not the weights: run `git lfs pull` in its "
+            "repository, or download the file itself"
+        )
+    if start.startswith(_PAGES):
+        return f"{path}: a web page, not weights; download the file itself, with the rights that it takes"
+    return ""

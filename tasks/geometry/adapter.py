@@ -11,10 +11,16 @@ from tasks.contracts import InputError
 from tasks.geometry.delta import LARGEST, SMALLEST, Array, Factors, check_finite, checked_factors, natural
 from tasks.geometry.patterns import BY_KEY, LONGEST, check_patterns
 from tasks.geometry.peft_config import CONFIG, read_config, read_json
-from tasks.geometry.tensors import TensorFile
+from tasks.geometry.tensors import TensorFile, check_gathered
 
 WEIGHTS = "adapter_model.safetensors"
-_LORA_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>A|B|embedding_A|embedding_B)(\.weight)?")
+_LORA_KEY = re.compile(
+    r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>A|B|embedding_A|embedding_B)(\.default)?(\.weight)?"
+)
+
+WHOLE, BIASES, ODD = "whole tensors", "biases", "modules that are no matrices"
+_ONE = {WHOLE: "whole tensor", BIASES: "bias", ODD: "module that is no matrix"}
+"""What an adapter's file may hold beside factors of matrices."""
 
 
 class _Module(NamedTuple):
@@ -31,8 +37,11 @@ class AdapterSource:
     with ``rank_pattern`` and ``alpha_pattern`` applied. ``B A`` has shape (out, in) also where PEFT stores the base
     transposed (``fan_in_fan_out``): left is always output. An embedding's update has shape (hidden, vocabulary).
 
+    What else the file holds is in ``left_out``, to be said and not compared: whole tensors (a saved head, an embedding
+    with new tokens), biases, factors that are no matrices (convolutions, stacked experts).
+
     Raises `InputError` naming the file and the field or module: a file that is missing or damaged, an adapter whose
-    true update is not ``scale * B A`` (DoRA, PiSSA, saved full weights, ...), a module without its A or its B.
+    true update is not ``scale * B A`` (DoRA, PiSSA, ...), a module without its A or its B.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,6 +51,9 @@ class AdapterSource:
         if not file.is_file():
             raise InputError(no_weights(folder))
         self.weights = TensorFile(file)
+        check_gathered(self.weights.shapes, file)
+        self.left_out: dict[str, list[str]] = {}
+        """What kind of thing -> its names, of all in the file that is no factor of a matrix."""
         self._modules = self._found()
         self.shapes = {name: self._shape(module) for name, module in self._modules.items()}
         self.ranks = {name: self.weights.shapes[module.A][0] for name, module in self._modules.items()}
@@ -56,17 +68,36 @@ class AdapterSource:
     def _shape(self, module: _Module) -> tuple[int, int]:
         return self.weights.shapes[module.B][0], self.weights.shapes[module.A][1]
 
+    @property
+    def note(self) -> str | None:
+        """``left_out`` in a line; None where nothing was."""
+        said = [
+            f"{len(names)} {kind if len(names) > 1 else _ONE[kind]} ({', '.join(names[:3])}"
+            f"{', ...' if len(names) > 3 else ''})"
+            for kind, names in self.left_out.items()
+        ]
+        return f"not compared: {'; '.join(said)}" if said else None
+
     def _found(self) -> dict[str, _Module]:
-        file = self.weights.path
+        file, raw = self.weights.path, read_json(Path(self.source))
+        parameters = [str(name).rpartition(".")[0] for name in raw.get("target_parameters") or ()]
         found: dict[str, dict[str, str]] = {}
-        for key in self.weights.shapes:
+        for key, shape in self.weights.shapes.items():
             match = _LORA_KEY.fullmatch(key) if len(key) <= LONGEST else None
+            name = key.removeprefix("base_model.model.")
             if match is None:
-                raise InputError(f"{file}: tensor {key} is not a LoRA factor (base_model.model.*.lora_[AB].weight)")
-            found.setdefault(match["module"], {})[match["factor"]] = key
+                if "lora_" in name and not name.endswith(".bias"):
+                    raise InputError(f"{file}: tensor {key} is not a LoRA factor (base_model.model.*.lora_[AB].weight)")
+                self.left_out.setdefault(BIASES if name.endswith(".bias") else WHOLE, []).append(name)
+            elif len(shape) > 2 or any(_ends_in(match["module"], owner) for owner in parameters):
+                names = self.left_out.setdefault(ODD, [])
+                names += [match["module"]] if match["module"] not in names else []
+            else:
+                found.setdefault(match["module"], {})[match["factor"]] = key
+        odd = self.left_out.get(ODD, [])
+        found = {name: keys for name, keys in found.items() if name not in odd}
         if not found:
-            raise InputError(f"{self.source}: no LoRA module in it")
-        raw = read_json(Path(self.source))
+            raise InputError(f"{self.source}: no LoRA module in it" + (f"; {self.note}" if self.note else ""))
         check_patterns({name: raw.get(name) for name in BY_KEY}, list(found), file.with_name(CONFIG))
         return {name: self._module(name, found[name]) for name in sorted(found, key=natural)}
 
@@ -109,6 +140,12 @@ class LoraA:
         matrix = self._file.read(self._keys[module])
         check_finite(matrix, "lora_A", f"{self.source}: module {module}")
         return matrix
+
+
+def _ends_in(module: str, owner: str) -> bool:
+    """Whether a module is the one that PEFT's ``target_parameters`` names, or a second parameter's wrapper of it."""
+    parts, last = [part for part in module.split(".") if part != "base_layer"], owner.split(".")
+    return bool(owner) and parts[-len(last) :] == last
 
 
 def unpickle(folder: Path) -> str:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from tasks.contracts import InputError
+from tasks.geometry.delta import natural
+from tasks.geometry.other_formats import as_peft
 from tasks.geometry.peft_config import CONFIG
 from tasks.secrets import without_password
 from tasks.small_files import expanded
@@ -28,6 +30,7 @@ MLFLOW_URI = re.compile(r"(runs|models|mlflow-artifacts):/.+|[0-9a-f]{32}")
 _URI = re.compile(r"[a-z][a-z0-9+.-]*:/.*")
 _HUB_ID = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?P<subfolder>(/[^/@]+)*)(@(?P<revision>.+))?")
 _CHECKPOINT = re.compile(r"checkpoint[-_]?\d+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 LONGEST_LABEL = 200
 _NAMELESS = frozenset({"adapter", "output", "artifacts"})
 """Folder names that say nothing of what is in them."""
@@ -140,7 +143,7 @@ def _unique(label: str, taken: set[str]) -> str:
 def _parts(argument: Argument, names: Mapping[str, str]) -> tuple[str, ...]:
     location = argument.location
     if argument.kind == "folder":
-        return Path(os.path.abspath(expanded(location))).parts[1:] or ("/",)
+        return _named(Path(os.path.abspath(expanded(location))).parts[1:]) or ("/",)
     if argument.kind == "hub":
         path, at, revision = location.partition("@")
         *parents, last = path.split("/")
@@ -155,6 +158,14 @@ def _parts(argument: Argument, names: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(shortened[:1] + name + shortened[1:] if scheme in ("", "runs") else shortened)
 
 
+def _named(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """A path's parts; in the Hub's cache, which is by commit, the repository's owner and name in their place."""
+    for place, (repository, snapshots, commit) in enumerate(zip(parts, parts[1:], parts[2:], strict=False)):
+        if repository.startswith("models--") and snapshots == "snapshots" and _COMMIT.fullmatch(commit):
+            return (*parts[:place], *repository.removeprefix("models--").split("--"), *parts[place + 3 :])
+    return tuple(part.removesuffix(".safetensors") for part in parts)
+
+
 # --- folders ----------------------------------------------------------------------------------------------------------
 
 
@@ -162,7 +173,8 @@ def locate(argument: Argument, download: Callable[[str, Path], Path], scratch: P
     """The folder of an argument's adapter (``adapter_config.json``) or whole model (``config.json``), absolute.
 
     ``download(uri, scratch)`` gives the folder of an MLflow URI. From the Hub only \\*.json and \\*.safetensors of the
-    one folder are fetched. Raises `InputError`: no such folder, nothing to compare in it, a Hub that does not have it.
+    one folder are fetched. An adapter that MLX, kohya's scripts or diffusers saved is written into ``scratch`` as PEFT
+    would have saved it. Raises `InputError`: no such folder, nothing to compare in it, a Hub that does not have it.
     """
     location = argument.location
     if argument.kind == "mlflow":
@@ -171,16 +183,28 @@ def locate(argument: Argument, download: Callable[[str, Path], Path], scratch: P
         folder = _from_hub(location)
     else:
         folder = expanded(location)
-        if os.path.isfile(folder):
+        if os.path.isfile(folder) and folder.suffix != ".safetensors":
             raise InputError(f"{location} is a file; give the directory that PEFT saved")
-        if not os.path.isdir(folder):
+        if not os.path.exists(folder):
             raise InputError(f"{location}: no such folder; a Hub id is owner/name")
     for name in WITHIN:
+        if (converted := as_peft(folder / name, scratch)) is not None:
+            return converted
         if (folder / name / CONFIG).is_file():
             return Path(os.path.abspath(folder / name))
     if not (folder / MODEL_CONFIG).is_file():
-        raise InputError(f"{location}: neither {CONFIG} (a PEFT adapter) nor {MODEL_CONFIG} (a whole model) in it")
+        below = ", ".join(str(found) for found in _below(folder))
+        raise InputError(
+            f"{location}: neither {CONFIG} (a PEFT adapter) nor {MODEL_CONFIG} (a whole model) in it"
+            + (f"; give one of the adapters below it: {below}" if below else "")
+        )
     return folder.absolute()
+
+
+def _below(folder: Path, most: int = 5) -> list[Path]:
+    """The first folders up to two levels below that hold an adapter: a trainer's checkpoints, a sweep's runs."""
+    found = {path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{CONFIG}")}
+    return sorted(found, key=lambda path: natural(".".join(re.split(r"(\d+)", str(path)))))[:most]
 
 
 def is_model(folder: Path) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from tasks.contracts import InputError
-from tasks.geometry.delta import Array
-from tasks.geometry.tensors import TensorFile
+from tasks.geometry.delta import Array, core
+from tasks.geometry.tensors import TensorFile, check_gathered
 from tasks.models.external import as_safetensors
 from tasks.small_files import read_object
 
@@ -17,12 +17,12 @@ CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
-_PREFIXES = frozenset({"base_model", "model", "language_model", "transformer"})
-"""Leading parts of a name that depend on which class saved the model, not on which weight it is."""
-
 _CONV1D_MODELS = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp_decoder"})
 _CONV1D = frozenset({"c_attn", "c_proj", "c_fc", "q_attn"})
 """Modules that are transformers' Conv1D in these models: stored (in, out). A square one does not show it."""
+
+_PACKED = (".qweight", ".weight.absmax", ".weight_packed", ".weight_scale_inv", ".weight_scale", "_blocks", ".SCB")
+"""Ends of names that quantised weights are stored under: GPTQ and AWQ, bitsandbytes, compressed-tensors, fp8, mxfp4."""
 
 _HEAD = "lm_head.weight"
 _EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings")
@@ -32,7 +32,8 @@ class Checkpoint:
     """A model directory: ``config.json`` with ``model.safetensors``, or with the shards that its index names.
 
     Raises `InputError` in one line naming the file: no configuration, no safetensors (pickles are not read), a damaged
-    index, a missing shard, a tensor that the index promises and its shard does not hold.
+    index, a missing shard, a tensor that the index promises and its shard does not hold, quantised weights, weights
+    that DeepSpeed ZeRO-3 left empty.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -40,9 +41,23 @@ class Checkpoint:
         self.config = _json(self.folder / CONFIG, "give a model directory that transformers saved")
         self.files: dict[str, TensorFile] = _tensors(self.folder)
         self.shapes: dict[str, tuple[int, ...]] = {name: file.shapes[name] for name, file in self.files.items()}
+        self._refuse_quantised()
+        check_gathered(self.shapes, self.folder)
         self._by_core: dict[str, list[str]] = {}
         for name in self.shapes:
-            self._by_core.setdefault(_core(name), []).append(name)
+            self._by_core.setdefault(core(name), []).append(name)
+
+    def _refuse_quantised(self) -> None:
+        said = self.config.get("quantization_config")
+        method = said.get("quant_method") if isinstance(said, dict) else None
+        packed = [name for name in self.shapes if name.endswith(_PACKED)]
+        stored = [name for name, file in self.files.items() if method and not file.is_floating(name)]
+        if packed or stored:
+            kind = method or "by the names of its tensors"
+            raise InputError(
+                f"{self.folder}: its weights are quantised ({kind}; such as {(packed or stored)[0]}): give the "
+                "model as it was before quantising, which an update is added to"
+            )
 
     def read(self, name: str) -> Array:
         """One tensor as it is stored, in float64; `InputError` where there is none of that name."""
@@ -58,12 +73,12 @@ class Checkpoint:
         """
         if name in self.shapes:
             return name
-        found = self._by_core.get(_core(name), [])
+        found = self._by_core.get(core(name), [])
         if len(found) > 1:
             raise InputError(f"{self.folder}: {name} could be {' or '.join(sorted(found))}; rename one of them")
         if found:
             return found[0]
-        return self._embedding() if _core(name) == _HEAD and self.tied else None
+        return self._embedding() if core(name) == _HEAD and self.tied else None
 
     @property
     def tied(self) -> bool:
@@ -136,9 +151,10 @@ def changed(base: Checkpoint, other: Checkpoint) -> tuple[list[str], list[str]]:
 
     ``modules``: matrices whose values differ, without ".weight", named as in ``other``; `Checkpoint.read_weight` of
     either side takes these names. Values count, not bytes: a float32 copy of a bfloat16 weight is unchanged.
-    ``rest``: everything else that differs and is reported, not compared: biases, norms, three-dimensional experts, and
-    tensors that only one side has. An output layer that one side ties to its embedding is no such tensor: it is
-    compared with that embedding; where both sides tie, it is the embedding and is not looked at twice.
+    ``rest``: everything else that differs and is reported, not compared: biases, norms, three-dimensional experts,
+    embeddings and output layers of vocabularies of two sizes, and tensors that only one side has. An output layer that
+    one side ties to its embedding is no such tensor: it is compared with that embedding; where both sides tie, it is
+    the embedding and is not looked at twice.
 
     Memory: one tensor of each side in float64 where their bytes differ.
 
@@ -148,24 +164,36 @@ def changed(base: Checkpoint, other: Checkpoint) -> tuple[list[str], list[str]]:
     rest: list[str] = []
     matched: set[str] = set()
     for name in other.shapes:
-        if _core(name) == _HEAD and base.tied and other.tied:
+        if core(name) == _HEAD and base.tied and other.tied:
             continue
         partner = base.find(name)
         if partner is None:
             rest.append(name)
             continue
         matched.add(partner)
-        if not _equal(base, partner, other, name):
+        if _other_vocabulary(base.shapes[partner], other.shapes[name], name):
+            rest.append(name)
+        elif not _equal(base, partner, other, name):
             plain = len(other.shapes[name]) == 2 and name.endswith(".weight")
             (modules if plain else rest).append(name.removesuffix(".weight") if plain else name)
     if not matched:
         raise InputError(f"{other.folder} and {base.folder} share no tensor: give the model that it was trained from")
     for name in base.shapes.keys() - matched:
-        if _core(name) != _HEAD or not other.tied:
+        if core(name) != _HEAD or not other.tied:
             rest.append(name)
-        elif not base.tied and (partner := other.find(name)) and not _equal(base, name, other, partner):
-            modules.append(name.removesuffix(".weight"))
+        elif not base.tied and (partner := other.find(name)):
+            if _other_vocabulary(base.shapes[name], other.shapes[partner], name):
+                rest.append(name)
+            elif not _equal(base, name, other, partner):
+                modules.append(name.removesuffix(".weight"))
     return sorted(modules), sorted(rest)
+
+
+def _other_vocabulary(base: tuple[int, ...], other: tuple[int, ...], name: str) -> bool:
+    """Whether two embeddings, or output layers, have other numbers of rows (tokens): then neither has an update."""
+    parts = name.split(".")
+    token = core(name) == _HEAD or (len(parts) > 1 and parts[-2] in _EMBEDDINGS)
+    return token and len(base) == len(other) == 2 and base[0] != other[0] and base[1] == other[1]
 
 
 def _equal(base: Checkpoint, name: str, other: Checkpoint, other_name: str) -> bool:
@@ -176,13 +204,6 @@ def _equal(base: Checkpoint, name: str, other: Checkpoint, other_name: str) -> b
         )
     file, other_file = base.files[name], other.files[other_name]
     return file.same(name, other_file, other_name) or bool(np.array_equal(base.read(name), other.read(other_name)))
-
-
-def _core(name: str) -> str:
-    parts = name.split(".")
-    while len(parts) > 1 and parts[0] in _PREFIXES:
-        parts = parts[1:]
-    return ".".join(parts)
 
 
 def _tensors(folder: Path) -> dict[str, TensorFile]:

@@ -12,7 +12,7 @@ import polars as pl
 
 from tasks.contracts import ADAPTERS, UNSHARED, InputError, Progress, RunInfo, checked, no_progress
 from tasks.geometry.checkpoint import Checkpoint
-from tasks.geometry.delta import Source, shared
+from tasks.geometry.delta import Source, aligned, shared
 from tasks.geometry.opened import Named, check, open_adapter
 from tasks.geometry.tables import geometry
 
@@ -56,7 +56,7 @@ def examine(adapters: Sequence[Named], base: Path | None = None) -> None:
         raise InputError(f"two adapters are called {twice!r}; name one of them: NAME=ADAPTER")
     checkpoint = Checkpoint(base) if base is not None else None
     plain = [source for adapter in adapters if (source := check(adapter, base)) is not None]
-    for a, b in combinations(plain, 2):
+    for a, b in combinations(aligned(plain), 2):
         shared(a, b)
     if checkpoint is not None:
         for source in plain:
@@ -81,14 +81,15 @@ def compare(
     """
     examine(adapters, base)
     opened = [open_adapter(adapter, base, scratch) for adapter in adapters]
+    sources = aligned([one.source for one in opened])
     infos = [adapter.info for adapter in adapters]
     checkpoint = Checkpoint(base) if base is not None else None
-    found = geometry([one.source for one in opened], infos, ks, checkpoint, progress)
+    found = geometry(sources, infos, ks, checkpoint, progress)
     return Comparison(
         pair_metrics=found.pair_metrics,
         spectra=found.spectra,
         adapters=checked(pl.DataFrame([one.described() for one in opened], schema=ADAPTERS), ADAPTERS, "adapters"),
-        unshared=_unshared([one.source for one in opened], infos),
+        unshared=_unshared(sources, infos),
         notes=tuple(
             f"{infos[i].run}: {why}; the module is left out of this adapter's comparisons"
             for i, modules in sorted(found.damaged.items())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -120,14 +122,66 @@ def load_delta(path: str | Path) -> LoraDelta:
     return LoraDelta({name: adapter.read(name) for name in adapter.shapes}, source=adapter.source)
 
 
-def layer_of(module: str) -> int | None:
-    """``model.layers.3.self_attn.q_proj -> 3``: the first number in the name; None where there is none."""
-    return next((int(part) for part in module.split(".") if part.isdecimal() and len(part) < 10), None)
+class Place(NamedTuple):
+    """Where a module is in its model."""
+
+    tower: str
+    """Of several stacks of layers the one that it is in (``visual.blocks``); empty in the largest, or the only one."""
+    layer: int | None
+    """Its layer's number in that stack; None outside of layers."""
+    projection: str
+    """The last part of its name, in a tower with that before it: ``q_proj``, ``visual.blocks.*.proj``."""
+
+    @property
+    def cluster(self) -> tuple[str, int] | None:
+        """What tells its layer from all others of the model; None outside of layers."""
+        return None if self.layer is None else (self.tower, self.layer)
 
 
-def projection_of(module: str) -> str:
-    """``model.layers.3.self_attn.q_proj -> q_proj``: the last part of the name."""
-    return module.rsplit(".", 1)[-1]
+PREFIXES = frozenset({"base_model", "model", "language_model", "transformer", "module", "_orig_mod"})
+"""Leading parts of a name that depend on which class saved the model, or wrapped it, not on which weight it is."""
+
+_NAMES = {"unembed_tokens": "lm_head"}
+"""Other names of a module."""
+
+
+def core(name: str) -> str:
+    """The name without what depends on the class or the wrapper that saved it: see `PREFIXES`.
+
+    >>> core("language_model.model.layers.0.q_proj"), core("model.visual.blocks.0._orig_mod.proj")
+    ('layers.0.q_proj', 'visual.blocks.0.proj')
+    """
+    parts = [part for part in name.split(".") if part != "_orig_mod"]
+    while len(parts) > 1 and parts[0] in PREFIXES:
+        parts = parts[1:]
+    return ".".join([_NAMES.get(parts[0], parts[0]), *parts[1:]])
+
+
+def places(modules: Iterable[str]) -> list[Place]:
+    """The place of each module. Layers of two stacks, a vision tower's and a language model's, are never taken for one.
+
+    >>> [(place.tower, place.layer, place.projection) for place in places(["layers.3.q_proj", "layers.4.q_proj",
+    ...                                                                    "visual.blocks.3.proj"])]
+    [('', 3, 'q_proj'), ('', 4, 'q_proj'), ('visual.blocks', 3, 'visual.blocks.*.proj')]
+    """
+    found = [_numbered(name) for name in modules]
+    towers = Counter(tower for tower, layer, _ in found if layer is not None)
+    # The one with most modules; of two alike the one whose name is shortest, as the language model's `layers` is.
+    main = min(towers, key=lambda tower: (-towers[tower], len(tower), tower), default="")
+    return [
+        Place("", layer, last) if layer is None or tower == main else Place(tower, layer, f"{tower}.*.{last}")
+        for tower, layer, last in found
+    ]
+
+
+def _numbered(module: str) -> tuple[str, int | None, str]:
+    """``model.layers.3.self_attn.q_proj -> layers, 3, q_proj``; kohya's names have underscores in place of dots."""
+    parts = core(module).split(".")
+    if len(parts) == 1 and module.startswith("lora_"):
+        match = re.fullmatch(r"(?P<tower>.+?)_(?P<layer>\d{1,9})_(?P<last>.+)", module)
+        return (match["tower"], int(match["layer"]), match["last"]) if match else ("", None, module)
+    number = next((i for i, part in enumerate(parts) if part.isdecimal() and len(part) < 10), None)
+    return ("", None, parts[-1]) if number is None else (".".join(parts[:number]), int(parts[number]), parts[-1])
 
 
 def shared(a: Source, b: Source) -> list[str]:
@@ -149,6 +203,51 @@ def shared(a: Source, b: Source) -> list[str]:
                 "compare adapters of the same base model"
             )
     return names
+
+
+@dataclass(frozen=True, eq=False)
+class Renamed:
+    """A source whose modules have other names; ``own``: name here -> name there."""
+
+    inner: Source
+    own: Mapping[str, str]
+
+    @property
+    def source(self) -> str:
+        """As the inner one's."""
+        return self.inner.source
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Module name -> (out, in), in the model's order."""
+        return {name: self.inner.shapes[self.own[name]] for name in sorted(self.own, key=natural)}
+
+    @property
+    def rank(self) -> int | None:
+        """As the inner one's."""
+        return self.inner.rank
+
+    def read(self, module: str) -> Update:
+        """One module's update."""
+        return self.inner.read(self.own[module])
+
+
+def aligned(sources: Sequence[Source]) -> list[Source]:
+    """The sources with one spelling of each module's name: that of the first source which has it.
+
+    One model saved by two classes has ``language_model.model.layers`` in one file and ``model.language_model.layers``
+    in the other. Names are one module's where their `core` is, and where neither source has two of that core.
+    """
+    spelled: dict[str, str] = {}
+    found: list[Source] = []
+    for source in sources:
+        there, cores = set(spelled.values()), Counter(map(core, source.shapes))
+        single = {name: core(name) for name in source.shapes if cores[core(name)] == 1}
+        own = {name if name in there else spelled.get(single.get(name, ""), name): name for name in source.shapes}
+        same = len(own) < len(source.shapes) or all(here == name for here, name in own.items())
+        found.append(source if same else Renamed(source, own))
+        spelled = {core(name): name for name in found[-1].shapes if cores[core(name)] == 1} | spelled
+    return found
 
 
 def unshared(a: Source, b: Source) -> tuple[list[str], list[str]]:

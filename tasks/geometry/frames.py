@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from tasks.contracts import checked
-from tasks.geometry.delta import layer_of, projection_of
+from tasks.geometry.delta import places
 
 Row = tuple[str, str, int | None, float]
 """module ("*" for all of them), metric, k or None, value (NaN where it is not defined)."""
@@ -21,11 +21,15 @@ def long_frame(
     """``rows`` in ``schema``: ``runs`` as constant columns, layer and projection from the module, NaN as null."""
     frame = pl.DataFrame(rows, schema={key: schema[key] for key in ("module", "metric", "k", "value")}, orient="row")
     modules = frame["module"].to_list()
+    named = list(dict.fromkeys(name for name in modules if name != "*"))
+    found = dict(zip(named, places(named), strict=True))
     return checked(
         frame.with_columns(
             pl.col("value").fill_nan(None),
-            pl.Series("layer", [None if name == "*" else layer_of(name) for name in modules], pl.Int64()),
-            pl.Series("projection", [None if name == "*" else projection_of(name) for name in modules], pl.String()),
+            pl.Series("layer", [found[name].layer if name in found else None for name in modules], pl.Int64()),
+            pl.Series(
+                "projection", [found[name].projection if name in found else None for name in modules], pl.String()
+            ),
             *(pl.lit(value).alias(column) for column, value in runs.items()),
         ),
         schema,

@@ -14,7 +14,8 @@ from tasks.geometry.adapter import WEIGHTS, AdapterSource, LoraA, no_weights
 from tasks.geometry.checkpoint import Checkpoint, changed
 from tasks.geometry.delta import Dense, Source, check_finite, natural
 from tasks.geometry.merged import check_mergeable, merge
-from tasks.geometry.peft_config import CONFIG, explain, read_json
+from tasks.geometry.other_formats import SCALING
+from tasks.geometry.peft_config import CONFIG, check_known_start, explain, read_json
 from tasks.geometry.rounding import LIMIT, NAMES, NOTHING, Rounding, rounding
 from tasks.geometry.tensors import TensorFile
 
@@ -121,12 +122,15 @@ def check(adapter: Named, base: Path | None) -> AdapterSource | None:
             raise InputError(f"{folder}: a whole model, whose update is its difference from a base: give --base MODEL")
         return None
     raw = read_json(folder)
+    check_known_start(raw, folder / CONFIG)
     reason = explain(raw)
     if reason is None:
         return AdapterSource(folder)
     if not (folder / WEIGHTS).is_file():
         raise InputError(no_weights(folder))
     file = TensorFile(folder / WEIGHTS)
+    if explain(raw, beside=False) is None and (base is None or not _mergeable(raw, file, Checkpoint(base))):
+        return AdapterSource(folder)
     if base is None:
         named = raw.get("base_model_name_or_path")
         raise InputError(
@@ -135,6 +139,21 @@ def check(adapter: Named, base: Path | None) -> AdapterSource | None:
         )
     check_mergeable(folder, raw, file, Checkpoint(base))
     return None
+
+
+def _mergeable(raw: Mapping[str, Any], file: TensorFile, base: Checkpoint) -> bool:
+    """Whether what was trained beside scale * B A can be compared too: it is saved whole, and as large as in the base.
+
+    Not so biases of LoRA's own, stacked experts, and a vocabulary that grew.
+    """
+    if raw.get("lora_bias") or raw.get("target_parameters"):
+        return False
+    for key, shape in file.shapes.items():
+        name = key.removeprefix("base_model.model.")
+        stored = base.find(name) if "lora_" not in name else None
+        if stored is not None and base.shapes[stored] != shape:
+            return False
+    return True
 
 
 def open_adapter(adapter: Named, base: Path | None, scratch: Path) -> Opened:
@@ -151,7 +170,7 @@ def open_adapter(adapter: Named, base: Path | None, scratch: Path) -> Opened:
     reason = explain(raw)
     about = {"base": raw.get("base_model_name_or_path") or None, "kind": _kind(raw)}
     if source is not None:
-        return Opened(source, {**about, **_factored(source), **_common(adapter)})
+        return Opened(source, {**about, **_factored(source, raw.get(SCALING)), **_common(adapter)})
     assert base is not None
     scratch.mkdir(parents=True, exist_ok=True)
     out = Path(tempfile.mkdtemp(prefix="merged-", dir=scratch))  # a label is no file name, and two may share one
@@ -160,14 +179,14 @@ def open_adapter(adapter: Named, base: Path | None, scratch: Path) -> Opened:
     return _difference(adapter, merged, {**about, "note": reason})
 
 
-def _factored(source: AdapterSource) -> dict[str, Any]:
+def _factored(source: AdapterSource, scaling: str | None) -> dict[str, Any]:
     return {
         "update": FACTORED,
         "rank": max(source.ranks.values()),
         "modules": len(source.shapes),
         "parameters": sum(source.ranks[name] * sum(shape) for name, shape in source.shapes.items()),
         "size": source.weights.path.stat().st_size,
-        "note": None,
+        "note": "; ".join(filter(None, (scaling, source.note))) or None,
     }
 
 

@@ -15,7 +15,7 @@ from tasks.contracts import FEW_LAYERS, PAIR_METRICS_FRAME, RunInfo, checked
 from tasks.geometry.bootstrap import Counts, cluster_counts, cluster_members, interval
 from tasks.geometry.chance import SEED, TIES, TotalChance
 from tasks.geometry.cosine import quotient
-from tasks.geometry.delta import Array, layer_of, projection_of
+from tasks.geometry.delta import Array, Place, places
 from tasks.geometry.few_layers import pseudo_values, t_interval
 from tasks.geometry.measure import ModuleMeasure
 from tasks.geometry.metrics import PAIR_METRICS, PARTS, Key
@@ -56,6 +56,7 @@ class PairTable:
 
     def __init__(self, modules: Sequence[str], adapters: int) -> None:
         self.modules = list(modules)
+        self.places: list[Place] = places(self.modules)
         self.pairs = list(combinations(range(adapters), 2))
         self.parts = {name: np.zeros(self._shape) for name in PARTS}
         self.columns: dict[Key, _Column] = {}
@@ -94,7 +95,8 @@ class PairTable:
         """All rows in the PAIR_METRICS_FRAME schema; ``infos`` in the adapters' order.
 
         Module "*" with neither layer nor projection is the value over all shared modules, with its interval; with a
-        layer or a projection, over the modules of that. A module has no row for a k above min(r, out, in) of either
+        layer or a projection, over the modules of that. A layer of another tower than the largest has that tower in
+        its projection (``visual.blocks.*``). A module has no row for a k above min(r, out, in) of either
         update. Null marks a value that is not defined: a zero update, which has no direction, or a k above its
         numerical rank; values over several modules leave such modules out.
         """
@@ -108,8 +110,8 @@ class PairTable:
         stacked |= self._spreads(groups, stacked["value"], keys)
         labels: dict[str, list[Any]] = {
             "module": ["*"] * len(groups) + self.modules,
-            "layer": [group.layer for group in groups] + [layer_of(name) for name in self.modules],
-            "projection": [group.projection for group in groups] + [projection_of(name) for name in self.modules],
+            "layer": [group.layer for group in groups] + [place.layer for place in self.places],
+            "projection": [group.projection for group in groups] + [place.projection for place in self.places],
         }
         chunks = [
             self._rows(range(start, min(start + _CHUNK, len(self.pairs))), keys, labels, stacked, infos)
@@ -118,19 +120,20 @@ class PairTable:
         return checked(pl.concat(chunks), PAIR_METRICS_FRAME, "pair_metrics")
 
     def _groups(self) -> list[Group]:
-        layers = [layer_of(name) for name in self.modules]
-        projections = [projection_of(name) for name in self.modules]
+        def members(*chosen: bool) -> Counts:
+            return np.array(chosen, dtype=np.int64)
+
+        clusters = dict.fromkeys(place.cluster for place in self.places if place.cluster is not None)
+        projections = dict.fromkeys(place.projection for place in self.places)
         return [
             Group(None, None, np.ones(len(self.modules), dtype=np.int64)),
             *(
-                Group(layer, None, np.array([int(one == layer) for one in layers]))
-                for layer in dict.fromkeys(layers)
-                if layer is not None
+                Group(
+                    layer, f"{tower}.*" if tower else None, members(*(p.cluster == (tower, layer) for p in self.places))
+                )
+                for tower, layer in clusters
             ),
-            *(
-                Group(None, projection, np.array([int(one == projection) for one in projections]))
-                for projection in dict.fromkeys(projections)
-            ),
+            *(Group(None, name, members(*(p.projection == name for p in self.places))) for name in projections),
         ]
 
     def _block(self, key: Key, groups: Sequence[Group]) -> dict[str, Array]:
@@ -153,7 +156,7 @@ class PairTable:
     def _interval(self, key: Key) -> tuple[Array, Array]:
         """95 % over modules, layers being the sample, (P,) each: a bootstrap of layers, t over them where few have a
         value. NaN where only one has."""
-        layers = [layer_of(name) for name in self.modules]
+        layers = [place.cluster for place in self.places]
         column = self.columns[key]
         members = cluster_members(layers)
         present = (~np.isnan(column.value)).astype(float) @ members.T > 0

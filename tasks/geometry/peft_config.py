@@ -18,15 +18,15 @@ CONFIG = "adapter_config.json"
 
 Number = TypeVar("Number", int, float)
 
-PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal")
+PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal", "mica")
 """Initialisations that leave the base weights as they are, so that the merged weight less the base is scale * B A."""
+
+BESIDE = ("modules_to_save", "lora_bias", "target_parameters", "trainable_token_indices")
+"""Fields that train something beside scale * B A, which is still the update of the weights that have lora_A and B."""
 
 NOT_PLAIN = (
     "use_dora",
-    "modules_to_save",
-    "lora_bias",
-    "target_parameters",
-    "trainable_token_indices",
+    *BESIDE,
     "layer_replication",
     "use_qalora",
     "use_bdlora",
@@ -53,9 +53,13 @@ _INITS = {
     "pissa": "PiSSA changes the base weights",
     "olora": "OLoRA changes the base weights",
     "loftq": "LoftQ changes the base weights",
-    "corda": "CorDA changes the base weights",
-    "lora_ga": "LoRA-GA changes the base weights",
 }
+_LOST = {
+    "pissa_niter_": "a random draw",
+    "corda": "covariances of its data",
+    "lora_ga": "gradients of its data",
+}
+"""Initialisations whose first factors were taken out of the base weights, and what those factors were made from."""
 
 
 def _is_names(value: Any) -> bool:
@@ -99,9 +103,10 @@ class LoraConfig:
 
 
 def read_config(folder: Path) -> LoraConfig:
-    """Read ``folder/adapter_config.json``; `InputError` naming the field for anything but a plain LoRA adapter."""
+    """Read ``folder/adapter_config.json``; `InputError` naming the field where an update is not scale * B A."""
     raw, file = read_json(folder), folder / CONFIG
-    if reason := explain(raw):
+    check_known_start(raw, file)
+    if reason := explain(raw, beside=False):
         raise InputError(
             f"{file}: its update is not scale * B A ({reason}); compare it with the base weights at hand: "
             "`colinear compare ... --base MODEL`"
@@ -115,16 +120,33 @@ def read_config(folder: Path) -> LoraConfig:
     )
 
 
-def explain(config: Mapping[str, Any]) -> str | None:
+def check_known_start(config: Mapping[str, Any], file: Path) -> None:
+    """Refuse an initialisation after which the update cannot be had back, with or without the base.
+
+    Such an initialisation takes random or data-driven factors out of the base weights before training. The update is
+    the trained factors less those, and those are not stored: `InputError` says what is lost and what to do.
+    """
+    init = config.get("init_lora_weights", True)
+    lost = next((text for name, text in _LOST.items() if str(init).startswith(name)), None)
+    if config.get("peft_type") == "LORA" and lost:
+        raise InputError(
+            f"{file}: init_lora_weights is {init!r}: it began from {lost}, which no file holds, so its update cannot "
+            "be had back; leave this adapter out, or save it in training as plain LoRA "
+            "(save_pretrained(..., path_initial_model_for_weight_conversion=INITIAL))"
+        )
+
+
+def explain(config: Mapping[str, Any], beside: bool = True) -> str | None:
     """Why the update of a raw ``adapter_config.json`` is not ``scale * B A``, in a short phrase; None where it is.
 
-    None for plain LoRA with rsLoRA, ``rank_pattern`` and ``alpha_pattern``: those only set the rank and the scale.
+    ``beside``: whether something else that was trained with it counts (`BESIDE`, biases). None for plain LoRA with
+    rsLoRA, ``rank_pattern`` and ``alpha_pattern``: those only set the rank and the scale.
     """
     kind = config.get("peft_type")
     if kind != "LORA":
         return f"peft_type is {kind}"
-    reasons = [_reason(name, config[name]) for name in NOT_PLAIN if config.get(name)]
-    if config.get("bias", "none") != "none":
+    reasons = [_reason(name, config[name]) for name in NOT_PLAIN if config.get(name) and (beside or name not in BESIDE)]
+    if beside and config.get("bias", "none") != "none":
         reasons.append(f"biases are trained (bias {config['bias']!r})")
     init = config.get("init_lora_weights", True)
     if init not in PLAIN_INITS:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from tasks.contracts import InputError
+from tasks.small_files import not_weights
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
@@ -25,19 +26,51 @@ class Entry(NamedTuple):
     size: int
 
 
+class Raw(NamedTuple):
+    """A tensor's bytes as a file holds them, ``dtype`` in safetensors' names."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+    @property
+    def turned(self) -> Raw:
+        """The transposed matrix; anything that is no matrix as it is."""
+        if len(self.shape) != 2 or not self.data:
+            return self
+        entries = np.frombuffer(self.data, f"V{len(self.data) // (self.shape[0] * self.shape[1])}")
+        return Raw(self.dtype, self.shape[::-1], entries.reshape(self.shape).T.tobytes())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Raw]) -> None:
+    """A safetensors file of ``tensors``, bit by bit, without torch: NumPy has no bfloat16."""
+    header, place = {}, 0
+    for name, one in tensors.items():
+        header[name] = {"dtype": one.dtype, "shape": one.shape, "data_offsets": [place, place + len(one.data)]}
+        place += len(one.data)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for one in tensors.values():
+            file.write(one.data)
+
+
 class TensorFile:
     """A safetensors file, opened without reading its weights: memory does not grow with its size.
 
     Raises `InputError` naming the file when it is damaged or cut short (safetensors itself checks the header and that
-    the file is as long as the header says).
+    the file is as long as the header says), or something else that was saved under its name (`not_weights`).
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if said := not_weights(path):
+            raise InputError(said)
         try:
             with safe_open(str(path), framework="np"):
                 pass
-            self.entries: Mapping[str, Entry] = _header(path)
+            self.entries, self.metadata = _header(path)
         except (SafetensorError, OSError, ValueError) as error:
             raise InputError(f"{path}: not a readable safetensors file ({error}); copy it again") from error
 
@@ -62,10 +95,24 @@ class TensorFile:
             raw = (raw.astype(np.uint32) << 16).view(np.float32)
         return raw.astype(np.float64, copy=False).reshape(entry.shape)
 
+    def raw(self, name: str) -> Raw:
+        """One tensor as it is stored, of any type. Raises `InputError` where the file has become shorter."""
+        entry = self.entries[name]
+        with self.path.open("rb") as file:
+            file.seek(entry.offset)
+            data = file.read(entry.size)
+        if len(data) != entry.size:
+            raise InputError(f"{self.path}: tensor {name} is cut short; copy the file again")
+        return Raw(entry.dtype, entry.shape, data)
+
+    def is_floating(self, name: str) -> bool:
+        """Whether a tensor is of a type that `read` reads."""
+        return self.entries[name].dtype in _DTYPES
+
     def check_floating(self, name: str) -> None:
         """Raises `InputError` for a tensor that is not floating point."""
-        kind = self.entries[name].dtype
-        if kind not in _DTYPES:
+        if not self.is_floating(name):
+            kind = self.entries[name].dtype
             raise InputError(
                 f"{self.path}: tensor {name} is {kind}; weights must be float64, float32, float16 or bfloat16"
             )
@@ -79,14 +126,27 @@ class TensorFile:
         return bool(np.array_equal(next(raw), next(raw)))
 
 
-def _header(path: Path) -> dict[str, Entry]:
-    """The format: eight bytes with the header's length, the header in JSON, the tensors one after the other."""
+def check_gathered(shapes: Mapping[str, tuple[int, ...]], where: Path) -> None:
+    """Refuse tensors without entries: DeepSpeed ZeRO-3 saves a weight so whose parts were not gathered before."""
+    empty = [name for name, shape in shapes.items() if 0 in shape]
+    if empty:
+        raise InputError(
+            f"{where}: {len(empty)} of {len(shapes)} tensors are empty (such as {empty[0]}), as DeepSpeed ZeRO-3 "
+            "saves weights that were not gathered: save with stage3_gather_16bit_weights_on_model_save, or run the "
+            "checkpoint's zero_to_fp32.py"
+        )
+
+
+def _header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Where each tensor lies, and what the writer said of the file: eight bytes with the header's length, the header in
+    JSON, the tensors one after the other."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
-    return {
+    metadata = header.pop("__metadata__", {})
+    entries = {
         name: Entry(entry["dtype"], tuple(entry["shape"]), 8 + length + begin, end - begin)
         for name, entry in header.items()
-        if name != "__metadata__"
         for begin, end in [entry["data_offsets"]]
     }
+    return entries, metadata

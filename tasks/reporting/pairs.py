@@ -235,7 +235,7 @@ def geometry_of(runs: Sequence[RunInfo], pair_metrics: pl.DataFrame, reference: 
     columns += ["null_sd", "shared_null_sd", "shared_percentile"]
     rows = pair_metrics.filter(EVERYTHING).select(columns).rows()
     values = {(a, b, metric, k): Estimate(*rest) for a, b, metric, k, *rest in rows}
-    modules = pair_metrics.filter(pl.col("module") != "*").select("module", "layer").unique()
+    modules = pair_metrics.filter(pl.col("module") != "*").select("module", "layer", "projection").unique()
     starts = [(a, b, _either(values, a.run, b.run, "lora_a_cosine")) for a, b in combinations(runs, 2)]
     kinds = [(kind_of(a, b, start), a.run, b.run) for a, b, start in starts]
     twins = {
@@ -254,7 +254,9 @@ def geometry_of(runs: Sequence[RunInfo], pair_metrics: pl.DataFrame, reference: 
         ks=tuple(sorted(set.intersection(*dimensions.values()))) if dimensions else (),
         tops={pair: max(found) for pair, found in dimensions.items()},
         modules=modules["module"].n_unique(),
-        layers=modules["layer"].drop_nulls().n_unique(),
+        layers=modules.filter(pl.col("layer").is_not_null())
+        .select("layer", tower=pl.col("projection").str.extract(r"^(.+)\.\*\."))
+        .n_unique(),
         values=values,
         zero=_zero(values, runs),
     )

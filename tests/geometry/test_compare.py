@@ -391,7 +391,7 @@ def test_fewer_than_two_or_one_name_twice(adapters: Path) -> None:
     assert "two adapters are called 'lora'; name one of them: NAME=ADAPTER" in refusal([adapters / "lora"] * 2)
 
 
-@pytest.mark.parametrize("name", ["dora", "pissa", "saved", "full"])
+@pytest.mark.parametrize("name", ["dora", "pissa", "full"])
 def test_without_the_base_the_way_out_is_named(adapters: Path, name: str) -> None:
     assert "give --base MODEL" in refusal([adapters / "lora", adapters / name])
 

@@ -19,9 +19,8 @@ from tasks.geometry.delta import (
     Update,
     check_size,
     checked_factors,
-    layer_of,
     load_delta,
-    projection_of,
+    places,
     shared,
     unshared,
 )
@@ -123,8 +122,8 @@ def test_overlapping_patterns_follow_pefts_reload_which_sorts_the_keys(tmp_path:
 
 def test_modules_come_in_the_models_order(adapter: Path) -> None:
     names = list(load_delta(adapter).modules)
-    assert [layer_of(name) for name in names] == [layer for layer in range(11) for _ in range(2)]
-    assert projection_of(names[0]) == "o_proj"
+    assert [place.layer for place in places(names)] == [layer for layer in range(11) for _ in range(2)]
+    assert places(names)[0].projection == "o_proj"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -142,11 +141,11 @@ def test_other_precisions_are_read_exactly(adapter: Path, dtype: torch.dtype) ->
     ("fields", "message"),
     [
         ({"use_dora": True}, "DoRA rescales the rows.*--base MODEL"),
-        ({"init_lora_weights": "pissa_niter_4"}, "PiSSA changes the base weights"),
+        ({"init_lora_weights": "pissa"}, "PiSSA changes the base weights"),
+        ({"init_lora_weights": "pissa_niter_4"}, "it began from a random draw, which no file holds"),
+        ({"init_lora_weights": "lora_ga"}, "it began from gradients of its data, which no file holds"),
+        ({"init_lora_weights": "corda"}, "it began from covariances of its data, which no file holds"),
         ({"init_lora_weights": "olora"}, "OLoRA changes the base weights"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save holds whole weights: lm_head"),
-        ({"bias": "all"}, r"biases are trained \(bias 'all'\)"),
-        ({"lora_bias": True}, "lora_bias adds a bias"),
         ({"peft_type": "IA3"}, "peft_type is IA3"),
         ({"r": 0}, "r is 0"),
         ({"lora_alpha": None}, "lora_alpha is None"),
@@ -234,8 +233,8 @@ def test_damaged_contents_are_named_with_their_module(adapter: Path) -> None:
     save_file({**tensors, key: tensors[key][:, :3].contiguous()}, file)
     with pytest.raises(InputError, match=rf"module {FIRST}: B \(8, 3\) and A \(4, 6\)"):
         load_delta(adapter)
-    save_file({**tensors, f"{PREFIX}lm_head.weight": torch.zeros(2, 2)}, file)
-    with pytest.raises(InputError, match=r"lm_head\.weight is not a LoRA factor"):
+    save_file({**tensors, f"{PREFIX}lm_head.lora_magnitude_vector": torch.zeros(2)}, file)
+    with pytest.raises(InputError, match=r"lm_head\.lora_magnitude_vector is not a LoRA factor"):
         load_delta(adapter)
 
 
@@ -351,7 +350,8 @@ def test_a_delta_cannot_be_changed() -> None:
         ("model.layers.12.self_attn.q_proj", 12, "q_proj"),
         ("transformer.h.3.attn.c_attn", 3, "c_attn"),
         ("lm_head", None, "lm_head"),
+        ("lora_te_text_model_encoder_layers_7_self_attn_q_proj", 7, "self_attn_q_proj"),
     ],
 )
 def test_layer_and_projection(module: str, layer: int | None, projection: str) -> None:
-    assert (layer_of(module), projection_of(module)) == (layer, projection)
+    assert places([module]) == [("", layer, projection)]

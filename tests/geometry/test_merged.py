@@ -256,7 +256,7 @@ def test_weights_that_are_missing_unknown_of_another_base_or_nan_are_refused(
         ({"use_rslora": True, "rank_pattern": {"q": 2}, "alpha_pattern": {"q": 1}, "bias": "none"}, None),
         ({"init_lora_weights": "gaussian", "modules_to_save": None, "use_dora": False}, None),
         ({"use_dora": True}, "DoRA rescales the rows"),
-        ({"init_lora_weights": "pissa_niter_16"}, "PiSSA changes the base weights"),
+        ({"init_lora_weights": "pissa"}, "PiSSA changes the base weights"),
         ({"init_lora_weights": "olora"}, "OLoRA changes the base weights"),
         ({"init_lora_weights": "novel"}, "init_lora_weights is 'novel'"),
         ({"modules_to_save": ["lm_head", "score"]}, "modules_to_save holds whole weights: lm_head, score"),

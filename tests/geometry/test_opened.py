@@ -160,7 +160,7 @@ def test_a_model_that_equals_its_base_has_no_update(base: Path, tmp_path: Path) 
 # --- what is refused, reading headers only -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [{"use_dora": True}, {"init_lora_weights": "pissa"}, {"bias": "all"}], ids=str)
+@pytest.mark.parametrize("settings", [{"use_dora": True}, {"init_lora_weights": "pissa"}], ids=str)
 def test_without_the_base_the_way_out_is_named(base: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     train(base, tmp_path / "x", lora(**settings))
     said = refusal(tmp_path / "x")
