@@ -23,13 +23,13 @@ from functools import lru_cache
 from importlib import metadata
 
 from tasks.contracts import Progress, no_progress
-from tasks.grading.locate import MAX_FORMULA, concluded, locate, said, spoken, tagged, unheaded
+from tasks.grading.locate import MAX_FORMULA, PROSE, concluded, locate, predicate, said, spoken, tagged, unheaded
 from tasks.grading.pool import POOL
 from tasks.grading.tidy import INTEGER, NUMBER, balanced, choices, powers, same_text, several, tidy
 
 GRADER: str
 """``"math-verify <version>, rules <RULES>"``, looked up on first use."""
-RULES = 3
+RULES = 4
 """Raised whenever locating, tidying or comparing changes: it is part of the cache keys of graded stages."""
 MAX_FREE = 1000
 """Characters at the end of a completion that are searched when it marks no answer."""
@@ -131,7 +131,6 @@ def agreement(rewards_given: Sequence[float | None], grades: Sequence[Grade]) ->
 _Question = tuple[str, str, bool]  # the answer's text, the gold's text, whether the answer was marked
 
 _FORMULA = re.compile(r"[\d$\\\[]")  # none of math-verify's patterns matches free text without one of these
-_PROSE = re.compile(r"[A-Za-z]{2,}\s+(?!\s*=)")  # "<answer>She has 18 eggs left.</answer>": a sentence, no formula
 
 
 def _question(completion: str, gold: str) -> _Question:
@@ -142,7 +141,7 @@ def _question(completion: str, gold: str) -> _Question:
     tag = tagged(text if not completion.rstrip().endswith("</answer>") else completion)
     text = text if tag is None else tag
     located = locate(text)
-    if located is None and tag is not None and not (number and _PROSE.match(tag)):
+    if located is None and tag is not None and not (number and PROSE.match(tag)):
         located = tag
     if located is None:
         text = unheaded(text)[-MAX_FREE:]
@@ -152,6 +151,8 @@ def _question(completion: str, gold: str) -> _Question:
             located = said(text)  # a word or a letter: math-verify would find none
     if located is None:
         return powers(text), gold_text, False
+    if _FORMULA.search(gold_text) and "\\boxed" not in located:
+        located = predicate(located)
     located, gold = choices(located, locate(gold) or gold)
     if several(gold) or ("\\boxed" not in located and several(located)):  # of several boxes math-verify reads each
         return tidy(located, units=False, lists=True), tidy(gold, units=False, lists=True), True

@@ -21,6 +21,15 @@ _NUMBERED = r"(?:step\b|\d{1,9}[.):][ \t]+[^\W\d])"  # "#### 2. Solve", "#### St
 _LAST_LINE = re.compile(rf"(?:####(?![ \t]*{_NUMBERED})|(?:A|Answer|Final answer)\s*:)\s*(?=\S)(.*)", re.IGNORECASE)
 _HEADING = re.compile(rf"^[ \t]*#{{1,6}}[ \t]*{_NUMBERED}.*$", re.MULTILINE | re.IGNORECASE)
 _SAID = re.compile(r"\banswer\s+is\s*:?\s*(?=\S)([^:]*)\Z", re.IGNORECASE)
+PROSE = re.compile(r"\W*[A-Za-z]{2,}\s+(?!\s*=)")  # "She has 18 eggs left.", "The largest $n$ is": no formula
+_VERB = re.compile(
+    r"(?<![\w\\$])(?:is|are|was|were|be|equals?)\b[ \t]*"
+    r"(?:(?:equal to|exactly|only|just|simply|thus|therefore)\b)?[ \t:]*"
+)
+_NAMED = re.compile(r"[A-Za-z]")
+_ASIDE = re.compile(r",\s*(?:which|so|because|since|where|as)\b.*\Z", re.DOTALL)
+_SYMBOL = re.compile(r"[\d$\\]")
+_COUNT = re.compile(r"(\d[\d,]{0,40})[ \t]+[a-z]{2,}[^\d=]*\Z")  # "6 values of $n$"
 _ANNOTATION = re.compile(r"<<[^<>\n]*>>")  # GSM8K's calculator calls: 3 + 4 = <<3+4=7>>7
 _STATED = re.compile(r"\banswer(?:\s+is\b|\s+would\s+be\b|\s*[:=])", re.IGNORECASE)
 _SENTENCE = re.compile(r"[.!?][*)\"']{0,3}\s(?=\s*[A-Z*(])")
@@ -91,6 +100,23 @@ def said(text: str) -> str | None:
     line = text.rstrip().rsplit("\n", 1)[-1][-MAX_FORMULA:]
     match = _SAID.search(line)
     return match[1].strip(" \t*") if match else None
+
+
+def predicate(marked: str) -> str:
+    """Of a marked answer that is a sentence ("The largest $n$ is 34.") what it says: all behind its verb.
+
+    Behind the last "is", "are", "equals" or the like with a digit or a formula behind it, up to ", which" or ", so". Of
+    a count ("there are 6 values of $n$") the number. What is no sentence, or says nothing with a digit or a formula,
+    stays as it is.
+    """
+    verbs = [
+        m for m in _VERB.finditer(marked) if _NAMED.search(marked, 0, m.start()) and _SYMBOL.search(marked, m.end())
+    ]
+    if not verbs:
+        return marked
+    behind = _ASIDE.sub("", marked[verbs[-1].end() :])
+    count = _COUNT.match(behind)
+    return count[1] if count else behind
 
 
 def unheaded(text: str) -> str:

@@ -15,7 +15,7 @@ from tasks import home
 from tasks.contracts import EXTERNAL, ArtifactRef, InputError, Progress, no_progress
 from tasks.digests import file_digest, manifest_digest
 from tasks.models.prompts import DATE
-from tasks.small_files import expanded, read_object
+from tasks.small_files import expanded, not_weights, read_object
 
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 """What is fetched from the Hub and what decides the digest: no pickles, no code."""
@@ -43,8 +43,11 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def _check_weights(folder: Path, setting: str) -> None:
-    """Refuse a folder of whose weights transformers would read a pickle, or a file that is not beside its index."""
+    """Refuse a folder of whose weights transformers would read a pickle, a file that is not beside its index, or what a
+    clone without Git LFS has in their place."""
     if (folder / WEIGHTS).is_file():
+        if said := not_weights(folder / WEIGHTS):
+            raise InputError(f"{setting}: {said}")
         return
     if not (folder / INDEX).is_file():
         if any(folder.glob("*.bin")):
@@ -61,6 +64,8 @@ def _check_weights(folder: Path, setting: str) -> None:
     for shard in sorted({str(one) for one in shards.values()}):
         if Path(shard).name != shard or not (folder / shard).is_file():
             raise InputError(f"{setting}: {folder / INDEX}: shard {shard!r} is not a file beside it; copy both again")
+        if said := not_weights(folder / shard):
+            raise InputError(f"{setting}: {said}")
 
 
 def as_safetensors(folder: Path) -> str:

@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,8 @@ ROWS = st.lists(
 SEEDS = [lines([ROW, ROW]), lines([{**ROW, **{key: value}} for key, value in MORE.items()]), b'{"prompt": "q"}\r\n\r\n']
 
 
-def read_as_rollouts(path: Path) -> object:
-    frame = read_rollouts(path)
+def read_as_rollouts(path: Path, fields: dict[str, str] | None = None) -> object:
+    frame = read_rollouts(path, fields)
     assert dict(frame.schema) == ROLLOUT_FILE
     assert frame.height > 0
     assert frame["reward"].drop_nulls().is_in([0.0, 1.0]).all()
@@ -103,6 +103,37 @@ def parquet_seeds() -> list[bytes]:
 
 def rollout_parquet() -> tuple[st.SearchStrategy[bytes], Run]:
     return damaged(parquet_seeds()), file_of(".parquet", read_as_rollouts)
+
+
+CHAT = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "\\boxed{4}"}]
+LAID_OUT = [
+    {"prompt": CHAT[:1], "completion": CHAT[1:], "answer": "4"},
+    {"prompt": "2 + 2?", "chosen": "\\boxed{4}", "rejected": CHAT},
+    {"messages": CHAT, "expected_answer": 4},
+    {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "x"}], "gold": "4"},
+    {"problem": "q", "generations": ["x", "y"], "correctness_math_verify": [True, False], "answer": "4"},
+    {"problem": "q", "generated_solution": "x", "expected_answer": "4"},
+    {"custom_id": "1", "question": "q", "answer": "4", "response": {"body": {"choices": [{"message": CHAT[1]}]}}},
+    {"doc": {"question": "q"}, "resps": [["x"]], "target": "4", "filter": "none", "exact_match": 1.0},
+    {"input": "q", "output": "x", "score": 1.0, "step": 3},
+]
+"""One row of each layout that people have."""
+
+
+def rollout_columns() -> tuple[st.SearchStrategy[Any], Run]:
+    """Rows of named layouts with fields changed, and columns that are said to have a role."""
+    names = st.one_of(NAMES, st.sampled_from(sorted({name for row in LAID_OUT for name in row})))
+    rows = st.one_of(*[changed(row, names) for row in LAID_OUT])
+    columns = st.one_of(names, st.sampled_from(["doc.question", "response.body.choices", "messages.content", "a.*.b"]))
+    roles = st.sampled_from(["prompt", "completion", "completions", "reward", "answer", "messages", "id", "nothing"])
+    fields = st.dictionaries(roles, columns, max_size=2)
+
+    def run(case: tuple[list[dict[str, Any]], dict[str, str]]) -> object:
+        given, fields = case
+        Path("case.jsonl").write_bytes(lines(given))
+        return read_as_rollouts(Path("case.jsonl"), fields or None)
+
+    return st.tuples(st.lists(rows, min_size=1, max_size=3), fields), run
 
 
 # --- problems ---------------------------------------------------------------------------------------------------------
@@ -317,6 +348,47 @@ def _headed(header: dict[str, Any]) -> bytes:
     return len(text).to_bytes(8, "little") + text + bytes(48)
 
 
+def adapter_formats() -> tuple[st.SearchStrategy[Any], Run]:
+    """Files of MLX, kohya's scripts and diffusers: other names, other shapes, metadata of any kind."""
+    from safetensors.numpy import save
+
+    from tasks.geometry.adapter import AdapterSource
+    from tasks.geometry.other_formats import as_peft
+
+    folder, scratch = Path("other"), Path("written")
+    folder.mkdir(exist_ok=True)
+    stems = st.one_of(st.sampled_from([*MODULES, "lora_te_layers_0_q_proj", "unet.a.0.to_q", "_orig_mod"]), PLAIN)
+    ends = st.sampled_from(
+        [".lora_a", ".lora_b", ".lora_down.weight", ".lora_up.weight", ".lora.down.weight", "_lora.up.weight", ".alpha",
+         ".lora_A.weight", ".lora_B.default.weight", ".weight", ".bias", ".m", ".lora_magnitude_vector"]
+    )  # fmt: skip
+    shapes = st.lists(st.sampled_from([1, 2, 3, 4]), max_size=3).map(tuple)
+    tensors = st.dictionaries(st.tuples(stems, ends).map("".join), shapes, min_size=1, max_size=6)
+    metadata = st.dictionaries(
+        st.sampled_from(["ss_network_alpha", "lora_adapter_metadata", "format"]), st.one_of(PLAIN, NUMBERS.map(str))
+    )
+    config = st.one_of(
+        st.none(), changed({"fine_tune_type": "lora", "lora_parameters": {"scale": 2.0}, "model": "x"}, FIELDS)
+    )
+
+    def run(case: tuple[dict[str, tuple[int, ...]], dict[str, str], dict[str, Any] | None]) -> object:
+        named, told, raw = case
+        for old in folder.iterdir():
+            old.unlink()
+        shutil.rmtree(scratch, ignore_errors=True)
+        filled = {name: np.ones(shape, np.float32) for name, shape in named.items()}
+        (folder / "adapters.safetensors").write_bytes(save(filled, told))
+        if raw is not None:
+            (folder / "adapter_config.json").write_text(json.dumps(raw))
+        written = as_peft(folder, scratch)
+        if written is None:
+            return None
+        source = AdapterSource(written)
+        return [source.read(name) for name in source.shapes]
+
+    return st.tuples(tensors, metadata, config), run
+
+
 def indices() -> tuple[st.SearchStrategy[bytes], Run]:
     from tasks.geometry.checkpoint import Checkpoint
     from tasks.models.external import locate
@@ -387,6 +459,7 @@ def templates() -> tuple[st.SearchStrategy[Any], Run]:
     from transformers import PreTrainedTokenizerFast
 
     from tasks.models.prompts import check_template, prompt_ids
+    from tasks.models.turn import turn_of
 
     inner = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1, "<unk>": 2, "a": 3}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
@@ -414,21 +487,28 @@ def templates() -> tuple[st.SearchStrategy[Any], Run]:
         check_template(template)
         ids = prompt_ids(tokenizer, question, template)
         assert all(type(one) is int and 0 <= one < 4 for one in ids)
-        return ids
+        turn = turn_of(tokenizer, None, template)
+        asked, answer = turn.prompt(question), turn.answer("a")
+        assert answer[-1] in turn.end_ids
+        assert turn.text(answer) == "a"
+        json.dumps(asdict(turn.record), allow_nan=False)  # the report keeps it
+        return asked
 
     return st.tuples(chats, own, PLAIN), run
 
 
 TARGETS = {
-    "rollouts: bytes": Target(rollout_bytes, 0.14),
-    "rollouts: rows": Target(rollout_rows, 0.14),
-    "rollouts: parquet": Target(rollout_parquet, 0.10),
-    "problems": Target(problems, 0.10),
+    "rollouts: bytes": Target(rollout_bytes, 0.10),
+    "rollouts: rows": Target(rollout_rows, 0.10),
+    "rollouts: parquet": Target(rollout_parquet, 0.08),
+    "rollouts: columns": Target(rollout_columns, 0.10),
+    "problems": Target(problems, 0.08),
     "settings: files": Target(settings_files, 0.08),
     "settings: --set": Target(settings_words, 0.10),
     "grader": Target(grader, 0.06),
-    "adapter: config": Target(adapter_configs, 0.08),
-    "adapter: tensors": Target(adapter_tensors, 0.08),
+    "adapter: config": Target(adapter_configs, 0.06),
+    "adapter: tensors": Target(adapter_tensors, 0.06),
+    "adapter: formats": Target(adapter_formats, 0.06),
     "model: index": Target(indices, 0.04),
     "compare: arguments": Target(arguments, 0.06),
     "templates": Target(templates, 0.06),

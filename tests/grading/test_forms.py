@@ -83,6 +83,13 @@ SAME = [
     (r"\boxed{True}", "true"), (r"\boxed{\text{TRUE}}", "true"), (r"\boxed{\text{No solution}}", "no solution"),
     (r"\boxed{\text{Evelyn}}", "Evelyn"), (r"\boxed{\textbf{(B)}}", "B"), (r"\boxed{\mathrm{Yes}}", "yes"),
     (r"\boxed{\text{May 5}}", "May 5"), (r"\boxed{\text{no solution}}", r"\text{no  solution}"),
+    # a marked sentence
+    ("Final Answer: The largest $n$ is 34.", "34"), ("**Final Answer:** The smallest $k$ is $12$.", "12"),
+    ("Final Answer: $n$ is 12", "12"), ("Answer: There are 6 values of $n$.", "6"),
+    (r"Final Answer: the sum of $a$ and $b$ is $\frac{3}{4}$.", "3/4"), ("Answer: She is 18 years old.", "18"),
+    ("Answer: it is $12$, which is even.", "12"), (r"Answer: The set is $\{1,2\}$.", r"\{2,1\}"),
+    ("Answer: The roots are $1$ and $2$.", "1,2"), ("<answer>The total is 73 dollars</answer>", "73"),
+    ("Answer: The two are equal to 7", "7"),
 ]  # fmt: skip
 
 OTHER = [
@@ -96,7 +103,77 @@ OTHER = [
     (r"\boxed{\varnothing}", "0"), (r"\boxed{2\mathrm{i}}", "2"), (r"\boxed{1e-05}", "e-5"), (r"\boxed{1e-5}", "1e-6"),
     (r"\boxed{C. 5}", "D"), (r"\boxed{C. 5}", "6"), (r"\boxed{2:30 \text{ pm}}", "2"), (r"\boxed{2:00}", "2"),
     (r"\boxed{True}", "false"), (r"\boxed{\{1,2\}}", r"\{1,2,3\}"),
+    # marked by a line or a sentence: another number of the same line, another place, another sign
+    ("#### 1,234", "234"), ("####18", "8"), ("#### $18", "180"), ("#### -18", "18"), ("#### −18", "18"),
+    ("#### 18.", "1.8"), ("#### 18 dollars", "81"), ("#### 50%", "5"), ("#### (B)", "D"), ("#### Evelyn", "Eve"),
+    ("Answer: 18 eggs", "81"), ("**Final Answer**: 18", "19"), ("**Final Answer**\n\n18", "17"),
+    ("### Answer\n18", "1"), ("So she has 18 left.", "180"), ("The answer is 42.", "24"),
+    ("The answer is: $42$ apples", "4"), ("So the final answer is 3/4.", "4/3"),
+    ("The answer is 1,234 dollars.", "234"), ("the answer is 18 (because 3 + 15 = 18, not 20)", "15"),
+    ("The correct answer is **18**.", "17"), ("So the answer is: **B**", "A"), ("The answer is Evelyn.", "Eva"),
+    ("The answer is $\\text{Evelyn}$.", "Tom"), ("She has 12 + 6 = 18 eggs left.", "12"),
+    # separators
+    (r"\boxed{10{,}000}", "1000"), (r"\boxed{10000}", "100{,}000"), (r"\boxed{10,\!000}", "10"),
+    (r"\boxed{10\,000}", "1000"), (r"\boxed{10\ 000}", "100000"), (r"\boxed{10 000}", "10"),
+    (r"\boxed{1~234~567}", "1,234"), ("\\boxed{1\u202f234}", "234"),
+    (r"\boxed{\frac{1}{29322216}}", r"\dfrac{1}{29,\!322,\!217}"), (r"\boxed{0.123450}", "0.12346"),
+    (r"\boxed{1,234}", "1.234"),
+    # money, units, degrees, percent
+    (r"\boxed{\$18.50}", "18"), (r"\boxed{18}", r"\$81"), (r"\boxed{$1,234.00}", "123400"), (r"\boxed{18 eggs}", "8"),
+    (r"\boxed{5 \text{ cm}}", "50"), (r"\boxed{5\,\text{cm}^2}", "25"), (r"\boxed{5~\text{m/s}}", "0.5"),
+    (r"\boxed{72 \text{ square units}}", "27"), (r"\boxed{\frac{3}{4} \text{ cup}}", "0.34"),
+    (r"\boxed{90^\circ}", "9"), (r"\boxed{90}", r"60^{\circ}"), (r"\boxed{90°}", r"91^\circ"),
+    (r"\boxed{90\text{ degrees}}", r"180^\circ"), (r"\boxed{50\%}", "5"), (r"\boxed{50}", r"0.05\%"),
+    (r"\boxed{0.5}", r"5\%"),
+    # numbers as they are written
+    (r"\boxed{012}", "120"), (r"\boxed{12}", "0120"), (r"\boxed{142}", "14.2"), (r"\boxed{.5}", "5"),
+    (r"\boxed{+3}", "-3"), (r"\boxed{-\frac{1}{2}}", "0.5"), (r"\boxed{\dfrac12}", "12"), (r"\boxed{½}", "0.25"),
+    (r"\boxed{2^{10}}", "20"), (r"\boxed{1.5 \times 10^3}", "150"), (r"\boxed{1\frac{1}{2}}", "11/2"),
+    (r"\boxed{-2 3/4}", "-1.25"), (r"\boxed{\frac{3}{2}}", "1 1/3"), (r"\boxed{2√3}", r"3\sqrt{2}"),
+    (r"\boxed{\frac{1}{\sqrt2}}", r"\sqrt{2}"), (r"\boxed{∞}", r"-\infty"), (r"\boxed{9i+6}", "9+6i"),
+    (r"\boxed{6.63e-34}", "9.11e-31"), (r"\boxed{2^{-98}}", "2^{-99}"), (r"\boxed{0.0000001}", "0.0000004"),
+    # intervals, sets, tuples, matrices, equations
+    (r"\boxed{(-\infty, 2) \cup (3, \infty)}", r"(-\infty,3)\cup(2,\infty)"), (r"\boxed{x \in [1,2]}", "[1,3]"),
+    (r"\boxed{[1,2)}", "(1, 2]"), (r"\boxed{\{1,2,3\}}", r"\{3,2\}"), (r"\boxed{1,2,3}", r"\{3,2,4\}"),
+    (r"\boxed{1 \text{ and } 2}", "1,3"), (r"\boxed{3}", r"\pm 3"),
+    (r"\boxed{\left(3, \frac{\pi}{2}\right)}", r"(3,\pi)"),
+    (r"\boxed{\begin{pmatrix} 1 \\ 2 \end{pmatrix}}", r"\begin{pmatrix}2\\1\end{pmatrix}"),
+    (r"\boxed{x=5}", "x=6"), (r"\boxed{2x+3}", "y=3x+2"), (r"\boxed{3:2}", "2:3"), (r"\boxed{6{:}30}", "6:31"),
+    # names in front, lists
+    (r"\boxed{x = 22,500}", "500"), (r"\boxed{\text{Total} = \$22,500}", "22"),
+    (r"\boxed{81, 256}", "81,257"), (r"\boxed{100,81,256}", "81, 256"), (r"\boxed{1,234 \text{ and } 5,678}", "1234"),
+    # looks
+    (r"\boxed{{\color{red}5}}", "red"), (r"\boxed{\textcolor{red}{\frac{1}{2}}}", "2"),
+    (r"\boxed{\underline{\underline{1,234}}}", "234"), (r"\boxed{\mathbf{Yes}}", "No"),
+    (r"\boxed{\boldsymbol{x+1}}", "x-1"), (r"\boxed{\displaystyle\frac{1}{2}}", "2"),
+    # repeating decimals
+    (r"\boxed{\frac13}", r"0.\overline{6}"), (r"\boxed{0.1\overline{6}}", "0.16"), (r"\boxed{0.(142857)}", "1/6"),
+    (r"\boxed{1.333...}", "1.3"), (r"\boxed{-0.\bar{3}}", r"\frac13"), (r"\boxed{0.\overline{9}}", "0.9"),
+    # one symbol, several spellings
+    ("\\boxed{∅}", r"\infty"), (r"\boxed{\{\}}", r"\{0\}"), (r"\boxed{3+2\mathrm{i}}", "2+3i"),
+    (r"\boxed{\pi\mathrm{i}}", r"\pi"), (r"\boxed{\mathrm{e}^{2}}", "e^3"), (r"\boxed{5\,\mathrm{m}}", "6"),
+    # powers of ten as computers write them
+    (r"\boxed{0.00001}", "1e-04"), (r"\boxed{1E5}", "10000"), (r"\boxed{2.5e+3 m}", "25000"),
+    (r"\boxed{(1e-3, 2)}", "(0.01, 2)"), ("It is 2.5e3.", "2.5"), (r"\boxed{1e22}", "1" + "0" * 21),
+    (r"\boxed{1e500}", r"10^{501}"),
+    # choices, hours, words
+    (r"\boxed{\text{(C) } 5}", "B"), (r"\boxed{C}", "B. 5"), (r"\boxed{5}", "(C) 6"), (r"\boxed{2 o'clock}", "3"),
+    (r"\boxed{\text{TRUE}}", "false"), (r"\boxed{\text{No solution}}", "one solution"),
+    (r"\boxed{\text{Evelyn}}", "Evelyne"), (r"\boxed{\textbf{(B)}}", "(C)"), (r"\boxed{\mathrm{Yes}}", "no"),
+    (r"\boxed{\text{May 5}}", "May 6"),
+    # a marked sentence
+    ("Final Answer: The largest $n$ is 34.", "35"), ("Answer: There are 6 values of $n$.", "60"),
+    (r"Final Answer: the sum of $a$ and $b$ is $\frac{3}{4}$.", "4/3"), ("Answer: She is 18 years old.", "81"),
+    ("Answer: it is $12$, which is even and not 13.", "13"), ("Answer: The roots are $1$ and $2$.", "1"),
+    ("<answer>The total of 5 bills is 73 dollars</answer>", "5"), ("Answer: In 7 days there are 3 left", "7"),
 ]  # fmt: skip
+
+
+def test_right_and_wrong_answers_are_tried_in_equal_number() -> None:
+    assert len(SAME) >= 150
+    assert len(OTHER) >= len(SAME)
+    assert len(set(SAME)) == len(SAME)
+    assert len(set(OTHER)) == len(OTHER)
 
 
 @pytest.mark.parametrize(("completion", "gold"), SAME)

@@ -88,6 +88,13 @@ def test_a_folder_without_configuration_or_safetensors_is_refused(base_model: Pa
         locate(str(tmp_path))
 
 
+def test_a_pointer_in_place_of_weights_is_named(base_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(base_model, tmp_path / "clone"))
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(InputError, match=r"^model\.base: .*model\.safetensors: a Git LFS pointer \(\d+ bytes\)"):
+        locate(str(folder))
+
+
 # --- what names its content ------------------------------------------------------------------------------------------
 
 
