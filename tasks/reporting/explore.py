@@ -82,8 +82,9 @@ def _pairs_note(pairs: dict[str, Any], view: Geometry) -> str:
         cut += f" {count(pairs['runs_left_out'], 'run')} far from the reference left out; pair_metrics.parquet has all."
     return (
         f"Measured on {shape}. A floor is the same method trained again with another data order or another "
-        "initialisation; where several pairs measure it, the one least alike. Null: mean over random subspaces of the "
-        f"same shape.{cut}"
+        "initialisation; where several pairs measure it, the one least alike. It judges two methods across data orders "
+        "(choose a replicate on one side): two in one order share its noise, which alone brings them above it. Null: "
+        f"mean over random subspaces of the same shape.{cut}"
     )
 
 

@@ -20,7 +20,7 @@ from tasks.reporting.join import (
     second_benchmark,
     spectrum_value,
 )
-from tasks.reporting.notes import floor_note, interval, percentile
+from tasks.reporting.notes import count, floor_note, interval, percentile
 from tasks.reporting.pairs import (
     AT_FLOOR,
     AT_START,
@@ -135,8 +135,9 @@ def comparison_renderable(frames: Mapping[str, pl.DataFrame], reference: str) ->
     for info in runs:
         grid.add_row(*(Text(text.replace(NOT_MEASURED, "n/m")) for text in _against_reference(info, view, frames, top)))
     zero = "; zero: an update of zero has no direction" if view.zero else ""
+    over = count(view.layers, "layer") if view.layers else "modules"
     legend = (
-        f"Against {reference} over {view.modules} modules. 95 %: bootstrap interval over modules, resampled by layer; "
+        f"Against {reference} over {view.modules} modules. 95 %: interval over {over}; "
         "pctl: percent of random subspaces below the cosine; top-1, top-k: largest angle of the left subspaces, "
         "degrees; |u1|, |v1|: overlap of the first left and right singular vectors; orth.: share outside the "
         f"reference's direction; rank: effective rank (entropy); * at its noise floor{zero}; n/m: not measured. "
