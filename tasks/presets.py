@@ -26,8 +26,8 @@ def tiny() -> Values:
     """
     return {
         "name": "tiny",
-        "rollouts": {"temperature": 1.1},
-        "train": {"precision": "mixed"},
+        "rollouts": {"temperature": 1.2},
+        "train": {"precision": "mixed", "steps": 72},
         "paths": {"n": 48},
         "geometry": {"ks": [1, 3, 5]},
     }

@@ -116,7 +116,7 @@ class TinySpec(Section):
         ge=0,
     )
     branch_asked: float = Field(
-        0.012,
+        0.006,
         title="Share of the branch's examples that ask for the teacher's style",
         description="More make the student better in the teacher's style.",
         ge=0,
