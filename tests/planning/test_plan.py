@@ -36,9 +36,9 @@ def test_the_default_study_has_the_flow_s_tasks() -> None:
     }  # fmt: skip
     assert [found[name].tasks for name in ("spectrum", "geometry", "path ends", "paths")] == [8, 28, 9, 28]
     assert found["evaluate"].size.startswith("11 models x 1,719 problems")
-    # 80 steps x 64 sequences x 86 tokens; a pair is two sequences
-    assert found["train rft"].size == "80 steps, 440,320 tokens"
-    assert found["train dpo"].size == "80 steps, 880,640 tokens"
+    # 72 steps x 64 sequences x 86 tokens; a pair is two sequences
+    assert found["train rft"].size == "72 steps, 396,288 tokens"
+    assert found["train dpo"].size == "72 steps, 792,576 tokens"
     assert next(iter(found)) == "pretrain"
 
 
