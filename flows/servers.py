@@ -7,7 +7,7 @@ Both serve the databases that studies write without them (`flows.embedded`, `tas
 
 from __future__ import annotations
 
-import json
+import base64
 import os
 import signal
 import socket
@@ -23,9 +23,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from flows import orphans
-from tasks import home
+from tasks import home, login
 from tasks.contracts import InputError, StageError
 from tasks.secrets import without_password
+from tasks.storage.mlflow_door import APP
 
 LOOPBACK = "127.0.0.1"
 READY_SECONDS = 180.0
@@ -75,6 +76,22 @@ def healthy_prefect(api: str) -> bool:
 def healthy_mlflow(uri: str) -> bool:
     """Whether an MLflow server answers."""
     return answers(f"{uri.rstrip('/')}/health")
+
+
+def lets_in(url: str, given: str) -> bool:
+    """Whether a server that answers does so to us. ``given``: ``user:password``, or nothing."""
+    request = urllib.request.Request(without_password(url))
+    if given:
+        request.add_header("Authorization", f"Basic {base64.b64encode(given.encode()).decode()}")
+    direct = urlsplit(request.full_url).hostname in (LOOPBACK, "localhost")
+    ask: Callable[..., object] = _NO_PROXY.open if direct else urllib.request.urlopen
+    try:
+        ask(request, timeout=REACH_SECONDS).close()  # type: ignore[attr-defined]
+    except urllib.error.HTTPError as error:
+        return error.code not in (401, 403)
+    except OSError:
+        return True  # that is another trouble
+    return True
 
 
 def check_port(option: str, port: int) -> None:
@@ -163,9 +180,11 @@ def stop(servers: Sequence[Server]) -> None:
 
 
 def start_prefect(port: int) -> Server:
-    """Prefect's server with its pages and its scheduler, on the database that embedded mode writes."""
+    """Prefect's server with its pages and its scheduler, on the database that embedded mode writes; it asks for the
+    state folder's login."""
     url = f"http://{LOOPBACK}:{port}"
     environment = {
+        "PREFECT_SERVER_API_AUTH_STRING": login.of(home.home()),
         # The pages ask the port of the settings, whatever `--port` says.
         "PREFECT_SERVER_API_HOST": LOOPBACK,
         "PREFECT_SERVER_API_PORT": str(port),
@@ -176,42 +195,33 @@ def start_prefect(port: int) -> Server:
 
 
 def start_mlflow(port: int, store: str, artifacts: Path) -> Server:
-    """MLflow's server on a store of ours.
+    """MLflow's server on a store of ours, behind the state folder's login (`tasks.storage.mlflow_door`).
 
     Its default list of allowed hosts is kept: it has loopback at any port, so also the other end of a tunnel; a list
     given with ``--allowed-hosts`` would have to name each port.
     """
     url = f"http://{LOOPBACK}:{port}"
     words = [
-        "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1",
-        "--artifacts-destination", str(artifacts),
+        "tasks.storage.mlflow_door", "server", "--app-name", APP, "--host", LOOPBACK, "--port", str(port),
+        "--workers", "1", "--artifacts-destination", str(artifacts),
     ]  # fmt: skip
     environment = {
+        "COLINEAR_HOME": str(home.home()),  # whose login: the server works in another folder
         "MLFLOW_BACKEND_STORE_URI": store,  # no option: everybody on the machine reads a process's command line
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # for GenAI evaluations: four more processes
     }
     return Server("MLflow", words, environment, url, f"{url}/health")
 
 
-def _record() -> Path:
-    return home.home() / "servers.json"
-
-
-def remember(addresses: Addresses) -> None:
-    """Leave word where this state folder's servers are."""
-    _record().write_text(json.dumps({"prefect": addresses.prefect, "mlflow": addresses.mlflow}) + "\n")
-
-
-def forget() -> None:
-    """They are no more."""
-    _record().unlink(missing_ok=True)
-
-
 def running() -> Addresses | None:
     """The servers that `colinear ui` runs for this state folder, if they answer."""
-    try:
-        said = json.loads(_record().read_text())
-        found = Addresses(str(said["prefect"]), str(said["mlflow"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    if (said := login.recorded(home.home())) is None:
         return None
+    found = Addresses(str(said["prefect"]), str(said["mlflow"]))
     return found if healthy_prefect(found.prefect) else None
+
+
+def how_to_log_in() -> str:
+    """What to tell the owner of the state folder about its own servers."""
+    user, _, password = (both := login.of(home.home())).partition(":")
+    return f"user {user}, password {password}; Prefect's page has one field for both: {both}"

@@ -182,7 +182,7 @@ def test_second_run_computes_nothing_and_gives_the_same_tables(lab: Lab, first: 
     # One task answers for the base, every run and the instructed base; one has every run's base measures.
     together = 2 * len(RUNS)
     assert hits == [(len(again.names(hit=True)) - together,)]
-    # 20 s is the promise on a quiet machine, and the benchmark measures it; beside other tests only a share can be held.
+    # 20 s is the promise on a quiet machine, which the benchmark measures; beside other tests only a share can be held.
     assert again.seconds <= first.seconds / 2, (again.seconds, first.seconds)
 
 
