@@ -250,7 +250,8 @@ def _given(address: str, *variables: str) -> str:
     parts = urlsplit(address)
     if parts.password is not None:
         return f"{unquote(parts.username or '')}:{unquote(parts.password)}"
-    return ":".join(os.environ.get(name, "") for name in variables).strip(":")
+    given = ":".join(os.environ.get(name, "") for name in variables)
+    return "" if given == ":" else given
 
 
 def _home() -> Path:

@@ -56,16 +56,30 @@ def ui_of(api: str) -> str:
     return api.rstrip("/").removesuffix("/api")
 
 
+def _status(url: str, seconds: float, given: str = "") -> int:
+    """Of the answer at this address, to ``given`` (``user:password``, or nothing); 0 where there is none."""
+    # urllib would take a password for a part of the host's name.
+    try:
+        request = urllib.request.Request(without_password(url))
+        if given:
+            request.add_header("Authorization", f"Basic {base64.b64encode(given.encode()).decode()}")
+        direct = urlsplit(request.full_url).hostname in (LOOPBACK, "localhost")  # no proxy is for loopback
+        with (_NO_PROXY.open if direct else urllib.request.urlopen)(request, timeout=seconds) as reply:
+            return int(reply.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (OSError, ValueError):  # refused, no such host, no URL at all
+        return 0
+
+
 def answers(url: str, seconds: float = REACH_SECONDS) -> bool:
     """Whether a server says at this address that it is well."""
-    url = without_password(url)  # which urllib would take for a part of the host's name
-    direct = urlsplit(url).hostname in (LOOPBACK, "localhost")  # a proxy in the environment is not for loopback
-    ask: Callable[..., object] = _NO_PROXY.open if direct else urllib.request.urlopen
-    try:
-        with ask(url, timeout=seconds):  # type: ignore[attr-defined]
-            return True
-    except (OSError, ValueError):  # refused, no such host, an error status, no URL at all
-        return False
+    return 200 <= _status(url, seconds) < 300
+
+
+def lets_in(url: str, given: str) -> bool:
+    """Whether a server that answers at this address does so to ``given``, ``user:password`` or nothing."""
+    return _status(url, REACH_SECONDS, given) not in (401, 403)
 
 
 def healthy_prefect(api: str) -> bool:
@@ -76,22 +90,6 @@ def healthy_prefect(api: str) -> bool:
 def healthy_mlflow(uri: str) -> bool:
     """Whether an MLflow server answers."""
     return answers(f"{uri.rstrip('/')}/health")
-
-
-def lets_in(url: str, given: str) -> bool:
-    """Whether a server that answers does so to us. ``given``: ``user:password``, or nothing."""
-    request = urllib.request.Request(without_password(url))
-    if given:
-        request.add_header("Authorization", f"Basic {base64.b64encode(given.encode()).decode()}")
-    direct = urlsplit(request.full_url).hostname in (LOOPBACK, "localhost")
-    ask: Callable[..., object] = _NO_PROXY.open if direct else urllib.request.urlopen
-    try:
-        ask(request, timeout=REACH_SECONDS).close()  # type: ignore[attr-defined]
-    except urllib.error.HTTPError as error:
-        return error.code not in (401, 403)
-    except OSError:
-        return True  # that is another trouble
-    return True
 
 
 def check_port(option: str, port: int) -> None:

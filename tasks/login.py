@@ -25,28 +25,38 @@ RECORD = "servers.json"
 
 
 def of(folder: Path) -> str:
-    """``colinear:PASSWORD``, out of the file ``token`` of a state folder; it is made on first use. Raises `OSError`."""
+    """``colinear:PASSWORD``, out of the file ``token`` of a state folder; it is made on first use. Raises `OSError`.
+
+    One that others could read until now is no secret: it is made anew.
+    """
     path = folder / FILE
-    if not (said := _read(path)):
-        with FileLock(folder / f"{FILE}.lock"):
-            if not (said := _read(path)):
-                said = f"{USER}:{secrets.token_urlsafe(24)}"
-                path.unlink(missing_ok=True)
-                with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                    file.write(f"{said}\n")
+    if (said := _read(path)) and not _is_loose(path):
+        return said
+    with FileLock(folder / f"{FILE}.lock"):
+        if said := _read(path):
+            if not _is_loose(path):  # another process made it meanwhile
+                return said
+            path.chmod(0o600)
+            if _is_loose(path):  # a file system without modes: nothing to be done here
+                return said
+        said = f"{USER}:{secrets.token_urlsafe(24)}"
+        path.unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(f"{said}\n")
     return said
 
 
 def _read(path: Path) -> str:
-    """What is written there; empty where that can be no login, or where others could have read it until now."""
+    """What is written there; empty where that can be no login."""
     try:
-        said, known = path.read_text().strip(), path.stat().st_mode & 0o077
-        if known:
-            path.chmod(0o600)
-            known = not path.stat().st_mode & 0o077  # else it is a file system without modes: nothing to be done
+        said = path.read_text(errors="replace").strip()
     except FileNotFoundError:
         return ""
-    return said if re.fullmatch(r"[^:\s]+:\S+", said) and not known else ""
+    return said if re.fullmatch(r"[^:\s]+:\S+", said) else ""
+
+
+def _is_loose(path: Path) -> bool:
+    return bool(path.stat().st_mode & 0o077)
 
 
 def present(folder: Path) -> None:
