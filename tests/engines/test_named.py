@@ -44,7 +44,8 @@ def test_a_started_run_sends_no_key_to_an_endpoint_that_nobody_named(
         preflight(study)
     assert str(refused.value) == (
         f"rollouts.endpoint: {endpoint.url} is not sent the key in MY_KEY, for nobody has named the two together; the "
-        f"line `{endpoint.url} MY_KEY` in {state / 'endpoints'} allows it, as does a `colinear study` with these settings"
+        f"line `{endpoint.url} MY_KEY` in {state / 'endpoints'} allows it, as does a `colinear study` with these "
+        "settings"
     )
     for ask in (lambda: probe_endpoint(study.rollouts), lambda: open_engine(study.rollouts, None)):
         with pytest.raises(InputError, match="is not sent the key in MY_KEY"):

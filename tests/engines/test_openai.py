@@ -197,7 +197,9 @@ def test_a_probe_has_a_patience_of_its_own(server: Server, monkeypatch: pytest.M
     assert time.monotonic() - began < 5
 
 
-def test_an_endpoint_that_answered_is_not_probed_again(server: Server, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_answered_is_not_probed_again(
+    server: Server, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = RolloutSpec(engine="openai", endpoint=server.url, teacher="m", key_env="MY_KEY")
     named.allow(spec)
     probe_endpoint(spec)

@@ -1,4 +1,4 @@
-"""Another user of the same machine: what they can read, and whom they reach on loopback. It takes root to be two users."""
+"""Another user of the same machine: what they can read, and whom they reach on loopback. Only root can be two users."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_the_server_that_a_study_starts_asks_for_the_login(common: Path) -> None
 
 
 def test_whoever_is_not_the_owner_gets_nothing_from_the_ui(ui: Ui) -> None:
-    """Not a page of MLflow's, not a run of Prefect's; nor can they start one, or see the login in a list of processes."""
+    """Not a page of MLflow's, not a run of Prefect's; nor do they see the login in a list of processes."""
     search = f"{ui.mlflow}/api/2.0/mlflow/experiments/search?max_results=1"
     files = f"{ui.mlflow}/api/2.0/mlflow-artifacts/artifacts"
     wanted: list[tuple[str, Any]] = [
