@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tasks import home
+from tasks import home, login
 from tasks.contracts import InputError
 from tasks.login import prefect_address
 from tasks.secrets import without_password
@@ -34,7 +34,7 @@ BUSY_SECONDS = 5.0
 
 
 def check_writable() -> None:
-    """Raise `InputError` where the state folder cannot be made or written to."""
+    """Raise `InputError` where the state folder cannot be made or written to, or its login is not for us to read."""
     folder = Path(os.environ.get("COLINEAR_HOME") or ".colinear").expanduser().absolute()
     try:
         with tempfile.TemporaryFile(dir=home.home()) as file:
@@ -44,6 +44,13 @@ def check_writable() -> None:
         ways_out = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "let it be written"
         raise InputError(
             f"COLINEAR_HOME: {folder} cannot be written ({error.strerror}); {ways_out}, or name another folder"
+        ) from None
+    try:
+        login.present(folder)
+    except OSError as error:
+        raise InputError(
+            f"COLINEAR_HOME: {folder / login.FILE} cannot be read ({error.strerror}): the state folder is another "
+            "user's; name one of your own"
         ) from None
 
 

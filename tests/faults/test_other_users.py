@@ -71,6 +71,39 @@ def as_nobody(paths: list[Path] = [], requests: list[tuple[str, Any, str]] = [])
     return found
 
 
+REFUSED = """
+import os
+from tasks.contracts import InputError
+from tasks.state import check_writable
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+try:
+    check_writable()
+except InputError as error:
+    print(error)
+"""
+
+
+def test_a_folder_of_somebody_elses_is_refused_in_one_line(common: Path) -> None:
+    """Also one that is shared on purpose: its servers' login is its owner's."""
+    home = common / "home"
+    home.mkdir()
+    home.chmod(0o2777)
+    made = "from tasks import home; home.quiet_environment()"
+    subprocess.run([sys.executable, "-c", made], env=environment(home), check=True, timeout=SECONDS)
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED],
+        env=environment(home),
+        cwd=common,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.stdout == (
+        f"COLINEAR_HOME: {home / 'token'} cannot be read (Permission denied): the state folder is another user's; name "
+        "one of your own\n"
+    ), done.stderr
+
+
 def basic(login: str) -> str:
     return f"Basic {base64.b64encode(login.encode()).decode()}"
 
@@ -101,8 +134,9 @@ def test_the_state_folder_is_closed_to_others_even_if_it_was_open(common: Path) 
 
 def test_the_server_that_a_study_starts_asks_for_the_login(common: Path) -> None:
     home = common / "home"
+    patient = {"TMPDIR": str(common), "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": f"{SECONDS:.0f}"}
     process = subprocess.Popen(
-        [sys.executable, "-c", EMBEDDED], env=environment(home, TMPDIR=str(common)), cwd=common, text=True,
+        [sys.executable, "-c", EMBEDDED], env=environment(home, **patient), cwd=common, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:

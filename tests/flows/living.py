@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 SECONDS = 240.0
 """For a machine that is busy; on free cores everything here takes 10 to 20."""
+
+TRIES = 5
 
 EMBEDDED = """
 from tasks import home
@@ -140,12 +143,18 @@ class Ui:
         return {"authorization": f"Basic {base64.b64encode(self.login.encode()).decode()}"}
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Prefect's API: GET, or POST with a body."""
+        """Prefect's API: GET, or POST with a body; again after a 503, as its own clients do: SQLite was busy."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"content-type": "application/json", **self.known}
         request = urllib.request.Request(f"{self.prefect}/api{path}", data, headers)
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            return json.loads(reply.read())
+        for left in reversed(range(TRIES)):
+            try:
+                with urllib.request.urlopen(request, timeout=60) as reply:
+                    return json.loads(reply.read())
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or not left:
+                    raise
+                time.sleep(1)
 
 
 @pytest.fixture(scope="session")
