@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from flows import servers
-from tasks import devices, home
+from tasks import devices, home, login
 from tasks.contracts import InputError
 from tasks.engines.vllm_installation import VARIABLE, installation
+from tasks.login import prefect_address
 from tasks.models.prompts import DATE
 from tasks.secrets import without_password
-from tasks.state import check_mlflow, check_proxies, prefect_address, revisions
+from tasks.state import check_mlflow, check_proxies, revisions
 
 LEAST_DISK = 2 * 2**30
 """Bytes: the default study keeps 30 MB, a base of one's own is read where it is, and logs and staging want room."""
@@ -171,7 +173,10 @@ def _state() -> Finding:
         probe.unlink()
     except OSError as error:
         return Finding("problem", "state", str(error), "COLINEAR_HOME=DIR names a folder that can be written")
-    return Finding("ok", "state", f"{folder}, writable")
+    if home.is_open(folder):
+        others = f"{folder}, writable, but not closed to others of this machine"
+        return Finding("without", "state", others, f"chmod 700 {folder}, or COLINEAR_HOME=DIR of your own")
+    return Finding("ok", "state", f"{folder}, writable, closed to others")
 
 
 def _disk() -> Finding:
@@ -203,6 +208,11 @@ def _mlflow() -> Finding:
     if uri.startswith(("http://", "https://")):
         shown = without_password(uri)
         if servers.healthy_mlflow(uri):
+            given = _given(uri, "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+            asked = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1"
+            if not os.environ.get("MLFLOW_TRACKING_TOKEN") and not servers.lets_in(asked, given):
+                way_out = "give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+                return Finding("problem", "MLflow", f"server at {shown} does not let us in", way_out)
             return Finding("ok", "MLflow", f"server at {shown} answers")
         return Finding("problem", "MLflow", f"nothing answers at {shown}", "start it, or unset MLFLOW_TRACKING_URI")
     if uri and not uri.startswith("sqlite:///"):
@@ -220,12 +230,28 @@ def _prefect() -> Finding:
     if api:
         shown = without_password(api)
         if servers.healthy_prefect(api):
+            given = _given(api, "PREFECT_API_AUTH_STRING")
+            ours = where == "PREFECT_API_URL" and not os.environ.get("PREFECT_API_KEY")  # else Prefect may know more
+            if ours and not servers.lets_in(f"{api.rstrip('/')}/admin/version", given):
+                way_out = "give PREFECT_API_AUTH_STRING"
+                return Finding("problem", "Prefect", f"server at {shown} does not let us in", way_out)
             return Finding("ok", "Prefect", f"server at {shown} answers ({where})")
         return Finding("problem", "Prefect", f"nothing answers at {shown}", f"start it, or take it out of {where}")
     if found := servers.running():
         return Finding("ok", "Prefect", f"`colinear ui` runs at {found.prefect_ui}")
     folder = Path(os.environ.get("PREFECT_HOME") or _home() / "prefect")
     return _database("Prefect", folder / "prefect.db", "prefect", "prefect server database upgrade -y")
+
+
+def _given(address: str, *variables: str) -> str:
+    """``user:password`` for a server: the state folder's for its own, else the URL's or that of the variables."""
+    if address.rstrip("/") in login.served(_home()):
+        return login.of(_home())
+    parts = urlsplit(address)
+    if parts.password is not None:
+        return f"{unquote(parts.username or '')}:{unquote(parts.password)}"
+    given = ":".join(os.environ.get(name, "") for name in variables)
+    return "" if given == ":" else given
 
 
 def _home() -> Path:

@@ -43,10 +43,10 @@ def dry_run(
 
 def _check_rest(spec: StudySpec, out: Path | None) -> None:
     """What else can be refused without asking anybody: the output folder, and an endpoint's missing key."""
-    from tasks.engines.choose import open_endpoint
+    from tasks.engines.endpoint import read_key
     from tasks.preflight import check_out
 
     if out is not None:
         check_out(out)
     if spec.rollouts.problems is not None and spec.rollouts.engine == "openai":
-        open_endpoint(spec.rollouts)
+        read_key(spec.rollouts.key_env)

@@ -17,8 +17,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tasks.contracts import InputError, StageError
+from tasks.login import prefect_address
 from tasks.secrets import without_password
-from tasks.state import prefect_address
 from tasks.storage.patience import Server, trouble_of
 
 if TYPE_CHECKING:

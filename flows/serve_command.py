@@ -12,6 +12,8 @@ from flows import servers
 from flows.automations import HEARTBEAT_SECONDS, register
 from tasks import home
 from tasks.contracts import InputError
+from tasks.login import served
+from tasks.state import check_writable
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
@@ -48,9 +50,11 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     if arguments.webhook is not None and urlsplit(arguments.webhook).scheme not in ("http", "https"):
         raise InputError(f"--webhook: expected an http:// or https:// address, got {arguments.webhook!r}")
+    check_writable()
+    # For us and for the runs' processes. The login is given to the server that this names, if that is ours.
+    os.environ |= {"PREFECT_API_URL": _find_server(), "COLINEAR_HOME": str(home.home())}
     home.quiet_environment()
-    api = _find_server()
-    os.environ |= {"PREFECT_API_URL": api, "COLINEAR_HOME": str(home.home())}  # for us and for the runs' processes
+    api = os.environ["PREFECT_API_URL"]
     os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(HEARTBEAT_SECONDS))
     os.environ["PYTHONSAFEPATH"] = "1"  # a run's process begins here: a datasets.py in this folder is no library
 
@@ -63,6 +67,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     names = register(arguments.webhook)
     page = f"{servers.ui_of(api)}/deployments"
     console.print(f"{len(offered)} deployments at {page}: {', '.join(one.title for one in offered)}")
+    if api in served(home.home()):
+        console.print(f"Log in: {servers.how_to_log_in()}", markup=False)
     console.print(f"Schedules begin paused. Automations: {', '.join(names)}.")
     console.print(
         f"At most {arguments.limit} runs at once, reports under {Path('runs').absolute()}. Ctrl-C stops them."

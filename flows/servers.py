@@ -7,7 +7,7 @@ Both serve the databases that studies write without them (`flows.embedded`, `tas
 
 from __future__ import annotations
 
-import json
+import base64
 import os
 import signal
 import socket
@@ -23,9 +23,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from flows import orphans
-from tasks import home
+from tasks import home, login
 from tasks.contracts import InputError, StageError
 from tasks.secrets import without_password
+from tasks.storage.mlflow_door import APP
 
 LOOPBACK = "127.0.0.1"
 READY_SECONDS = 180.0
@@ -55,16 +56,30 @@ def ui_of(api: str) -> str:
     return api.rstrip("/").removesuffix("/api")
 
 
+def _status(url: str, seconds: float, given: str = "") -> int:
+    """Of the answer at this address, to ``given`` (``user:password``, or nothing); 0 where there is none."""
+    # urllib would take a password for a part of the host's name.
+    try:
+        request = urllib.request.Request(without_password(url))
+        if given:
+            request.add_header("Authorization", f"Basic {base64.b64encode(given.encode()).decode()}")
+        direct = urlsplit(request.full_url).hostname in (LOOPBACK, "localhost")  # no proxy is for loopback
+        with (_NO_PROXY.open if direct else urllib.request.urlopen)(request, timeout=seconds) as reply:
+            return int(reply.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (OSError, ValueError):  # refused, no such host, no URL at all
+        return 0
+
+
 def answers(url: str, seconds: float = REACH_SECONDS) -> bool:
     """Whether a server says at this address that it is well."""
-    url = without_password(url)  # which urllib would take for a part of the host's name
-    direct = urlsplit(url).hostname in (LOOPBACK, "localhost")  # a proxy in the environment is not for loopback
-    ask: Callable[..., object] = _NO_PROXY.open if direct else urllib.request.urlopen
-    try:
-        with ask(url, timeout=seconds):  # type: ignore[attr-defined]
-            return True
-    except (OSError, ValueError):  # refused, no such host, an error status, no URL at all
-        return False
+    return 200 <= _status(url, seconds) < 300
+
+
+def lets_in(url: str, given: str) -> bool:
+    """Whether a server that answers at this address does so to ``given``, ``user:password`` or nothing."""
+    return _status(url, REACH_SECONDS, given) not in (401, 403)
 
 
 def healthy_prefect(api: str) -> bool:
@@ -163,9 +178,11 @@ def stop(servers: Sequence[Server]) -> None:
 
 
 def start_prefect(port: int) -> Server:
-    """Prefect's server with its pages and its scheduler, on the database that embedded mode writes."""
+    """Prefect's server with its pages and its scheduler, on the database that embedded mode writes; it asks for the
+    state folder's login."""
     url = f"http://{LOOPBACK}:{port}"
     environment = {
+        "PREFECT_SERVER_API_AUTH_STRING": login.of(home.home()),
         # The pages ask the port of the settings, whatever `--port` says.
         "PREFECT_SERVER_API_HOST": LOOPBACK,
         "PREFECT_SERVER_API_PORT": str(port),
@@ -176,42 +193,33 @@ def start_prefect(port: int) -> Server:
 
 
 def start_mlflow(port: int, store: str, artifacts: Path) -> Server:
-    """MLflow's server on a store of ours.
+    """MLflow's server on a store of ours, behind the state folder's login (`tasks.storage.mlflow_door`).
 
     Its default list of allowed hosts is kept: it has loopback at any port, so also the other end of a tunnel; a list
     given with ``--allowed-hosts`` would have to name each port.
     """
     url = f"http://{LOOPBACK}:{port}"
     words = [
-        "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1",
-        "--artifacts-destination", str(artifacts),
+        "tasks.storage.mlflow_door", "server", "--app-name", APP, "--host", LOOPBACK, "--port", str(port),
+        "--workers", "1", "--artifacts-destination", str(artifacts),
     ]  # fmt: skip
     environment = {
+        "COLINEAR_HOME": str(home.home()),  # whose login: the server works in another folder
         "MLFLOW_BACKEND_STORE_URI": store,  # no option: everybody on the machine reads a process's command line
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # for GenAI evaluations: four more processes
     }
     return Server("MLflow", words, environment, url, f"{url}/health")
 
 
-def _record() -> Path:
-    return home.home() / "servers.json"
-
-
-def remember(addresses: Addresses) -> None:
-    """Leave word where this state folder's servers are."""
-    _record().write_text(json.dumps({"prefect": addresses.prefect, "mlflow": addresses.mlflow}) + "\n")
-
-
-def forget() -> None:
-    """They are no more."""
-    _record().unlink(missing_ok=True)
-
-
 def running() -> Addresses | None:
     """The servers that `colinear ui` runs for this state folder, if they answer."""
-    try:
-        said = json.loads(_record().read_text())
-        found = Addresses(str(said["prefect"]), str(said["mlflow"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    if (said := login.recorded(home.home())) is None:
         return None
+    found = Addresses(str(said["prefect"]), str(said["mlflow"]))
     return found if healthy_prefect(found.prefect) else None
+
+
+def how_to_log_in() -> str:
+    """What to tell the owner of the state folder about its own servers."""
+    user, _, password = (both := login.of(home.home())).partition(":")
+    return f"user {user}, password {password}; Prefect's page has one field for both: {both}"

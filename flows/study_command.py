@@ -97,6 +97,7 @@ def _study(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from flows.commands import quiet
+    from tasks.engines import named
 
     spec = study_spec(arguments.study, arguments.assignments, arguments.rollouts)
     quiet()
@@ -107,6 +108,7 @@ def _study(arguments: argparse.Namespace) -> int:
         return dry_run(spec, out, on=arguments.on, tflops=arguments.tflops, completion=arguments.tokens)
     if only := next((name for name in ("on", "tflops", "tokens") if getattr(arguments, name) is not None), None):
         raise InputError(f"--{only}: it is for --dry-run; leave it out to run the study")
+    named.allow(spec.rollouts)
     from flows.cluster import connect
     from tasks.preflight import preflight
 

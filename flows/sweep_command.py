@@ -128,11 +128,13 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from rich.markup import escape
 
     from flows.commands import quiet
+    from tasks.engines import named
     from tasks.sweeps import cells
 
     spec, sweep = asked(arguments)
     cells(spec, sweep)
     quiet()
+    named.allow(spec.rollouts)
     from flows.cluster import connect, machine
     from tasks import devices, home
 

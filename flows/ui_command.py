@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from flows import embedded, servers
-from tasks import home
+from tasks import home, login
 from tasks.contracts import InputError, StageError
-from tasks.state import mlflow_database, tracking_uri
+from tasks.state import check_writable, mlflow_database, tracking_uri
 from tasks.storage.making import making
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PREFECT_PORT = 4200
 MLFLOW_PORT = 5000
 WATCH_SECONDS = 0.5
+LOOKED_AT_SECONDS = 0.5
+"""Others take the lock for a moment, to see whether anybody has it."""
 
 
 def add_ui(commands: Any) -> None:
@@ -49,6 +51,7 @@ def _port(text: str) -> int:
 def _ui(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
+    check_writable()
     home.quiet_environment()
     console = Console(soft_wrap=True, highlight=False)
     prefect, mlflow = _existing_prefect(), _existing_mlflow()
@@ -96,9 +99,9 @@ def _existing_mlflow() -> str | None:
 @contextmanager
 def _alone() -> Iterator[None]:
     """One `colinear ui` a state folder: two schedulers on one database would start everything twice."""
-    lock = FileLock(home.home() / "ui.lock")
+    lock = FileLock(home.home() / login.LOCK)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=LOOKED_AT_SECONDS)
     except Timeout:
         found = servers.running()
         where = f" at {found.prefect_ui} and {found.mlflow}" if found else ", still starting"
@@ -153,9 +156,11 @@ def _run(
             made_mlflow()
         urls = {server.name: server.url for server in started}
         addresses = servers.Addresses(prefect or urls["Prefect"], mlflow or urls["MLflow"])
-        servers.remember(addresses)
-        stack.callback(servers.forget)
+        ours = [address for address in (addresses.prefect, addresses.mlflow) if address in urls.values()]
+        login.remember(home.home(), addresses.prefect, addresses.mlflow, ours)
+        stack.callback(login.forget, home.home())
         _show(addresses, console)
+        console.print(f"Log in   {servers.how_to_log_in()}", markup=False)
         console.print(f"Ready after {time.monotonic() - began:.0f} s. Ctrl-C stops {names}.")
         while not stopped.wait(WATCH_SECONDS):
             for server in started:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
+from tasks import login
 from tasks.secrets import guard
 
 FULL_BYTES = 2**20
@@ -19,10 +22,26 @@ FULL_BYTES = 2**20
 
 
 def home() -> Path:
-    """The state folder, made on first use."""
+    """The state folder, made on first use, and closed to other users of the machine."""
     path = Path(os.environ.get("COLINEAR_HOME") or ".colinear").expanduser().absolute()
-    path.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if is_open(path) and not _is_common(path):
+        with suppress(OSError):  # a file system without modes: `colinear doctor` says it
+            path.chmod(0o700)
     return path
+
+
+def is_open(path: Path) -> bool:
+    """Whether others than its owner may do anything in a folder."""
+    return bool(path.stat().st_mode & 0o077)
+
+
+def _is_common(path: Path) -> bool:
+    """Whether a folder is meant for others as well: not ours, or with a bit that says so (set-group-ID, sticky), or one
+    that whole machines and accounts hang on."""
+    there = path.stat()
+    shared = there.st_mode & (stat.S_ISGID | stat.S_ISVTX)
+    return bool(shared) or there.st_uid != os.getuid() or path in (Path("/"), Path.home())
 
 
 def subfolder(name: str) -> Path:
@@ -108,8 +127,8 @@ def past_proxies() -> None:
 def quiet_environment() -> None:
     """Set what must be in the environment before Prefect, MLflow or a worker process starts; never overrides.
 
-    But for a password in a server's URL, which moves to where no error repeats it (`tasks.secrets.guard`), and for the
-    hosts that proxies are not for.
+    But for a password in a server's URL, which moves to where no error repeats it (`tasks.secrets.guard`), for the
+    hosts that proxies are not for, and for the login of our own servers (`tasks.login`).
     """
     guard()
     past_proxies()
@@ -117,3 +136,4 @@ def quiet_environment() -> None:
         os.environ.setdefault("VLLM_RPC_BASE_PATH", str(socket_folder()))
     for name, value in {**QUIET, "PREFECT_HOME": str(home() / "prefect")}.items():
         os.environ.setdefault(name, value)
+    login.present(home())

@@ -11,6 +11,7 @@ import polars as pl
 from tasks import home
 from tasks.contracts import InputError, ModelRef
 from tasks.devices import run_unpinned, slots
+from tasks.engines import named
 from tasks.engines.choose import probe_endpoint
 from tasks.engines.endpoint import read_key
 from tasks.engines.vllm import check_cpu, check_head
@@ -231,13 +232,14 @@ def _check_engine(rollouts: RolloutSpec) -> None:
 
 
 def _check_key(rollouts: RolloutSpec) -> None:
-    """Refuse an endpoint whose key is not there. Raises `InputError`.
+    """Refuse an endpoint whose key is not there, or is not for it. Raises `InputError`.
 
     The key's variable must be there even where nobody will be asked: settings are recorded, and what names no variable
     may be the key itself.
     """
     if rollouts.engine == "openai" or rollouts.key_env != RolloutSpec().key_env:
         read_key(rollouts.key_env)
+    named.check(rollouts)
 
 
 def _sampled(rollouts: RolloutSpec, chosen: pl.DataFrame, holdout: float) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tasks.contracts import InputError
+from tasks.engines.named import DEEPSEEK
 from tasks.settings import nearest
 
 Values = dict[str, Any]
@@ -142,9 +143,9 @@ def paper() -> Values:
             "prompts": 40_315,
             "k": 4,
             "engine": "openai",
-            "endpoint": "https://api.deepseek.com/v1",
+            "endpoint": DEEPSEEK[0],
             "teacher": "deepseek-v4-flash",
-            "key_env": "DEEPSEEK_API_KEY",
+            "key_env": DEEPSEEK[1],
             "concurrency": 64,
             "temperature": 1.0,
             "max_new_tokens": 4096,

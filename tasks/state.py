@@ -12,14 +12,14 @@ import os
 import re
 import sqlite3
 import tempfile
-import tomllib
 from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tasks import home
+from tasks import home, login
 from tasks.contracts import InputError
+from tasks.login import prefect_address
 from tasks.secrets import without_password
 
 SQLITE = "sqlite:///"
@@ -34,7 +34,7 @@ BUSY_SECONDS = 5.0
 
 
 def check_writable() -> None:
-    """Raise `InputError` where the state folder cannot be made or written to."""
+    """Raise `InputError` where the state folder cannot be made or written to, or its login is not for us to read."""
     folder = Path(os.environ.get("COLINEAR_HOME") or ".colinear").expanduser().absolute()
     try:
         with tempfile.TemporaryFile(dir=home.home()) as file:
@@ -44,6 +44,13 @@ def check_writable() -> None:
         ways_out = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "let it be written"
         raise InputError(
             f"COLINEAR_HOME: {folder} cannot be written ({error.strerror}); {ways_out}, or name another folder"
+        ) from None
+    try:
+        login.present(folder)
+    except OSError as error:
+        raise InputError(
+            f"COLINEAR_HOME: {folder / login.FILE} cannot be read ({error.strerror}): the state folder is another "
+            "user's; name one of your own"
         ) from None
 
 
@@ -146,29 +153,6 @@ def _check_schema(path: Path, package: str, upgrade: str) -> None:
         f"{path}: its schema {revision} is of a newer {package} than the installed one; install that one, or name "
         "another folder with COLINEAR_HOME, or move it away"
     )
-
-
-def prefect_address() -> tuple[str, str]:
-    """Where an address of Prefect's API is set, and the address: in the environment or in a file of the working folder
-    that Prefect reads; empty where in none. (Its profiles are left to Prefect.)"""
-    if address := os.environ.get("PREFECT_API_URL", ""):
-        return "PREFECT_API_URL", address
-    written = Path(".env").read_text(encoding="utf-8", errors="replace") if Path(".env").is_file() else ""
-    if line := re.search(r"""^\s*(?:export\s+)?PREFECT_API_URL\s*=\s*["']?([^\s"'#]+)""", written, re.M | re.I):
-        return str(Path(".env").absolute()), line[1]
-    for path, keys in (
-        (Path("prefect.toml"), ("api", "url")),
-        (Path("pyproject.toml"), ("tool", "prefect", "api", "url")),
-    ):
-        try:
-            value: object = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        if isinstance(value, str):
-            return str(path.absolute()), value
-    return "", ""
 
 
 def _check(whose: str, path: Path, way_out: str) -> None:

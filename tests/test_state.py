@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tasks.contracts import InputError
-from tasks.state import check_databases, check_mlflow, prefect_address, revisions
+from tasks.login import prefect_address
+from tasks.state import check_databases, check_mlflow, revisions
 from tests.flows.living import colinear
 
 PLACES = {"mlflow": "mlflow.db", "prefect": "prefect/prefect.db"}

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from tasks.contracts import InputError
+from tasks.engines import named
 from tasks.engines.endpoint import Endpoint, read_key
 from tasks.engines.interface import Engine
 from tasks.engines.openai import OpenAIEngine
@@ -46,9 +47,10 @@ def probe_endpoint(spec: RolloutSpec) -> None:
 
 
 def open_endpoint(spec: RolloutSpec) -> OpenAIEngine:
-    """The endpoint that ``rollouts`` names. Raises `InputError` for a bad URL and a key that is not there."""
+    """The endpoint that ``rollouts`` names. Raises `InputError` for a key that is not there, or not for it."""
     if spec.endpoint is None or spec.teacher is None:
         raise InputError("rollouts.endpoint: the openai engine needs it, and rollouts.teacher, the model's name there")
+    named.check(spec)
     endpoint = Endpoint(
         url=spec.endpoint,
         model=spec.teacher,

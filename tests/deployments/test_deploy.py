@@ -41,7 +41,8 @@ def test_gpus_are_put_into_the_templates_and_nothing_else_is_changed() -> None:
 
 
 def test_prefect_deploys_all_of_it_to_the_three_pools(ui: Ui) -> None:
-    settings = environment(ui.home, PREFECT_API_URL=f"{ui.prefect}/api", MLFLOW_TRACKING_URI="http://tracking:5000")
+    addresses = {"PREFECT_API_URL": f"{ui.prefect}/api", "MLFLOW_TRACKING_URI": "http://tracking:5000"}
+    settings = environment(ui.home, PREFECT_API_AUTH_STRING=ui.login, **addresses)
     for words in (
         ["-m", "deployments.pools"],
         ["-m", "deployments.pools"],  # they are there already

@@ -11,7 +11,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent.parent
 COMPOSE = ROOT / "docker" / "compose.yaml"
-SECRETS = ("POSTGRES_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "PREFECT_AUTH")
+SECRETS = ("POSTGRES_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "PREFECT_AUTH", "MLFLOW_PASSWORD")
 VARIABLE = re.compile(r"\$(?:\$|\{(?P<name>\w+)(?::(?P<sign>[-?])(?P<text>[^}]*))?\})")
 
 

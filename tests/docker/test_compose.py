@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
 import shutil
@@ -108,7 +109,24 @@ def test_secrets_reach_those_that_need_them_alone() -> None:
 
     assert holders(GIVEN["POSTGRES_PASSWORD"]) == {"postgres", "prefect", "mlflow"}
     assert holders(GIVEN["S3_SECRET_KEY"]) == {"store", "bucket", "mlflow"}
+    clients = {"deploy", *(name for name, one in ALL.items() if one.get("profiles"))}
+    assert holders(GIVEN["PREFECT_AUTH"]) == {"prefect", *clients}
+    assert holders(GIVEN["MLFLOW_PASSWORD"]) == {"mlflow", *clients}
     assert not any(value in str(one.get("command")) for one in ALL.values() for value in GIVEN.values())
+
+
+def test_mlflow_asks_for_the_password_that_its_clients_give() -> None:
+    server, client = ALL["mlflow"], ALL["worker"]["environment"]
+    assert "--app-name=basic-auth" in server["command"]
+    for name in ("USERNAME", "PASSWORD"):
+        assert server["environment"][f"MLFLOW_AUTH_ADMIN_{name}"] == client[f"MLFLOW_TRACKING_{name}"]
+    (mounted,) = server["volumes"]
+    source, inside, _ = mounted.split(":")
+    assert inside == server["environment"]["MLFLOW_AUTH_CONFIG_PATH"]
+    config = configparser.ConfigParser()
+    config.read(COMPOSE.parent / source)
+    assert config["mlflow"]["database_uri"] == server["environment"]["MLFLOW_BACKEND_STORE_URI"]
+    assert "admin_password" not in config["mlflow"]
 
 
 def test_the_image_is_what_the_pools_expect() -> None:
@@ -138,6 +156,7 @@ def test_pip_installs_the_versions_of_the_constraints() -> None:
     assert all(" -c /tmp/colinear/constraints.txt " in one or " --no-deps " in one for one in installs)
     pinned = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
     assert {"psycopg2-binary", "boto3", "botocore", "s3transfer", "jmespath"} <= pinned  # the extra `team`
+    assert {"flask-wtf", "wtforms"} <= pinned  # mlflow[auth]
 
 
 @pytest.fixture(scope="module")

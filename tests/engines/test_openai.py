@@ -6,12 +6,14 @@ import logging
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tasks.contracts import InputError, StageError
 from tasks.engines import endpoint as module
+from tasks.engines import named
 from tasks.engines.choose import probe_endpoint
 from tasks.engines.endpoint import Endpoint
 from tasks.engines.interface import Completion, Request, Sampling
@@ -195,8 +197,11 @@ def test_a_probe_has_a_patience_of_its_own(server: Server, monkeypatch: pytest.M
     assert time.monotonic() - began < 5
 
 
-def test_an_endpoint_that_answered_is_not_probed_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_answered_is_not_probed_again(
+    server: Server, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = RolloutSpec(engine="openai", endpoint=server.url, teacher="m", key_env="MY_KEY")
+    named.allow(spec)
     probe_endpoint(spec)
     probe_endpoint(spec)
     assert len(server.asked) == 1

@@ -59,10 +59,15 @@ def run(home: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str
 
 
 def holding(needles: list[str], *folders: Path, said: str = "") -> list[str]:
-    """Where a secret is: files (databases, journals, logs, reports, pictures) and what was printed."""
+    """Where a secret is: files (databases, journals, logs, reports, pictures) and what was printed.
+
+    With the login of a state folder that is among them, outside the one file that holds it.
+    """
+    own = {folder / "token" for folder in folders if (folder / "token").exists()}
+    needles = [*needles, *(path.read_text().strip().partition(":")[2] for path in own)]
     found = [f"printed: {needle}" for needle in needles if needle in said]
     for folder in folders:
-        for path in folder.rglob("*"):
+        for path in {*folder.rglob("*")} - own:
             content = path.read_bytes() if path.is_file() else b""
             found += [f"{path}: {needle}" for needle in needles if needle.encode() in content]
     return found
@@ -89,6 +94,7 @@ def test_a_study_with_secrets_everywhere_writes_none_of_them(
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "out" / "study.json").read_text())
     assert record["mlflow"]["uri"] == server.uri
+    assert (tmp_path / "home" / "token").read_text().startswith("colinear:")  # which is looked for, too
     everything = [tmp_path / "home", tmp_path / "out", server.artifacts, server.artifacts.parent]
     assert holding(NEEDLES, *everything, said=done.stdout + done.stderr) == []
     # Guards the line above: what it looks through has what was recorded.
@@ -139,6 +145,18 @@ def test_every_secret_of_the_environment_is_known() -> None:
     said = redact(" ".join(["before", *NEEDLES, f"at http://me:{QUOTED}@host/x and s3://k:v@bucket", "after"]))
     assert said == f"before {' '.join(['***'] * len(NEEDLES))} at http://host/x and s3://bucket after"
     assert os.environ["PATH"] not in secrets()
+
+
+def test_the_login_of_the_state_folder_is_known_from_the_start(tmp_path: Path) -> None:
+    """As the commands begin: whatever is said afterwards, in an error or a log, is without it."""
+    asked = (
+        "import sys; from tasks import home, login; home.quiet_environment(); from tasks.secrets import redact; "
+        "both = login.of(home.home()); print(redact(f'<{both}> <{both.partition(chr(58))[2]}>'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", asked], cwd=tmp_path, env=environment(tmp_path / "home"), capture_output=True, text=True
+    )
+    assert done.stdout == "<***> <***>\n", done.stderr
 
 
 @pytest.mark.usefixtures("planted")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +23,8 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 SECONDS = 240.0
 """For a machine that is busy; on free cores everything here takes 10 to 20."""
+
+TRIES = 5
 
 EMBEDDED = """
 from tasks import home
@@ -39,9 +43,12 @@ def free_port() -> int:
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """Without servers or state folders of whoever runs the tests."""
+    """Without servers, logins or state folders of whoever runs the tests."""
     kept = {**os.environ, "COLINEAR_HOME": str(home), "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", **more}
-    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME"):
+    for name in (
+        "MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "PREFECT_SERVER_API_AUTH_STRING",
+        "PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD",
+    ):  # fmt: skip
         if name not in more:
             kept.pop(name, None)
     return kept
@@ -125,12 +132,29 @@ class Ui:
     mlflow: str
     living: Living
 
+    @property
+    def login(self) -> str:
+        """``user:password``."""
+        return (self.home / "token").read_text().strip()
+
+    @property
+    def known(self) -> dict[str, str]:
+        """The header of a request that is let in."""
+        return {"authorization": f"Basic {base64.b64encode(self.login.encode()).decode()}"}
+
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Prefect's API: GET, or POST with a body."""
+        """Prefect's API: GET, or POST with a body; again after a 503, as its own clients do: SQLite was busy."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.prefect}/api{path}", data, {"content-type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            return json.loads(reply.read())
+        headers = {"content-type": "application/json", **self.known}
+        request = urllib.request.Request(f"{self.prefect}/api{path}", data, headers)
+        for left in reversed(range(TRIES)):
+            try:
+                with urllib.request.urlopen(request, timeout=60) as reply:
+                    return json.loads(reply.read())
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or not left:
+                    raise
+                time.sleep(1)
 
 
 @pytest.fixture(scope="session")

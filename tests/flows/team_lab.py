@@ -53,6 +53,11 @@ class Team:
     def mlflow(self) -> str:
         return f"http://127.0.0.1:{self.ports['mlflow']}"
 
+    @property
+    def store(self) -> str:
+        """MLflow's address with the login that lets in."""
+        return self.mlflow.replace("://", f"://colinear:{self.given['MLFLOW_PASSWORD']}@")
+
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
@@ -86,6 +91,7 @@ def team(folder: Path) -> Iterator[Team]:
     """Start everything as ``docker compose --profile cpu up`` does, and end it."""
     if not POSTGRES:
         pytest.skip("no PostgreSQL under /usr/lib/postgresql (apt-get install postgresql)")
+    pytest.importorskip("flask_wtf", reason="MLflow asks for no password without Flask-WTF (make setup installs it)")
     ports = {name: free_port() for name in ("postgres", "prefect", "mlflow", "worker")}
     given = {name: secrets.token_urlsafe(18) for name in SECRETS}
     given["PREFECT_AUTH"] = f"team:{given['PREFECT_AUTH']}"
@@ -93,7 +99,7 @@ def team(folder: Path) -> Iterator[Team]:
     lab.work.mkdir()
     (folder / "tmp").mkdir()
     site = install(folder)
-    wanted = moved(services(given), ports, folder / "artifacts")
+    wanted = moved(services(given), ports, folder)
     with ExitStack() as stack:
         stack.enter_context(postgres(lab, wanted["postgres"]))
         for name in ("prefect", "mlflow", "deploy", "worker"):
@@ -121,14 +127,19 @@ def install(folder: Path) -> Path:
     return site
 
 
-def moved(wanted: dict[str, Any], ports: Mapping[str, int], artifacts: Path) -> dict[str, Any]:
-    """The services with loopback's addresses for those of their network."""
-    text = json.dumps(wanted)
-    inside = {"prefect": 4200, "mlflow": 5000, "postgres": 5432, "worker": 8080}
-    for name, port in inside.items():
-        text = text.replace(f"{name}:{port}", f"127.0.0.1:{port}")
-        text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{ports[name]}").replace(f'"{port}"', f'"{ports[name]}"')
-    found: dict[str, Any] = json.loads(text.replace("0.0.0.0", "127.0.0.1").replace("s3://mlflow", str(artifacts)))
+def moved(wanted: dict[str, Any], ports: Mapping[str, int], folder: Path) -> dict[str, Any]:
+    """The services with loopback's addresses for those of their network, and files of ``folder`` for mounted ones."""
+
+    def here(text: str) -> str:
+        for name, port in {"prefect": 4200, "mlflow": 5000, "postgres": 5432, "worker": 8080}.items():
+            text = text.replace(f"{name}:{port}", f"127.0.0.1:{port}")
+            text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{ports[name]}")
+            text = text.replace(f'"{port}"', f'"{ports[name]}"')
+        return text.replace("0.0.0.0", "127.0.0.1").replace("s3://mlflow", str(folder / "artifacts"))
+
+    source, inside, _ = wanted["mlflow"]["volumes"][0].split(":")
+    (folder / source).write_text(here((COMPOSE.parent / source).read_text()))
+    found: dict[str, Any] = json.loads(here(json.dumps(wanted)).replace(inside, str(folder / source)))
     return found
 
 

@@ -101,6 +101,13 @@ def test_servers_that_do_not_answer_are_problems(state: Path, monkeypatch: pytes
     assert "secret" not in str(list(findings()))
 
 
+def test_a_state_folder_that_others_may_enter_is_named(state: Path) -> None:
+    assert found("state") == Finding("ok", "state", f"{state}, writable, closed to others")
+    state.chmod(0o2775)  # meant for a group
+    assert found("state").kind == "without"
+    assert found("state").way_out.startswith(f"chmod 700 {state}")
+
+
 def test_a_state_folder_that_cannot_be_made_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("COLINEAR_HOME", str(tmp_path / "file" / "home"))

@@ -81,7 +81,10 @@ def finished(folder: Path) -> Finished:
 @pytest.fixture(scope="module")
 def page(ui: Ui) -> Any:
     with launched() as browser:
-        page = browser.new_page(viewport={"width": 1800, "height": 1000})
+        user, _, password = ui.login.partition(":")
+        page = browser.new_page(
+            viewport={"width": 1800, "height": 1000}, http_credentials={"username": user, "password": password}
+        )
         page.set_default_timeout(PATIENCE)
         yield page
 
@@ -172,4 +175,4 @@ def shown(page: Any, count: int, column: str) -> list[dict[str, str]]:
 
 
 def experiment(ui: Ui) -> str:
-    return Store(ui.mlflow).experiments[STUDIES]
+    return Store(f"sqlite:///{ui.home / 'mlflow.db'}").experiments[STUDIES]

@@ -3,6 +3,7 @@ it again and see what came from the cache."""
 
 from __future__ import annotations
 
+import base64
 import re
 import time
 from datetime import datetime
@@ -32,6 +33,8 @@ def test_smoke_is_started_from_the_form_and_ends_with_its_report(
         )
         page = browser.new_page(viewport={"width": 1300, "height": 1000})
         page.set_default_timeout(PATIENCE)
+        login = base64.b64encode(ui.login.encode()).decode()
+        page.add_init_script(f"localStorage.setItem('prefect-password', '{login}')")  # what its page of login does
         address = f"{ui.prefect}/deployments/deployment/{deployment['id']}"
         clicked = fill(page, address, "clicked")
         run = ended(ui, "clicked")

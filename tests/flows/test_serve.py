@@ -16,6 +16,8 @@ from flows.cli import main
 from tasks.presets import PRESETS, preset
 from tasks.settings import build
 from tasks.sweep_presets import SWEEPS
+from tests.engines.server import chat
+from tests.engines.server import serving as endpoint
 from tests.flows.adapters import adapter
 from tests.flows.living import SECONDS, Living, Ui, living, until
 
@@ -48,7 +50,8 @@ def serving(ui: Ui, webhook: str, tmp_path_factory: pytest.TempPathFactory) -> I
     """Found through the state folder alone; in a folder with a file that has a library's name."""
     folder = tmp_path_factory.mktemp("work")
     (folder / "click.py").write_text("raise SystemExit('not the library')\n")
-    with living("serve", "--webhook", webhook, home=ui.home, cwd=folder, PYTHONSAFEPATH="1") as running:
+    keys = {"MY_KEY": "sk-of-the-owner-0123"}
+    with living("serve", "--webhook", webhook, home=ui.home, cwd=folder, PYTHONSAFEPATH="1", **keys) as running:
         running.wait_for("Ctrl-C stops them.")
         until(lambda: {"adapters", *PRESETS, *SWEEPS} <= deployments(ui).keys())
         yield ui, running
@@ -74,6 +77,11 @@ def test_without_a_server_it_says_what_to_start(
 def test_a_webhook_that_is_none_is_refused(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--webhook", "hooks.example.com"]) == 2
     assert "--webhook: expected an http:// or https:// address, got 'hooks.example.com'" in capsys.readouterr().err
+
+
+def test_it_says_how_to_log_in(serving: tuple[Ui, Living]) -> None:
+    ui, running = serving
+    assert f"Log in: user colinear, password {ui.login.partition(':')[2]}; " in running.said
 
 
 def test_each_preset_is_one_click(serving: tuple[Ui, Living]) -> None:
@@ -134,6 +142,25 @@ def test_a_failure_reaches_the_webhook_with_its_reason(serving: tuple[Ui, Living
     assert message["state"] == "Failed"
     assert message["message"] == run["state"]["message"]
     assert 'no "such" folder' in message["message"]
+
+
+def test_a_run_that_would_send_a_key_elsewhere_is_refused(serving: tuple[Ui, Living], tmp_path: Path) -> None:
+    """Whoever may start a run chooses its endpoint and the variable with the key; not that the one gets the other."""
+    ui, _ = serving
+    with endpoint(lambda _: chat("2")) as foreign:
+        asked = {
+            "engine": "openai",
+            "endpoint": foreign.url,
+            "key_env": "MY_KEY",
+            "teacher": "m",
+            "problems": "x.jsonl",
+        }
+        spec = {"model": {"base": str(tmp_path)}, "rollouts": asked}
+        run = ended(ui, start(ui, "smoke", {"spec": spec, "out": str(tmp_path / "out")}))
+        assert run["state"]["name"] == "Failed"
+        assert f"rollouts.endpoint: {foreign.url} is not sent the key in MY_KEY" in run["state"]["message"]
+        assert foreign.asked == []
+    assert Hook.got.get(timeout=SECONDS)[1]["state"] == "Failed"
 
 
 def test_automations_are_kept_once(serving: tuple[Ui, Living]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import urllib.error
 import urllib.request
@@ -23,6 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 NUMBERS = ("accuracy", "mcnemar", "items", "pair_metrics", "spectra", "connectivity", "barriers", "cka", "divergence")
 PATIENCE = 2400.0
+ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
@@ -85,6 +87,22 @@ def test_prefects_api_and_pages_ask_for_the_password(lab: Team) -> None:
     assert lab.ask("/flow_runs/count", {}) >= 0
 
 
+def test_mlflow_asks_for_the_password(lab: Team) -> None:
+    for path in ("/", "/version", "/api/2.0/mlflow/experiments/search?max_results=1", ARTIFACTS):
+        for auth in (None, "colinear:another-password", "admin:password1234"):
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                fetched(lab, path, auth)
+        assert fetched(lab, path, f"colinear:{lab.given['MLFLOW_PASSWORD']}")
+    assert lab.count("mlflow", "select count(*) from users") == 1
+
+
+def fetched(lab: Team, path: str, auth: str | None) -> bytes:
+    """What MLflow's server answers to ``user:password``. Raises `urllib.error.HTTPError`."""
+    headers = {"authorization": f"Basic {base64.b64encode(auth.encode()).decode()}"} if auth else {}
+    with urllib.request.urlopen(urllib.request.Request(f"{lab.mlflow}{path}", headers=headers), timeout=60) as reply:
+        return bytes(reply.read())
+
+
 def test_everything_is_deployed_from_the_installed_package(lab: Team) -> None:
     """`prefect.yaml` is that of the package, the folder that of /state; the checkout is not on the path."""
     found = {one["name"]: one for one in lab.ask("/deployments/filter", {})}
@@ -106,21 +124,20 @@ def test_a_run_started_over_the_api_has_its_record_on_the_servers(lab: Team, fir
 
 
 def test_the_report_comes_out_of_mlflow_through_its_proxy(lab: Team, first: Ran) -> None:
-    client = Store(lab.mlflow).client
+    client = Store(lab.store).client
     study = client.get_run(first.record["mlflow"]["study"])
     assert study.info.artifact_uri.startswith("mlflow-artifacts:/")
     path = study.info.artifact_uri.removeprefix("mlflow-artifacts:/")
     for name in ("report.html", "accuracy.parquet"):
-        url = f"{lab.mlflow}/api/2.0/mlflow-artifacts/artifacts/{path}/{name}"
-        with urllib.request.urlopen(url, timeout=60) as reply:
-            assert reply.read() == (first.folder / name).read_bytes()
+        got = fetched(lab, f"{ARTIFACTS}/{path}/{name}", f"colinear:{lab.given['MLFLOW_PASSWORD']}")
+        assert got == (first.folder / name).read_bytes()
         assert list(
             (lab.folder / "artifacts").rglob(f"{study.info.run_id}/artifacts/{name}")
         )  # the server's own folder
 
 
 def test_the_children_have_their_metrics(lab: Team, first: Ran) -> None:
-    client = Store(lab.mlflow).client
+    client = Store(lab.store).client
     children = {name: run for name, run in first.record["mlflow"].items() if name.startswith("train ")}
     assert len(children) == 7
     for run in map(client.get_run, children.values()):

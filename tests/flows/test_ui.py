@@ -15,23 +15,27 @@ from flows.cli import main
 from tests.flows.living import Ui, colinear, free_port, left_behind, living, until
 
 
-def read(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=60) as reply:
+def read(ui: Ui, url: str) -> str:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=ui.known), timeout=60) as reply:
         return str(reply.read().decode())
 
 
 def test_both_addresses_are_printed_and_answer(ui: Ui) -> None:
     assert f"Prefect  {ui.prefect} " in ui.living.said
     assert f"MLflow   {ui.mlflow} " in ui.living.said
-    assert "<title>Prefect" in read(ui.prefect)
-    assert "<title>MLflow" in read(ui.mlflow)
+    user, _, password = ui.login.partition(":")
+    assert f"Log in   user {user}, password {password}; Prefect's page has one field for both: {ui.login}\n" in (
+        ui.living.said
+    )
+    assert "<title>Prefect" in read(ui, ui.prefect)
+    assert "<title>MLflow" in read(ui, ui.mlflow)
     # The page asks the API at the port that it is on, not at Prefect's default.
-    assert f'"api_url":"{ui.prefect}/api"' in read(f"{ui.prefect}/ui-settings").replace(" ", "")
+    assert f'"api_url":"{ui.prefect}/api"' in read(ui, f"{ui.prefect}/ui-settings").replace(" ", "")
 
 
 def test_mlflow_answers_at_the_end_of_a_tunnel(ui: Ui) -> None:
     """``ssh -L 8080:localhost:PORT`` sends ``Host: localhost:8080``; ``--allowed-hosts`` would have to name it."""
-    request = urllib.request.Request(f"{ui.mlflow}/version", headers={"Host": "localhost:8080"})
+    request = urllib.request.Request(f"{ui.mlflow}/version", headers={"Host": "localhost:8080", **ui.known})
     with urllib.request.urlopen(request, timeout=60) as reply:
         assert reply.status == 200
 
@@ -80,6 +84,7 @@ def test_existing_servers_are_printed_and_used_as_they_are(ui: Ui, tmp_path: Pat
     assert f"Prefect  {ui.prefect} " in done.stdout
     assert f"MLflow   {ui.mlflow} " in done.stdout
     assert "nothing was started" in done.stdout
+    assert "Log in" not in done.stdout  # how to is for their owner to say
 
 
 def test_an_existing_server_that_does_not_answer_is_refused(tmp_path: Path) -> None:
@@ -94,7 +99,7 @@ def test_when_one_dies_the_command_says_so_and_leaves_nothing(ui: Ui, tmp_path: 
     home, port = tmp_path / "home", free_port()
     with living("ui", "--mlflow-port", str(port), home=home, PREFECT_API_URL=f"{ui.prefect}/api") as running:
         running.wait_for("Ready after")
-        [server] = [one for one in _groups(home) if "mlflow\0server" in command_of(one)]
+        [server] = [one for one in _groups(home) if "mlflow_door\0server" in command_of(one)]
         os.killpg(server, signal.SIGKILL)
         assert running.process.wait(60) == 1
         assert "MLflow's server ended with exit code -9" in running.said
