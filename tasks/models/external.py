@@ -85,23 +85,27 @@ def _from_hub(base: str, setting: str) -> Path:
 def reference(folder: Path, patterns: Sequence[str] = FILES) -> ArtifactRef:
     """An `ArtifactRef` to ``folder``: digest over its files of ``patterns`` (configuration, tokenizer, weights).
 
-    Digests of files are remembered by path, size and time of change, so that a large model is read once.
+    Files are digested by `file_sha256`.
     """
-    memory = home.home() / "digests.json"
-    known: dict[str, str] = {}
-    with suppress(FileNotFoundError, ValueError, TypeError):  # damaged: read the files again
-        known = dict(json.loads(memory.read_text()))
     manifest: dict[str, Any] = {}
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
-        stat = path.stat()
-        key = f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
-        known.setdefault(key, "")
-        known[key] = known[key] or file_digest(path)
-        manifest[path.name] = {"size": stat.st_size, "sha256": known[key]}
-    with tempfile.NamedTemporaryFile("w", dir=memory.parent, prefix="digests-", delete=False) as partial:
-        json.dump(known, partial)  # a name of its own: two studies may do this at once
-    Path(partial.name).replace(memory)
+        manifest[path.name] = {"size": path.stat().st_size, "sha256": file_sha256(path)}
     return ArtifactRef(uri=str(folder), sha256=manifest_digest(manifest), kind=f"{EXTERNAL}-model", run_id="")
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, remembered by path, size and time of change, so that a large model is read once."""
+    memory, stat = home.home() / "digests.json", path.stat()
+    known: dict[str, str] = {}
+    with suppress(FileNotFoundError, ValueError, TypeError):  # damaged: read the file again
+        known = dict(json.loads(memory.read_text()))
+    key = f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
+    if not known.get(key):
+        known[key] = file_digest(path)
+        with tempfile.NamedTemporaryFile("w", dir=memory.parent, prefix="digests-", delete=False) as partial:
+            json.dump(known, partial)  # a name of its own: two studies may do this at once
+        Path(partial.name).replace(memory)
+    return known[key]
 
 
 def check_base(
@@ -129,7 +133,7 @@ def check_base(
     try:
         turn = open_turn(folder, prompt_template, pad_token, template_date).record
         limit = context_length(folder, max_length)
-        model = _layout(folder)
+        model = layout(folder)
     except InputError:
         raise
     except Exception as error:  # whatever transformers says of a damaged or unknown model
@@ -144,7 +148,7 @@ def check_base(
     return {"max_length": limit, "parameters": sum(parameter.numel() for parameter in model.parameters()), "turn": turn}
 
 
-def _layout(folder: Path) -> Any:
+def layout(folder: Path) -> Any:
     """The model's modules without its weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
