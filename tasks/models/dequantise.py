@@ -6,7 +6,11 @@ right (`_digits_first`) or refused: a way of splitting texts that it does not kn
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
+import tempfile
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -40,6 +44,26 @@ def dequantise_key(sha256: str) -> StageKey:
     return StageKey("dequantise", 1, {"gguf": sha256}, readers | {"weights": "bfloat16"})
 
 
+def described(file: Path) -> Path:
+    """A directory with all of a GGUF file's model but perhaps its weights; what was dequantised already where it is.
+
+    Raises `InputError` as `describe` does.
+    """
+    read_gguf(file)
+    return _described(file, file_sha256(file), home.home())
+
+
+@lru_cache(maxsize=8)
+def _described(file: Path, sha256: str, state: Path) -> Path:
+    store = open_store()
+    if (entry := store.find(dequantise_key(sha256))) is not None:
+        return store.local(entry.ref)
+    folder = Path(tempfile.mkdtemp(prefix="gguf-", dir=home.subfolder("staging")))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    run_unpinned(describe, {"file": file, "out": folder}, log=home.subfolder("logs") / "gguf.log")
+    return folder
+
+
 def dequantised(file: Path, setting: str = "model.base") -> Path:
     """The directory of a GGUF file, found in the store or made: for what runs outside Prefect.
 
@@ -56,7 +80,9 @@ def dequantised(file: Path, setting: str = "model.base") -> Path:
                     emit(Event("progress", name, done=done, total=total, note=note) if total else Event("start", name))
 
                 log = home.subfolder("logs") / f"dequantise-{key.digest[:12]}.log"
-                found = run_unpinned(dequantise, {"file": file, "out": staging, "setting": setting}, log=log, progress=tell)
+                found = run_unpinned(
+                    dequantise, {"file": file, "out": staging, "setting": setting}, log=log, progress=tell
+                )
                 emit(Event("done", name))
                 return found
 
@@ -67,9 +93,9 @@ def dequantised(file: Path, setting: str = "model.base") -> Path:
 def dequantise(
     *, file: Path, out: Path, setting: str = "model.base", progress: Progress = no_progress
 ) -> dict[str, Any]:
-    """Write the whole model to ``out``: what `write_tokenizer_and_config` writes, and bfloat16 safetensors.
+    """Write the whole model to ``out``: what `describe` writes, and bfloat16 safetensors.
 
-    Takes two bytes a parameter of disk and, for a while, six of memory. Runs in a worker process. Returns how it was
+    Takes two bytes a parameter of disk and, for a while, five of memory. Runs in a worker process. Returns how it was
     quantised, for the report.
     """
     import torch
@@ -77,7 +103,7 @@ def dequantise(
     from transformers import AutoModelForCausalLM
     from transformers.utils.quantization_config import GgufConfig
 
-    found, config = write_tokenizer_and_config(file=file, out=out, setting=setting)
+    found, config = _describe(file, out, setting)
     progress(0, len(found.tensors), "tensors")
     model = AutoModelForCausalLM.from_pretrained(
         str(file.parent), config=config, gguf_file=file.name, dtype=torch.bfloat16,
@@ -97,14 +123,17 @@ def dequantise(
     }
 
 
-def write_tokenizer_and_config(*, file: Path, out: Path, setting: str = "model.base") -> tuple[Gguf, Any]:
+def describe(*, file: Path, out: Path, setting: str = "model.base", progress: Progress = no_progress) -> None:
     """Write all of the model's directory but its weights to ``out``: enough to ask it a question, and to check it.
 
-    Returns the file's header and transformers' configuration.
-
     Raises `InputError`, naming ``setting``: what `read_gguf` refuses, an architecture or tokenizer that transformers
-    cannot read, and a file of which it would leave tensors out.
+    cannot read, and a file of which it would leave tensors out. Runs in a worker process.
     """
+    _describe(file, out, setting)
+
+
+def _describe(file: Path, out: Path, setting: str) -> tuple[Gguf, Any]:
+    """`describe`; returns the file's header and transformers' configuration."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig
 
     found = read_gguf(file, setting)
@@ -116,7 +145,8 @@ def write_tokenizer_and_config(*, file: Path, out: Path, setting: str = "model.b
     except Exception as error:  # whatever transformers says of an architecture that it does not know
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
-            f"{setting}: transformers cannot read {file}, a GGUF of architecture {found.architecture!r}: {reason}; {INSTEAD}"
+            f"{setting}: transformers cannot read {file}, a GGUF of architecture {found.architecture!r} ({reason}); "
+            f"{INSTEAD}"
         ) from error
     values = config.to_dict() | {
         "architectures": [MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__],
@@ -136,8 +166,8 @@ def write_tokenizer_and_config(*, file: Path, out: Path, setting: str = "model.b
         scaling = [name for name in found.tensors if name.startswith("rope_f")]
         named = f" ({', '.join(scaling)})" if scaling else ""
         raise InputError(
-            f"{setting}: {file} holds {found.entries.total():,} numbers{named} and the model that transformers makes of "
-            f"it {parameters:,}: it would not be the same model; {INSTEAD}"
+            f"{setting}: {file} holds {found.entries.total():,} numbers{named}, and the model that transformers makes "
+            f"of it {parameters:,}: it would not be the same model; {INSTEAD}"
         )
     return found, config
 

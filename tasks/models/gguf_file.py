@@ -50,7 +50,11 @@ class Gguf:
         from gguf import LlamaFileType
 
         try:
-            return LlamaFileType(self.metadata.get("general.file_type")).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+            return (
+                LlamaFileType(self.metadata.get("general.file_type", -1))
+                .name.removeprefix("MOSTLY_")
+                .removeprefix("ALL_")
+            )
         except ValueError:
             return max(sizes := self.entries, key=lambda kind: sizes[kind])
 
@@ -66,12 +70,27 @@ class Gguf:
     def shares(self) -> str:
         """``Q5_0 77 %, Q8_0 22 %, ...``: the types that hold 1 % of the entries or more."""
         sizes = self.entries
-        return ", ".join(f"{kind} {n / sizes.total():.0%}" for kind, n in sizes.most_common() if n >= sizes.total() / 100)
+        return ", ".join(
+            f"{kind} {n / sizes.total():.0%}" for kind, n in sizes.most_common() if n >= sizes.total() / 100
+        )
+
+    @property
+    def note(self) -> str:
+        """What a reader of a report must know of a base that was read from it."""
+        return quantised_note(self.file.name, self.quantisation, self.shares)
 
     def number(self, key: str) -> int | None:
         """A whole number that the architecture's own metadata holds, such as ``block_count``."""
         value = self.metadata.get(f"{self.architecture}.{key}")
         return value if type(value) is int else None
+
+
+def quantised_note(name: str, quantisation: str, shares: str) -> str:
+    """What a reader must know of a base that was dequantised; ``shares``: `Gguf.shares`."""
+    return (
+        f"The base was quantised: {name} is {quantisation} ({shares}), dequantised to bfloat16. Its weights are near "
+        "those that were quantised, not the same, and so are its answers."
+    )
 
 
 def find_gguf(base: str, name: str | None = None, setting: str = "model.base") -> Path | None:
