@@ -184,7 +184,7 @@ def _measure(spec: StudySpec, world: World, training: dict[RunInfo, Any]) -> dic
     if spec.geometry.base_measures:
         everyone: Any = [training[info] for info in runs]
         found["base"] = [base_task.submit(title, runs, world.base, everyone, spec.geometry)]
-    alike = [(a, b) for a, b in pairs if a.method == b.method or (a.seed, a.data_seed) == (b.seed, b.data_seed)]
+    alike = spec.path_pairs(runs)
     if spec.paths.n and alike:
         ends: dict[RunInfo, Any] = {
             info: end_task.submit(info, *on, training.get(info), spec.paths, spec.evaluation) for info in [BASE, *runs]

@@ -388,6 +388,12 @@ class PathSpec(Section):
         min_length=1,
     )
     matched: bool = Field(True, title="Also with both updates scaled to one norm")
+    reference: str | None = Field(
+        None,
+        title="Only from runs of this method",
+        description="Paths between its runs and all others, such as sft. Default: between every two runs of one method, "
+        "or of one initialisation and data order.",
+    )
 
     @field_validator("alphas")
     @classmethod
