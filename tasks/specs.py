@@ -391,8 +391,8 @@ class PathSpec(Section):
     reference: str | None = Field(
         None,
         title="Only from runs of this method",
-        description="Paths between its runs and all others, such as sft. Default: between every two runs of one method, "
-        "or of one initialisation and data order.",
+        description="Such as sft: no paths between two runs of other methods. Default: between every two runs of one "
+        "method, or of one initialisation and data order.",
     )
 
     @field_validator("alphas")

@@ -71,22 +71,19 @@ def dequantised(file: Path, setting: str = "model.base") -> Path:
     """
     read_gguf(file, setting)
     key, store, name = dequantise_key(file_sha256(file)), open_store(), f"dequantise {file.name}"
+
+    def tell(done: int, total: int, note: str = "") -> None:
+        emit(Event("progress", name, done=done, total=total, note=note) if total else Event("start", name))
+
+    def compute(staging: Path) -> Any:
+        log = home.subfolder("logs") / f"dequantise-{key.digest[:12]}.log"
+        return run_unpinned(dequantise, {"file": file, "out": staging, "setting": setting}, log=log, progress=tell)
+
     with store.locked(key):
         entry = store.find(key) or store.recover(key)
         if entry is None:
-
-            def compute(staging: Path) -> Any:
-                def tell(done: int, total: int, note: str = "") -> None:
-                    emit(Event("progress", name, done=done, total=total, note=note) if total else Event("start", name))
-
-                log = home.subfolder("logs") / f"dequantise-{key.digest[:12]}.log"
-                found = run_unpinned(
-                    dequantise, {"file": file, "out": staging, "setting": setting}, log=log, progress=tell
-                )
-                emit(Event("done", name))
-                return found
-
             entry = store.produce(key, store.open_run(name, key=key), compute)
+            emit(Event("done", name, seconds=entry.seconds))
     return store.local(entry.ref)
 
 
@@ -104,7 +101,6 @@ def dequantise(
     from transformers.utils.quantization_config import GgufConfig
 
     found, config = _describe(file, out, setting)
-    progress(0, len(found.tensors), "tensors")
     model = AutoModelForCausalLM.from_pretrained(
         str(file.parent), config=config, gguf_file=file.name, dtype=torch.bfloat16,
         quantization_config=GgufConfig(dequantize=True), trust_remote_code=False,

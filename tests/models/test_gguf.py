@@ -176,7 +176,9 @@ def test_it_is_made_once_and_found_again(file: Path, tmp_path: Path) -> None:
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
 
 
-def test_no_path_and_no_state_of_the_network_is_in_it(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_path_and_no_state_of_the_network_is_in_it(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     digests = []
     for name, offline in (("a", "1"), ("b", "0")):
         monkeypatch.setenv("HF_HUB_OFFLINE", offline)
@@ -307,7 +309,10 @@ def test_tensors_that_transformers_would_leave_out(tmp_path: Path) -> None:
     file = write_gguf(tmp_path / "x.gguf", extra={"rope_freqs.weight": np.ones(8, np.float32)})
     entries = sum(tensor.size for tensor in weights().values())
     said = refused(lambda: describe(file=file, out=tmp_path))
-    assert f"holds {entries + 8:,} numbers (rope_freqs.weight), and the model that transformers makes of it {entries:,}" in said
+    assert (
+        f"holds {entries + 8:,} numbers (rope_freqs.weight), and the model that transformers makes of it {entries:,}"
+        in said
+    )
 
 
 def test_without_the_package_the_way_to_it_is_said(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

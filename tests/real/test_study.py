@@ -72,7 +72,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_report_says_that_the_base_was_quantised_and_how_it_is_asked(folder: Path) -> None:
     page = (folder / "study" / "report.md").read_text()
-    assert "The base was quantised: SmolLM2-135M-Instruct.Q4_1.gguf is Q4_1 (Q4_1 79%, Q8_0 21%), dequantised to" in page
+    assert (
+        "The base was quantised: SmolLM2-135M-Instruct.Q4_1.gguf is Q4_1 (Q4_1 79%, Q8_0 21%), dequantised to" in page
+    )
     study = json.loads((folder / "study" / "study.json").read_text())
     assert study["turn"]["prompt"] == (
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
