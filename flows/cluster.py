@@ -23,7 +23,7 @@ from prefect.settings import get_current_settings
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from tasks import home
-from tasks.contracts import InputError, ModelRef
+from tasks.contracts import EXTERNAL, InputError, ModelRef
 from tasks.devices import describe_machine
 from tasks.models.external import FILES
 from tasks.published import publish
@@ -122,7 +122,7 @@ def machine() -> str:
 
 def for_nodes(base: ModelRef) -> ModelRef:
     """The base as nodes can have it: a folder of this machine becomes an MLflow artifact, once, of the same digest."""
-    if wanted() is None:
+    if wanted() is None or not base.ref.kind.startswith(EXTERNAL):
         return base
     return replace(base, ref=publish(open_store(), base.ref, FILES))
 

@@ -39,7 +39,9 @@ def add_compare(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     compare.add_argument("adapters", nargs="*", metavar="ADAPTER", help="two or more, see below")
-    compare.add_argument("--base", metavar="MODEL", help="directory or Hub id of the model they were trained from")
+    compare.add_argument(
+        "--base", metavar="MODEL", help="directory, Hub id or GGUF file of the model they were trained from"
+    )
     compare.add_argument("--reference", metavar="NAME", help="the adapter to hold others against (default: the first)")
     compare.add_argument(
         "--twin", action="append", default=[], metavar="A=B", dest="twins", help="B is A's method trained again"
@@ -55,13 +57,16 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     from flows.commands import quiet
     from flows.comparison import resolve
+    from flows.terminal import StudyDisplay
+    from tasks.events import listening
 
     quiet()
-    asked = resolve(
-        arguments.adapters, arguments.base, arguments.reference, arguments.twins, _dimensions(arguments.k),
-        arguments.out,
-    )  # fmt: skip
     console = Console(soft_wrap=True)
+    with StudyDisplay(console) as display, listening(display):
+        asked = resolve(
+            arguments.adapters, arguments.base, arguments.reference, arguments.twins, _dimensions(arguments.k),
+            arguments.out, arguments.plain,
+        )  # fmt: skip
     console.print(f"[bold]colinear compare[/] {len(asked.adapters)} adapters", highlight=False)
     began = time.monotonic()
     if arguments.plain:

@@ -102,7 +102,7 @@ def report_comparison(asked: Request, measured: StageResult, run: str) -> str:
 def _recorded(asked: Request) -> Iterator[str]:
     """The comparison's MLflow run, closed with its outcome."""
     sources = {adapter.info.run: adapter.source for adapter in asked.adapters}
-    params = {"adapter": sources, "base": asked.base, "reference": asked.reference, "ks": asked.ks}
+    params = {"adapter": sources, "base": asked.base_name, "reference": asked.reference, "ks": asked.ks}
     tags = {"kind": "comparison", "adapters": ",".join(sources)[:5000], "reference": asked.reference}
     run = open_recorded(f"compare {asked.title}", tags, flatten(params))
     try:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tasks.contracts import RunInfo
     from tasks.geometry.arguments import Argument
     from tasks.geometry.compare import Named
+    from tasks.models.gguf_file import Gguf
 
 DEFAULT_KS = (1, 5, 10)
 
@@ -30,6 +31,13 @@ class Request:
     reference: str
     ks: tuple[int, ...]
     out: Path
+    gguf: Gguf | None = None
+    """The file that ``base`` was dequantised from."""
+
+    @property
+    def base_name(self) -> str | None:
+        """The base as a reader knows it: the GGUF file where it is one, else the directory."""
+        return str(self.gguf.file if self.gguf else self.base) if self.base else None
 
     @property
     def infos(self) -> list[RunInfo]:
@@ -49,8 +57,12 @@ def resolve(
     twins: Sequence[str] = (),
     ks: Sequence[int] = DEFAULT_KS,
     out: str | None = None,
+    plain: bool = False,
 ) -> Request:
-    """Find every adapter, fetching what is elsewhere, and read the headers of its files. Raises `InputError`."""
+    """Find every adapter, fetching what is elsewhere, and read the headers of its files. Raises `InputError`.
+
+    A base that is a GGUF file is dequantised once, as an artifact; with ``plain`` for this process alone.
+    """
     from tasks import home
     from tasks.contracts import InputError
     from tasks.geometry.arguments import is_model, label_all, locate, parse
@@ -81,12 +93,12 @@ def resolve(
         Named(info, locate(argument, fetch, scratch), argument.location)
         for info, argument in zip(infos, arguments, strict=True)
     )
-    start = _base(base)
+    start, gguf = _base(base, plain, scratch)
     for adapter in named:
         if start is None and is_model(adapter.folder):
             raise InputError(f"{adapter.source}: a whole model; its update needs what it started from: --base MODEL")
     examine(named, start)
-    return Request(named, start, chosen, tuple(sorted(set(ks))), folder)
+    return Request(named, start, chosen, tuple(sorted(set(ks))), folder, gguf)
 
 
 def write(asked: Request, frames: Mapping[str, pl.DataFrame], notes: Sequence[str]) -> list[Path]:
@@ -97,12 +109,14 @@ def write(asked: Request, frames: Mapping[str, pl.DataFrame], notes: Sequence[st
     from tasks.reporting.comparison import write_comparison
 
     sources = {adapter.info.run: adapter.source for adapter in asked.adapters}
-    base = pl.lit(str(asked.base) if asked.base else None, pl.String())
+    base = pl.lit(asked.base_name, pl.String())
     own = frames["adapters"].with_columns(
         source=pl.col("run").replace_strict(sources, return_dtype=pl.String()),
         # What names no base itself was measured against the one that was given.
         base=pl.when(pl.col("update") == MERGED).then(pl.coalesce("base", base)).otherwise("base"),
     )
+    if asked.gguf is not None:
+        notes = [*notes, asked.gguf.note]
     return write_comparison(asked.infos, {**frames, "adapters": own}, notes, asked.reference, asked.out)
 
 
@@ -127,14 +141,31 @@ def _recalled(arguments: Sequence[Argument]) -> dict[str, RunInfo]:
     return {location: info for location, info in found.items() if info is not None}
 
 
-def _base(base: str | None) -> Path | None:
-    from tasks.contracts import InputError
+def _base(base: str | None, plain: bool, scratch: Path) -> tuple[Path | None, Gguf | None]:
+    """The base's folder, and the header of the GGUF file that it was made of, if it was."""
     from tasks.models.external import locate
+    from tasks.models.gguf_file import find_gguf, read_gguf
 
-    try:
-        return locate(base) if base else None
-    except InputError as error:
-        raise InputError(f"--base: {str(error).removeprefix('model.base: ')}") from None
+    if base is None:
+        return None, None
+    file = find_gguf(base, setting="--base")
+    if file is None:
+        return locate(base, "--base"), None
+    header = read_gguf(file, "--base")
+    return _dequantised_here(file, scratch) if plain else locate(base, "--base"), header
+
+
+@lru_cache(maxsize=1)
+def _dequantised_here(file: Path, scratch: Path) -> Path:
+    """For one comparison without a store: gone with this process."""
+    from tasks import home
+    from tasks.devices import run_unpinned
+    from tasks.models.dequantise import dequantise
+
+    folder = Path(tempfile.mkdtemp(prefix="base-", dir=scratch))
+    log = home.subfolder("logs") / "gguf.log"
+    run_unpinned(dequantise, {"file": file, "out": folder, "setting": "--base"}, log=log)
+    return folder
 
 
 @lru_cache(maxsize=4)

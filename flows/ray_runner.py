@@ -22,10 +22,11 @@ from tasks.evaluation.task import accuracy_task
 from tasks.events import Event, emit
 from tasks.geometry.task import pair_task, spectrum_task
 from tasks.grading.task import grade_task
+from tasks.models.task import dequantise_task
 from tasks.problems.task import own_problems_task, problems_task
 from tasks.rollouts.task import completions_task, own_rollouts_task, prompts_task
 
-ON_DRIVER = (prompts_task, completions_task, own_rollouts_task, own_problems_task)
+ON_DRIVER = (dequantise_task, prompts_task, completions_task, own_rollouts_task, own_problems_task)
 """Tasks that read files, folders or keys which only the machine of the command has."""
 
 WITHOUT_DEVICE = (problems_task, grade_task, accuracy_task, spectrum_task, pair_task)

@@ -24,7 +24,9 @@ from tasks.devices import allow, stop
 from tasks.evaluation.together import UNPARSED_GOLDS
 from tasks.events import Event, emit
 from tasks.leftovers import drop_leftovers
+from tasks.models.gguf_file import quantised_note
 from tasks.problems.files import QUESTION_ALONE
+from tasks.problems.hub import PREFIX
 from tasks.reporting.notes import count
 from tasks.reporting.oddities import uniform_rewards
 from tasks.reporting.record import commit, versions
@@ -59,7 +61,7 @@ def first_failure(futures: Sequence[PrefectFuture[Any]]) -> BaseException | None
 def judged_by(spec: StudySpec, problems: StageResult) -> list[dict[str, Any]]:
     """What the models are asked: of each benchmark its name, problems, source, template, and what training had seen."""
     found = problems.summary
-    source = Path(spec.evaluation.problems).name if spec.evaluation.problems else "held out of the rollouts"
+    source = _source(spec.evaluation.problems) if spec.evaluation.problems else "held out of the rollouts"
     named = [key.removesuffix(".template") for key in found if key.endswith(".template")]
     benchmarks = [
         {"name": name, **{key: found[f"{name}.{key}"] for key in ("n", "source", "template", SEEN)}} for name in named
@@ -67,11 +69,16 @@ def judged_by(spec: StudySpec, problems: StageResult) -> list[dict[str, Any]]:
     everything = int(found.get(SEEN) or 0)  # of the world's own problems none was: it is checked
     own = {
         "source": source if spec.own else "made by the study",
-        "template": QUESTION_ALONE,
+        "template": found.get("heldout_template", QUESTION_ALONE),
         SEEN: everything - sum(int(one[SEEN] or 0) for one in benchmarks),
     }
     splits = [{"name": name, "n": found[name], **own} for name in ("heldout", "hard") if found.get(name)]
     return [*splits, *benchmarks]
+
+
+def _source(problems: str) -> str:
+    """What ``evaluation.problems`` names, without a path of this machine."""
+    return problems if problems.startswith(PREFIX) else Path(problems).name
 
 
 def unparsed_golds(results: Sequence[StageResult]) -> dict[str, int]:
@@ -105,6 +112,19 @@ def router_notes(results: Sequence[StageResult]) -> list[str]:
         f"The base has experts. The loss that balances them (router_aux_loss_coef {coefficient:g} in its config) is in "
         "no method's objective, so that the methods differ in their own losses alone."
         for coefficient in dropped
+    ]
+
+
+def base_notes(results: Sequence[StageResult]) -> list[str]:
+    """That the base was a GGUF file, and how it was quantised."""
+    return [
+        quantised_note(
+            result.name.removeprefix("dequantise "),
+            str(result.summary["quantisation"]),
+            str(result.summary["stored_as"]),
+        )
+        for result in results
+        if result.stage == "dequantise"
     ]
 
 
@@ -313,6 +333,7 @@ class Recorder:
             who = f"{models[0]} and {len(models) - 1} more" if len(models) > 1 else models[0]
             passed = count(too_long, "problem")
             notes.append(f"{passed} did not fit the context with prompt and answer: left out for {who}.")
+        notes += base_notes(self.results)
         notes += world_notes(self.results, self.spec.tiny)
         notes += router_notes(self.results)
         notes += damage_notes(self.results)

@@ -6,7 +6,7 @@ Read top to bottom it is the method section of the paper. Every line that calls 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +23,8 @@ from tasks.evaluation.task import accuracy_task, evaluate_task
 from tasks.geometry.function_tasks import base_task, end_task, functions_task, path_task
 from tasks.geometry.task import pair_task, spectrum_task
 from tasks.grading.task import grade_task
-from tasks.models.task import pretrain_task
+from tasks.models.dequantise import KIND as GGUF
+from tasks.models.task import dequantise_task, pretrain_task
 from tasks.preflight import check_selections, preflight
 from tasks.presets import preset
 from tasks.problems.task import own_problems_task, problems_task
@@ -149,13 +150,15 @@ def _embedded_world(spec: StudySpec, record: Recorder) -> World:
 
 def _own_world(spec: StudySpec, base: ModelRef, record: Recorder) -> World:
     """Take in the user's rollouts, or sample their teacher, and choose the held-out problems."""
+    if base.ref.kind == GGUF:
+        base = replace(base, ref=record.stage(dequantise_task.submit(base.ref)).ref)
     holdout = 0.0 if spec.evaluation.problems else spec.rollouts.holdout
     prompts, completions = None, None
     if spec.rollouts.problems is not None:
         prompts = record.stage(prompts_task.submit(spec.rollouts, holdout))
-        completions = record.stage(completions_task.submit(spec.rollouts, prompts))
+        completions = record.stage(completions_task.submit(spec.rollouts, prompts, base.instruction))
     rollouts: Any = own_rollouts_task.submit(spec.rollouts, holdout, base, prompts, completions)
-    problems = record.stage(own_problems_task.submit(spec.evaluation, rollouts))
+    problems = record.stage(own_problems_task.submit(spec.evaluation, rollouts, base.instruction))
     return World(for_nodes(base), rollouts, problems, None)
 
 
@@ -181,7 +184,7 @@ def _measure(spec: StudySpec, world: World, training: dict[RunInfo, Any]) -> dic
     if spec.geometry.base_measures:
         everyone: Any = [training[info] for info in runs]
         found["base"] = [base_task.submit(title, runs, world.base, everyone, spec.geometry)]
-    alike = [(a, b) for a, b in pairs if a.method == b.method or (a.seed, a.data_seed) == (b.seed, b.data_seed)]
+    alike = spec.path_pairs(runs)
     if spec.paths.n and alike:
         ends: dict[RunInfo, Any] = {
             info: end_task.submit(info, *on, training.get(info), spec.paths, spec.evaluation) for info in [BASE, *runs]

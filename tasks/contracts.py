@@ -92,6 +92,8 @@ class ModelRef:
     folder: str = "."
     """Where in the artifact the Hugging Face directory is."""
     prompt_template: str | None = None
+    instruction: str | None = None
+    """Behind every question (`tasks.problems.overlap.instructed`)."""
     pad_token: str | None = None
     max_length: int | None = None
     template_date: str = "2024-07-26"
@@ -105,7 +107,9 @@ class ModelRef:
 
         The turn is part of it only where it is not the plain one: keys of models that nothing else ends stay.
         """
-        rule = {"turn": self.turn.rule} if self.turn is not None and self.turn.rule else {}
+        rule: dict[str, Any] = {"turn": self.turn.rule} if self.turn is not None and self.turn.rule else {}
+        if self.instruction is not None:
+            rule["instruction"] = self.instruction
         return {
             "sha256": self.ref.sha256,
             "folder": self.folder,

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from tasks import home
-from tasks.contracts import InputError, ModelRef
+from tasks.contracts import ArtifactRef, InputError, ModelRef
 from tasks.devices import run_unpinned, slots
 from tasks.engines import named
 from tasks.engines.choose import probe_endpoint
@@ -21,22 +21,26 @@ from tasks.grading.golds import check_golds
 from tasks.grading.grade import unparsed_golds
 from tasks.methods import Method
 from tasks.methods.common import chosen
+from tasks.models.dequantise import described, gguf_reference
 from tasks.models.external import check_base, locate, reference
+from tasks.models.gguf_file import find_gguf
 from tasks.models.prompts import check_question, check_template
 from tasks.planning.plan import check_machine
-from tasks.problems.benchmarks import check_names, open_benchmark
-from tasks.problems.files import read_problems
+from tasks.problems.benchmarks import check_names, open_benchmark, open_heldout
 from tasks.problems.synthetic import check as check_world
 from tasks.rollouts.files import heldout_split, marks_of, read_rollouts
 from tasks.rollouts.prompts import chosen_prompts, prompts_key
 from tasks.rollouts.teacher import check_teacher, completions_key, teacher_folder
 from tasks.settings import StudySpec
 from tasks.small_files import expanded
-from tasks.specs import RolloutSpec
+from tasks.specs import ModelSpec, RolloutSpec
 from tasks.store import open_store
 
 RECORDS = ("study.json", "compare.json", "many.json")
 """One of them lies beside every page of ours."""
+
+SHORTEST = 256
+"""Questions of own rollouts, the shortest, of which one at least must fit the base's context."""
 
 WORLD_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Linear modules of a Qwen3 block: what the embedded world's LoRA can target."""
@@ -57,9 +61,7 @@ def preflight(spec: StudySpec, out: Path | None = None) -> ModelRef | None:
         _check_world(spec)
         _check_vllm(spec, None)
         return None
-    model = _own(spec)
-    _check_vllm(spec, locate(spec.model.base))
-    return model
+    return _own(spec)
 
 
 def check_out(out: Path) -> None:
@@ -90,7 +92,9 @@ def _check_world(spec: StudySpec) -> None:
             raise InputError(f"lora.targets: the base has no module {target!r}; it has {', '.join(WORLD_MODULES)}")
     unused = {
         "model.prompt_template": spec.model.prompt_template,
+        "model.instruction": spec.model.instruction,
         "model.pad_token": spec.model.pad_token,
+        "model.gguf_file": spec.model.gguf_file,
         "model.max_length": spec.model.max_length,
         "evaluation.problems": spec.evaluation.problems,
         "evaluation.benchmarks": spec.evaluation.benchmarks or None,
@@ -109,14 +113,17 @@ def _check_world(spec: StudySpec) -> None:
 
 def _own(spec: StudySpec) -> ModelRef:
     check_template(spec.model.prompt_template)
+    if spec.model.instruction is not None:
+        check_question(spec.model.instruction, "model.instruction")
+    questions: list[str] = []
     if spec.rollouts.problems is not None:
         _check_engine(spec.rollouts)
     known = check_machine(spec)
     if spec.rollouts.problems is None:
-        _check_file(spec)
+        questions = _check_file(spec)
     else:
         _check_evaluation(spec)
-    folder = locate(spec.model.base)
+    folder, ref = _find(spec.model)
     if not known:
         check_machine(spec)  # it has been fetched, and its shape can be read
     found = run_unpinned(
@@ -124,6 +131,8 @@ def _own(spec: StudySpec) -> ModelRef:
         {
             "folder": folder,
             "prompt_template": spec.model.prompt_template,
+            "instruction": spec.model.instruction,
+            "questions": questions,
             "pad_token": spec.model.pad_token,
             "max_length": spec.model.max_length,
             "template_date": spec.model.template_date,
@@ -138,9 +147,11 @@ def _own(spec: StudySpec) -> ModelRef:
             f"evaluation.max_new_tokens: {spec.evaluation.max_new_tokens} tokens leave no room for a prompt in the "
             f"base's {found['max_length']}; lower it"
         )
+    _check_vllm(spec, folder)
     return ModelRef(
-        ref=reference(folder),
+        ref=ref,
         prompt_template=spec.model.prompt_template,
+        instruction=spec.model.instruction,
         pad_token=spec.model.pad_token,
         max_length=spec.model.max_length,
         template_date=spec.model.template_date,
@@ -148,8 +159,20 @@ def _own(spec: StudySpec) -> ModelRef:
     )
 
 
-def _check_file(spec: StudySpec) -> None:
-    """The user's own rollouts: readable, gradable, and something in them for every method."""
+def _find(model: ModelSpec) -> tuple[Path, ArtifactRef]:
+    """A folder with the base's configuration and tokenizer, and what the study takes its weights from."""
+    file = find_gguf(model.base, model.gguf_file)
+    if file is not None:
+        return described(file), gguf_reference(file)
+    folder = locate(model.base)
+    return folder, reference(folder)
+
+
+def _check_file(spec: StudySpec) -> list[str]:
+    """The user's own rollouts: readable, gradable, and something in them for every method.
+
+    Returns the shortest of their questions.
+    """
     assert spec.rollouts.file is not None
     control = marks_of(spec.model.prompt_template)
     rows = read_rollouts(expanded(spec.rollouts.file), spec.rollouts.columns, control)
@@ -163,6 +186,7 @@ def _check_file(spec: StudySpec) -> None:
         rows = rows.filter(~held)
     if rows["reward"].null_count() == 0:
         _check_rewards(spec, rows)
+    return sorted(rows["prompt"].unique(), key=len)[:SHORTEST]
 
 
 def _check_held_out(rows: pl.DataFrame) -> None:
@@ -195,7 +219,7 @@ def _check_sampling(spec: StudySpec, base: Path) -> None:
             "offline_grpo.clip: it needs the teacher's log-probabilities of the base's own tokens, and their "
             "tokenizers differ or the teacher's is not known; leave clip unset"
         )
-    if teacher is None and not _sampled(rollouts, chosen, holdout):
+    if teacher is None and not _sampled(spec, chosen, holdout):
         probe_endpoint(rollouts)
 
 
@@ -242,11 +266,13 @@ def _check_key(rollouts: RolloutSpec) -> None:
     named.check(rollouts)
 
 
-def _sampled(rollouts: RolloutSpec, chosen: pl.DataFrame, holdout: float) -> bool:
+def _sampled(spec: StudySpec, chosen: pl.DataFrame, holdout: float) -> bool:
     """Whether the teacher's completions are in the store: then nobody will ask for more."""
     store = open_store()
     prompts = store.find(prompts_key(chosen, holdout))
-    return prompts is not None and store.find(completions_key(rollouts, prompts.ref.sha256, None)) is not None
+    if prompts is None:
+        return False
+    return store.find(completions_key(spec.rollouts, prompts.ref.sha256, None, spec.model.instruction)) is not None
 
 
 def _check_evaluation(spec: StudySpec, rows: pl.DataFrame | None = None) -> None:
@@ -258,7 +284,7 @@ def _check_evaluation(spec: StudySpec, rows: pl.DataFrame | None = None) -> None
     fields = {str(name): column for name, column in evaluation.fields.items()}
     check_names(evaluation.benchmarks)
     if evaluation.problems is not None:
-        _check_readable(read_problems(expanded(evaluation.problems), fields), "evaluation.problems")
+        _check_readable(open_heldout(evaluation.problems, fields).problems.frame, "evaluation.problems")
     elif not evaluation.benchmarks and spec.rollouts.holdout == 0:
         raise InputError(
             "evaluation.problems: rollouts.holdout is 0, so there is nothing to evaluate on; give a file of problems"

@@ -14,7 +14,8 @@ import re
 import reprlib
 import tomllib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -153,6 +154,10 @@ class StudySpec(Methods):
         for name in self.matched:
             if self.method(name).lr_ratio == 1.0:
                 raise ValueError(f"matched: {name} is trained at train.lr as it is ({name}.lr_ratio = 1); leave it out")
+        if self.paths.reference is not None and self.paths.reference not in self.methods:
+            raise ValueError(
+                f"paths.reference: {self.paths.reference!r} is not among the methods ({', '.join(self.methods)})"
+            )
         if self.train.schedule_steps is not None and self.train.schedule_steps < self.train.steps:
             raise ValueError(
                 f"train.schedule_steps: {self.train.schedule_steps} is below train.steps {self.train.steps}; the "
@@ -199,6 +204,18 @@ class StudySpec(Methods):
     def asked(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The methods that ``replicates`` or ``init_replicates`` name."""
         return self.methods if names == (ALL,) else names
+
+    def path_pairs(self, runs: Sequence[RunInfo]) -> list[tuple[RunInfo, RunInfo]]:
+        """The pairs among ``runs`` with a path between them: runs of one method, or of one initialisation and order.
+
+        With ``paths.reference`` only those with a run of that method.
+        """
+        return [
+            (a, b)
+            for a, b in combinations(runs, 2)
+            if (a.method == b.method or (a.seed, a.data_seed) == (b.seed, b.data_seed))
+            and self.paths.reference in (None, a.method, b.method)
+        ]
 
     def _run(self, run: str, method: str, seed: int, data_seed: int) -> RunInfo:
         return RunInfo(run, method, seed, data_seed, self.train.lr * self.method(method).lr_ratio)

@@ -42,14 +42,28 @@ class ModelSpec(Section):
     base: str = Field(
         "tiny",
         title="Base model",
-        description="'tiny' pretrains the embedded small world; otherwise a Hugging Face directory or Hub id.",
+        description="'tiny' pretrains the embedded small world; otherwise a Hugging Face directory, a Hub id, or a "
+        "GGUF file, which is dequantised to bfloat16 once.",
         min_length=1,
+    )
+    gguf_file: str | None = Field(
+        None,
+        title="GGUF file",
+        description="Its name in the directory or Hub repository `base`, to read the model from it.",
     )
     prompt_template: str | None = Field(
         None,
         title="Prompt template",
         description="Text with {question} in it, used instead of the tokenizer's chat template. A base without a chat "
         "template needs one.",
+    )
+    instruction: str | None = Field(
+        None,
+        title="Instruction",
+        description="A sentence on a line of its own behind every question, within the user's turn: of the rollouts, "
+        "of what a teacher is asked, of the held-out problems. A question that carries one already, as those of the "
+        "named benchmarks do, is left as it is.",
+        min_length=1,
     )
     template_date: str = Field(
         "2024-07-26",
@@ -210,7 +224,7 @@ class RolloutSpec(Section):
     holdout: float = Field(
         0.1,
         title="Share of own problems held out",
-        description="Used for evaluation when `evaluation.problems` names no file; 0 holds nothing out.",
+        description="Used for evaluation when `evaluation.problems` names none; 0 holds nothing out.",
         ge=0,
         lt=1,
     )
@@ -310,7 +324,8 @@ class EvaluationSpec(Section):
     problems: str | None = Field(
         None,
         title="Own held-out problems",
-        description="JSONL or parquet with `question` and `answer` (gold after #### or bare), for own rollouts.",
+        description="JSONL or parquet with `question` and `answer` (gold after #### or bare), gsm8k-train, or "
+        "hub:org/name[:config][:split]; for own rollouts, and less the problems that are among them.",
     )
     benchmarks: tuple[str, ...] = Field(
         (),
@@ -373,6 +388,12 @@ class PathSpec(Section):
         min_length=1,
     )
     matched: bool = Field(True, title="Also with both updates scaled to one norm")
+    reference: str | None = Field(
+        None,
+        title="Only from runs of this method",
+        description="Such as sft: no paths between two runs of other methods. Default: between every two runs of one "
+        "method, or of one initialisation and data order.",
+    )
 
     @field_validator("alphas")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from tasks.contracts import InputError, RunInfo
 from tasks.presets import PRESETS, preset, summary
 from tasks.settings import StudySpec, build, override
 from tasks.specs import flatten
+from tests.models.gguf_maker import write_gguf
 
 PROTOCOL: dict[str, Any] = {
     "seed": 42,
@@ -134,6 +136,22 @@ def test_a_preset_that_was_never_run_says_so(name: str) -> None:
     assert len(summary(name)) < 120
 
 
+@pytest.mark.parametrize(("name", "least"), [("qwen-0.5b", 400), ("smollm2", 100)])
+def test_the_real_models_studies(name: str, least: int, tmp_path: Path) -> None:
+    """Six methods, SFT once more in another order, and all asked and judged in one way."""
+    spec = study_spec(name, [], str(tmp_path / "r.jsonl"))
+    assert [run.run for run in spec.runs()] == [*PROTOCOL["methods"], "sft-order1"]
+    assert spec.model.instruction == "Please reason step by step, and put your final answer within \\boxed{}."
+    assert (spec.evaluation.problems, spec.rollouts.holdout, spec.paths.reference) == ("gsm8k-train", 0.0, "sft")
+    assert spec.evaluation.n >= least
+    assert spec.lora.targets == PROTOCOL["lora.targets"]
+    assert spec.model.max_length is not None
+    assert spec.evaluation.max_new_tokens < spec.model.max_length - 250  # tokens of the longest prompt there is: 236
+    assert f"make real-models`" in described("qwen-0.5b")
+    with pytest.raises(InputError, match=r"^rollouts\.file: a base of one's own needs rollouts: --rollouts FILE, or"):
+        study_spec(name, [], None)
+
+
 # --- through the command line ----------------------------------------------------------------------------------------
 
 
@@ -143,6 +161,25 @@ def no_gpu(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("DEEPSEEK_API_KEY", "secret")
     monkeypatch.delenv("COLINEAR_RAY", raising=False)
+
+
+@pytest.mark.parametrize("name", ["qwen-0.5b", "smollm2"])
+def test_a_dry_run_of_a_real_model_with_and_without_its_gguf_file(
+    name: str, no_gpu: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_gguf(tmp_path / "tiny.gguf")
+    rows = [{"prompt": f"{i}?", "completions": ["4", "5"], "rewards": [1, 0], "answer": "4"} for i in range(9)]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ["study", name, "--rollouts", str(tmp_path / "r.jsonl"), "--dry-run", "--on", "H100"]
+    assert main(given) == 0
+    assert "from the table of known shapes, as the model is not on this machine" in capsys.readouterr().out
+    assert main([*given, "--set", f"model.base={file}"]) == 0
+    out = capsys.readouterr().out
+    assert f"base: {file}, 78,400 parameters, from its GGUF header, Q4_0" in " ".join(out.split())
+    assert "dequantised base" in out
+    file.write_bytes(file.read_bytes()[:5000])
+    assert main([*given, "--set", f"model.base={file}"]) == 2
+    assert capsys.readouterr().err.startswith(f"colinear: model.base: {file} is cut short or damaged: less is there")
 
 
 NO_GPU = (

@@ -39,6 +39,8 @@ def test_every_preset_builds_and_says_what_it_is(name: str) -> None:
     values = preset(name)
     if name == "own":
         values = {**values, "model": {"base": "b"}, "rollouts": {"file": "f"}}
+    if name in ("qwen-0.5b", "smollm2"):
+        values = {**values, "rollouts": {**values["rollouts"], "file": "f"}}
     assert build(values).name == name
     assert summary(name).endswith(".")
     assert f"colinear study {name}" in str(PRESETS[name].__doc__) or name == "own"
@@ -69,10 +71,12 @@ def fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, dict
 TITLES = {name: title for name, _, title in fields(StudySpec)}
 FIELDS = {name: schema for name, schema, _ in fields(StudySpec) if schema}
 FREE_TEXT = {"name", "model.base", "model.prompt_template", "model.pad_token", "rollouts.file"}
+FREE_TEXT |= {"model.gguf_file", "model.instruction"}
 FREE_TEXT |= {f"rollouts.{name}" for name in ("problems", "fields", "teacher", "teacher_template", "teacher_tokenizer")}
 FREE_TEXT |= {"rollouts.endpoint", "rollouts.extra", "rollouts.key_env"}
 FREE_TEXT |= {"evaluation.problems", "evaluation.benchmarks", "evaluation.fields"}
 CHECKED_ELSEWHERE = {
+    "paths.reference": "one of the methods",
     "lora.targets": "against the base's modules",
     "model.template_date": "a day",
     "tiny.step_mix": "must sum to 1",
@@ -455,3 +459,16 @@ def test_all_replicates_in_several_orders() -> None:
         spec("matched=all")
     with pytest.raises(InputError, match="twins: this setting is called replicates now"):
         build({"twins": ["sft"]})
+
+
+def test_paths_from_one_method_alone() -> None:
+    """Six methods and SFT in another order: 15 pairs of one order and SFT with itself; 6 of these 16 have an SFT."""
+    spec = build(override({}, ["replicates=sft", "init_replicates="]))
+    assert len(spec.path_pairs(spec.runs())) == 16
+    from_sft = build(override({}, ["replicates=sft", "init_replicates=", "paths.reference=sft"]))
+    pairs = from_sft.path_pairs(from_sft.runs())
+    assert [(a.run, b.run) for a, b in pairs] == [
+        ("sft", "rft"), ("sft", "dft"), ("sft", "rift"), ("sft", "offline_grpo"), ("sft", "dpo"), ("sft", "sft-order1")
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"^paths\.reference: 'kto' is not among the methods \(sft, rft, dft, rift, "):
+        build(override({}, ["paths.reference=kto"]))

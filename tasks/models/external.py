@@ -1,4 +1,8 @@
-"""A base model that somebody else trained: a Hugging Face directory or a Hub id. Never copied into the store."""
+"""A base model that somebody else trained: a Hugging Face directory, a Hub id, or a GGUF file.
+
+A directory is never copied into the store. What a GGUF file is dequantised to is an artifact of it
+(`tasks.models.dequantise`).
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,20 @@ import shlex
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks import home
 from tasks.contracts import EXTERNAL, ArtifactRef, InputError, Progress, no_progress
 from tasks.digests import file_digest, manifest_digest
+from tasks.models.gguf_file import find_gguf
 from tasks.models.prompts import DATE
+from tasks.problems.overlap import instructed
 from tasks.small_files import expanded, not_weights, read_object
+
+if TYPE_CHECKING:
+    from tasks.models.turn import Turn
 
 FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 """What is fetched from the Hub and what decides the digest: no pickles, no code."""
@@ -24,15 +34,23 @@ FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 def locate(base: str, setting: str = "model.base") -> Path:
     """The model's folder: ``base`` itself if it is one, else the Hub's snapshot, downloaded when needed.
 
-    Raises `InputError`, naming ``setting``, where it is neither, or holds no configuration or no safetensors weights.
+    Of a GGUF file it is what that was dequantised to, made when needed. Raises `InputError`, naming ``setting``, where
+    it is none of these, or holds no configuration or no safetensors weights.
     """
+    if (file := find_gguf(base, setting=setting)) is not None:
+        from tasks.models.dequantise import dequantised
+
+        return dequantised(file, setting)
     folder = expanded(base)
     if not os.path.isdir(folder):
         if folder.is_absolute() or base.startswith((".", "~")) or base.count("/") > 1:
             raise InputError(f"{setting}: no folder {base!r}")
         folder = _from_hub(base, setting)
     if not (folder / "config.json").is_file():
-        raise InputError(f"{setting}: {folder} has no config.json; expected a Hugging Face model directory")
+        raise InputError(
+            f"{setting}: {folder} has no config.json; expected a Hugging Face model directory, or a GGUF file (one that "
+            "is in there is named in model.gguf_file)"
+        )
     if (folder / "adapter_config.json").is_file():  # for which transformers would fetch the model that it names
         raise InputError(f"{setting}: {folder} has an adapter_config.json: an adapter; give the model that it is for")
     _check_weights(folder, setting)
@@ -90,23 +108,27 @@ def _from_hub(base: str, setting: str) -> Path:
 def reference(folder: Path, patterns: Sequence[str] = FILES) -> ArtifactRef:
     """An `ArtifactRef` to ``folder``: digest over its files of ``patterns`` (configuration, tokenizer, weights).
 
-    Digests of files are remembered by path, size and time of change, so that a large model is read once.
+    Files are digested by `file_sha256`.
     """
-    memory = home.home() / "digests.json"
-    known: dict[str, str] = {}
-    with suppress(FileNotFoundError, ValueError, TypeError):  # damaged: read the files again
-        known = dict(json.loads(memory.read_text()))
     manifest: dict[str, Any] = {}
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
-        stat = path.stat()
-        key = f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
-        known.setdefault(key, "")
-        known[key] = known[key] or file_digest(path)
-        manifest[path.name] = {"size": stat.st_size, "sha256": known[key]}
-    with tempfile.NamedTemporaryFile("w", dir=memory.parent, prefix="digests-", delete=False) as partial:
-        json.dump(known, partial)  # a name of its own: two studies may do this at once
-    Path(partial.name).replace(memory)
+        manifest[path.name] = {"size": path.stat().st_size, "sha256": file_sha256(path)}
     return ArtifactRef(uri=str(folder), sha256=manifest_digest(manifest), kind=f"{EXTERNAL}-model", run_id="")
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, remembered by path, size and time of change, so that a large model is read once."""
+    memory, stat = home.home() / "digests.json", path.stat()
+    known: dict[str, str] = {}
+    with suppress(FileNotFoundError, ValueError, TypeError):  # damaged: read the file again
+        known = dict(json.loads(memory.read_text()))
+    key = f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
+    if not known.get(key):
+        known[key] = file_digest(path)
+        with tempfile.NamedTemporaryFile("w", dir=memory.parent, prefix="digests-", delete=False) as partial:
+            json.dump(known, partial)  # a name of its own: two studies may do this at once
+        Path(partial.name).replace(memory)
+    return known[key]
 
 
 def check_base(
@@ -117,24 +139,29 @@ def check_base(
     max_length: int | None,
     targets: tuple[str, ...],
     template_date: str = DATE,
+    instruction: str | None = None,
+    questions: Sequence[str] = (),
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Refuse, before any work, a base that the study cannot use. Needs transformers: for a worker process.
 
     Raises `InputError` naming the field: no chat template and no ``model.prompt_template``, no pad token, a length
-    beyond the context, a LoRA target that the model does not have. No weights are read: the modules are laid out on the
-    meta device. The same for a folder whose tokenizer or configuration transformers cannot read. Returns
-    ``max_length``, ``parameters``, and ``turn``, the `TurnRecord` of what it is asked and taught.
+    beyond the context, a LoRA target that the model does not have, ``questions`` (the shortest that there are) of which
+    none fits the context. No weights are read: the modules are laid out on the meta device. The same for a folder whose
+    tokenizer or configuration transformers cannot read. Returns ``max_length``, ``parameters``, and ``turn``, the
+    `TurnRecord` of what it is asked and taught.
     """
     import torch
 
     from tasks.models.load import context_length
-    from tasks.models.turn import open_turn
+    from tasks.models.turn import QUESTION, open_turn
 
     try:
-        turn = open_turn(folder, prompt_template, pad_token, template_date).record
+        turn = open_turn(folder, prompt_template, pad_token, template_date)
+        asked = turn.tokenizer.decode(turn.prompt(instructed(QUESTION, instruction)))
         limit = context_length(folder, max_length)
-        model = _layout(folder)
+        _check_length(turn, questions, instruction, limit)
+        model = layout(folder)
     except InputError:
         raise
     except Exception as error:  # whatever transformers says of a damaged or unknown model
@@ -146,10 +173,28 @@ def check_base(
     for target in targets:
         if target not in linear:
             raise InputError(f"lora.targets: the base has no module {target!r}; it has {', '.join(sorted(linear))}")
-    return {"max_length": limit, "parameters": sum(parameter.numel() for parameter in model.parameters()), "turn": turn}
+    record = replace(turn.record, prompt=asked)
+    return {
+        "max_length": limit,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "turn": record,
+    }
 
 
-def _layout(folder: Path) -> Any:
+def _check_length(turn: Turn, questions: Sequence[str], instruction: str | None, limit: int) -> None:
+    """Refuse questions of which none leaves room for a token of an answer."""
+    lengths = [len(turn.prompt(instructed(question, instruction))) for question in questions[:1]]
+    if not lengths or lengths[0] < limit:
+        return
+    lengths += [len(turn.prompt(instructed(question, instruction))) for question in questions[1:]]
+    if min(lengths) >= limit:
+        raise InputError(
+            f"rollouts.file: no prompt fits the base's context of {limit} tokens, the shortest has {min(lengths)}; "
+            "use a base with a longer context, or a higher model.max_length"
+        )
+
+
+def layout(folder: Path) -> Any:
     """The model's modules without its weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM

@@ -1,14 +1,16 @@
-"""Prefect task: pretrain the embedded world's student and teacher."""
+"""Prefect tasks: pretrain the embedded world's student and teacher; dequantise a base that is a GGUF file."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.contracts import StageResult
-from tasks.devices import run_pinned, slots
+from tasks.contracts import ArtifactRef, StageResult
+from tasks.devices import run_pinned, run_unpinned, slots
+from tasks.models.dequantise import dequantise, dequantise_key
 from tasks.models.tiny import pretrain, pretrain_key
 from tasks.specs import TinySpec
 from tasks.stage import can_heal, log_file, run_stage, state_of
@@ -25,6 +27,20 @@ def pretrain_task(spec: TinySpec) -> Any:
         name,
         lambda staging, progress: run_pinned(
             pretrain, {"spec": spec, "out": staging}, log=log_file(key), progress=progress, processes=processes
+        ),
+    )
+    return state_of(result)
+
+
+@task(task_run_name="dequantise", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
+def dequantise_task(gguf: ArtifactRef) -> Any:
+    """Artifact: the Hugging Face directory of a GGUF file (`tasks.models.dequantise.gguf_reference`) in bfloat16."""
+    key, file = dequantise_key(gguf.sha256), Path(gguf.uri)
+    result: StageResult = run_stage(
+        key,
+        f"dequantise {file.name}",
+        lambda staging, progress: run_unpinned(
+            dequantise, {"file": file, "out": staging}, log=log_file(key), progress=progress
         ),
     )
     return state_of(result)

@@ -68,7 +68,7 @@ def _taught(spec: StudySpec, store: Store) -> Iterator[tuple[str, Entry | None]]
     _, chosen = chosen_prompts(rollouts)
     yield "prompts", (prompts := store.find(prompts_key(chosen, 0.0 if spec.evaluation.problems else rollouts.holdout)))
     if prompts is not None and rollouts.engine == "openai":
-        yield "completions", store.find(completions_key(rollouts, prompts.ref.sha256, None))
+        yield "completions", store.find(completions_key(rollouts, prompts.ref.sha256, None, spec.model.instruction))
 
 
 def _on_disk(problems: str) -> bool:

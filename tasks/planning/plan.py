@@ -58,7 +58,7 @@ def base_of(spec: StudySpec) -> Found:
     """The base's shape and where it was read. Reads a config.json at most."""
     if not spec.own:
         return Found(shape_of_world(spec.tiny), "the embedded world's settings", True)
-    return find_shape(spec.model.base)
+    return find_shape(spec.model.base, spec.model.gguf_file)
 
 
 def plan_study(spec: StudySpec, machine: Machine, completion: float | None = None) -> Plan:
@@ -134,6 +134,8 @@ def disk_needed(spec: StudySpec, base: Found, sizes: Sizes, devices: int) -> dic
         "answers and tables": runs * (runs - 1) / 2 * modules * disk.PAIR_BYTES
         + (runs + 3) * sizes.evaluated * (1 + spec.evaluation.samples) * sizes.answer * disk.TOKEN_BYTES,
     }
+    if base.quantised:
+        needed["dequantised base"] = float(disk.base_bytes(base.shape))
     if not spec.own:
         needed["student, teacher"] = 8.0 * base.shape.parameters
     return needed

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.models.gguf_file import Gguf, find_gguf, read_gguf
 from tasks.problems.synthetic import vocabulary
 from tasks.small_files import expanded, read_object
 from tasks.specs import TinySpec
@@ -86,6 +87,8 @@ class Shape:
 
 
 KNOWN = {
+    "HuggingFaceTB/SmolLM2-135M-Instruct": Shape(30, 576, 9, 3, 64, 1536, 49_152, query_norms=False),
+    "Qwen/Qwen2.5-Coder-0.5B-Instruct": Shape(24, 896, 14, 2, 64, 4864, 151_936, query_norms=False, biases=True),
     "Qwen/Qwen3-4B-Instruct-2507": Shape(36, 2560, 32, 8, 128, 9728, 151_936),
     "Qwen/Qwen3-4B": Shape(36, 2560, 32, 8, 128, 9728, 151_936),
     "Qwen/Qwen3-1.7B": Shape(28, 2048, 16, 8, 128, 6144, 151_936),
@@ -102,6 +105,8 @@ class Found:
     source: str
     here: bool
     """Whether its weights are on this machine."""
+    quantised: bool = False
+    """Whether it is a GGUF file, which the study dequantises."""
 
 
 def shape_of_world(spec: TinySpec) -> Shape:
@@ -134,10 +139,45 @@ def shape_of_config(config: Mapping[str, Any]) -> Shape | None:
         return None
 
 
-def find_shape(base: str) -> Found:
-    """The shape of ``model.base`` (not ``tiny``), from its folder, the Hub's cache on this disk, or `KNOWN`."""
+def shape_of_gguf(gguf: Gguf) -> Shape | None:
+    """The shape that a GGUF file's header describes; None for an architecture that is not one of `FAMILIES`."""
+    names = ("block_count", "embedding_length", "attention.head_count", "feed_forward_length")
+    layers, hidden, heads, intermediate = (gguf.number(name) for name in names)
+    embedding = gguf.tensors.get("token_embd.weight")
+    if gguf.architecture not in FAMILIES or not (layers and hidden and heads and intermediate and embedding):
+        return None
+    return Shape(
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=gguf.number("attention.head_count_kv") or heads,
+        head_dim=gguf.number("attention.key_length") or hidden // heads,
+        intermediate=intermediate,
+        vocabulary=embedding[0][0],
+        tied="output.weight" not in gguf.tensors,
+        query_norms="blk.0.attn_q_norm.weight" in gguf.tensors,
+        biases="blk.0.attn_q.bias" in gguf.tensors,
+    )
+
+
+def find_shape(base: str, gguf_file: str | None = None) -> Found:
+    """The shape of ``model.base`` (not ``tiny``), from its folder, the Hub's cache on this disk, or `KNOWN`.
+
+    Raises `InputError` for a GGUF file that cannot be read.
+    """
     folder = expanded(base)
-    config = folder / "config.json" if folder.is_dir() else _cached(base)
+    on_hub = gguf_file is not None and not folder.is_dir()
+    gguf = _cached(base, str(gguf_file)) if on_hub else find_gguf(base, gguf_file)
+    if gguf is not None:
+        header = read_gguf(gguf)
+        known = shape_of_gguf(header)
+        source = (
+            f"its GGUF header, {header.quantisation}"
+            if known
+            else f"not modelled: architecture {header.architecture!r}"
+        )
+        return Found(known, source, True, quantised=True)
+    config = folder / "config.json" if folder.is_dir() else _cached(base, "config.json")
     if config is not None and config.is_file():
         try:
             values = read_object(config)
@@ -151,13 +191,13 @@ def find_shape(base: str) -> Found:
     return Found(None, "not on this machine, and no known shape", False)
 
 
-def _cached(base: str) -> Path | None:
-    """config.json of a Hub model in the cache on this disk."""
+def _cached(base: str, name: str) -> Path | None:
+    """A file of a Hub model in the cache on this disk."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(base, "config.json")
+        found = try_to_load_from_cache(base, name)
     except HFValidationError:
         return None
     return Path(found) if isinstance(found, str) else None

@@ -178,7 +178,7 @@ def _after(work: Work) -> Iterator[Stage]:
         seconds = start + modules * SVD_SECONDS * ratio * (runs + 1)
         yield Stage("base measures", 1, f"{modules} modules x {runs} runs, full SVDs", modules * 1e6, seconds, 1)
     if spec.paths.n and runs > 1:
-        yield from _paths(work, runs, pairs)
+        yield from _paths(work, runs, len(spec.path_pairs(spec.runs())) if spec.paths.reference else pairs)
     if spec.functions.n:
         length = sizes.prompt + sizes.reference
         tokens = spec.functions.n * length * (runs + 1)

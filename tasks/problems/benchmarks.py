@@ -19,7 +19,7 @@ from typing import Literal
 import polars as pl
 
 from tasks.contracts import InputError
-from tasks.problems.files import QUESTION_ALONE, Gold, Layout, Problems, collect
+from tasks.problems.files import QUESTION_ALONE, Gold, Layout, Problems, collect, read_problems
 from tasks.problems.hub import PREFIX, hub_rows, parse_hub
 from tasks.problems.overlap import INSTRUCTIONS, bare_key
 from tasks.rows import Row, name_of, read_rows
@@ -153,6 +153,22 @@ def open_prompts(name: str, fields: Mapping[str, str] | None = None) -> Loaded:
         return _named(_BY_NAME[name])
     split = benchmark_name(name, setting)
     return _given(name, Layout(split=split, fields=fields or {}, lenient=True, setting="rollouts.fields"))
+
+
+def open_heldout(name: str, fields: Mapping[str, str] | None = None) -> Loaded:
+    """What ``evaluation.problems`` names: a set of prompts (its problems are held out then), a file, a Hub data set.
+
+    Raises `InputError`, also for a benchmark, which has a place of its own.
+    """
+    setting = "evaluation.problems"
+    if name in _BY_NAME:
+        if _BY_NAME[name].role != "prompts":
+            raise InputError(f"{setting}: {name!r} is a benchmark; set evaluation.benchmarks={name}")
+        return _named(_BY_NAME[name])
+    if name.startswith(PREFIX):
+        return _given(name, Layout(fields=fields or {}))
+    path = expanded(name)
+    return Loaded("heldout", QUESTION_ALONE, path.name, Problems(read_problems(path, fields)))
 
 
 def _names(role: str) -> str:

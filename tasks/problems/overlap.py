@@ -43,6 +43,16 @@ def bare_key(question: str) -> int:
     return question_key(text or question)
 
 
+def instructed(question: str, instruction: str | None) -> str:
+    """``question`` with ``instruction`` on a line of its own behind it; as it is where it carries one already.
+
+    That is: ``instruction`` itself anywhere in it, or one of `INSTRUCTIONS` around it.
+    """
+    if instruction is None or instruction in question or bare_key(question) != question_key(question):
+        return question
+    return f"{question}\n{instruction}"
+
+
 def split_of(question: str) -> str:
     """The only split ``question`` may appear in: one of `SPLITS`, or ``"pretraining"``."""
     bucket = question_key(question) % BUCKETS

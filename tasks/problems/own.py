@@ -10,42 +10,40 @@ import polars as pl
 
 from tasks.contracts import PROBLEMS, InputError, checked
 from tasks.problems.benchmarks import Loaded, keyed
-from tasks.problems.files import read_problems
-from tasks.problems.overlap import bare_key
+from tasks.problems.files import QUESTION_ALONE
+from tasks.problems.overlap import bare_key, instructed
 
 
 def own_problems(
     *,
-    file: Path | None,
+    given: Loaded | None,
     rollouts: Path,
     n: int,
     out: Path,
     benchmarks: Sequence[Loaded] = (),
-    fields: dict[str, str] | None = None,
+    instruction: str | None = None,
 ) -> dict[str, Any]:
-    """Choose ``n`` held-out problems of ``file``, else of the share that the rollouts held out, and ``n`` a benchmark.
+    """Choose ``n`` held-out problems of ``given``, else of the share that the rollouts held out, and ``n`` a benchmark.
 
     Problems whose question (white space, case and an instruction sentence aside) is among the rollouts' prompts are
     left out and counted. The choice is by a hash of the question, so it does not depend on the order. Writes
-    ``problems.parquet``; its column ``question`` is what is asked, a benchmark's template included. The summary has for
-    each benchmark its size, template, source and what was left out of it. Raises `InputError` where none is left, in
-    all or in one benchmark.
+    ``problems.parquet``; its column ``question`` is what is asked, ``instruction`` or a benchmark's template included.
+    The summary has for each benchmark its size, template, source and what was left out of it. Raises `InputError` where
+    none is left, in all or in one benchmark.
     """
-    trained = {bare_key(prompt) for prompt in pl.read_parquet(rollouts / "rollouts.parquet")["prompt"].unique()}
-    source = (
-        read_problems(file, fields)
-        if file
-        else checked(pl.read_parquet(rollouts / "heldout.parquet"), PROBLEMS, "held")
-    )
+    prompts = pl.read_parquet(rollouts / "rollouts.parquet")["prompt"].unique()
+    trained = {bare_key(prompt.replace(instruction or "", "") or prompt) for prompt in prompts}
+    source = given.problems.frame if given else checked(pl.read_parquet(rollouts / "heldout.parquet"), PROBLEMS, "held")
     fresh = _fresh(source, trained)
-    if fresh.is_empty() and (file or not benchmarks):
+    if fresh.is_empty() and (given or not benchmarks):
         raise InputError(
             "evaluation.problems: no held-out problem with a gold answer is left; give a file of problems that are "
             "not among the rollouts, or raise rollouts.holdout"
         )
     parts = [fresh.head(n).with_columns(split=pl.lit("heldout"))]
     dropped = source.height - fresh.height
-    summary: dict[str, Any] = {}
+    template = instructed(given.template if given else QUESTION_ALONE, instruction)
+    summary: dict[str, Any] = {"heldout_template": template} if template != QUESTION_ALONE else {}
     for benchmark in benchmarks:
         frame = benchmark.problems.frame
         unseen = _fresh(frame, trained)
@@ -58,13 +56,15 @@ def own_problems(
         dropped += frame.height - unseen.height
         summary |= {
             f"{benchmark.name}.n": parts[-1].height,
-            f"{benchmark.name}.template": benchmark.template,
+            f"{benchmark.name}.template": instructed(benchmark.template, instruction),
             f"{benchmark.name}.source": benchmark.source,
             f"{benchmark.name}.shared_with_rollouts_dropped": frame.height - unseen.height,
         }
     chosen = pl.concat(parts)
     shared = len(trained & set(chosen["key"]))
-    checked(chosen.drop("key"), PROBLEMS, "problems").write_parquet(out / "problems.parquet")
+    asked = pl.Series("question", [instructed(question, instruction) for question in chosen["question"]])
+    frame = chosen.drop("key").with_columns(asked)
+    checked(frame, PROBLEMS, "problems").write_parquet(out / "problems.parquet")
     return {
         "heldout": parts[0].height,
         "available": fresh.height,

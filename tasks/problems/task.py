@@ -8,7 +8,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.contracts import StageResult
-from tasks.problems.benchmarks import frame_digest, open_benchmark
+from tasks.problems.benchmarks import Loaded, frame_digest, open_benchmark, open_heldout
 from tasks.problems.own import own_problems
 from tasks.problems.world import problem_sizes, problems_key, world_problems
 from tasks.rows import rows_digest
@@ -30,26 +30,35 @@ def problems_task(tiny: TinySpec, rollouts: RolloutSpec, evaluation: EvaluationS
 
 
 @task(task_run_name="problems", cache_policy=NO_CACHE)
-def own_problems_task(evaluation: EvaluationSpec, rollouts: StageResult) -> Any:
+def own_problems_task(evaluation: EvaluationSpec, rollouts: StageResult, instruction: str | None = None) -> Any:
     """Artifact: ``problems.parquet``: ``evaluation.problems``, or what the rollouts held out, and the benchmarks."""
-    file = expanded(evaluation.problems) if evaluation.problems else None
     fields = {str(name): column for name, column in evaluation.fields.items()}
     benchmarks = [open_benchmark(name, fields) for name in evaluation.benchmarks]
-    inputs = {"rollouts": rollouts.ref.sha256, "file": rows_digest(file) if file else ""}
+    given = open_heldout(evaluation.problems, fields) if evaluation.problems else None
+    inputs = {"rollouts": rollouts.ref.sha256, "file": _heldout_digest(evaluation.problems, given)}
     inputs |= {f"benchmark {loaded.name}": frame_digest(loaded.problems.frame) for loaded in benchmarks}
-    key = StageKey("problems", 3, inputs, {"n": evaluation.n, "fields": fields})
+    asked = {"instruction": instruction} if instruction else {}
+    key = StageKey("problems", 3, inputs, {"n": evaluation.n, "fields": fields} | asked)
     folder = open_store().local(rollouts.ref)
     return state_of(
         run_stage(
             key,
             "problems",
             lambda out, _: own_problems(
-                file=file,
+                given=given,
                 rollouts=folder,
                 n=evaluation.n,
                 out=out,
                 benchmarks=benchmarks,
-                fields=fields,
+                instruction=instruction,
             ),
         )
     )
+
+
+def _heldout_digest(name: str | None, given: Loaded | None) -> str:
+    """Of a file its rows' digest, of what has a name that of its problems."""
+    if name is None or given is None:
+        return ""
+    path = expanded(name)
+    return rows_digest(path) if path.exists() else frame_digest(given.problems.frame)

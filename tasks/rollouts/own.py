@@ -17,6 +17,7 @@ import polars as pl
 
 from tasks.contracts import COMPLETIONS, PROBLEMS, ROLLOUTS, InputError, Progress, checked, no_progress
 from tasks.models.prompts import DATE, special_marks
+from tasks.problems.overlap import instructed
 from tasks.rollouts.teacher import TEACHER, tokenizer_digest
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def own_rollouts(
     truncated: str = "keep",
     fields: Mapping[str, str] | None = None,
     template_date: str = DATE,
+    instruction: str | None = None,
     out: Path,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def own_rollouts(
         if done % 500 == 0 or done == kept.height:
             progress(done, kept.height, "rows tokenised")
     frame = kept.with_columns(completion_ids=pl.Series(completions, dtype=pl.List(pl.Int64)))
-    counts = _write(frame.rename({"reward": "given_reward"}), base, turn, max_length, file.name, out)
+    counts = _write(frame.rename({"reward": "given_reward"}), base, turn, max_length, file.name, out, instruction)
     return {
         **counts,
         "dropped_truncated": raw.height - kept.height,
@@ -82,6 +84,7 @@ def taught_rollouts(
     max_length: int | None,
     truncated: str = "keep",
     template_date: str = DATE,
+    instruction: str | None = None,
     out: Path,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -120,7 +123,7 @@ def taught_rollouts(
     )
     aside = checked(pl.read_parquet(heldout), PROBLEMS, "held-out problems")
     aside.write_parquet(out / "heldout.parquet")
-    counts = _write(frame, base, turn, max_length, "the teacher's completions", out)
+    counts = _write(frame, base, turn, max_length, "the teacher's completions", out, instruction)
     return {
         **counts,
         "dropped_truncated": raw.height - kept.height,
@@ -150,16 +153,19 @@ def _write(
     max_length: int | None,
     source: str,
     out: Path,
+    instruction: str | None,
 ) -> dict[str, Any]:
-    """Write ``rollouts.parquet``: prompts tokenised, rows that are too long or have no token dropped, log-probabilities
-    that fit kept.
+    """Write ``rollouts.parquet``: prompts (``instruction`` behind each) tokenised, rows that are too long or have no
+    token dropped, log-probabilities that fit kept.
 
     ``frame`` has all columns of ROLLOUTS but for ``prompt_ids``.
     """
     from tasks.models.load import context_length
 
     limit = context_length(base, max_length)
-    prompts = {prompt: turn.prompt(prompt) for prompt in frame["prompt"].unique(maintain_order=True)}
+    prompts = {
+        prompt: turn.prompt(instructed(prompt, instruction)) for prompt in frame["prompt"].unique(maintain_order=True)
+    }
     whole = frame.with_columns(
         prompt_ids=pl.Series([prompts[prompt] for prompt in frame["prompt"]], dtype=pl.List(pl.Int64)),
         logprobs=pl.when(pl.col("logprobs").list.len() == pl.col("completion_ids").list.len()).then("logprobs"),

@@ -16,6 +16,7 @@ from tasks.digests import StageKey
 from tasks.engines.interface import Completion, Engine, Request, Sampling, seed_of
 from tasks.engines.journal import Journal, complete
 from tasks.engines.vllm_installation import engine_identity, vllm_version
+from tasks.problems.overlap import instructed
 from tasks.rollouts.own import without_truncated
 from tasks.rollouts.teacher import TEACHER, teacher_turn, tokenizer_digest
 from tasks.specs import RolloutSpec
@@ -43,12 +44,13 @@ def untruncated_key(rollouts: str) -> StageKey:
 
 def sample_completions(
     *, problems: Path, teacher: Path | None, spec: RolloutSpec, journal: Path, out: Path,
-    progress: Progress = no_progress,
+    instruction: str | None = None, progress: Progress = no_progress,
 ) -> dict[str, Any]:  # fmt: skip
     """The teacher's completions of all ``problems``, written as ``completions.parquet`` (COMPLETIONS).
 
     ``teacher``: its folder, None for an endpoint. It is asked through its own chat template, or
-    ``rollouts.teacher_template``. Problems that leave no room for a completion in its context are left out and counted.
+    ``rollouts.teacher_template``, with ``instruction`` behind every question. Problems that leave no room for a
+    completion in its context are left out and counted.
     ``journal`` keeps what is there already if this is killed. What an endpoint refuses is left out and counted; so is
     reasoning that it tells apart from the answer, unless ``rollouts.reasoning`` joins them. Log-probabilities are asked
     for only where the completion's tokens will be known: they are of no use without. Raises `InputError` where no
@@ -59,9 +61,10 @@ def sample_completions(
 
     turn = teacher_turn(spec, teacher)
     frame = checked(pl.read_parquet(problems), PROBLEMS, "problems")
+    texts = [instructed(question, instruction) for question in frame["question"]]
     prompts: list[tuple[int, ...] | None] = [None] * frame.height
     if turn is not None:
-        prompts = [tuple(turn.prompt(question)) for question in frame["question"]]
+        prompts = [tuple(turn.prompt(text)) for text in texts]
     limit = None if teacher is None else context_length(teacher) - spec.max_new_tokens
     fits = [limit is None or prompt is None or len(prompt) <= limit for prompt in prompts]
     if not any(fits):
@@ -71,9 +74,10 @@ def sample_completions(
         )
     asked = frame.filter(pl.Series(fits))
     kept = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
+    said = [text for text, fit in zip(texts, fits, strict=True) if fit]
     engine = open_engine(spec, teacher, _longest(kept, spec))
     ends = () if turn is None else turn.end_ids
-    found, left_out = ask(engine, asked, asked["question"].to_list(), kept, ends, spec, Journal(journal), progress)
+    found, left_out = ask(engine, asked, said, kept, ends, spec, Journal(journal), progress)
     found.write_parquet(out / "completions.parquet")
     spoken = {"tokenizer": None if turn is None else tokenizer_digest(turn.tokenizer)}
     (out / TEACHER).write_text(json.dumps(spoken | ({"opens": turn.opens} if turn is not None and turn.opens else {})))

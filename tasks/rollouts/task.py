@@ -65,16 +65,17 @@ def prompts_task(spec: RolloutSpec, holdout: float) -> Any:
 
 
 @task(task_run_name="completions K={spec.k}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
-def completions_task(spec: RolloutSpec, prompts: StageResult) -> Any:
+def completions_task(spec: RolloutSpec, prompts: StageResult, instruction: str | None = None) -> Any:
     """Artifact: ``completions.parquet`` (COMPLETIONS) of the user's teacher. An endpoint takes no device slot.
 
     What an endpoint said stays in its journal: it was paid for, and another K or other problems find it there.
     """
     folder = teacher_folder(spec)
-    key = completions_key(spec, prompts.ref.sha256, folder)
+    key = completions_key(spec, prompts.ref.sha256, folder, instruction)
     journal = journal_file(spec, folder)
     problems = open_store().local(prompts.ref) / "asked.parquet"
-    arguments = {"problems": problems, "teacher": folder, "spec": spec, "journal": journal}
+    arguments: dict[str, Any] = {"problems": problems, "teacher": folder, "spec": spec, "journal": journal}
+    arguments["instruction"] = instruction
 
     def compute(out: Path, progress: Any) -> Any:
         run = run_unpinned if folder is None else run_pinned
@@ -97,6 +98,7 @@ def own_rollouts_task(
     arguments: dict[str, Any] = {
         "base": store.local(base.ref) / base.folder,
         "prompt_template": base.prompt_template,
+        "instruction": base.instruction,
         "pad_token": base.pad_token,
         "max_length": base.max_length,
         "template_date": base.template_date,

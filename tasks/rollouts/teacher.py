@@ -32,9 +32,10 @@ def teacher_folder(spec: RolloutSpec) -> Path | None:
     return locate(spec.teacher, "rollouts.teacher")
 
 
-def completions_key(spec: RolloutSpec, prompts: str, folder: Path | None) -> StageKey:
+def completions_key(spec: RolloutSpec, prompts: str, folder: Path | None, instruction: str | None = None) -> StageKey:
     """What decides the teacher's completions. ``prompts``: digest of the artifact with the problems."""
     settings = {**said_by(spec, folder), "k": spec.k, "reasoning": spec.reasoning if folder is None else ""}
+    settings |= {"instruction": instruction} if instruction else {}
     return StageKey("completions", 2, {"prompts": prompts}, settings)
 
 

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from tasks.contracts import PROBLEMS, InputError
-from tasks.problems.benchmarks import BOXED, Loaded
+from tasks.problems.benchmarks import BOXED, Loaded, open_heldout
 from tasks.problems.files import Layout, Problems, collect
 from tasks.problems.own import own_problems
 from tasks.rows import Row
@@ -29,9 +29,12 @@ def file(path: Path, questions: list[str]) -> Path:
     return path
 
 
-def choose(tmp_path: Path, n: int = 100, **sources: Any) -> tuple[pl.DataFrame, dict[str, Any]]:
+def choose(
+    tmp_path: Path, n: int = 100, *, file: Path | None = None, **sources: Any
+) -> tuple[pl.DataFrame, dict[str, Any]]:
     (tmp_path / "out").mkdir(exist_ok=True)
-    summary = own_problems(n=n, out=tmp_path / "out", **sources)
+    given = open_heldout(str(file)) if file else None
+    summary = own_problems(given=given, n=n, out=tmp_path / "out", **sources)
     return pl.read_parquet(tmp_path / "out" / "problems.parquet"), summary
 
 

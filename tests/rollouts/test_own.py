@@ -150,3 +150,12 @@ def test_progress_ends_at_the_last_row(take: Take) -> None:
         *[row(completion=str(i)) for i in range(501)], progress=lambda done, total, note="": told.append((done, total))
     )
     assert told == [(500, 501), (501, 501)]
+
+
+def test_an_instruction_is_in_the_prompt_and_no_part_of_the_question(
+    take: Take, base_model: Path, tmp_path: Path
+) -> None:
+    take(row("a"), instruction="Be brief.")
+    found = frame(tmp_path)
+    assert found["prompt"].to_list() == ["a?"]
+    assert found["prompt_ids"].to_list() == [open_turn(base_model).prompt("a?\nBe brief.")]

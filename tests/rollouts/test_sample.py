@@ -45,11 +45,15 @@ def problems(folder: Path, *questions: str, split: str = "s") -> Path:
     return folder / "problems.parquet"
 
 
-def sample(teacher: Path, tmp_path: Path, *questions: str, spec: RolloutSpec = SPEC) -> tuple[dict[str, Any], Path]:
+def sample(
+    teacher: Path, tmp_path: Path, *questions: str, spec: RolloutSpec = SPEC, instruction: str | None = None
+) -> tuple[dict[str, Any], Path]:
     out = tmp_path / "completions"
     out.mkdir(exist_ok=True)
     file = problems(tmp_path, *questions)
-    return sample_completions(problems=file, teacher=teacher, spec=spec, journal=tmp_path / "j", out=out), out
+    return sample_completions(
+        problems=file, teacher=teacher, spec=spec, journal=tmp_path / "j", out=out, instruction=instruction
+    ), out
 
 
 def same(a: pl.DataFrame, b: pl.DataFrame) -> None:
@@ -415,3 +419,18 @@ def test_a_teacher_needs_no_pad_token_and_a_damaged_one_is_named(
     missing = spec.model_copy(update={"teacher_tokenizer": str(tmp_path / "none")})
     with pytest.raises(InputError, match=r"^rollouts\.teacher_tokenizer: no tokenizer is to be had from "):
         check_teacher(spec=missing, folder=None, base=base_model, pad_token=None)
+
+
+def test_a_teacher_is_asked_with_the_instruction_and_the_question_stays_bare(base_model: Path, tmp_path: Path) -> None:
+    from tasks.models.turn import open_turn
+    from tasks.rollouts.teacher import completions_key
+
+    _, out = sample(base_model, tmp_path, "1+1?", instruction="Be brief.")
+    assert pl.read_parquet(out / "completions.parquet")["prompt"].unique().to_list() == ["1+1?"]
+    (tmp_path / "other").mkdir()
+    _, plain = sample(base_model, tmp_path / "other", "1+1?\nBe brief.")
+    asked, said = (pl.read_parquet(folder / "completions.parquet")["completion"] for folder in (plain, out))
+    assert said.equals(asked)  # one prompt and one seed each
+    assert len(open_turn(base_model).prompt("1+1?\nBe brief.")) == len(open_turn(base_model).prompt("1+1?")) + 10
+    keys = [completions_key(SPEC, "p", None, one).digest for one in (None, "Be brief.", "Be long.")]
+    assert len({*keys, completions_key(SPEC, "p", None).digest}) == 3
