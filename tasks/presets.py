@@ -9,11 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tasks.contracts import InputError
-<<<<<<< HEAD
 from tasks.engines.named import DEEPSEEK
-=======
 from tasks.problems.overlap import INSTRUCTIONS
->>>>>>> wt-gguf
 from tasks.settings import nearest
 
 Values = dict[str, Any]
