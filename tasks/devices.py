@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
@@ -26,11 +27,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tasks import home
+from tasks import cpu, home
 from tasks.contracts import InputError, Progress, StageError, no_progress
 from tasks.events import Event, damaged, emit
 from tasks.events import stopping as _stopping
-from tasks.workers import Silence, Slot, hang_seconds, work
+from tasks.workers import Silence, Slot, hang_seconds, held_memory, work
 
 DEV = Path("/dev")
 POLL_SECONDS = 0.05
@@ -148,6 +149,12 @@ def describe_machine() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = len(_visible_gpus())
     return f"{cores} CPU cores, {memory:.0f} GiB, {f'{gpus} GPU' if gpus else 'no GPU'}"
+
+
+def memory_share() -> float:
+    """Bytes of this machine's memory that one worker may take: what is free or held by workers, divided by the slots."""
+    held = sum(held_memory(worker.pid) for worker in list(_living) if worker.pid)
+    return (cpu.free_memory() + held) / len(slots())
 
 
 @contextmanager
@@ -300,10 +307,13 @@ def _run_ranks(
     workers = []
     answered = False
     try:
+        memory = memory_share()
         for rank, slot in enumerate(held):
             extra = {"rank": rank, "world": len(held), "rendezvous": rendezvous.as_uri()} if several else {}
             ours, theirs = _context().Pipe()
-            worker = _context().Process(target=work, args=(theirs, function, {**kwargs, **extra}, slot, str(log)))
+            worker = _context().Process(
+                target=work, args=(theirs, function, {**kwargs, **extra}, replace(slot, memory=memory), str(log))
+            )
             _check_stopping()
             try:
                 worker.start()

@@ -67,7 +67,7 @@ def write_reference(
     packed = device() == "cuda" and why_padded(model) is None
     if packed:
         run_without_padding(model)
-    autocast = torch.autocast(device(), torch.bfloat16, enabled=arithmetic(precision).autocast)
+    autocast = torch.autocast(device(), torch.bfloat16, enabled=arithmetic(precision, base).autocast)
     values = [0.0] * len(prompts)
     done = 0
     for places in _passes([len(p) + len(c) for p, c in zip(prompts, completions, strict=True)], packed=packed):
