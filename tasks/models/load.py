@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,22 @@ def arithmetic(precision: str, base: Path | str | None = None) -> Arithmetic:
     )
 
 
+def core(model: Any) -> Any:
+    """The causal language model itself, out of PEFT's wrapping where it has one."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@contextmanager
+def computing(model: Any) -> Iterator[None]:
+    """Within it, forward passes of ``model`` are in the arithmetic of its weights: adapters on bfloat16 weights, which
+    are themselves in float32, are multiplied in bfloat16, as in training."""
+    import torch
+
+    inner = core(model)
+    with torch.autocast(inner.device.type, torch.bfloat16, enabled=inner.dtype is torch.bfloat16):
+        yield
+
+
 def load_tokenizer(base: Path | str, pad_token: str | None = None) -> Any:
     """The tokenizer of ``base``. Raises `InputError` where it has no pad token and ``pad_token`` gives none."""
     from transformers import AutoTokenizer
@@ -123,19 +140,26 @@ def load_model(base: Path | str, precision: str = "auto", adapter: Path | str | 
     return model.to(device()).eval()
 
 
+def load_read(base: Path | str) -> Any:
+    """The causal language model of ``base``, for reading what it computes: in bfloat16 where `light`, else float32."""
+    return load_model(base, "bfloat16" if light(base, device()) else "float32")
+
+
 BARE = "__base__"
 """PEFT's name of no adapter at all, in a batch of rows with their own adapters."""
 
 
 def load_adapters(base: Path | str, adapters: Mapping[str, Path]) -> Any:
-    """``base`` in float32 with all ``adapters`` (name -> PEFT directory) beside it, none merged.
+    """``base`` with all ``adapters`` (name -> PEFT directory) beside it, none merged.
+
+    In float32; in bfloat16 with float32 adapters where `light` says so.
 
     Each row of a batch chooses its own by name (PEFT's ``adapter_names``), `BARE` the base's. The base is held once.
     Raises `InputError` for an adapter that does not fit the base, or that PEFT cannot mix with others in a batch.
     """
     from peft import PeftModel
 
-    model = load_model(base, "float32")
+    model = load_read(base)
     for name, folder in adapters.items():
         try:
             if isinstance(model, PeftModel):
