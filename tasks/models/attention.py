@@ -164,14 +164,14 @@ def packed_attention(
     return torch.cat(pieces, dim=1), None
 
 
-def row_of(sequences: list[list[int]], **kwargs: Any) -> dict[str, Any]:
+def row_of(sequences: list[list[int]], device: Any = "cpu", **kwargs: Any) -> dict[str, Any]:
     """Arguments of a model's pass over ``sequences`` (token ids), one behind the other in a row of S tokens."""
     lengths = torch.tensor([len(one) for one in sequences])
-    starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+    starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(device, torch.int32)
     longest = int(lengths.max())
     return {
-        "input_ids": torch.tensor([token for one in sequences for token in one])[None],
-        "position_ids": torch.cat([torch.arange(len(one)) for one in sequences])[None],
+        "input_ids": torch.tensor([token for one in sequences for token in one], device=device)[None],
+        "position_ids": torch.cat([torch.arange(len(one)) for one in sequences])[None].to(device),
         "cu_seq_lens_q": starts,
         "cu_seq_lens_k": starts,
         "max_length_q": longest,
