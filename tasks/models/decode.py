@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from tasks.contracts import Progress
 from tasks.models.attention import Kept, packed, row_of, why_padded
@@ -34,6 +35,8 @@ SHARE = 0.5
 def can_decode(model: Any) -> bool:
     """Whether ``model`` is one that this decodes: bfloat16 weights on a CPU, plain causal attention."""
     inner = core(model)
+    if not isinstance(inner, PreTrainedModel):
+        return False
     return inner.device.type == "cpu" and inner.dtype is torch.bfloat16 and why_padded(inner) is None
 
 

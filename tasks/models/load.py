@@ -60,6 +60,11 @@ def light(base: Path | str | None, where: str) -> bool:
     return where == "cpu" and resolved("auto", base, where) == "bfloat16"
 
 
+def computed_on(kind: str, base: Path | str, precision: str = "auto") -> str:
+    """The device in a stage's key: its ``kind``, and that a CPU computes in bfloat16 where it does."""
+    return "cpu bfloat16" if kind == "cpu" and resolved(precision, base, kind) == "bfloat16" else kind
+
+
 @dataclass(frozen=True)
 class Arithmetic:
     """How a model is held and computed with."""

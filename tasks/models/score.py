@@ -40,12 +40,12 @@ def sequence_nll(
 
     lengths = [len(prompt) + len(target) for prompt, target in zip(prompts, targets, strict=True)]
     order = sorted(range(len(prompts)), key=lambda i: lengths[i])
-    vocabulary = core(model).config.get_text_config().vocab_size
-    most = min(batch_size, len(order)) * max(lengths, default=0)
-    large = 4 * most * vocabulary > LOGITS_BYTES
+    head = core(model).get_output_embeddings() if hasattr(core(model), "get_output_embeddings") else None
+    row_bytes = 4 * max(lengths, default=0) * (0 if head is None else len(head.weight))
+    large = row_bytes * min(batch_size, len(order)) > LOGITS_BYTES
     packs = can_decode(model) or (large and why_padded(core(model)) is None)
     if large and not packs:  # so few rows that their logits fit
-        batch_size = max(1, LOGITS_BYTES // (4 * max(lengths) * vocabulary))
+        batch_size = max(1, LOGITS_BYTES // row_bytes)
     values = [0.0] * len(prompts)
     done = 0
     for rows in _passes(order, lengths, adapters) if packs else _batches(order, batch_size):

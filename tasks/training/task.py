@@ -17,6 +17,7 @@ from tasks.contracts import ModelRef, Progress, RunInfo, StageError, StageResult
 from tasks.devices import run_pinned, slots
 from tasks.methods import Method
 from tasks.methods.common import chosen
+from tasks.models.load import computed_on
 from tasks.recorded import method_tags
 from tasks.specs import LoraSpec, TrainSpec, flatten
 from tasks.stage import can_heal, log_file, run_stage, state_of
@@ -43,11 +44,13 @@ def train_task(
     diverges raises `Diverged`, at once where it did before; its MLflow run has ``outcome = diverged`` and its losses.
     """
     store, device = open_store(), slots()[0].kind
+    folder = store.local(base.ref) / base.folder
+    arithmetic = computed_on(device, folder, train.precision)
     reference_key, reference = None, None
     if wanted(method, train, device):
         frame = pl.read_parquet(store.local(graded.ref) / "rollouts.parquet")
         rows = rows_of(chosen(method, frame, train.mask_truncated))
-        reference_key = _reference_key(rows, train, base, graded, device)
+        reference_key = _reference_key(rows, train, base, graded, arithmetic)
         reference = reference_task(reference_key, rows, train, base, graded, return_state=True).result()
     settings = {
         "method": info.method,
@@ -58,7 +61,7 @@ def train_task(
         "data_seed": info.data_seed,
         "lr": info.lr,
         "base": base.identity,
-        "device": device,  # precision auto and mixed mean different arithmetic on a GPU
+        "device": arithmetic,  # precision auto and mixed mean another one on a GPU
     }
     # The reference by its key, not its bytes: one that was lost and computed again on a GPU may differ in the last bit.
     inputs = {"rollouts": graded.ref.sha256} | ({"reference": reference_key.digest} if reference_key else {})
@@ -67,7 +70,7 @@ def train_task(
     run_ids: list[str] = []
     live: list[LiveMetrics] = []
     arguments = {
-        "base": store.local(base.ref) / base.folder,
+        "base": folder,
         "rollouts": store.local(graded.ref) / "rollouts.parquet",
         "method": method,
         "train": train,
