@@ -190,6 +190,7 @@ def work(
             raise StageError(f"GPU {slot.index} is there but torch cannot use it")  # never a CPU run in disguise
         with listening(lambda event: send("event", event)):
             result = function(**kwargs, progress=lambda done, total, note="": send("progress", done, total, note))
+        send("peak", peak_memory())
         send("result", result)
     except InputError as error:
         send("input", str(error))

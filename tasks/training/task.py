@@ -14,7 +14,8 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks import home
 from tasks.contracts import ModelRef, Progress, RunInfo, StageError, StageResult
-from tasks.devices import run_pinned, slots
+from tasks.devices import OutOfMemory, run_pinned, slots
+from tasks.events import Event, emit
 from tasks.methods import Method
 from tasks.methods.common import chosen
 from tasks.models.load import computed_on
@@ -26,6 +27,10 @@ from tasks.training.live import LiveMetrics
 from tasks.training.log import LOG
 from tasks.training.reference import REFERENCE, rows_digest, rows_of, wanted, write_reference
 from tasks.training.train import train_adapter
+
+
+MOST_KILLED = 3
+"""Workers of one training that the system may kill for memory; each next one holds half as much in a pass."""
 
 
 @task(task_run_name="train {info.label}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
@@ -84,11 +89,18 @@ def train_task(
     def compute(out: Path, progress: Progress) -> Mapping[str, Any]:
         live.append(metrics := LiveMetrics(run_ids[0], out / LOG, progress))
         metrics.refuse_known(key)
-        try:
-            return dict(run_pinned(train_adapter, {**arguments, "out": out}, log=log_file(key), progress=metrics))
-        except StageError as error:
-            metrics.refuse_divergence(error)
-            raise
+        for killed in range(MOST_KILLED + 1):
+            try:
+                given = {**arguments, "out": out, "killed": killed}
+                return dict(run_pinned(train_adapter, given, log=log_file(key), progress=metrics))
+            except OutOfMemory:
+                if killed == MOST_KILLED:
+                    raise
+                emit(Event("again", name))
+            except StageError as error:
+                metrics.refuse_divergence(error)
+                raise
+        raise AssertionError("the last try returns or raises")
 
     result = run_stage(
         key, name, compute, parent=study, experiment=STUDIES, tags=tags, params=params, on_run=run_ids.append,

@@ -206,3 +206,31 @@ def test_other_errors_are_not_taken_for_it(world: World, tmp_path: Path, scarce:
     scarce(60, RuntimeError, "shapes do not match")
     with pytest.raises(RuntimeError, match="shapes do not match"):
         train(world, tmp_path / "run", Rift())
+
+
+def test_a_worker_after_killed_ones_holds_half_as_much_for_each() -> None:
+    """1,024 tokens -> 512 -> 256; without a limit on tokens the examples: 7 -> 4 -> 2 (rounded up, never 0)."""
+    assert halved(Limits(64, 1024), 2) == Limits(64, 256)
+    assert [halved(Limits(7), times).examples for times in range(5)] == [7, 4, 2, 1, 1]
+
+
+def test_the_tighter_of_two_limits() -> None:
+    kept = Limits(examples=8, tokens=512, packed=True)
+    assert Limits(examples=16, tokens=256, packed=True).within(kept) == Limits(8, 256, packed=True)
+    assert Limits(examples=4, packed=True).within(kept) == Limits(4, 512, packed=True)
+    assert Limits(4).within(Limits(8, checkpointing=True)) == Limits(4, checkpointing=True)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried 1 byte"
+        ),
+    ],
+)
+def test_what_says_that_memory_ran_out(error: Exception) -> None:
+    assert out_of_memory(error)
+    assert not out_of_memory(RuntimeError("shapes differ"))
