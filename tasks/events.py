@@ -46,25 +46,14 @@ def listening(listener: Callable[[Event], None]) -> Iterator[None]:
         _listeners.remove(listener)
 
 
-@dataclass
-class AtWork:
-    """What was told of a stage while it was at work."""
-
-    name: str
-    damage: list[str]
-    """What was found damaged, as ``name: what``."""
-    peak: int = 0
-    """The most bytes of memory that one of its worker processes has held; 0 where it had none."""
-
-
-_at_work: ContextVar[AtWork | None] = ContextVar("at_work", default=None)
+_at_work: ContextVar[tuple[str, list[str], list[int]] | None] = ContextVar("at_work", default=None)
 
 
 @contextmanager
-def at_work(name: str) -> Iterator[AtWork]:
-    """The stage that this context works for. Yields what `damaged` and `held` tell within it."""
-    found = AtWork(name, [])
-    token = _at_work.set(found)
+def at_work(name: str) -> Iterator[list[str]]:
+    """The stage that this context works for. Yields what `damaged` tells within it, as ``name: what``."""
+    found: list[str] = []
+    token = _at_work.set((name, found, []))
     try:
         yield found
     finally:
@@ -72,18 +61,23 @@ def at_work(name: str) -> Iterator[AtWork]:
 
 
 def held(peak: int) -> None:
-    """Say how much memory a worker process of the stage at work has held at most, in bytes."""
+    """Say that a worker process of the stage at work has held so many bytes of memory at most."""
+    if at := _at_work.get():
+        at[2].append(peak)
+
+
+def highest() -> int:
+    """The most bytes of memory that a worker process of the stage at work has told (`held`); 0: none has."""
     at = _at_work.get()
-    if at is not None:
-        at.peak = max(at.peak, peak)
+    return max(at[2], default=0) if at else 0
 
 
 def damaged(what: str, name: str = "") -> None:
     """Say that something kept on disk was damaged and is not used: of the stage ``name``, else of the one at work."""
-    at = _at_work.get()
-    name = name or (at.name if at else "")
-    if at is not None:
-        if f"{name}: {what}" in at.damage:  # several processes of one stage read one file
+    stage, found, _ = _at_work.get() or ("", None, None)
+    name = name or stage
+    if found is not None:
+        if f"{name}: {what}" in found:  # several processes of one stage read one file
             return
-        at.damage.append(f"{name}: {what}")
+        found.append(f"{name}: {what}")
     emit(Event("damaged", name, note=what))

@@ -21,7 +21,7 @@ from tasks import home
 from tasks.clock import now
 from tasks.contracts import InputError, Progress, StageError, StageResult
 from tasks.devices import WorkerDied
-from tasks.events import AtWork, Event, at_work, emit
+from tasks.events import Event, at_work, emit, highest
 from tasks.storage import outbox
 from tasks.storage.patience import Aside
 from tasks.store import CACHE, Entry, StageKey, open_store
@@ -70,12 +70,12 @@ def run_stage(
     logger = get_run_logger()
     store = open_store()
     began, clock = now(), time.perf_counter()
-    with at_work(name) as work, store.locked(key):
+    with at_work(name) as damage, store.locked(key):
         entry = _known(key, name)
         if entry is not None:
             emit(Event("hit", name, seconds=entry.seconds))
             logger.info("%s: found in MLflow run %s", name, entry.ref.run_id)
-            return _result(key, name, entry, began, time.perf_counter() - clock, work.damage, hit=True)
+            return _result(key, name, entry, began, time.perf_counter() - clock, damage, hit=True)
         logger.info("%s: computing (key %s, output of its worker in %s)", name, key.digest[:12], log_file(key))
         try:
             run_id = store.open_run(name, key=key, parent=parent, experiment=experiment, tags=tags, params=params)
@@ -85,7 +85,7 @@ def run_stage(
             entry = store.produce(
                 key,
                 run_id,
-                lambda staging: _with_peak(compute(staging, progress), work),
+                lambda staging: _with_peak(compute(staging, progress)),
                 waited=lambda: progress.waited,
                 rows=rows,
             )
@@ -95,9 +95,9 @@ def run_stage(
         progress.finish()
     emit(Event("done", name, seconds=entry.seconds))
     logger.info("%s: done in %.1f s, MLflow run %s", name, entry.seconds, run_id)
-    for what in work.damage:
+    for what in damage:
         logger.warning("damaged: %s", what)
-    return _result(key, name, entry, began, time.perf_counter() - clock, work.damage, hit=False)
+    return _result(key, name, entry, began, time.perf_counter() - clock, damage, hit=False)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def run_stages(
     store = open_store()
     began, clock = now(), time.perf_counter()
     places = {part.key.digest: place for place, part in reversed(list(enumerate(parts)))}
-    with at_work(name) as work, ExitStack() as locks:
+    with at_work(name) as damage, ExitStack() as locks:
         for _, place in sorted(places.items()):  # one order for everybody: no deadlock
             locks.enter_context(store.locked(parts[place].key))
         found = {digest: _known(parts[place].key, parts[place].name) for digest, place in places.items()}
@@ -134,13 +134,13 @@ def run_stages(
                 logger.info("%s: found in MLflow run %s", part.name, entry.ref.run_id)
         if missing:
             logger.info("%s: computing %s", name, ", ".join(parts[place].name for place in missing))
-            made = _compute_parts(parts, missing, name, compute, work)
+            made = _compute_parts(parts, missing, name, compute)
             found |= {parts[place].key.digest: entry for place, entry in made.items()}
-    for what in work.damage:
+    for what in damage:
         logger.warning("damaged: %s", what)
     total = time.perf_counter() - clock
     return [
-        _result(part.key, part.name, entry, began, total, [] if place else work.damage, hit=place not in missing)
+        _result(part.key, part.name, entry, began, total, [] if place else damage, hit=place not in missing)
         for place, part in enumerate(parts)
         if (entry := found[part.key.digest]) is not None
     ]
@@ -151,7 +151,6 @@ def _compute_parts(
     missing: Sequence[int],
     name: str,
     compute: Callable[[Sequence[int], Progress], Mapping[int, Compute]],
-    work: AtWork,
 ) -> dict[int, Entry]:
     """The entries of the missing parts, whose locks the caller holds."""
     store = open_store()
@@ -167,7 +166,7 @@ def _compute_parts(
             entries[place] = store.produce(
                 parts[place].key,
                 runs[place],
-                lambda staging, write=writers[place]: _with_peak(write(staging, progress), work),  # type: ignore[misc]
+                lambda staging, write=writers[place]: _with_peak(write(staging, progress)),  # type: ignore[misc]
                 waited=lambda: -share,
             )
     except BaseException as error:
@@ -181,9 +180,9 @@ def _compute_parts(
     return entries
 
 
-def _with_peak(summary: Mapping[str, Any], work: AtWork) -> Mapping[str, Any]:
+def _with_peak(summary: Mapping[str, Any]) -> Mapping[str, Any]:
     """A stage's summary with the most memory that one of its worker processes held, where it had one."""
-    return {**summary, "peak_bytes": work.peak} if work.peak else summary
+    return {**summary, "peak_bytes": peak} if (peak := highest()) else summary
 
 
 def _known(key: StageKey, name: str) -> Entry | None:

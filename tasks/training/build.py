@@ -139,7 +139,7 @@ def constant_reference(dataset: Any, margin: float) -> Any:
     return dataset.add_column("ref_rejected_logps", [0.0] * len(lengths))
 
 
-def _arguments(train: TrainSpec, info: RunInfo, folder: Path, base: Path) -> dict[str, Any]:
+def _arguments(train: TrainSpec, info: RunInfo, folder: Path, base: Path | None = None) -> dict[str, Any]:
     """Settings that every trainer shares. TRL's own defaults differ from these in precision and checkpointing.
 
     The trainer gets a step's whole batch at once and cuts it itself, so nothing is accumulated here.

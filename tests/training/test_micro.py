@@ -23,7 +23,7 @@ from tasks.methods.simpo import Simpo
 from tasks.specs import TrainSpec
 from tasks.training import build
 from tasks.training.examples import build_dataset
-from tasks.training.micro import Limits, cost, split
+from tasks.training.micro import Limits, cost, halved, out_of_memory, split
 from tests.training.world import LORA, World, make_graded, read_adapter
 
 RUN = RunInfo("run", "any", seed=3, data_seed=7, lr=1e-2)
