@@ -68,7 +68,7 @@ def _memory(plan: Plan) -> list[tuple[str, float]]:
     assert plan.base.shape is not None
     weights, cache = memory.answering(
         plan.base.shape, spec.evaluation.batch_size, sizes.prompt + spec.evaluation.max_new_tokens,
-        bfloat16=plan.machine.kind == "gpu",
+        bfloat16=plan.machine.kind == "gpu" or plan.machine.light,
     )  # fmt: skip
     kept = "each layer's input only (checkpointing)" if training.checkpointing else "no checkpointing"
     return [

@@ -102,6 +102,8 @@ class Found:
     source: str
     here: bool
     """Whether its weights are on this machine."""
+    folder: Path | None = None
+    """Where they are."""
 
 
 def shape_of_world(spec: TinySpec) -> Shape:
@@ -145,7 +147,7 @@ def find_shape(base: str) -> Found:
             values = {}
         shape, family = shape_of_config(values), values.get("model_type")
         source = "its config.json" if shape else f"not modelled: architecture {family!r}"
-        return Found(shape, source, any(config.parent.glob("*.safetensors")))
+        return Found(shape, source, any(config.parent.glob("*.safetensors")), config.parent)
     if base in KNOWN:
         return Found(KNOWN[base], "the table of known shapes, as the model is not on this machine", False)
     return Found(None, "not on this machine, and no known shape", False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,18 +89,16 @@ def train_task(
     def compute(out: Path, progress: Progress) -> Mapping[str, Any]:
         live.append(metrics := LiveMetrics(run_ids[0], out / LOG, progress))
         metrics.refuse_known(key)
-        for killed in range(MOST_KILLED + 1):
-            try:
-                given = {**arguments, "out": out, "killed": killed}
-                return dict(run_pinned(train_adapter, given, log=log_file(key), progress=metrics))
-            except OutOfMemory:
-                if killed == MOST_KILLED:
-                    raise
-                emit(Event("again", name))
-            except StageError as error:
-                metrics.refuse_divergence(error)
-                raise
-        raise AssertionError("the last try returns or raises")
+
+        def run(killed: int) -> dict[str, Any]:
+            given = {**arguments, "out": out, "killed": killed}
+            return dict(run_pinned(train_adapter, given, log=log_file(key), progress=metrics))
+
+        try:
+            return holding_less(run, name)
+        except StageError as error:
+            metrics.refuse_divergence(error)
+            raise
 
     result = run_stage(
         key, name, compute, parent=study, experiment=STUDIES, tags=tags, params=params, on_run=run_ids.append,
@@ -117,6 +115,16 @@ def train_task(
         run_ids.append(child)
     result.summary["mlflow_run"] = run_ids[0]
     return state_of(replace(result, used=(reference,)) if reference else result)
+
+
+def holding_less(run: Callable[[int], dict[str, Any]], name: str) -> dict[str, Any]:
+    """``run(0)``, or where the system kills its worker for memory ``run(1)``, ``run(2)``, ... up to `MOST_KILLED`."""
+    for killed in range(MOST_KILLED):
+        try:
+            return run(killed)
+        except OutOfMemory:
+            emit(Event("again", name))
+    return run(MOST_KILLED)
 
 
 @task(task_run_name="reference log-probabilities", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)

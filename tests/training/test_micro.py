@@ -20,10 +20,13 @@ from tasks.methods.offline_grpo import OfflineGrpo
 from tasks.methods.rift import Rift
 from tasks.methods.sft import Sft
 from tasks.methods.simpo import Simpo
+from tasks.devices import OutOfMemory
 from tasks.specs import TrainSpec
 from tasks.training import build
 from tasks.training.examples import build_dataset
 from tasks.training.micro import Limits, cost, halved, out_of_memory, split
+from tasks.training.task import MOST_KILLED, holding_less
+from tasks.training.train import train_adapter
 from tests.training.world import LORA, World, make_graded, read_adapter
 
 RUN = RunInfo("run", "any", seed=3, data_seed=7, lr=1e-2)
@@ -234,3 +237,37 @@ def test_the_tighter_of_two_limits() -> None:
 def test_what_says_that_memory_ran_out(error: Exception) -> None:
     assert out_of_memory(error)
     assert not out_of_memory(RuntimeError("shapes differ"))
+
+
+def test_a_training_whose_workers_are_killed_for_memory_is_tried_again_holding_less() -> None:
+    """Two kills, and the third worker knows of both; after `MOST_KILLED` the last kill is raised."""
+    asked: list[int] = []
+
+    def run(killed: int, kills: int) -> dict[str, Any]:
+        asked.append(killed)
+        if killed < kills:
+            raise OutOfMemory("killed")
+        return {"killed": killed}
+
+    assert holding_less(lambda killed: run(killed, 2), "train sft") == {"killed": 2}
+    assert asked == [0, 1, 2]
+    with pytest.raises(OutOfMemory):
+        holding_less(lambda killed: run(killed, 99), "train sft")
+    assert asked[3:] == list(range(MOST_KILLED + 1))
+
+
+def test_killed_workers_change_no_number_and_are_told_of(world: World, tmp_path: Path) -> None:
+    """The batch of 8 in passes of 8, of 4 and of 2 examples: the same adapter but for the order of additions."""
+    adapters = []
+    for killed in (0, 1, 2):
+        out = tmp_path / str(killed)
+        out.mkdir()
+        found = train_adapter(
+            base=world.base, rollouts=world.rollouts, method=Sft(), lora=LORA, info=RUN, pad_token=None, out=out,
+            train=TrainSpec(lr=1e-2, steps=3, batch_size=8), killed=killed,
+        )  # fmt: skip
+        adapters.append(read_adapter(out / "adapter"))
+    assert "(2 times): passes of at most 2 examples, gradient checkpointing" in found["warning"]
+    for other in adapters[1:]:
+        for name, value in adapters[0].items():
+            assert torch.allclose(value, other[name], atol=1e-5), name
