@@ -88,15 +88,15 @@ def common() -> dict[str, Any]:
 
 
 def test_few_places_where_memory_is_short(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """23 tokens of 256 bytes (2 layers, 2 heads of 8, keys and values, 2 bytes) a row: 30,000 bytes hold 2 rows."""
-    monkeypatch.setattr(module, "memory_left", lambda: 30_000.0)
+    """23 tokens of 128 bytes (2 layers, 2 heads of 8, keys and values, 2 bytes) a row: 12,000 bytes hold 2 rows."""
+    monkeypatch.setattr(module, "memory_left", lambda: 12_000.0)
     places: list[int] = []
     made = module.Kept.__init__
     monkeypatch.setattr(
         module.Kept, "__init__", lambda self, rows, length: places.append(rows) or made(self, rows, length)
     )
     longest = max(map(len, PROMPTS)) + 12
-    assert (longest, module.kept_bytes(model)) == (23, 256)
+    assert (longest, module.kept_bytes(model)) == (23, 128)
     ours(model)
     assert places == [2]
 
