@@ -131,8 +131,8 @@ def packed_attention(
 ) -> tuple[torch.Tensor, None]:
     """(1, heads, S, d) queries and (1, kv_heads, S, d) keys and values -> (1, S, heads, d), sequence by sequence.
 
-    With ``kept`` (`Kept`) among ``kwargs`` keys and values are added to it; without ``cu_seq_lens_q`` what comes is then
-    one token a sequence, (B, heads, 1, d), which attends to all that is kept of its own. Without either it is
+    With ``kept`` (`Kept`) among ``kwargs`` keys and values are added to it; without ``cu_seq_lens_q`` what comes is
+    then one token a sequence, (B, heads, 1, d), which attends to all that is kept of its own. Without either it is
     transformers' ``sdpa``.
     """
     starts, kept = kwargs.get("cu_seq_lens_q"), kwargs.pop("kept", None)

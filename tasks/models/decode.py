@@ -65,8 +65,11 @@ def decode(
     logprobs: bool,
     progress: Progress,
 ) -> list[Generated]:
-    """As `tasks.models.generate.generate`, whose arguments are these. At most ``batch_size`` answers are under way, fewer
-    where their keys and values would take more than half of the memory that is left."""
+    """As `tasks.models.generate.generate`, whose arguments are these.
+
+    At most ``batch_size`` answers are under way, fewer where their keys and values would take more than half of the
+    memory that is left.
+    """
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     waiting = deque(
         _Answer(

@@ -1,9 +1,9 @@
 """Log-probabilities out of hidden states without a tensor of all tokens and the whole vocabulary, fast on a CPU.
 
-TRL's fused LM head does the same for a GPU. On a CPU it scores prompt tokens too, makes every logit twice, and multiplies
-their gradients in float32. Here only the wanted positions are scored; a few rows of logits live at a time; and each
-token's gradient is made beside its log-probability, so that the backward pass multiplies by one number a token. Imports
-torch: for worker processes.
+TRL's fused LM head does the same for a GPU. On a CPU it scores prompt tokens too, makes every logit twice, and
+multiplies their gradients in float32. Here only the wanted positions are scored; a few rows of logits live at a time;
+and each token's gradient is made beside its log-probability, so that the backward pass multiplies by one number a
+token. Imports torch: for worker processes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def tile_bytes(vocabulary: int, tokens: float = ROWS) -> float:
 
 
 class WantedLogProbs(torch.autograd.Function):
-    """``hidden`` (N, H), head ``weight`` (V, H), ``targets`` (N,) -> five (N,) tensors or None, as TRL's fused head gives.
+    """``hidden`` (N, H), head ``weight`` (V, H), ``targets`` (N,) -> five (N,) tensors or None, as TRL's head gives.
 
     Log-probability of each target in nats, entropy, log of the summed squared probabilities, mean logit, whether the
     target is the likeliest (the first of equals). The last four are made where ``outputs`` names them. Products are in
@@ -86,7 +86,7 @@ class WantedLogProbs(torch.autograd.Function):
         return (found["log_probs"], *extra)
 
     @staticmethod
-    def backward(ctx: Any, grad_N: torch.Tensor | None, *_: Any) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_N: torch.Tensor | None, *_: Any) -> tuple[torch.Tensor | None, ...]:
         """Of the log-probabilities alone."""
         if grad_N is None or not ctx.saved_tensors:
             return None, None, None, None, None

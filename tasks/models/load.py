@@ -27,7 +27,7 @@ def native_bfloat16(where: str) -> bool:
 
 
 def stored_in_16_bits(base: Path | str | None) -> bool:
-    """Whether the largest tensor of the first weights file in the folder ``base`` has 16 bits an entry. Reads no tensor.
+    """Whether the largest tensor of the first weights file in the folder ``base`` has 16 bits an entry; none is read.
 
     False for what is no folder with safetensors files.
     """
@@ -37,7 +37,7 @@ def stored_in_16_bits(base: Path | str | None) -> bool:
     with files[0].open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     tensors = [value for name, value in header.items() if name != "__metadata__"]
-    largest = max(tensors, key=lambda one: math.prod(one["shape"]), default={})
+    largest: dict[str, Any] = max(tensors, key=lambda one: math.prod(one["shape"]), default={})
     return largest.get("dtype") in ("BF16", "F16")
 
 

@@ -10,7 +10,7 @@ from tasks.contracts import Progress, no_progress
 from tasks.models.generate import mixed
 
 LOGITS_BYTES = 2**28
-"""Of a padded batch, in float32. Where its logits take more, sequences run without padding and prompts without logits."""
+"""Of a padded batch's logits, in float32. Where they take more, sequences are not padded, prompts have no logits."""
 PASS_TOKENS = 1024
 """Of such a pass; a longer sequence is one by itself."""
 BLOCK = 16

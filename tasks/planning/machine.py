@@ -108,7 +108,7 @@ def bfloat16_peak(threads: int) -> float:
     program = (
         "import sys, time, torch\n"
         "threads = int(sys.argv[1]); torch.set_num_threads(threads)\n"
-        "now = time.process_time if threads == 1 else time.perf_counter  # one thread's time is its own, if others work\n"
+        "now = time.process_time if threads == 1 else time.perf_counter\n"  # others' work does not count for one
         "a, best = torch.ones(1024, 1024).bfloat16(), 9e9\n"
         "for _ in range(20):\n    began = now(); a @ a; best = min(best, now() - began)\n"
         "print(2 * 1024**3 / best)"

@@ -222,8 +222,10 @@ def _room(trainer: Any, train: TrainSpec) -> tuple[bool, int]:
     longest = max(trainer.longest(example) for example in trainer.train_dataset)
     if trainer.args.device.type == "cpu":
         vocabulary = model.get_base_model().config.get_text_config().vocab_size
-        room = {"tiles": tile_bytes(vocabulary), "most": memory.CPU_TOKENS}
-        return memory.plan(longest, memory_left(), per_token, checkpointed, train.gradient_checkpointing, **room)
+        return memory.plan(
+            longest, memory_left(), per_token, checkpointed, train.gradient_checkpointing,
+            tiles=tile_bytes(vocabulary), most=memory.CPU_TOKENS,
+        )  # fmt: skip
     torch.cuda.empty_cache()
     free = float(torch.cuda.mem_get_info()[0])
     return memory.plan(longest, free, per_token, checkpointed, train.gradient_checkpointing)

@@ -28,7 +28,6 @@ from tasks.training.log import LOG
 from tasks.training.reference import REFERENCE, rows_digest, rows_of, wanted, write_reference
 from tasks.training.train import train_adapter
 
-
 MOST_KILLED = 3
 """Workers of one training that the system may kill for memory; each next one holds half as much in a pass."""
 

@@ -10,8 +10,8 @@ do, and tells the most memory that it held. What is measured:
 - Naive: PEFT's LoRA (r = 16 on q, k, v, o), weights and autocast in bfloat16, 4 x 256 tokens a pass, whole logits.
 - Ours: `build_trainer` at the settings of a study, rows of random tokens with log-normal lengths (median 150), pairs
   for DPO (whose reference runs beside it); the first step warms up.
-- Share of the peak: 4 operations a frozen entry of the layers and token, 4 for the head's and completion token (what the
-  naive loop spends on prompts is waste), LoRA's and attention's left out: what is told is a lower bound.
+- Share of the peak: 4 operations a frozen entry of the layers and token, 4 an entry of the head and token that is
+  scored (all of the naive loop's), LoRA's and attention's left out: what is told is a lower bound.
 - Decoding: greedy answers to made-up word problems, with the model's own end; tokens up to that end only.
 
 Seconds are those of the process on its threads (CPU time / threads) where there is one thread, so that others on the
@@ -241,8 +241,8 @@ def main() -> None:
         found = json.loads(lines[0].removeprefix("RESULT "))
         share = f"{found['flops'] / found['peak']:.0%}" if "flops" in found else "-"
         print(
-            f"{name} | {found['tokens_s']:,.0f} | {share} | {found['peak'] / 1e9:,.0f} | {found['memory'] / 2**30:.2f} | "
-            f"{found['load']:.1f}",
+            f"{name} | {found['tokens_s']:,.0f} | {share} | {found['peak'] / 1e9:,.0f} | "
+            f"{found['memory'] / 2**30:.2f} | {found['load']:.1f}",
             flush=True,
         )
 

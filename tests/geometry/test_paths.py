@@ -87,7 +87,7 @@ def combined(a: LoraDelta, b: LoraDelta, alpha: float) -> dict[str, np.ndarray]:
 
 def logits(model: Any) -> np.ndarray:
     with torch.inference_mode():
-        return model(input_ids=IDS).logits.numpy().copy()
+        return model(input_ids=IDS).logits.float().numpy().copy()
 
 
 def arguments(base: Path, problems: Path, out: Path, **changes: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def test_the_rule_is_that_of_training() -> None:
 
     assert (memory.SPARE, memory.TILES, memory.MOST_TOKENS) == (real.SPARE, real.TILES, real.MOST_TOKENS)
     assert memory.CPU_TOKENS == real.CPU_TOKENS
-    assert memory.CPU_TILE * 151_936 == tile_bytes(151_936)
+    assert tile_bytes(151_936) == memory.CPU_TILE * 151_936
 
 
 @pytest.mark.parametrize("bfloat16", [True, False])
@@ -99,3 +99,6 @@ def test_a_cpu_in_bfloat16_holds_a_thousand_tokens() -> None:
     assert (found.pass_tokens, found.checkpointing) == (1024, False)
     assert found.tiles == (2 * 256 + 3 * 4 * 16) * 151_936
     assert found.weights == 2 * 630_167_424
+    measured = {"sft": 3.65 * 2**30, "dpo": 3_614_656 * 1024}  # of a worker, tests/benchmarks/real_model.py and a study
+    for name, most in measured.items():
+        assert most / 1.3 < found.total + found.worker < 1.3 * most, name

@@ -12,6 +12,7 @@ from transformers import Trainer
 from trl import SFTConfig, SFTTrainer
 
 from tasks.contracts import RunInfo, StageError
+from tasks.devices import OutOfMemory
 from tasks.methods import Method
 from tasks.methods.asft import Asft
 from tasks.methods.dpo import Dpo
@@ -20,7 +21,6 @@ from tasks.methods.offline_grpo import OfflineGrpo
 from tasks.methods.rift import Rift
 from tasks.methods.sft import Sft
 from tasks.methods.simpo import Simpo
-from tasks.devices import OutOfMemory
 from tasks.specs import TrainSpec
 from tasks.training import build
 from tasks.training.examples import build_dataset
