@@ -26,12 +26,12 @@ def dry_run(
     from flows.plan_tables import plan_renderable
     from tasks.planning.cached import known
     from tasks.planning.machine import here, named, with_peak
-    from tasks.planning.plan import plan_study
+    from tasks.planning.plan import is_light, plan_study
 
     for option, value in (("--tflops", tflops), ("--tokens", completion)):
         if value is not None and not 0 < value < 1e9:
             raise InputError(f"{option}: expected a number above 0, got {value:g}")
-    machine = with_peak(named(on) if on else here(), tflops)
+    machine = with_peak(named(on) if on else here(light=is_light(spec)), tflops)
     plan = plan_study(spec, machine, completion)
     Console(soft_wrap=True).print(plan_renderable(plan, known(spec)))
     for refusal in plan.refusals:

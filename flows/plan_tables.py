@@ -68,7 +68,7 @@ def _memory(plan: Plan) -> list[tuple[str, float]]:
     assert plan.base.shape is not None
     weights, cache = memory.answering(
         plan.base.shape, spec.evaluation.batch_size, sizes.prompt + spec.evaluation.max_new_tokens,
-        bfloat16=plan.machine.kind == "gpu",
+        bfloat16=plan.machine.kind == "gpu" or plan.machine.light,
     )  # fmt: skip
     kept = "each layer's input only (checkpointing)" if training.checkpointing else "no checkpointing"
     return [
@@ -76,7 +76,7 @@ def _memory(plan: Plan) -> list[tuple[str, float]]:
         ("training: LoRA, gradients and AdamW", training.adapter),
         (f"training: activations of {training.pass_tokens:,} tokens a pass, {kept}", training.activations),
         ("training: tiles of logits (never whole)", training.tiles),
-        ("training: in all", training.total + memory.WORKER),
+        ("training: in all", training.total + training.worker),
         ("training: the least that one example needs", training.least),
         ("evaluation: weights", weights),
         (f"evaluation: KV cache, {spec.evaluation.batch_size} answers of the greatest length", cache),

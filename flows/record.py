@@ -281,6 +281,7 @@ class Recorder:
                 "hit": result.hit,
                 "cached_seconds": round(result.cached_seconds, 3),
                 "started": round(result.started - self.began, 3),
+                "peak_bytes": result.summary.get("peak_bytes"),
             }
             for result in sorted(self.results, key=lambda result: result.started)
         ]

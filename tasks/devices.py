@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
@@ -26,11 +27,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tasks import home
+from tasks import cpu, home
 from tasks.contracts import InputError, Progress, StageError, no_progress
-from tasks.events import Event, damaged, emit
+from tasks.events import Event, damaged, emit, held
 from tasks.events import stopping as _stopping
-from tasks.workers import Silence, Slot, hang_seconds, work
+from tasks.workers import Silence, Slot, hang_seconds, held_memory, work
 
 DEV = Path("/dev")
 POLL_SECONDS = 0.05
@@ -57,6 +58,10 @@ class Stopped(StageError):
 
 class WorkerDied(StageError):
     """The worker process was killed from outside (out of memory, a lost device): trying again can heal it."""
+
+
+class OutOfMemory(WorkerDied):
+    """The system killed the worker process because memory ran out: tried again it must hold less."""
 
 
 _queue: deque[threading.Event] = deque()
@@ -148,6 +153,12 @@ def describe_machine() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = len(_visible_gpus())
     return f"{cores} CPU cores, {memory:.0f} GiB, {f'{gpus} GPU' if gpus else 'no GPU'}"
+
+
+def memory_share() -> float:
+    """Bytes of memory that one worker may take: what is free or held by workers here, divided by the slots."""
+    held = sum(held_memory(worker.pid) for worker in list(_living) if worker.pid)
+    return (cpu.free_memory() + held) / len(slots())
 
 
 @contextmanager
@@ -299,11 +310,15 @@ def _run_ranks(
     rendezvous.unlink(missing_ok=True)
     workers = []
     answered = False
+    ended_before = cpu.ended_for_memory()
     try:
+        memory = memory_share()
         for rank, slot in enumerate(held):
             extra = {"rank": rank, "world": len(held), "rendezvous": rendezvous.as_uri()} if several else {}
             ours, theirs = _context().Pipe()
-            worker = _context().Process(target=work, args=(theirs, function, {**kwargs, **extra}, slot, str(log)))
+            worker = _context().Process(
+                target=work, args=(theirs, function, {**kwargs, **extra}, replace(slot, memory=memory), str(log))
+            )
             _check_stopping()
             try:
                 worker.start()
@@ -313,7 +328,7 @@ def _run_ranks(
             _living.add(worker)
             theirs.close()
             _check_stopping()  # `stop` may have come between the first look and now
-        result = _await(workers, log, progress)
+        result = _await(workers, log, progress, ended_before)
         answered = True
         return result
     finally:
@@ -328,8 +343,11 @@ def _run_ranks(
         rendezvous.unlink(missing_ok=True)
 
 
-def _await(workers: list[tuple[Any, Any]], log: Path, progress: Progress) -> Any:
-    """Pass on progress and events until rank 0 has answered and every rank has ended well."""
+def _await(workers: list[tuple[Any, Any]], log: Path, progress: Progress, ended_before: int) -> Any:
+    """Pass on progress and events until rank 0 has answered and every rank has ended well.
+
+    ``ended_before``: how many processes the system had killed for memory when the workers began.
+    """
     pending = {ours: worker for worker, ours in workers}
     first = workers[0][1]
     result, silence = None, Silence(log)
@@ -347,11 +365,13 @@ def _await(workers: list[tuple[Any, Any]], log: Path, progress: Progress) -> Any
                 worker = pending.pop(one)
                 worker.join()
                 _check_stopping()
-                raise WorkerDied(
-                    f"the worker process died ({_cause(worker.exitcode)}); its output: {_host}{log}"
-                ) from None
+                said = f"the worker process died ({_cause(worker.exitcode)}); its output: {_host}{log}"
+                for_memory = worker.exitcode == -signal.SIGKILL and cpu.ended_for_memory() > ended_before
+                raise (OutOfMemory if for_memory else WorkerDied)(said) from None
             if kind == "progress" and one is first:
                 progress(*body)
+            elif kind == "peak":
+                held(body[0])
             elif kind == "event":
                 _relay(body[0])
             elif kind == "result":

@@ -46,23 +46,35 @@ def listening(listener: Callable[[Event], None]) -> Iterator[None]:
         _listeners.remove(listener)
 
 
-_at_work: ContextVar[tuple[str, list[str]] | None] = ContextVar("at_work", default=None)
+_at_work: ContextVar[tuple[str, list[str], list[int]] | None] = ContextVar("at_work", default=None)
 
 
 @contextmanager
 def at_work(name: str) -> Iterator[list[str]]:
     """The stage that this context works for. Yields what `damaged` tells within it, as ``name: what``."""
     found: list[str] = []
-    token = _at_work.set((name, found))
+    token = _at_work.set((name, found, []))
     try:
         yield found
     finally:
         _at_work.reset(token)
 
 
+def held(peak: int) -> None:
+    """Say that a worker process of the stage at work has held so many bytes of memory at most."""
+    if at := _at_work.get():
+        at[2].append(peak)
+
+
+def highest() -> int:
+    """The most bytes of memory that a worker process of the stage at work has told (`held`); 0: none has."""
+    at = _at_work.get()
+    return max(at[2], default=0) if at else 0
+
+
 def damaged(what: str, name: str = "") -> None:
     """Say that something kept on disk was damaged and is not used: of the stage ``name``, else of the one at work."""
-    stage, found = _at_work.get() or ("", None)
+    stage, found, _ = _at_work.get() or ("", None, None)
     name = name or stage
     if found is not None:
         if f"{name}: {what}" in found:  # several processes of one stage read one file

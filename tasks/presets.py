@@ -87,7 +87,7 @@ def own() -> Values:
         "name": "own",
         "rollouts": {"max_new_tokens": 128, "batch_size": 64},
         "train": {"steps": 40, "batch_size": 32, "lr": 5e-4},
-        "evaluation": {"n": 200, "hard_n": 0, "max_new_tokens": 128, "batch_size": 64},
+        "evaluation": {"n": 200, "hard_n": 0, "max_new_tokens": 128, "batch_size": 128},
         "paths": {"n": 64},
         "functions": {"n": 64},
     }

@@ -263,15 +263,16 @@ class TrainSpec(Section):
     micro_batch_tokens: int | None = Field(
         None,
         title="Most tokens per forward pass",
-        description="A longer sequence is a pass of its own. Default: what fits a GPU's memory, on a CPU no limit. The "
-        "batch of an optimiser step is the same in any case, and where memory runs out passes are halved.",
+        description="A longer sequence is a pass of its own. Default: what fits a GPU's memory; 1,024 on a CPU with "
+        "bfloat16 weights, fewer where its share of the memory is small; else no limit. The batch of an "
+        "optimiser step is the same in any case, and where memory runs out passes are halved.",
         ge=1,
     )
     packing: Literal["auto", "on", "off"] = Field(
         "auto",
         title="Run without padding",
-        description="A pass computes its real tokens only, each sequence attending to itself alone. auto: on a GPU, "
-        "where the model's attention allows it.",
+        description="A pass computes its real tokens only, each sequence attending to itself alone. auto: on a GPU and "
+        "on a CPU with bfloat16 weights, where the model's attention allows it.",
     )
     gradient_checkpointing: Literal["auto", "on", "off"] = Field(
         "auto",
@@ -311,8 +312,9 @@ class TrainSpec(Section):
     precision: Literal["auto", "float32", "bfloat16", "mixed"] = Field(
         "auto",
         title="Precision",
-        description="auto: bfloat16 on a GPU, float32 on a CPU. mixed: float32 weights, bfloat16 arithmetic where the "
-        "device has it.",
+        description="auto: bfloat16 on a GPU, and on a CPU that computes in it where the base's weights are stored in "
+        "16 bits; else float32. LoRA and its optimiser are in float32 in any case. mixed: float32 weights, bfloat16 "
+        "arithmetic where the device has it.",
     )
 
 

@@ -21,7 +21,7 @@ from tasks import home
 from tasks.clock import now
 from tasks.contracts import InputError, Progress, StageError, StageResult
 from tasks.devices import WorkerDied
-from tasks.events import Event, at_work, emit
+from tasks.events import Event, at_work, emit, highest
 from tasks.storage import outbox
 from tasks.storage.patience import Aside
 from tasks.store import CACHE, Entry, StageKey, open_store
@@ -83,7 +83,11 @@ def run_stage(
                 on_run(run_id)
             progress = _PrefectProgress(name)  # its waiting begins where the stage's own time does
             entry = store.produce(
-                key, run_id, lambda staging: compute(staging, progress), waited=lambda: progress.waited, rows=rows
+                key,
+                run_id,
+                lambda staging: _with_peak(compute(staging, progress)),
+                waited=lambda: progress.waited,
+                rows=rows,
             )
         except Exception as error:
             _complain(name, error)
@@ -162,7 +166,7 @@ def _compute_parts(
             entries[place] = store.produce(
                 parts[place].key,
                 runs[place],
-                lambda staging, write=writers[place]: write(staging, progress),  # type: ignore[misc]
+                lambda staging, write=writers[place]: _with_peak(write(staging, progress)),  # type: ignore[misc]
                 waited=lambda: -share,
             )
     except BaseException as error:
@@ -174,6 +178,11 @@ def _compute_parts(
     progress.finish()
     emit(Event("done", name, seconds=time.perf_counter() - clock - progress.waited))
     return entries
+
+
+def _with_peak(summary: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A stage's summary with the most memory that one of its worker processes held, where it had one."""
+    return {**summary, "peak_bytes": peak} if (peak := highest()) else summary
 
 
 def _known(key: StageKey, name: str) -> Entry | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing.connection
 import os
+import resource
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tasks import cpu
 from tasks.contracts import InputError, StageError
 from tasks.events import listening
 from tasks.home import full_disk
@@ -45,6 +47,8 @@ class Slot:
     kind: Literal["cpu", "gpu"]
     index: str
     threads: int
+    memory: float = 0.0
+    """Bytes that the process may take of the machine's memory; 0: not said."""
 
 
 class Hung(StageError):
@@ -110,6 +114,33 @@ def _await_quiet(log: Path) -> None:
         time.sleep(0.1)
 
 
+_share = 0.0
+
+
+def memory_left() -> float:
+    """Bytes that this process may still take: its share of the machine's memory less what it holds, else what is free.
+
+    Several workers share a machine (or the control group that they run in); each was told its part when it started.
+    """
+    free = cpu.free_memory()
+    return min(max(0.0, _share - held_memory(os.getpid())), free) if _share else free
+
+
+def held_memory(pid: int) -> float:
+    """Bytes of memory that a process holds now, files that it shares with others not counted; 0 where it is gone."""
+    try:
+        _, resident, shared = Path(f"/proc/{pid}/statm").read_text().split()[:3]
+    except OSError:
+        return 0.0
+    return float((int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE"))
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process has held since it began."""
+    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(highest) * (1 if sys.platform == "darwin" else 1024)
+
+
 _send: Callable[..., None] | None = None
 _beaten = 0.0
 
@@ -130,7 +161,8 @@ def work(
     log: str,
 ) -> None:
     """The child: see one device, write to the log, answer once. Ends when the driver's end of the pipe closes."""
-    global _send
+    global _send, _share
+    _share = slot.memory
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which decides
     threading.Thread(target=_end_with_driver, args=(connection,), daemon=True).start()
     with open(log, "a", buffering=1) as file:
@@ -158,6 +190,7 @@ def work(
             raise StageError(f"GPU {slot.index} is there but torch cannot use it")  # never a CPU run in disguise
         with listening(lambda event: send("event", event)):
             result = function(**kwargs, progress=lambda done, total, note="": send("progress", done, total, note))
+        send("peak", peak_memory())
         send("result", result)
     except InputError as error:
         send("input", str(error))

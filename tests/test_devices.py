@@ -20,7 +20,8 @@ import pytest
 
 from tasks import devices, home
 from tasks.contracts import InputError, Progress, StageError
-from tasks.devices import Slot, Stopped, WorkerDied, run_pinned, run_unpinned, slots, take
+from tasks.devices import OutOfMemory, Slot, Stopped, WorkerDied, run_pinned, run_unpinned, slots, take
+from tasks.events import at_work, highest
 
 ROOT = Path(__file__).parent.parent
 BEGUN = (0, 0, "")  # what progress says when the wait for a device is over
@@ -273,6 +274,17 @@ def fail(*, error: BaseException, progress: Progress) -> None:
     raise error
 
 
+def hold(floats: int, progress: Progress) -> tuple[float, int]:
+    """The worker's share of memory, and the most that it had held before it takes ``floats`` doubles."""
+    import array
+
+    from tasks import workers
+
+    before = workers.peak_memory()
+    array.array("d", bytes(8)) * floats
+    return workers._share, before
+
+
 def die(*, how: str, pid_file: Path | None = None, progress: Progress) -> None:
     if how == "exit":
         os._exit(3)
@@ -410,6 +422,32 @@ def test_a_result_that_cannot_travel_is_a_stage_error(log: Path) -> None:
     with pytest.raises(StageError, match="unspeakable") as caught:
         run_pinned(unspeakable, {}, log=log)
     assert not isinstance(caught.value, WorkerDied)
+
+
+@pytest.mark.usefixtures("two_slots")
+@pytest.mark.parametrize(
+    ("how", "counted", "expected"),
+    [("signal", [3, 4], OutOfMemory), ("signal", [3, 3], WorkerDied), ("exit", [3, 4], WorkerDied)],
+)
+def test_what_the_system_killed_for_memory_is_told_from_what_somebody_killed(
+    log: Path, monkeypatch: pytest.MonkeyPatch, how: str, counted: list[int], expected: type[Exception]
+) -> None:
+    """By the system's own count of such kills, before and after, and by the signal."""
+    monkeypatch.setattr("tasks.cpu.ended_for_memory", lambda: counted.pop(0) if len(counted) > 1 else counted[0])
+    with pytest.raises(WorkerDied) as caught:
+        run_pinned(die, {"how": how}, log=log)
+    assert type(caught.value) is expected
+
+
+@pytest.mark.usefixtures("two_slots")
+def test_a_worker_s_share_of_memory_and_the_most_that_it_held(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """5 GiB free and two slots: 2.5 GiB for each; a list of 2^25 floats takes 2^28 bytes and more while it is there."""
+    monkeypatch.setattr("tasks.cpu.free_memory", lambda: 5.0 * 2**30)
+    with at_work("stage"):
+        share, before = run_pinned(hold, {"floats": 2**25}, log=log)
+        peak = highest()
+    assert share == 2.5 * 2**30
+    assert 2**28 <= peak - before < 2**29
 
 
 @pytest.mark.usefixtures("two_slots")

@@ -19,6 +19,9 @@ from tasks.specs import EvaluationSpec
 if TYPE_CHECKING:
     from tasks.models.turn import Turn
 
+AT_ONCE = 4
+"""Batches that are decoded in one go, and kept when all of it is done."""
+
 
 def evaluate_models(
     *,
@@ -48,6 +51,7 @@ def evaluate_models(
     already is not done again. `collect` makes the frame of them. The base is held once; memory is its weights, the
     adapters, and the cache of ``spec.batch_size`` rows.
     """
+    from tasks.models.decode import can_decode
     from tasks.models.load import load_adapters
     from tasks.models.turn import open_turn
 
@@ -74,7 +78,8 @@ def evaluate_models(
         answer_all(base, turn, asked, wanted(todo), spec, max_length, partials, file, progress)
     else:
         model = load_adapters(base, {one.info.run: one.adapter for one in asked if one.adapter is not None})
-        size = max(1, spec.batch_size // every)
+        # Where answers that end make room for others, a batch is better one of several: its last answers end alone.
+        size = max(1, (AT_ONCE if can_decode(model) else 1) * spec.batch_size // every)
         for start in range(0, len(todo), size):
             keep(_answer(model, turn, asked, wanted(todo[start : start + size]), spec), partials, file)
             progress(min(start + size, len(todo)) * every, len(todo) * every, "answers")

@@ -21,6 +21,7 @@ from tasks.evaluation.evaluate import Asked, evaluate_models
 from tasks.evaluation.samples import differences_table, samples_table
 from tasks.evaluation.together import Shares, writer
 from tasks.grading import grade
+from tasks.models.load import computed_on
 from tasks.specs import EvaluationSpec
 from tasks.stage import Part, can_heal, log_file, run_stage, run_stages, state_of, states_of
 from tasks.store import StageKey, open_store
@@ -100,7 +101,7 @@ def _key(
         "sampled": [spec.samples, spec.temperature, spec.seed] if spec.samples else [],
         "instructed": asked.instructed,
         "grader": grade.GRADER,
-        "device": slots()[0].kind,
+        "device": computed_on(slots()[0].kind, open_store().local(base.ref) / base.folder),
     }
     inputs = {"problems": problems.ref.sha256, "adapter": trained.ref.sha256 if trained else ""}
     return StageKey("evaluate", 5, inputs, settings)

@@ -18,6 +18,7 @@ from tasks.geometry.functions import measure_functions
 from tasks.geometry.paths import measure_ends, measure_path
 from tasks.geometry.task import identity
 from tasks.grading.grade import GRADER
+from tasks.models.load import computed_on
 from tasks.specs import EvaluationSpec, FunctionSpec, GeometrySpec, PathSpec
 from tasks.stage import Part, can_heal, log_file, run_stage, run_stages, state_of, states_of
 from tasks.store import StageKey, open_store
@@ -60,7 +61,8 @@ def _path_settings(base: ModelRef, spec: PathSpec, evaluation: EvaluationSpec) -
         "max_new_tokens": evaluation.max_new_tokens,  # also decides which problems fit
         "grader": GRADER if "accuracy" in spec.readings else "",
     }
-    return {**settings, "device": slots()[0].kind}
+    folder = open_store().local(base.ref) / base.folder
+    return {**settings, "device": computed_on(slots()[0].kind, folder)}
 
 
 @task(task_run_name="base measures of {title}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)

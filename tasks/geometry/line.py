@@ -7,6 +7,8 @@ Both products are added onto the base's weights in place for each point, from on
 changes. A side branch ``B (A x)`` needs no copy, but costs ``R (in + out)`` operations a token instead of ``R in out``
 a point: it only pays below ``in out / (in + out)`` tokens a point (64 at width 128, 512 at 1,024), and decoding would
 run it at every step. ``tests/benchmarks/paths.py`` measures both, and the bare forward pass that is the floor.
+
+On bfloat16 weights it is the side branch: added to them, a small update would mostly be rounded away.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ class _Term(NamedTuple):
 class _Module(NamedTuple):
     weight: Tensor
     """(out, in) view of the model's weight."""
-    original: Tensor
+    original: Tensor | None
+    """Its copy; None where updates are side branches."""
     terms: list[_Term]
 
 
@@ -58,11 +61,15 @@ class Line:
 
         squared = [0.0] * len(sources)
         self._modules: dict[str, _Module] = {}
+        self._placed: dict[str, tuple[Tensor, Tensor]] = {}
         for index, source in enumerate(sources):
             for name, shape in source.shapes.items():
                 if name not in self._modules:
                     weight = _weight(model, name, source)
-                    self._modules[name] = _Module(weight, weight.clone(), [])
+                    beside = weight.dtype is torch.bfloat16
+                    self._modules[name] = _Module(weight, None if beside else weight.clone(), [])
+                    if beside:
+                        self._branch(model, name)
                 weight = self._modules[name].weight
                 if tuple(weight.shape) != tuple(shape):
                     raise InputError(
@@ -72,9 +79,24 @@ class Line:
                 update = source.read(name)
                 assert isinstance(update, Factors)
                 squared[index] += max(module_inner(update, update), 0.0)
-                b, a = (torch.from_numpy(np.ascontiguousarray(one)).to(weight) for one in (update.B, update.A))
+                kind = torch.float32 if weight.dtype is torch.bfloat16 else weight.dtype  # rounded when they are placed
+                b, a = (
+                    torch.from_numpy(np.ascontiguousarray(one)).to(weight.device, kind) for one in (update.B, update.A)
+                )
                 self._modules[name].terms.append(_Term(index, b, a, update.scale))
         self.norms = [sqrt(value) for value in squared]
+
+    def _branch(self, model: Any, name: str) -> None:
+        """From now on the module's output has ``B (A x)`` of what `place` has set added to it."""
+        import torch
+
+        def add(module: Any, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+            if name not in self._placed:
+                return output
+            B, A = self._placed[name]
+            return output + torch.nn.functional.linear(torch.nn.functional.linear(inputs[0], A), B)
+
+        model.get_submodule(name).register_forward_hook(add)
 
     def place(self, coefficients: Sequence[float]) -> None:
         """Set the weights to ``W0 + sum_i coefficients[i] dW_i``, always from W0, so that no error builds up.
@@ -84,7 +106,15 @@ class Line:
         import torch
 
         with torch.no_grad():
-            for weight, original, terms in self._modules.values():
+            self._placed.clear()
+            for name, (weight, original, terms) in self._modules.items():
+                if original is None:
+                    acting = [one for one in terms if coefficients[one.source]]
+                    if acting:
+                        scaled = [one.B * (coefficients[one.source] * one.scale) for one in acting]
+                        factors = torch.cat(scaled, dim=1), torch.cat([one.A for one in acting])
+                        self._placed[name] = (factors[0].to(weight), factors[1].to(weight))
+                    continue
                 weight.copy_(original)
                 for term in terms:
                     if coefficients[term.source]:

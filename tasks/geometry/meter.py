@@ -30,7 +30,7 @@ Row = tuple[str, str, float, int | None]
 
 @dataclass(frozen=True, eq=False)
 class Meter:
-    """A base model in float32 and its problems, tokenised once."""
+    """A base model (`tasks.models.load.load_read`) and its problems, tokenised once."""
 
     model: Any
     turn: Turn
@@ -120,11 +120,11 @@ def open_meter(
     Each process does this once, for all points of its path: 0.2 s at the default study's size, a twentieth of a path.
     Raises `InputError` for unknown readings, and as `choose` does.
     """
-    from tasks.models.load import load_model
+    from tasks.models.load import load_read
     from tasks.models.turn import open_turn
 
     if unknown := [one for one in readings if one not in READINGS]:
         raise InputError(f"readings: no reading {unknown[0]!r}; there are {', '.join(READINGS)}")
     turn = open_turn(base, prompt_template, pad_token, template_date)
     chosen = choose(turn, base, problems, n, max_new_tokens, max_length, seed)
-    return Meter(load_model(base, "float32"), turn, chosen, batch_size, max_new_tokens)
+    return Meter(load_read(base), turn, chosen, batch_size, max_new_tokens)

@@ -96,7 +96,8 @@ def measure_path(
 ) -> dict[str, Any]:
     """Readings of one pair's path at ``alphas``, and with ``matched`` of the path between the norm-matched updates too.
 
-    On the first ``n`` problems of `tasks.geometry.chosen.choose`, the same for every pair. Float32.
+    On the first ``n`` problems of `tasks.geometry.chosen.choose`, the same for every pair. In float32, or
+    as `tasks.models.load.light` says in bfloat16.
     ``ends``: ``{"a": ..., "b": ...}``, the two adapters' ``ends.parquet``; None measures them here. The matched path
     has ends of its own. Writes ``connectivity.parquet`` (CONNECTIVITY), ``barriers.parquet`` (BARRIERS) and
     ``path_items.parquet`` (PATH_ITEMS); ``progress`` counts path points. Where an update is zero there is no matched

@@ -55,11 +55,21 @@ def generate(
     """
     import torch
 
+    from tasks.models.decode import can_decode, decode
+
     _check(prompts, temperature, seeds)
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-    done: dict[int, Generated] = {}
     was_training = model.training
     model.eval()
+    if can_decode(model):
+        try:
+            return decode(
+                model, prompts, end_ids=end_ids, max_new_tokens=max_new_tokens, batch_size=batch_size,
+                temperature=temperature, seeds=seeds, adapters=adapters, logprobs=greedy_logprobs, progress=progress,
+            )  # fmt: skip
+        finally:
+            model.train(was_training)
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    done: dict[int, Generated] = {}
     try:
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]

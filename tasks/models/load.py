@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks import cpu
 from tasks.contracts import InputError
 
 
@@ -19,12 +23,46 @@ def device() -> str:
 
 def native_bfloat16(where: str) -> bool:
     """Whether bfloat16 arithmetic is fast there: GPUs and CPUs with AVX512-BF16 or AMX; elsewhere it is emulated."""
-    import torch
+    return where != "cpu" or cpu.has_bfloat16()
 
-    if where != "cpu":
-        return True
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(probe and probe())
+
+def stored_in_16_bits(base: Path | str | None) -> bool:
+    """Whether the largest tensor of the first weights file in the folder ``base`` has 16 bits an entry; none is read.
+
+    False for what is no folder with safetensors files.
+    """
+    files = sorted(Path(base).glob("*.safetensors")) if base is not None and Path(base).is_dir() else []
+    if not files:
+        return False
+    with files[0].open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    tensors = [value for name, value in header.items() if name != "__metadata__"]
+    largest: dict[str, Any] = max(tensors, key=lambda one: math.prod(one["shape"]), default={})
+    return largest.get("dtype") in ("BF16", "F16")
+
+
+def resolved(precision: str, base: Path | str | None, where: str) -> str:
+    """``auto`` as what it means for the weights of ``base`` on a device ``where`` (``"cpu"``, or a GPU's name).
+
+    bfloat16 on a GPU; on a CPU that computes in it where the weights are stored in 16 bits, for they lose nothing then
+    and float32 takes two to six times as long; else float32. Other precisions stay as they are.
+    """
+    if precision != "auto":
+        return precision
+    return "bfloat16" if where != "cpu" or (native_bfloat16(where) and stored_in_16_bits(base)) else "float32"
+
+
+def light(base: Path | str | None, where: str) -> bool:
+    """Whether models that are only read, not trained, are held in bfloat16: on a CPU as `resolved` says of ``auto``.
+
+    On a GPU they are in float32.
+    """
+    return where == "cpu" and resolved("auto", base, where) == "bfloat16"
+
+
+def computed_on(kind: str, base: Path | str, precision: str = "auto") -> str:
+    """The device in a stage's key: its ``kind``, and that a CPU computes in bfloat16 where it does."""
+    return "cpu bfloat16" if kind == "cpu" and resolved(precision, base, kind) == "bfloat16" else kind
 
 
 @dataclass(frozen=True)
@@ -39,20 +77,34 @@ class Arithmetic:
     """transformers' attention; sdpa's bfloat16 backward pass is slow on a CPU, so eager is used there."""
 
 
-def arithmetic(precision: str) -> Arithmetic:
-    """What a precision of the settings means on this process's device.
+def arithmetic(precision: str, base: Path | str | None = None) -> Arithmetic:
+    """What a precision of the settings means for ``base`` on this process's device: see `resolved`.
 
-    ``auto`` is ``bfloat16`` on a GPU and ``float32`` on a CPU; ``mixed`` keeps float32 weights and computes in
-    bfloat16, but in float32 on a CPU that would only emulate it.
+    ``mixed`` keeps float32 weights and computes in bfloat16, but in float32 on a CPU that would only emulate it.
     """
-    if precision == "auto":
-        precision = "bfloat16" if device() == "cuda" else "float32"
+    precision = resolved(precision, base, device())
     autocast = precision == "bfloat16" or (precision == "mixed" and native_bfloat16(device()))
     return Arithmetic(
         weights="bfloat16" if precision == "bfloat16" else "float32",
         autocast=autocast,
         attention="eager" if autocast and device() == "cpu" else "sdpa",
     )
+
+
+def core(model: Any) -> Any:
+    """The causal language model itself, out of PEFT's wrapping where it has one."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@contextmanager
+def computing(model: Any) -> Iterator[None]:
+    """Within it, forward passes of ``model`` are in the arithmetic of its weights: adapters on bfloat16 weights, which
+    are themselves in float32, are multiplied in bfloat16, as in training."""
+    import torch
+
+    inner = core(model)
+    with torch.autocast(inner.device.type, torch.bfloat16, enabled=inner.dtype is torch.bfloat16):
+        yield
 
 
 def load_tokenizer(base: Path | str, pad_token: str | None = None) -> Any:
@@ -81,7 +133,7 @@ def load_model(base: Path | str, precision: str = "auto", adapter: Path | str | 
     """
     from transformers import AutoModelForCausalLM
 
-    chosen = arithmetic("float32" if adapter is not None else precision)
+    chosen = arithmetic("float32" if adapter is not None else precision, base)
     model = AutoModelForCausalLM.from_pretrained(
         str(base), dtype=chosen.weights, attn_implementation=chosen.attention, trust_remote_code=False,
         use_safetensors=True,
@@ -93,19 +145,26 @@ def load_model(base: Path | str, precision: str = "auto", adapter: Path | str | 
     return model.to(device()).eval()
 
 
+def load_read(base: Path | str) -> Any:
+    """The causal language model of ``base``, for reading what it computes: in bfloat16 where `light`, else float32."""
+    return load_model(base, "bfloat16" if light(base, device()) else "float32")
+
+
 BARE = "__base__"
 """PEFT's name of no adapter at all, in a batch of rows with their own adapters."""
 
 
 def load_adapters(base: Path | str, adapters: Mapping[str, Path]) -> Any:
-    """``base`` in float32 with all ``adapters`` (name -> PEFT directory) beside it, none merged.
+    """``base`` with all ``adapters`` (name -> PEFT directory) beside it, none merged.
+
+    In float32; in bfloat16 with float32 adapters where `light` says so.
 
     Each row of a batch chooses its own by name (PEFT's ``adapter_names``), `BARE` the base's. The base is held once.
     Raises `InputError` for an adapter that does not fit the base, or that PEFT cannot mix with others in a batch.
     """
     from peft import PeftModel
 
-    model = load_model(base, "float32")
+    model = load_read(base)
     for name, folder in adapters.items():
         try:
             if isinstance(model, PeftModel):

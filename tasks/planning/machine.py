@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
+from tasks import cpu
 from tasks.contracts import InputError
 from tasks.devices import slots
 
@@ -25,13 +26,17 @@ class Machine:
     memory: float
     """Bytes of one."""
     peak: float
-    """Matrix products, FLOP/s of one: bfloat16 without sparsity on a GPU, float32 on a CPU."""
+    """Matrix products, FLOP/s of one: bfloat16 without sparsity on a GPU, float32 on a CPU that is not `light`."""
     bandwidth: float
     """Of its memory, bytes a second."""
     source: str
     """Where the peak is from."""
     local: bool = True
     """Whether these are this machine's devices."""
+    light: bool = False
+    """Whether it is a CPU on which this study's models are held and computed with in bfloat16."""
+    exact: float = 0.0
+    """FLOP/s of float32 products of a `light` CPU."""
 
     @property
     def devices(self) -> str:
@@ -71,16 +76,45 @@ def named(text: str) -> Machine:
     return Machine(name, "gpu", count, memory, peak, bandwidth, "NVIDIA's data sheet", local=False)
 
 
-def here(*, measure: bool = True) -> Machine:
+def here(*, measure: bool = True, light: bool = False) -> Machine:
     """This machine's devices, the smallest of them where they differ. A GPU's peak is its data sheet's; a CPU's is
-    measured now, with one slot's threads (0.2 s), unless ``measure`` is off: then it is 0."""
+    measured now, with one slot's threads (0.2 s, 5 s for a ``light`` one), unless ``measure`` is off: then it is 0.
+
+    A CPU slot's memory is its share of what is free, or of what the control group of this process leaves free.
+    """
     available = slots()
     if available[0].kind == "gpu":
         return _gpus([slot.index for slot in available])
-    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / len(available)
+    memory = _free() / len(available)
     name = f"{len(available)} CPU slot{'s' if len(available) > 1 else ''}, no GPU"
-    measured = cpu_peak(available[0].threads) if measure else 0.0
-    return Machine(name, "cpu", len(available), memory, measured, CPU_BANDWIDTH, "float32 products, measured now")
+    threads = available[0].threads
+    measured = cpu_peak(threads) if measure else 0.0
+    found = Machine(name, "cpu", len(available), memory, measured, CPU_BANDWIDTH, "float32 products, measured now")
+    if not light:
+        return found
+    peak = bfloat16_peak(threads) if measure else 0.0
+    return replace(found, peak=peak, source="bfloat16 products, measured now", light=True, exact=measured)
+
+
+@lru_cache(maxsize=1)
+def _free() -> float:
+    """Looked up once, so that all of a plan is about the same machine."""
+    return cpu.free_memory()
+
+
+@lru_cache(maxsize=2)
+def bfloat16_peak(threads: int) -> float:
+    """FLOP/s of torch's bfloat16 matrix product with ``threads`` threads, in a process of its own; 0 where it fails."""
+    program = (
+        "import sys, time, torch\n"
+        "threads = int(sys.argv[1]); torch.set_num_threads(threads)\n"
+        "now = time.process_time if threads == 1 else time.perf_counter\n"  # others' work does not count for one
+        "a, best = torch.ones(1024, 1024).bfloat16(), 9e9\n"
+        "for _ in range(20):\n    began = now(); a @ a; best = min(best, now() - began)\n"
+        "print(2 * 1024**3 / best)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(threads)], capture_output=True, text=True, timeout=120)
+    return float(done.stdout) if done.returncode == 0 else 0.0
 
 
 def with_peak(machine: Machine, tflops: float | None) -> Machine:

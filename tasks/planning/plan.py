@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tasks import home
 from tasks.contracts import InputError
+from tasks.models.load import light
 from tasks.planning import disk, memory
 from tasks.planning.machine import Machine, here
 from tasks.planning.shapes import Found, Shape, find_shape, shape_of_world
@@ -61,6 +62,11 @@ def base_of(spec: StudySpec) -> Found:
     return find_shape(spec.model.base, spec.model.gguf_file)
 
 
+def is_light(spec: StudySpec) -> bool:
+    """Whether a CPU here computes with the base in bfloat16 (`tasks.models.load.light`)."""
+    return spec.own and light(base_of(spec).folder, "cpu")
+
+
 def plan_study(spec: StudySpec, machine: Machine, completion: float | None = None) -> Plan:
     """The plan of ``spec`` on ``machine``; it needs no network.
 
@@ -95,7 +101,7 @@ def check_machine(spec: StudySpec) -> bool:
     base = base_of(spec)
     if base.shape is None:
         return False
-    machine = here(measure=False)
+    machine = here(measure=False, light=light(base.folder, "cpu"))
     sizes = sizes_of(spec, read=False)
     training = training_memory(spec, base.shape, sizes, machine)
     needed = disk_needed(spec, base, sizes, machine.count)
@@ -114,8 +120,9 @@ def training_memory(spec: StudySpec, shape: Shape, sizes: Sizes, machine: Machin
         machine.memory,
         sizes.longest,
         spec.train.batch_size * max(sizes.example, 1.0),
-        bfloat16=precision == "bfloat16" or (precision == "auto" and machine.kind == "gpu"),
+        bfloat16=precision == "bfloat16" or (precision == "auto" and (machine.kind == "gpu" or machine.light)),
         setting=spec.train.gradient_checkpointing,
+        on_cpu=machine.kind == "cpu",
     )
 
 

@@ -29,6 +29,8 @@ class Rates:
 
 CPU = Rates(train=0.60, forward=0.60, decode=0.20, read=1.0, start=4.5, step=0.02, token=0.8e-3)
 """Fitted to one default study on two cores (README, "Performance"); a smoke study was then held against it."""
+LIGHT = Rates(train=0.65, forward=0.65, decode=0.65, read=1.0, start=8.0, step=0.1, token=0.8e-3)
+"""Of a CPU in bfloat16: Qwen2.5-0.5B and SmolLM2-135M on one core each (tests/benchmarks/real_model.py)."""
 GPU = Rates(train=0.40, forward=0.45, decode=0.30, read=0.5, start=90.0, step=0.05, token=0.3e-3)
 """Assumed, not measured: what well-fed bfloat16 training and paged decoding usually reach."""
 
@@ -39,7 +41,14 @@ FLOAT32 = 0.07
 
 def rates(machine: Machine) -> Rates:
     """Those of its kind."""
-    return GPU if machine.kind == "gpu" else CPU
+    return GPU if machine.kind == "gpu" else LIGHT if machine.light else CPU
+
+
+def exact_share(machine: Machine) -> float:
+    """What float32 arithmetic reaches of the machine's peak."""
+    if machine.kind == "gpu":
+        return FLOAT32
+    return machine.exact / machine.peak if machine.light and machine.exact and machine.peak else 1.0
 
 
 def training_seconds(machine: Machine, operations: float, steps: int) -> float:
@@ -50,7 +59,7 @@ def training_seconds(machine: Machine, operations: float, steps: int) -> float:
 
 def scoring_seconds(machine: Machine, operations: float, *, exact: bool = False) -> float:
     """Forward passes on one device, its worker running already; ``exact``: in float32 wherever it is."""
-    slower = FLOAT32 if exact and machine.kind == "gpu" else 1.0
+    slower = exact_share(machine) if exact else 1.0
     return operations / (rates(machine).forward * machine.peak * slower)
 
 
@@ -61,11 +70,13 @@ def decoding_seconds(
 
     A step reads all weights and the batch's KV cache, so it takes the longer of its arithmetic and that. ``longest``:
     the steps until the last of a batch has ended; None where answers that end make room for others at once, and a batch
-    is what the memory holds (vLLM).
+    is what the memory holds (vLLM, and a CPU in bfloat16 whatever ``longest``).
     """
     if answers <= 0:
         return 0.0
-    rate, width = rates(machine), 2 if machine.kind == "gpu" else 4
+    rate, width = rates(machine), 2 if machine.kind == "gpu" or machine.light else 4
+    if machine.light:
+        longest = None
     fits = (SPARE * machine.memory - width * shape.parameters) / ((prompt + new) * shape.cache_bytes(width))
     batch = max(1, min(batch, ceil(answers), int(fits) if longest is None else batch))
     steps = ceil(answers / batch) * longest if longest else answers * new / batch

@@ -107,6 +107,8 @@ class Found:
     """Whether its weights are on this machine."""
     quantised: bool = False
     """Whether it is a GGUF file, which the study dequantises."""
+    folder: Path | None = None
+    """Where they are."""
 
 
 def shape_of_world(spec: TinySpec) -> Shape:
@@ -185,7 +187,7 @@ def find_shape(base: str, gguf_file: str | None = None) -> Found:
             values = {}
         shape, family = shape_of_config(values), values.get("model_type")
         source = "its config.json" if shape else f"not modelled: architecture {family!r}"
-        return Found(shape, source, any(config.parent.glob("*.safetensors")))
+        return Found(shape, source, any(config.parent.glob("*.safetensors")), folder=config.parent)
     if base in KNOWN:
         return Found(KNOWN[base], "the table of known shapes, as the model is not on this machine", False)
     return Found(None, "not on this machine, and no known shape", False)

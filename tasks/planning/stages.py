@@ -194,6 +194,7 @@ def _paths(work: Work, runs: int, pairs: int) -> Iterator[Stage]:
     n, between = spec.paths.n, len(spec.paths.alphas) - 2
     lengths = {"boxed": sizes.prompt + BOXED, "solution": sizes.prompt + sizes.reference}
     scored = n * sum(length for name, length in lengths.items() if name in spec.paths.readings)
+    targets = n * sum({"boxed": BOXED, "solution": sizes.reference}.get(name, 0.0) for name in spec.paths.readings)
     answered = n if "accuracy" in spec.paths.readings else 0
     longest = None if machine.kind == "gpu" else spec.evaluation.max_new_tokens
     batch = spec.evaluation.batch_size
@@ -203,8 +204,8 @@ def _paths(work: Work, runs: int, pairs: int) -> Iterator[Stage]:
         ("path ends", runs + 1, 1, answered),
         ("paths", pairs, points, answered * midpoints),
     ):
-        cost = flops.forward(shape, places * scored, flops.causal(max(lengths.values())), places * scored)
-        seconds = rates(machine).start / 4 + scoring_seconds(machine, cost, exact=True)
+        cost = flops.forward(shape, places * scored, flops.causal(max(lengths.values())), places * targets)
+        seconds = rates(machine).start / 4 + scoring_seconds(machine, cost, exact=not machine.light)
         seconds += decoding_seconds(machine, shape, answers, sizes.prompt, sizes.answer, batch, longest=longest)
         cost += answers * flops.decode(shape, sizes.prompt, sizes.answer)
         size = f"{places} point{'s' if places > 1 else ''} x {n} problems"

@@ -103,7 +103,7 @@ def stage_tables(tables: StudyTables) -> tuple[Table, Table]:
         totals.append((kind, str(len(own)), str(sum(bool(stage["hit"]) for stage in own)), *spent))
     rows = [
         (stage["stage"], stage["name"], "from the cache" if stage["hit"] else "computed", seconds(_spent(stage)),
-         seconds(stage["started"] - first))
+         seconds(stage["started"] - first), _gigabytes(stage.get("peak_bytes")))
         for stage in stages
     ]  # fmt: skip
     work = sum(stage["seconds"] for stage in stages if not stage["hit"])
@@ -114,11 +114,16 @@ def stage_tables(tables: StudyTables) -> tuple[Table, Table]:
         f"{seconds(tables.study.get('wall_seconds'))}."
     )
     header = ("Stage", "Number", "From the cache", "Work, all together", "The longest")
-    each = ("Stage", "Name", "Source", "Work", "Begun after")
+    each = ("Stage", "Name", "Source", "Work", "Begun after", "Memory of a worker at most")
     return (
         Table("stage-totals", "Seconds by kind of stage", header, _cells(totals), note),
         Table("stages", "Stage by stage", each, _cells(rows), "", words=3),
     )
+
+
+def _gigabytes(peak: float | None) -> str:
+    """Of this machine, not of a GPU; stages without a worker process and older studies have none."""
+    return f"{peak / 1e9:.1f} GB" if peak else NOT_MEASURED
 
 
 def _spent(stage: Mapping[str, Any]) -> float:

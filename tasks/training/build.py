@@ -52,7 +52,7 @@ def build_trainer(
         target_modules=list(lora.targets),
         task_type="CAUSAL_LM",
     )
-    arguments = _arguments(train, info, folder)
+    arguments = _arguments(train, info, folder, base)
     collator: Any
     trainer: Any
     if isinstance(method, PairMethod):
@@ -139,7 +139,7 @@ def constant_reference(dataset: Any, margin: float) -> Any:
     return dataset.add_column("ref_rejected_logps", [0.0] * len(lengths))
 
 
-def _arguments(train: TrainSpec, info: RunInfo, folder: Path) -> dict[str, Any]:
+def _arguments(train: TrainSpec, info: RunInfo, folder: Path, base: Path | None = None) -> dict[str, Any]:
     """Settings that every trainer shares. TRL's own defaults differ from these in precision and checkpointing.
 
     The trainer gets a step's whole batch at once and cuts it itself, so nothing is accumulated here.
@@ -157,7 +157,7 @@ def _arguments(train: TrainSpec, info: RunInfo, folder: Path) -> dict[str, Any]:
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
         "seed": info.seed,
-        "bf16": arithmetic(train.precision).autocast,
+        "bf16": arithmetic(train.precision, base).autocast,
         "use_cpu": device() == "cpu",
         "gradient_checkpointing": False,  # `_fit` decides
         "train_sampling_strategy": "sequential",  # the data set is the stream already
@@ -174,18 +174,22 @@ def _arguments(train: TrainSpec, info: RunInfo, folder: Path) -> dict[str, Any]:
 
 def _fit(trainer: Any, train: TrainSpec) -> None:
     """How the model runs on this device: with or without padding, checkpointed or not, how much in a pass."""
+    import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    from tasks.models.head import score_wanted_only
     from tasks.models.load import device
     from tasks.training.micro import Limits
     from tasks.training.packing import run_without_padding, why_padded
 
     model = trainer.model.get_base_model()
-    on_gpu = device() == "cuda"
+    planned = device() == "cuda" or model.dtype is torch.bfloat16  # on a CPU in float32 a batch is one pass, as it was
     reason = getattr(trainer, "why_padded", None) or why_padded(model)
     if train.packing == "on" and reason:
         raise InputError(f"train.packing: {reason}, so batches must be padded; leave it at auto")
-    packed = train.packing == "on" or (train.packing == "auto" and on_gpu and reason is None)
+    if device() == "cpu" and model.dtype is torch.bfloat16:
+        score_wanted_only(model)
+    packed = train.packing == "on" or (train.packing == "auto" and planned and reason is None)
     if packed:
         run_without_padding(model)
     if trainer.args.bf16:  # autocast rounds a LoRA layer's input anyway: PEFT's copy in float32 is work for nothing
@@ -196,7 +200,7 @@ def _fit(trainer: Any, train: TrainSpec) -> None:
     if train.batch_size % examples:
         raise InputError(f"train.micro_batch_size: {examples} does not divide train.batch_size {train.batch_size}")
     checkpointing, tokens = train.gradient_checkpointing == "on", train.micro_batch_tokens
-    if on_gpu and (train.gradient_checkpointing == "auto" or tokens is None):
+    if planned and (train.gradient_checkpointing == "auto" or tokens is None):
         checkpointing, room = _room(trainer, train)
         tokens = tokens or room
     limits = Limits(examples, tokens, packed, checkpointing)
@@ -204,20 +208,24 @@ def _fit(trainer: Any, train: TrainSpec) -> None:
 
 
 def _room(trainer: Any, train: TrainSpec) -> tuple[bool, int]:
-    """`tasks.training.memory.plan` for this trainer's model and data on this process's GPU."""
+    """`tasks.training.memory.plan` for this trainer's model and data on this process's device."""
     import torch
 
+    from tasks.models.head import tile_bytes
     from tasks.training import memory
+    from tasks.workers import memory_left
 
     model = trainer.model
     model.to(trainer.args.device)
     per_token = memory.saved_bytes_per_token(model, autocast=trainer.args.bf16)
-    torch.cuda.empty_cache()
+    checkpointed = memory.checkpointed_bytes_per_token(model, per_token, autocast=trainer.args.bf16)
     longest = max(trainer.longest(example) for example in trainer.train_dataset)
-    return memory.plan(
-        longest,
-        float(torch.cuda.mem_get_info()[0]),
-        per_token,
-        memory.checkpointed_bytes_per_token(model, per_token, autocast=trainer.args.bf16),
-        train.gradient_checkpointing,
-    )
+    if trainer.args.device.type == "cpu":
+        vocabulary = model.get_base_model().config.get_text_config().vocab_size
+        return memory.plan(
+            longest, memory_left(), per_token, checkpointed, train.gradient_checkpointing,
+            tiles=tile_bytes(vocabulary), most=memory.CPU_TOKENS,
+        )  # fmt: skip
+    torch.cuda.empty_cache()
+    free = float(torch.cuda.mem_get_info()[0])
+    return memory.plan(longest, free, per_token, checkpointed, train.gradient_checkpointing)

@@ -133,8 +133,9 @@ class Resumable:
         folder, state = found
         self.collator.restore(state.rows, state.tokens)
         self._total_train_tokens = state.total_train_tokens
-        self.set_limits(type(self.limits)(**state.limits))
-        self.notes = list(state.notes)
+        kept = type(self.limits)(**state.limits)
+        self.set_limits(self.limits.within(kept) if self.killed else kept)
+        self.notes = list(dict.fromkeys([*state.notes, *self.notes]))
         shutil.copyfile(folder / LOG_COPY, self.log_file)
         return str(folder)
 

@@ -16,6 +16,8 @@ TILES = 3 * 2**30
 """Bytes that the fused LM head's tiles take at most (4,096 x 32,768 logits in float32, and their gradient)."""
 MOST_TOKENS = 32_768
 """Tokens of a pass beyond which a GPU computes no faster."""
+CPU_TOKENS = 1024
+"""The same of a CPU: at 2,048 what a pass holds has left its caches."""
 PROBE = (32, 160)
 """Tokens of the two probing passes; what they differ by is per token, what they share is per pass."""
 
@@ -48,7 +50,16 @@ def _saved_bytes(model: Any, tokens: int, *, autocast: bool) -> int:
     return sum(kept.values())
 
 
-def plan(longest: int, free: float, per_token: float, checkpointed_per_token: float, setting: str) -> tuple[bool, int]:
+def plan(
+    longest: int,
+    free: float,
+    per_token: float,
+    checkpointed_per_token: float,
+    setting: str,
+    *,
+    tiles: float = TILES,
+    most: int = MOST_TOKENS,
+) -> tuple[bool, int]:
     """Whether to checkpoint, and the most tokens of a pass.
 
     Args:
@@ -56,13 +67,15 @@ def plan(longest: int, free: float, per_token: float, checkpointed_per_token: fl
         free: bytes that are free with the model loaded.
         per_token: bytes kept a token without checkpointing, and ``checkpointed_per_token`` with it.
         setting: train.gradient_checkpointing; ``auto`` turns it on where the longest example, or a quarter of
-            `MOST_TOKENS`, does not fit without.
+            ``most``, does not fit without.
+        tiles: bytes that the LM head takes at most, beside the activations.
+        most: tokens of a pass beyond which the device computes no faster.
     """
-    usable = max(0.0, SPARE * free - TILES)
+    usable = max(0.0, SPARE * free - tiles)
     without = int(usable / per_token)
-    checkpointing = setting == "on" or (setting == "auto" and without < max(longest, MOST_TOKENS // 4))
+    checkpointing = setting == "on" or (setting == "auto" and without < max(longest, most // 4))
     room = int(usable / checkpointed_per_token) if checkpointing else without
-    return checkpointing, max(longest, min(room, MOST_TOKENS))
+    return checkpointing, max(longest, min(room, most))
 
 
 def checkpointed_bytes_per_token(model: Any, per_token: float, *, autocast: bool) -> float:

@@ -35,6 +35,33 @@ class Limits:
     checkpointing: bool = False
     """Whether every layer's activations are computed again in the backward pass instead of kept."""
 
+    def within(self, other: Limits) -> Limits:
+        """The tighter of both in every respect."""
+        tokens = [one for one in (self.tokens, other.tokens) if one is not None]
+        return replace(
+            self,
+            examples=min(self.examples, other.examples),
+            tokens=min(tokens, default=None),
+            checkpointing=self.checkpointing or other.checkpointing,
+        )
+
+
+def halved(limits: Limits, times: int) -> Limits:
+    """``limits`` of passes that hold half as much, ``times`` times over."""
+    for _ in range(times):
+        if limits.tokens is None:
+            limits = replace(limits, examples=-(-limits.examples // 2))
+        else:
+            limits = replace(limits, tokens=-(-limits.tokens // 2))
+    return limits
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that a device's memory, or this machine's, ran out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and should_reduce_batch_size(error)
+
 
 def cost(widths: Sequence[Sequence[int]], *, packed: bool) -> int:
     """Tokens that a pass over examples computes; ``widths``: the lengths of each example's sequences."""
@@ -79,6 +106,7 @@ class MicroBatches:
         """Set the limits. ``may_checkpoint``: gradient checkpointing may be turned on where one example is too much."""
         self.may_checkpoint = may_checkpoint
         self.notes: list[str] = []
+        self.killed = 0
         self._share = 1.0
         self.set_limits(limits)
 
@@ -87,6 +115,27 @@ class MicroBatches:
         self.limits = limits
         if limits.checkpointing:
             self.model.get_base_model().activation_checkpointing_enable()
+
+    def hold_less(self: Any, times: int) -> None:
+        """Half as much a pass, ``times`` times over, because as many workers before this one were killed for memory.
+
+        From the second time on every layer's activations are computed again, where that may be.
+        """
+        self.killed = times
+        if not times:
+            return
+        self.set_limits(
+            replace(
+                halved(self.limits, times),
+                checkpointing=self.limits.checkpointing or (times > 1 and self.may_checkpoint),
+            )
+        )
+        limits = self.limits
+        size = f"{limits.examples} examples" if limits.tokens is None else f"{limits.tokens} tokens"
+        self.notes.append(
+            f"the system killed the worker because memory ran out ({times} time{'s' if times > 1 else ''}): passes of "
+            f"at most {size}{', gradient checkpointing' if limits.checkpointing else ''}, the batch of a step unchanged"
+        )
 
     def training_step(self: Any, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """The whole batch's loss, its gradient accumulated; again and smaller where memory runs out."""
@@ -110,8 +159,8 @@ class MicroBatches:
                 for metric, value in of_step(passes).items():
                     kept[metric].append(value)
                 return loss
-            except RuntimeError as error:
-                if not isinstance(error, torch.OutOfMemoryError) and not should_reduce_batch_size(error):
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
                     raise
             finally:
                 self._metrics["train"] = kept

@@ -56,6 +56,7 @@ def write_reference(
     import torch
     from trl.trainer.utils import add_fused_lm_head
 
+    from tasks.models.head import score_wanted_only
     from tasks.models.load import arithmetic, device, load_model, load_tokenizer
     from tasks.training.packing import run_without_padding, why_padded
 
@@ -64,10 +65,13 @@ def write_reference(
     pad_id = load_tokenizer(base, pad_token).pad_token_id
     model = load_model(base, precision)
     add_fused_lm_head(model)
-    packed = device() == "cuda" and why_padded(model) is None
+    light = device() == "cpu" and model.dtype is torch.bfloat16
+    if light:
+        score_wanted_only(model)
+    packed = (light or device() == "cuda") and why_padded(model) is None
     if packed:
         run_without_padding(model)
-    autocast = torch.autocast(device(), torch.bfloat16, enabled=arithmetic(precision).autocast)
+    autocast = torch.autocast(device(), torch.bfloat16, enabled=arithmetic(precision, base).autocast)
     values = [0.0] * len(prompts)
     done = 0
     for places in _passes([len(p) + len(c) for p, c in zip(prompts, completions, strict=True)], packed=packed):
@@ -95,10 +99,14 @@ def _scored(
     """The places and their sums, in halves where memory runs out."""
     import torch
 
+    from tasks.training.micro import out_of_memory
+
     try:
         yield places, _sums(model, [(prompts[place], completions[place]) for place in places], pad_id)
         return
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
         if len(places) == 1:
             tokens = len(prompts[places[0]]) + len(completions[places[0]])
             raise StageError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks import home
 from tasks.contracts import ModelRef, Progress, RunInfo, StageError, StageResult
-from tasks.devices import run_pinned, slots
+from tasks.devices import OutOfMemory, run_pinned, slots
+from tasks.events import Event, emit
 from tasks.methods import Method
 from tasks.methods.common import chosen
+from tasks.models.load import computed_on
 from tasks.recorded import method_tags
 from tasks.specs import LoraSpec, TrainSpec, flatten
 from tasks.stage import can_heal, log_file, run_stage, state_of
@@ -25,6 +27,9 @@ from tasks.training.live import LiveMetrics
 from tasks.training.log import LOG
 from tasks.training.reference import REFERENCE, rows_digest, rows_of, wanted, write_reference
 from tasks.training.train import train_adapter
+
+MOST_KILLED = 3
+"""Workers of one training that the system may kill for memory; each next one holds half as much in a pass."""
 
 
 @task(task_run_name="train {info.label}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
@@ -43,11 +48,13 @@ def train_task(
     diverges raises `Diverged`, at once where it did before; its MLflow run has ``outcome = diverged`` and its losses.
     """
     store, device = open_store(), slots()[0].kind
+    folder = store.local(base.ref) / base.folder
+    arithmetic = computed_on(device, folder, train.precision)
     reference_key, reference = None, None
     if wanted(method, train, device):
         frame = pl.read_parquet(store.local(graded.ref) / "rollouts.parquet")
         rows = rows_of(chosen(method, frame, train.mask_truncated))
-        reference_key = _reference_key(rows, train, base, graded, device)
+        reference_key = _reference_key(rows, train, base, graded, arithmetic)
         reference = reference_task(reference_key, rows, train, base, graded, return_state=True).result()
     settings = {
         "method": info.method,
@@ -58,7 +65,7 @@ def train_task(
         "data_seed": info.data_seed,
         "lr": info.lr,
         "base": base.identity,
-        "device": device,  # precision auto and mixed mean different arithmetic on a GPU
+        "device": arithmetic,  # precision auto and mixed mean another one on a GPU
     }
     # The reference by its key, not its bytes: one that was lost and computed again on a GPU may differ in the last bit.
     inputs = {"rollouts": graded.ref.sha256} | ({"reference": reference_key.digest} if reference_key else {})
@@ -67,7 +74,7 @@ def train_task(
     run_ids: list[str] = []
     live: list[LiveMetrics] = []
     arguments = {
-        "base": store.local(base.ref) / base.folder,
+        "base": folder,
         "rollouts": store.local(graded.ref) / "rollouts.parquet",
         "method": method,
         "train": train,
@@ -81,8 +88,13 @@ def train_task(
     def compute(out: Path, progress: Progress) -> Mapping[str, Any]:
         live.append(metrics := LiveMetrics(run_ids[0], out / LOG, progress))
         metrics.refuse_known(key)
+
+        def run(killed: int) -> dict[str, Any]:
+            given = {**arguments, "out": out, "killed": killed}
+            return dict(run_pinned(train_adapter, given, log=log_file(key), progress=metrics))
+
         try:
-            return dict(run_pinned(train_adapter, {**arguments, "out": out}, log=log_file(key), progress=metrics))
+            return holding_less(run, name)
         except StageError as error:
             metrics.refuse_divergence(error)
             raise
@@ -102,6 +114,16 @@ def train_task(
         run_ids.append(child)
     result.summary["mlflow_run"] = run_ids[0]
     return state_of(replace(result, used=(reference,)) if reference else result)
+
+
+def holding_less(run: Callable[[int], dict[str, Any]], name: str) -> dict[str, Any]:
+    """``run(0)``, or where the system kills its worker for memory ``run(1)``, ``run(2)``, ... up to `MOST_KILLED`."""
+    for killed in range(MOST_KILLED):
+        try:
+            return run(killed)
+        except OutOfMemory:
+            emit(Event("again", name))
+    return run(MOST_KILLED)
 
 
 @task(task_run_name="reference log-probabilities", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)

@@ -32,6 +32,7 @@ def train_adapter(
     out: Path,
     reference: Path | None = None,
     checkpoints: Path | None = None,
+    killed: int = 0,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Train ``info``'s adapter and write it to ``out/adapter`` (PEFT), with its log and the order of its data.
@@ -44,7 +45,8 @@ def train_adapter(
 
     ``reference`` is the file that `tasks.training.reference` wrote, for a method of pairs; without it the base runs
     beside the policy. ``checkpoints`` is a folder that outlives this process: what an earlier one left there is gone
-    on with, and the caller deletes it when the output is safe.
+    on with, and the caller deletes it when the output is safe. ``killed``: how many workers before this one the system
+    killed for memory; each halves what a pass holds.
 
     The files hold no path and no time: the same arguments give the same bytes in any folder. Raises `Diverged` at
     the first step whose loss or gradient is not finite, after the last one for weights that are not, and as
@@ -63,6 +65,7 @@ def train_adapter(
     dataset = build_dataset(selected, method.kind, graded.height, train.steps * train.batch_size, info.data_seed, known)
     work = checkpoints or out / "trainer"
     trainer, collator = build_trainer(base, dataset, method, train, lora, info, pad_token, work)
+    trainer.hold_less(killed)
     lora_a = lora_a_digest(trainer.model)
     trainer.add_callback(log_callback(out / LOG, train.steps, progress, train.stop_above_start))
     _run(trainer, collator, train, out / LOG, checkpoints)

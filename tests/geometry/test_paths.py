@@ -87,7 +87,7 @@ def combined(a: LoraDelta, b: LoraDelta, alpha: float) -> dict[str, np.ndarray]:
 
 def logits(model: Any) -> np.ndarray:
     with torch.inference_mode():
-        return model(input_ids=IDS).logits.numpy().copy()
+        return model(input_ids=IDS).logits.float().numpy().copy()
 
 
 def arguments(base: Path, problems: Path, out: Path, **changes: Any) -> dict[str, Any]:
@@ -144,6 +144,22 @@ def test_the_ends_are_what_peft_merges(base_model: Path, adapters: tuple[Path, P
         line.place(coefficients)
         merged = load_model(base_model, adapter=folder)
         np.testing.assert_allclose(logits(model), logits(merged), rtol=0, atol=1e-5)
+
+
+def test_on_bfloat16_weights_updates_are_beside_them(base_model: Path, adapters: tuple[Path, Path]) -> None:
+    """The logits move as in float32, to a twentieth; no weight changes, and the base comes back bit for bit."""
+    light, exact = load_model(base_model, "bfloat16"), load_model(base_model, "float32")
+    weights = {name: value.clone() for name, value in light.state_dict().items()}
+    found = []
+    for model in (light, exact):
+        line = Line(model, [open_plain(folder) for folder in adapters])
+        base = logits(model)
+        line.place([0.3, 0.7])
+        found.append(logits(model) - base)
+        line.place([0.0, 0.0])
+        assert np.array_equal(logits(model), base)
+    assert all(torch.equal(value, weights[name]) for name, value in light.state_dict().items())
+    assert np.linalg.norm(found[0] - found[1]) < 0.05 * np.linalg.norm(found[1])
 
 
 def test_half_way_between_an_update_and_its_negative_is_the_base(base_model: Path, adapters: tuple[Path, Path]) -> None:

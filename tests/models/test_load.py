@@ -9,7 +9,18 @@ import pytest
 import torch
 
 from tasks.contracts import InputError
-from tasks.models.load import Arithmetic, arithmetic, context_length, load_model, load_tokenizer
+from tasks.models.load import (
+    Arithmetic,
+    arithmetic,
+    computed_on,
+    context_length,
+    light,
+    load_adapters,
+    load_model,
+    load_tokenizer,
+    resolved,
+    stored_in_16_bits,
+)
 
 CONTEXT = 64
 
@@ -69,3 +80,44 @@ def test_precision_on_a_cpu(base_model: Path, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr("tasks.models.load.native_bfloat16", lambda where, native=native: native)
         assert arithmetic("mixed") == Arithmetic("float32", native, "eager" if native else "sdpa")
     assert load_model(base_model, "bfloat16").dtype is torch.bfloat16
+
+
+@pytest.fixture
+def halves(base_model: Path, tmp_path: Path) -> Path:
+    """`base_model` with its weights stored in bfloat16."""
+    folder = tmp_path / "halves"
+    load_tokenizer(base_model).save_pretrained(folder)
+    load_model(base_model, "float32").to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+def test_what_is_stored_in_16_bits(base_model: Path, halves: Path, tmp_path: Path) -> None:
+    assert stored_in_16_bits(halves)
+    assert not stored_in_16_bits(base_model)
+    assert not stored_in_16_bits(tmp_path / "nothing")
+    assert not stored_in_16_bits("org/name")
+
+
+def test_auto_is_bfloat16_where_the_weights_and_the_processor_are(
+    base_model: Path, halves: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the stages' keys, where a CPU that computes in float32 is still just a cpu."""
+    for native in (True, False):
+        monkeypatch.setattr("tasks.cpu.has_bfloat16", lambda native=native: native)
+        expected = "bfloat16" if native else "float32"
+        assert [resolved("auto", base, "cpu") for base in (halves, base_model)] == [expected, "float32"]
+        assert computed_on("cpu", halves) == ("cpu bfloat16" if native else "cpu")
+        assert light(halves, "cpu") is native
+        assert resolved("auto", base_model, "cuda") == "bfloat16"
+        assert resolved("mixed", halves, "cpu") == "mixed"
+        assert (computed_on("cpu", base_model), computed_on("gpu", halves)) == ("cpu", "gpu")
+        assert not light(halves, "cuda")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="models that are read are in float32 on a GPU")
+def test_a_model_that_is_read_is_held_as_it_is_stored(
+    base_model: Path, halves: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.cpu.has_bfloat16", lambda: True)
+    assert load_adapters(halves, {}).dtype is torch.bfloat16
+    assert load_adapters(base_model, {}).dtype is torch.float32

@@ -12,6 +12,7 @@ from transformers import Trainer
 from trl import SFTConfig, SFTTrainer
 
 from tasks.contracts import RunInfo, StageError
+from tasks.devices import OutOfMemory
 from tasks.methods import Method
 from tasks.methods.asft import Asft
 from tasks.methods.dpo import Dpo
@@ -23,7 +24,9 @@ from tasks.methods.simpo import Simpo
 from tasks.specs import TrainSpec
 from tasks.training import build
 from tasks.training.examples import build_dataset
-from tasks.training.micro import Limits, cost, split
+from tasks.training.micro import Limits, cost, halved, out_of_memory, split
+from tasks.training.task import MOST_KILLED, holding_less
+from tasks.training.train import train_adapter
 from tests.training.world import LORA, World, make_graded, read_adapter
 
 RUN = RunInfo("run", "any", seed=3, data_seed=7, lr=1e-2)
@@ -206,3 +209,65 @@ def test_other_errors_are_not_taken_for_it(world: World, tmp_path: Path, scarce:
     scarce(60, RuntimeError, "shapes do not match")
     with pytest.raises(RuntimeError, match="shapes do not match"):
         train(world, tmp_path / "run", Rift())
+
+
+def test_a_worker_after_killed_ones_holds_half_as_much_for_each() -> None:
+    """1,024 tokens -> 512 -> 256; without a limit on tokens the examples: 7 -> 4 -> 2 (rounded up, never 0)."""
+    assert halved(Limits(64, 1024), 2) == Limits(64, 256)
+    assert [halved(Limits(7), times).examples for times in range(5)] == [7, 4, 2, 1, 1]
+
+
+def test_the_tighter_of_two_limits() -> None:
+    kept = Limits(examples=8, tokens=512, packed=True)
+    assert Limits(examples=16, tokens=256, packed=True).within(kept) == Limits(8, 256, packed=True)
+    assert Limits(examples=4, packed=True).within(kept) == Limits(4, 512, packed=True)
+    assert Limits(4).within(Limits(8, checkpointing=True)) == Limits(4, checkpointing=True)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried 1 byte"
+        ),
+    ],
+)
+def test_what_says_that_memory_ran_out(error: Exception) -> None:
+    assert out_of_memory(error)
+    assert not out_of_memory(RuntimeError("shapes differ"))
+
+
+def test_a_training_whose_workers_are_killed_for_memory_is_tried_again_holding_less() -> None:
+    """Two kills, and the third worker knows of both; after `MOST_KILLED` the last kill is raised."""
+    asked: list[int] = []
+
+    def run(killed: int, kills: int) -> dict[str, Any]:
+        asked.append(killed)
+        if killed < kills:
+            raise OutOfMemory("killed")
+        return {"killed": killed}
+
+    assert holding_less(lambda killed: run(killed, 2), "train sft") == {"killed": 2}
+    assert asked == [0, 1, 2]
+    with pytest.raises(OutOfMemory):
+        holding_less(lambda killed: run(killed, 99), "train sft")
+    assert asked[3:] == list(range(MOST_KILLED + 1))
+
+
+def test_killed_workers_change_no_number_and_are_told_of(world: World, tmp_path: Path) -> None:
+    """The batch of 8 in passes of 8, of 4 and of 2 examples: the same adapter but for the order of additions."""
+    adapters = []
+    for killed in (0, 1, 2):
+        out = tmp_path / str(killed)
+        out.mkdir()
+        found = train_adapter(
+            base=world.base, rollouts=world.rollouts, method=Sft(), lora=LORA, info=RUN, pad_token=None, out=out,
+            train=TrainSpec(lr=1e-2, steps=3, batch_size=8), killed=killed,
+        )  # fmt: skip
+        adapters.append(read_adapter(out / "adapter"))
+    assert "(2 times): passes of at most 2 examples, gradient checkpointing" in found["warning"]
+    for other in adapters[1:]:
+        for name, value in adapters[0].items():
+            assert torch.allclose(value, other[name], atol=1e-5), name
