@@ -44,7 +44,10 @@ def free_port() -> int:
 
 def environment(home: Path, **more: str) -> dict[str, str]:
     """Without servers, logins or state folders of whoever runs the tests."""
-    kept = {**os.environ, "COLINEAR_HOME": str(home), "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", **more}
+    kept = {
+        **os.environ, "COLINEAR_HOME": str(home), "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": f"{SECONDS:.0f}", **more,
+    }  # fmt: skip
     for name in (
         "MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "PREFECT_SERVER_API_AUTH_STRING",
         "PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD",
