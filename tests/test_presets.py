@@ -147,7 +147,7 @@ def test_the_real_models_studies(name: str, least: int, tmp_path: Path) -> None:
     assert spec.lora.targets == PROTOCOL["lora.targets"]
     assert spec.model.max_length is not None
     assert spec.evaluation.max_new_tokens < spec.model.max_length - 250  # tokens of the longest prompt there is: 236
-    assert f"make real-models`" in described("qwen-0.5b")
+    assert "make real-models`" in described("qwen-0.5b")
     with pytest.raises(InputError, match=r"^rollouts\.file: a base of one's own needs rollouts: --rollouts FILE, or"):
         study_spec(name, [], None)
 
