@@ -161,10 +161,12 @@ def _dequantised_here(file: Path, scratch: Path) -> Path:
     from tasks import home
     from tasks.devices import run_unpinned
     from tasks.models.dequantise import dequantise
+    from tasks.models.external import file_sha256
 
     folder = Path(tempfile.mkdtemp(prefix="base-", dir=scratch))
     log = home.subfolder("logs") / "gguf.log"
-    run_unpinned(dequantise, {"file": file, "out": folder, "setting": "--base"}, log=log)
+    arguments = {"file": file, "sha256": file_sha256(file), "out": folder, "setting": "--base"}
+    run_unpinned(dequantise, arguments, log=log)
     return folder
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import home
-from tasks.contracts import EXTERNAL, ArtifactRef, InputError, Progress, no_progress
+from tasks.contracts import EXTERNAL, ArtifactRef, InputError, Progress, StageError, no_progress
 from tasks.devices import run_unpinned
 from tasks.digests import StageKey
 from tasks.events import Event, emit
@@ -77,7 +77,8 @@ def dequantised(file: Path, setting: str = "model.base") -> Path:
 
     def compute(staging: Path) -> Any:
         log = home.subfolder("logs") / f"dequantise-{key.digest[:12]}.log"
-        return run_unpinned(dequantise, {"file": file, "out": staging, "setting": setting}, log=log, progress=tell)
+        arguments = {"file": file, "sha256": key.inputs["gguf"], "out": staging, "setting": setting}
+        return run_unpinned(dequantise, arguments, log=log, progress=tell)
 
     with store.locked(key):
         entry = store.find(key) or store.recover(key)
@@ -88,12 +89,13 @@ def dequantised(file: Path, setting: str = "model.base") -> Path:
 
 
 def dequantise(
-    *, file: Path, out: Path, setting: str = "model.base", progress: Progress = no_progress
+    *, file: Path, out: Path, sha256: str, setting: str = "model.base", progress: Progress = no_progress
 ) -> dict[str, Any]:
     """Write the whole model to ``out``: what `describe` writes, and bfloat16 safetensors.
 
     Takes two bytes a parameter of disk and, for a while, five of memory. Runs in a worker process. Returns how it was
-    quantised, for the report.
+    quantised, for the report. Raises `InputError` as `describe` does, and `StageError` where the file is no longer the
+    one with that ``sha256``.
     """
     import torch
     from safetensors.torch import save_file
@@ -109,11 +111,13 @@ def dequantise(
     tied = set(model.all_tied_weights_keys) if model.config.tie_word_embeddings else set()
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name not in tied}
     save_file(state, out / WEIGHTS, metadata={"format": "pt"})
+    if file_sha256(file) != sha256:
+        raise StageError(f"{file}: it was changed while it was read; start again")
     progress(len(found.tensors), len(found.tensors), "tensors")
     return {
         "quantisation": found.quantisation,
         "stored_as": found.shares,
-        "file_sha256": file_sha256(file),
+        "file_sha256": sha256,
         "parameters": sum(tensor.numel() for tensor in state.values()),
         "gguf": metadata.version("gguf"),
     }
@@ -135,19 +139,17 @@ def _describe(file: Path, out: Path, setting: str) -> tuple[Gguf, Any]:
     found = read_gguf(file, setting)
     try:
         config = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name, trust_remote_code=False)
+        kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__
         tokenizer = _tokenizer(found, setting)
     except InputError:
         raise
-    except Exception as error:  # whatever transformers says of an architecture that it does not know
+    except Exception as error:  # whatever transformers says of an architecture that it does not know, or no decoder
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
             f"{setting}: transformers cannot read {file}, a GGUF of architecture {found.architecture!r} ({reason}); "
             f"{INSTEAD}"
         ) from error
-    values = config.to_dict() | {
-        "architectures": [MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__],
-        "dtype": "bfloat16",
-    }
+    values = config.to_dict() | {"architectures": [kind], "dtype": "bfloat16"}
     _write(out / "config.json", values, "_name_or_path", "_model_name_or_path", "quantization_config")
     generation = GenerationConfig.from_model_config(config)
     if ends := _ends(found):

@@ -48,8 +48,8 @@ def locate(base: str, setting: str = "model.base") -> Path:
         folder = _from_hub(base, setting)
     if not (folder / "config.json").is_file():
         raise InputError(
-            f"{setting}: {folder} has no config.json; expected a Hugging Face model directory, or a GGUF file (one "
-            "that is in there is named in model.gguf_file)"
+            f"{setting}: {folder} has no config.json; expected a Hugging Face model directory, or a GGUF file (one in "
+            "there is named in model.gguf_file)"
         )
     if (folder / "adapter_config.json").is_file():  # for which transformers would fetch the model that it names
         raise InputError(f"{setting}: {folder} has an adapter_config.json: an adapter; give the model that it is for")

