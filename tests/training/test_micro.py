@@ -266,7 +266,7 @@ def test_killed_workers_change_no_number_and_are_told_of(world: World, tmp_path:
             base=world.base, rollouts=world.rollouts, method=Sft(), lora=LORA, info=RUN, pad_token=None, out=out,
             train=TrainSpec(lr=1e-2, steps=3, batch_size=8), killed=killed,
         )  # fmt: skip
-        adapters.append(read_adapter(out / "adapter"))
+        adapters.append(read_adapter(out))
     assert "(2 times): passes of at most 2 examples, gradient checkpointing" in found["warning"]
     for other in adapters[1:]:
         for name, value in adapters[0].items():
