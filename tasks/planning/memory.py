@@ -18,7 +18,7 @@ CPU_TILE = 2 * 256 + 12 * 16
 """Bytes of logits an entry of the vocabulary, of a CPU in bfloat16 (`tasks.models.head.tile_bytes`)."""
 CPU_WORKER = 0.9e9
 """A training process on a CPU without its model: libraries, and what the allocator keeps of what was freed. With it the
-plans of Qwen2.5-0.5B (SFT, DPO) and SmolLM2-135M are .88, .94 and .90 of the most that was measured."""
+plans of Qwen2.5-0.5B (SFT, DPO) and SmolLM2-135M are .88, .88 and .90 of the most that was measured."""
 WORKER = 2**29
 """A worker process without its model: libraries, buffers; and on a GPU its context."""
 

@@ -101,9 +101,10 @@ def stage_tables(tables: StudyTables) -> tuple[Table, Table]:
         own = [stage for stage in stages if stage["stage"] == kind]
         spent = [seconds(sum(map(_spent, own))), seconds(max(map(_spent, own)))]
         totals.append((kind, str(len(own)), str(sum(bool(stage["hit"]) for stage in own)), *spent))
+    told = any(stage.get("peak_bytes") for stage in stages)  # older studies have none
     rows = [
         (stage["stage"], stage["name"], "from the cache" if stage["hit"] else "computed", seconds(_spent(stage)),
-         seconds(stage["started"] - first), _gigabytes(stage.get("peak_bytes")))
+         seconds(stage["started"] - first), *([_gigabytes(stage.get("peak_bytes"))] if told else []))
         for stage in stages
     ]  # fmt: skip
     work = sum(stage["seconds"] for stage in stages if not stage["hit"])
@@ -114,7 +115,7 @@ def stage_tables(tables: StudyTables) -> tuple[Table, Table]:
         f"{seconds(tables.study.get('wall_seconds'))}."
     )
     header = ("Stage", "Number", "From the cache", "Work, all together", "The longest")
-    each = ("Stage", "Name", "Source", "Work", "Begun after", "Memory of a worker at most")
+    each = ("Stage", "Name", "Source", "Work", "Begun after", *(["Memory of a worker at most"] if told else []))
     return (
         Table("stage-totals", "Seconds by kind of stage", header, _cells(totals), note),
         Table("stages", "Stage by stage", each, _cells(rows), "", words=3),
@@ -122,7 +123,7 @@ def stage_tables(tables: StudyTables) -> tuple[Table, Table]:
 
 
 def _gigabytes(peak: float | None) -> str:
-    """Of this machine, not of a GPU; stages without a worker process and older studies have none."""
+    """Of this machine, not of a GPU; a stage without a worker process has none."""
     return f"{peak / 1e9:.1f} GB" if peak else NOT_MEASURED
 
 

@@ -99,6 +99,6 @@ def test_a_cpu_in_bfloat16_holds_a_thousand_tokens() -> None:
     assert (found.pass_tokens, found.checkpointing) == (1024, False)
     assert found.tiles == (2 * 256 + 3 * 4 * 16) * 151_936
     assert found.weights == 2 * 630_167_424
-    measured = {"sft": 3.65 * 2**30, "dpo": 3_614_656 * 1024}  # of a worker, tests/benchmarks/real_model.py and a study
+    measured = {"sft": 3.65 * 2**30, "dpo": 3_851_224 * 1024}  # of a worker, tests/benchmarks/real_model.py and a study
     for name, most in measured.items():
         assert most / 1.3 < found.total + found.worker < 1.3 * most, name

@@ -23,6 +23,7 @@ from tasks.reporting.markdown import escape, render_markdown
 from tasks.reporting.notes import interval_note
 from tasks.reporting.pairs import EVERYTHING, geometry_of
 from tasks.reporting.picture import short
+from tasks.reporting.study_tables import stage_tables
 from tasks.reporting.terminal import headline_renderable
 
 OPTIONAL = ("samples", "differences", "connectivity", "barriers", "cka", "lens", "divergence")
@@ -284,6 +285,18 @@ def test_stages_tell_hits_from_work(document: Document, parsed: Tables) -> None:
     # 7 computed stages of 9.5 s
     assert "2 of 9 stages came from the cache" in stages.note
     assert "66.5 s summed over stages" in stages.note
+
+
+def test_stages_tell_the_most_memory_of_their_workers(study: StudyTables) -> None:
+    """3,651,000,000 bytes are 3.7 GB; a stage without a worker has none, and a study without any no such column."""
+    plain = stage_tables(study)[1]
+    stages = [dict(stage) for stage in study.study["stages"]]
+    stages[0]["peak_bytes"] = 3_651_000_000
+    told = stage_tables(replace(study, study={**study.study, "stages": stages}))[1]
+    assert told.header == (*plain.header, "Memory of a worker at most")
+    first = min(range(len(stages)), key=lambda place: stages[place]["started"])
+    assert first == 0
+    assert [row[-1].text for row in told.rows[:2]] == ["3.7 GB", "not measured"]
 
 
 def test_the_terminal_prints_the_headline_in_80_columns(study: StudyTables) -> None:
