@@ -10,6 +10,8 @@ import atexit
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +28,8 @@ from tasks.store import open_store
 
 KIND = f"{EXTERNAL}-gguf"
 """Of an `ArtifactRef` to a GGUF file: ``uri`` is its path, ``sha256`` that of its bytes."""
+
+ALONE = "model.gguf"
 
 GPT2_SPLIT = ("gpt-2", "phi-2", "mpt", "olmo", "jais")
 DIGITS_FIRST = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone")
@@ -103,10 +107,11 @@ def dequantise(
     from transformers.utils.quantization_config import GgufConfig
 
     found, config = _describe(file, out, setting)
-    model = AutoModelForCausalLM.from_pretrained(
-        str(file.parent), config=config, gguf_file=file.name, dtype=torch.bfloat16,
-        quantization_config=GgufConfig(dequantize=True), trust_remote_code=False,
-    )  # fmt: skip
+    with _alone(file) as folder:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, gguf_file=ALONE, dtype=torch.bfloat16,
+            quantization_config=GgufConfig(dequantize=True), trust_remote_code=False, use_safetensors=True,
+        )  # fmt: skip
     # save_pretrained refuses a model "quantized with gguf", though nothing of it is quantised any more.
     tied = set(model.all_tied_weights_keys) if model.config.tie_word_embeddings else set()
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name not in tied}
@@ -138,9 +143,10 @@ def _describe(file: Path, out: Path, setting: str) -> tuple[Gguf, Any]:
 
     found = read_gguf(file, setting)
     try:
-        config = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name, trust_remote_code=False)
-        kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__
-        tokenizer = _tokenizer(found, setting)
+        with _alone(file) as folder:
+            config = AutoConfig.from_pretrained(folder, gguf_file=ALONE, trust_remote_code=False)
+            kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__
+            tokenizer = _tokenizer(found, folder, setting)
     except InputError:
         raise
     except Exception as error:  # whatever transformers says of an architecture that it does not know, or no decoder
@@ -170,6 +176,14 @@ def _describe(file: Path, out: Path, setting: str) -> tuple[Gguf, Any]:
     return found, config
 
 
+@contextmanager
+def _alone(file: Path) -> Iterator[str]:
+    """A folder with nothing in it but the file, as `ALONE`: transformers would also read what lies beside it."""
+    with tempfile.TemporaryDirectory(prefix="gguf-") as folder:
+        (Path(folder) / ALONE).symlink_to(file.absolute())
+        yield folder
+
+
 def _write(file: Path, values: dict[str, Any], *without: str) -> None:
     kept = {name: value for name, value in values.items() if name not in without}
     file.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
@@ -181,7 +195,7 @@ def _ends(found: Gguf) -> list[int]:
     return list(dict.fromkeys(found.metadata[key] for key in keys if key in found.metadata))
 
 
-def _tokenizer(found: Gguf, setting: str) -> Any:
+def _tokenizer(found: Gguf, folder: str, setting: str) -> Any:
     from transformers import PreTrainedTokenizerFast
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
@@ -191,7 +205,7 @@ def _tokenizer(found: Gguf, setting: str) -> Any:
             f"{setting}: {found.file} splits texts by the rule {split!r} (tokenizer.ggml.pre), which transformers does "
             f"not know: its tokens would be others; {INSTEAD}"
         )
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(found.file.parent), gguf_file=found.file.name)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, gguf_file=ALONE)
     if kind == "gpt2" and split in DIGITS_FIRST:
         _digits_first(tokenizer)
     return tokenizer

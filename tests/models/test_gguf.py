@@ -194,6 +194,22 @@ def test_a_file_that_changes_while_it_is_read_is_no_artifact(file: Path, tmp_pat
         dequantise(file=file, sha256="0" * 64, out=tmp_path)
 
 
+def test_nothing_beside_the_file_is_read(file: Path, tmp_path: Path) -> None:
+    """Neither another model's tokenizer nor an adapter, for which transformers would fetch the model that it names."""
+    beside, alone, out = tmp_path / "beside", tmp_path / "alone", tmp_path / "out"
+    for folder in (beside, alone, out):
+        folder.mkdir()
+    (beside / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "stranger/model"}')
+    (beside / "tokenizer_config.json").write_text('{"eos_token": "<|im_start|>", "chat_template": "none"}')
+    (beside / "special_tokens_map.json").write_text('{"pad_token": "<|im_end|>"}')
+    (beside / "chat_template.jinja").write_text("none")
+    mixed = Path(shutil.copy(file, beside / "model.gguf"))
+    dequantise(file=mixed, sha256=file_sha256_of(file), out=out)
+    describe(file=file, out=alone)
+    for path in alone.iterdir():
+        assert (out / path.name).read_bytes() == path.read_bytes(), path.name
+
+
 # --- the header -----------------------------------------------------------------------------------------------------
 
 
