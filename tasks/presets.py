@@ -19,12 +19,13 @@ Values = dict[str, Any]
 def tiny() -> Values:
     """The default: the whole study in a small world that it makes itself.
 
-    ``colinear study tiny``; two cores, no GPU, 30 MB of disk; 7.5 minutes on cores that do 210 GFLOP/s each in bfloat16,
-    less on faster ones. The student branches off from the teacher on its way and becomes strong in its own style (98 % on held-out problems), weaker in the teacher's (85 % when asked for
-    it), which it begins by itself a few times in a hundred. Seen at seed 0: SFT, RFT and RIFT 5 points below the base,
-    DFT 2, Offline GRPO 1.4, DPO at it; cosine to SFT .94 for RFT, .93 for RIFT, .70 for Offline GRPO, .66 for DFT,
-    -.09 for DPO, .96 for SFT in another data order. DFT and Offline GRPO are on their way from one style to the other
-    when training ends, so their numbers move most from seed to seed.
+    ``colinear study tiny``; two cores, no GPU, 30 MB of disk; 7.5 minutes on cores that do 210 GFLOP/s each in
+    bfloat16, less on faster ones. The student branches off from the teacher on its way and becomes strong in its
+    own style (98 % on held-out problems), weaker in the teacher's (85 % when asked for it), which it begins by
+    itself a few times in a hundred. Seen at seed 0: SFT, RFT and RIFT 5 points below the base, DFT 2, Offline GRPO
+    1.4, DPO at it; cosine to SFT .94 for RFT, .93 for RIFT, .70 for Offline GRPO, .66 for DFT, -.09 for DPO, .96
+    for SFT in another data order. DFT and Offline GRPO are on their way from one style to the other when training
+    ends, so their numbers move most from seed to seed.
     """
     return {
         "name": "tiny",
