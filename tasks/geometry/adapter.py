@@ -12,6 +12,7 @@ from tasks.geometry.delta import LARGEST, SMALLEST, Array, Factors, check_finite
 from tasks.geometry.patterns import BY_KEY, LONGEST, check_patterns
 from tasks.geometry.peft_config import CONFIG, read_config, read_json
 from tasks.geometry.tensors import TensorFile, check_gathered
+from tasks.visible import visible
 
 WEIGHTS = "adapter_model.safetensors"
 _LORA_KEY = re.compile(
@@ -71,11 +72,10 @@ class AdapterSource:
     @property
     def note(self) -> str | None:
         """``left_out`` in a line; None where nothing was."""
-        said = [
-            f"{len(names)} {kind if len(names) > 1 else _ONE[kind]} ({', '.join(names[:3])}"
-            f"{', ...' if len(names) > 3 else ''})"
-            for kind, names in self.left_out.items()
-        ]
+        said = []
+        for kind, names in self.left_out.items():
+            listed = ", ".join(visible(name, LONGEST) for name in names[:3]) + (", ..." if len(names) > 3 else "")
+            said.append(f"{len(names)} {kind if len(names) > 1 else _ONE[kind]} ({listed})")
         return f"not compared: {'; '.join(said)}" if said else None
 
     def _found(self) -> dict[str, _Module]:

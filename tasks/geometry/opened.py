@@ -18,6 +18,7 @@ from tasks.geometry.other_formats import SCALING
 from tasks.geometry.peft_config import CONFIG, check_known_start, explain, read_json
 from tasks.geometry.rounding import LIMIT, NAMES, NOTHING, Rounding, rounding
 from tasks.geometry.tensors import TensorFile
+from tasks.visible import visible
 
 FACTORED, MERGED = "scale * B A", "merged - base"
 """The two ways to have an update."""
@@ -199,7 +200,7 @@ def _difference(adapter: Named, source: Difference, about: dict[str, Any]) -> Op
             else f"{len(source.rest)} other tensors differ and are"
         )
         more = ", ..." if len(source.rest) > 3 else ""
-        notes.append(f"{what} not compared ({', '.join(source.rest[:3])}{more})")
+        notes.append(f"{what} not compared ({', '.join(map(visible, source.rest[:3]))}{more})")
     measured = {
         "update": MERGED,
         "rank": None,

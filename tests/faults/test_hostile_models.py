@@ -325,7 +325,11 @@ def test_names_of_tensors_that_a_terminal_would_obey_are_spelled_out(copy: Calla
     tensors = load_file(folder / WEIGHTS)
     name = "base_model.model.\x1b[2J\x1b]0;owned\x07\ncolinear: done"
     save_file({**tensors, name: next(iter(tensors.values())).clone()}, folder / WEIGHTS)
-    assert r"tensor base_model.model.\x1b[2J\x1b]0;owned\x07 colinear: done is not a LoRA factor" in refusal(
+    source = asked(folder)
+    assert source is not None
+    assert source.note == r"not compared: 1 whole tensor (\x1b[2J\x1b]0;owned\x07 colinear: done)"
+    save_file({f"{name}.lora_C": next(iter(tensors.values())).clone()}, folder / WEIGHTS)
+    assert r"tensor base_model.model.\x1b[2J\x1b]0;owned\x07 colinear: done.lora_C is not a LoRA factor" in refusal(
         asked, folder
     )
 
