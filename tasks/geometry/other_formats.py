@@ -13,7 +13,7 @@ from typing import Any
 from tasks.contracts import InputError
 from tasks.geometry.peft_config import CONFIG
 from tasks.geometry.tensors import Raw, TensorFile, write_tensors
-from tasks.small_files import read_object
+from tasks.small_files import parse, read_object
 
 WEIGHTS, MLX_WEIGHTS = "adapter_model.safetensors", "adapters.safetensors"
 SCALING = "colinear_scaling"
@@ -135,7 +135,7 @@ def _mlx_scale(raw: Mapping[str, Any], config: Path) -> float:
 def _told(metadata: Mapping[str, str]) -> float | None:
     """The alpha in a file's metadata: kohya's own field, or one in diffusers' ``lora_adapter_metadata``, an object."""
     try:
-        inner = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+        inner = parse(metadata.get("lora_adapter_metadata", "{}"))
     except ValueError:
         inner = {}
     fields = {**metadata, **(inner if isinstance(inner, dict) else {})}

@@ -155,7 +155,9 @@ def _question(completion: str, gold: str) -> _Question:
         located = predicate(located)
     located, gold = choices(located, locate(gold) or gold)
     if several(gold) or ("\\boxed" not in located and several(located)):  # of several boxes math-verify reads each
-        return tidy(located, units=False, lists=True), tidy(gold, units=False, lists=True), True
+        listed = tidy(gold, units=False, lists=True)
+        if len(listed) <= MAX_FORMULA:  # a list is written longer than the number that its commas may group
+            return tidy(located, units=False, lists=True), listed, True
     gold_text = _gold(gold)
     return tidy(located, units=NUMBER.fullmatch(gold_text) is not None), gold_text, True
 

@@ -356,6 +356,15 @@ def test_kohya_and_diffusers_are_read_from_their_one_file(
     assert label_all([parse(str(file))]) == ["style"]
 
 
+@pytest.mark.parametrize("told", ["[" * 3000, '{"unet.lora_alpha": [1]}', '{"unet.lora_alpha": true}', "NaN", "null"])
+def test_metadata_that_says_nothing_is_no_alpha(told: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    save_file(kohya(2, None), file, {"lora_adapter_metadata": told})
+    folder = as_peft(file, tmp_path / "scratch")
+    assert folder is not None
+    assert json.loads((folder / "adapter_config.json").read_text())["lora_alpha"] == R
+
+
 def test_a_file_without_factors_is_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.ones(2, 2)}, tmp_path / "x.safetensors")
     with pytest.raises(InputError, match="no LoRA factors in it"):

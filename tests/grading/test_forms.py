@@ -243,6 +243,12 @@ def test_golds_that_cannot_be_read_are_counted_and_answers_to_them_too() -> None
     assert grade("nothing", r"\frac12") == Grade(0.0, None, gold_parsed=True)  # the answer is to blame
 
 
+def test_a_gold_that_is_too_long_as_a_list_is_read_as_it_is_counted() -> None:
+    gold = ",".join(["1,234"] * 80)  # 479 characters; as a list with spaces, 558
+    assert unparsed_golds([gold]) == []
+    assert grade(r"\boxed{1}", gold) == Grade(0.0, "1")
+
+
 def test_a_half_open_interval_is_balanced_and_a_cut_formula_is_not() -> None:
     assert all(
         map(balanced, ["(1,2]", r"\left[1,2\right)", r"\{1, 2\}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", "{}"])
