@@ -167,7 +167,7 @@ def test_a_run_that_would_send_a_key_elsewhere_is_refused(serving: tuple[Ui, Liv
         assert run["state"]["name"] == "Failed"
         assert f"rollouts.endpoint: {foreign.url} is not sent the key in MY_KEY" in run["state"]["message"]
         assert foreign.asked == []
-    assert Hook.got.get(timeout=SECONDS)[1]["state"] == "Failed"
+    assert heard(ui, run)[1]["state"] == "Failed"
 
 
 def test_automations_are_kept_once(serving: tuple[Ui, Living]) -> None:
