@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from tasks.contracts import InputError
+from tasks.geometry.adapter import WEIGHTS
 from tasks.geometry.peft_config import CONFIG
 from tasks.geometry.tensors import Raw, TensorFile, write_tensors
 from tasks.small_files import parse, read_object
 
-WEIGHTS, MLX_WEIGHTS = "adapter_model.safetensors", "adapters.safetensors"
+MLX_WEIGHTS = "adapters.safetensors"
 SCALING = "colinear_scaling"
 """The field of a written configuration that says where the scale was found."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,16 +28,20 @@ def native_bfloat16(where: str) -> bool:
 def stored_in_16_bits(base: Path | str | None) -> bool:
     """Whether the largest tensor of the first weights file in the folder ``base`` has 16 bits an entry; none is read.
 
-    False for what is no folder with safetensors files.
+    False for what is no folder with safetensors files. Raises `InputError` where that file is damaged.
     """
     files = sorted(Path(base).glob("*.safetensors")) if base is not None and Path(base).is_dir() else []
     if not files:
         return False
-    with files[0].open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    tensors = [value for name, value in header.items() if name != "__metadata__"]
-    largest: dict[str, Any] = max(tensors, key=lambda one: math.prod(one["shape"]), default={})
-    return largest.get("dtype") in ("BF16", "F16")
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(files[0]), framework="np") as opened:
+            slices = [opened.get_slice(name) for name in opened.keys()]  # noqa: SIM118 (it is no mapping)
+            largest = max(slices, key=lambda one: math.prod(one.get_shape()), default=None)
+            return largest is not None and largest.get_dtype() in ("BF16", "F16")
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{files[0]}: not a readable safetensors file ({error}); copy it again") from error
 
 
 def resolved(precision: str, base: Path | str | None, where: str) -> str:
