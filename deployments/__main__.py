@@ -14,9 +14,9 @@ from pathlib import Path
 
 from deployments.deploy import FILE
 from deployments.pools import make_pools
-from flows.automations import register
-from tasks import home
-from tasks.contracts import InputError
+from flows.servers.automations import register
+from tasks.core import home
+from tasks.core.contracts import InputError
 
 
 def deploy() -> int:

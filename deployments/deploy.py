@@ -13,7 +13,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from deployments.pools import POOLS, Pool
-from flows.deployables import CLOCK, STUDY, Deployable, Timetable, deployables
+from flows.servers.deployables import CLOCK, STUDY, Deployable, Timetable, deployables
 
 FILE = Path(__file__).with_name("prefect.yaml")
 NOTHING_TO_PULL = {"prefect.deployments.steps.set_working_directory": {"directory": "."}}

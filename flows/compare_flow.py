@@ -15,17 +15,17 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.comparison import DEFAULT_KS, Request, read_frames, resolve, title, write
 from flows.form import titled
-from flows.ghosts import open_recorded
 from flows.record import end_recorded
-from tasks.clock import now
-from tasks.contracts import InputError, StageResult
-from tasks.events import Event, emit
-from tasks.geometry.arguments import label_all, parse
+from flows.servers.crashed_runs import open_recorded
+from tasks.core.clock import now
+from tasks.core.contracts import InputError, StageResult
+from tasks.core.events import Event, emit
+from tasks.core.sections import flatten
+from tasks.geometry.adapters.arguments import label_all, parse
 from tasks.geometry.task import compare_task
-from tasks.reporting.mlflow_record import describe_by_report
-from tasks.reporting.published import HEAT_MAP, data_uri
-from tasks.specs import flatten
-from tasks.store import open_store
+from tasks.reporting.publish.mlflow_record import describe_by_report
+from tasks.reporting.publish.published import HEAT_MAP, data_uri
+from tasks.storage.store import open_store
 
 
 @dataclass(frozen=True)

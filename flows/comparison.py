@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import polars as pl
 
-    from tasks.contracts import RunInfo
-    from tasks.geometry.arguments import Argument
+    from tasks.core.contracts import RunInfo
+    from tasks.geometry.adapters.arguments import Argument
     from tasks.geometry.compare import Named
     from tasks.models.gguf_file import Gguf
 
@@ -63,14 +63,14 @@ def resolve(
 
     A base that is a GGUF file is dequantised once, as an artifact; with ``plain`` for this process alone.
     """
-    from tasks import home
-    from tasks.contracts import InputError
-    from tasks.geometry.arguments import is_model, label_all, locate, parse
+    from tasks.core import home
+    from tasks.core.contracts import InputError
+    from tasks.core.visible import dated_folder
+    from tasks.geometry.adapters.arguments import is_model, label_all, locate, parse
+    from tasks.geometry.adapters.identities import choose_reference, identify
     from tasks.geometry.compare import Named, examine
-    from tasks.geometry.identities import choose_reference, identify
-    from tasks.preflight import check_out
-    from tasks.recorded import fetch
-    from tasks.visible import dated_folder
+    from tasks.planning.preflight import check_out
+    from tasks.storage.recorded import fetch
 
     if len(adapters) < 2:
         raise InputError(f"adapters: a comparison needs two or more, got {len(adapters)}")
@@ -105,8 +105,8 @@ def write(asked: Request, frames: Mapping[str, pl.DataFrame], notes: Sequence[st
     """The report's files, the page first. Cached frames do not say where anything lies; this comparison does."""
     import polars as pl
 
-    from tasks.geometry.opened import MERGED
-    from tasks.reporting.comparison import write_comparison
+    from tasks.geometry.adapters.opened import MERGED
+    from tasks.reporting.publish.comparison import write_comparison
 
     sources = {adapter.info.run: adapter.source for adapter in asked.adapters}
     base = pl.lit(asked.base_name, pl.String())
@@ -135,7 +135,7 @@ def title(labels: Sequence[str], most: int = 6) -> str:
 
 
 def _recalled(arguments: Sequence[Argument]) -> dict[str, RunInfo]:
-    from tasks.recorded import recall
+    from tasks.storage.recorded import recall
 
     found = {a.location: recall(a.location) for a in arguments if a.kind == "mlflow"}
     return {location: info for location, info in found.items() if info is not None}
@@ -158,10 +158,10 @@ def _base(base: str | None, plain: bool, scratch: Path) -> tuple[Path | None, Gg
 @lru_cache(maxsize=1)
 def _dequantised_here(file: Path, scratch: Path) -> Path:
     """For one comparison without a store: gone with this process."""
-    from tasks import home
-    from tasks.devices import run_unpinned
+    from tasks.core import home
     from tasks.models.dequantise import dequantise
     from tasks.models.external import file_sha256
+    from tasks.workers.devices import run_unpinned
 
     folder = Path(tempfile.mkdtemp(prefix="base-", dir=scratch))
     log = home.subfolder("logs") / "gguf.log"

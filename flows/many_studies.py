@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.contracts import InputError, Progress, no_progress
+from tasks.core.contracts import InputError, Progress, no_progress
 
 if TYPE_CHECKING:
     import polars as pl
@@ -39,7 +39,7 @@ def _locate(source: str, scratch: Path) -> Path:
 
 
 def _of_run(source: str, run_id: str, scratch: Path) -> Path:
-    from tasks.store import open_store
+    from tasks.storage.store import open_store
 
     store = open_store()
     run = store.run(run_id)
@@ -103,8 +103,8 @@ def _compare(many: Many, group: Sequence[Training]) -> pl.DataFrame:
     from dataclasses import replace
 
     from tasks.geometry.compare import Named, compare
-    from tasks.recorded import fetch
-    from tasks.store import FOLDER
+    from tasks.storage.recorded import fetch
+    from tasks.storage.store import FOLDER
 
     with tempfile.TemporaryDirectory(prefix="colinear-") as scratch:
         named = []
@@ -126,8 +126,8 @@ def _run_id(many: Many, one: Training) -> str | None:
 
 def _ours(many: Many, one: Training) -> bool:
     """Whether the adapter was recorded in the store that this process would open; opening one would make it."""
-    from tasks.secrets import without_password
-    from tasks.state import tracking_uri
+    from tasks.core.secrets import without_password
+    from tasks.storage.state import tracking_uri
 
     recorded = (many.studies[one.study].tables.study.get("mlflow") or {}).get("uri")
     own = tracking_uri()

@@ -11,32 +11,32 @@ from typing import Any
 import polars as pl
 from prefect.futures import PrefectFuture, wait
 
-from flows.cluster import machine
-from flows.epochs import epoch_notes, read_often
-from flows.function_notes import function_notes
-from flows.ghosts import open_recorded
-from flows.prefect_server import send_rest, wait_until_there
-from flows.rollout_notes import dropped, few_examples, read_as, rollout_notes, unjudged
-from flows.world_notes import world_notes
-from tasks.clock import now
-from tasks.contracts import InputError, ModelRef, RunInfo, StageError, StageResult
-from tasks.devices import allow, stop
+from flows.cluster.ray_cluster import machine
+from flows.notes.epochs import epoch_notes, read_often
+from flows.notes.functions import function_notes
+from flows.notes.rollouts import dropped, few_examples, read_as, rollout_notes, unjudged
+from flows.notes.world import world_notes
+from flows.servers.crashed_runs import open_recorded
+from flows.servers.prefect_server import send_rest, wait_until_there
+from tasks.core.clock import now
+from tasks.core.contracts import InputError, ModelRef, RunInfo, StageError, StageResult
+from tasks.core.events import Event, emit
+from tasks.core.secrets import without_password
+from tasks.core.sections import flatten
+from tasks.core.visible import dated_folder
 from tasks.evaluation.together import UNPARSED_GOLDS
-from tasks.events import Event, emit
-from tasks.leftovers import drop_leftovers
 from tasks.models.gguf_file import quantised_note
 from tasks.problems.files import QUESTION_ALONE
 from tasks.problems.hub import PREFIX
+from tasks.reporting.findings.oddities import uniform_rewards
 from tasks.reporting.notes import count
-from tasks.reporting.oddities import uniform_rewards
-from tasks.reporting.record import commit, versions
-from tasks.secrets import without_password
-from tasks.settings import StudySpec
-from tasks.specs import flatten
-from tasks.store import open_store
+from tasks.reporting.publish.record import commit, versions
+from tasks.settings.study import StudySpec
+from tasks.storage.leftovers import drop_leftovers
+from tasks.storage.store import open_store
 from tasks.training.checks import read_stream, shared_initialisation, shared_stream
 from tasks.training.log import FOUND, Diverged, divergence
-from tasks.visible import dated_folder
+from tasks.workers.devices import allow, stop
 
 BASE_ANSWERS = "evaluate base"
 """Name of the stage of the base's answers."""

@@ -14,24 +14,24 @@ from typing import Annotated, Any
 from prefect import flow, runtime
 from prefect.futures import PrefectFuture
 
-from flows.cluster import for_nodes, task_runner
+from flows.cluster.ray_cluster import for_nodes, task_runner
 from flows.form import titled
 from flows.record import Recorder
-from tasks.clock import now
-from tasks.contracts import ModelRef, RunInfo, StageResult
+from tasks.core.clock import now
+from tasks.core.contracts import ModelRef, RunInfo, StageResult
 from tasks.evaluation.task import accuracy_task, evaluate_task
 from tasks.geometry.function_tasks import base_task, end_task, functions_task, path_task
 from tasks.geometry.task import pair_task, spectrum_task
 from tasks.grading.task import grade_task
 from tasks.models.dequantise import KIND as GGUF
 from tasks.models.task import dequantise_task, pretrain_task
-from tasks.preflight import check_selections, preflight
-from tasks.presets import preset
+from tasks.planning.preflight import check_selections, preflight
 from tasks.problems.task import own_problems_task, problems_task
 from tasks.reporting.task import report_task
 from tasks.rollouts.task import completions_task, own_rollouts_task, prompts_task, sample_task
-from tasks.settings import StudySpec, build
-from tasks.store import open_store
+from tasks.settings.presets import preset
+from tasks.settings.study import StudySpec, build
+from tasks.storage.store import open_store
 from tasks.training.task import train_task
 
 BASE = RunInfo("base", "base", 0, 0, 0.0)

@@ -14,23 +14,23 @@ from prefect.futures import wait
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.form import titled
-from flows.prefect_server import wait_until_there
 from flows.record import first_failure
 from flows.seed_paths import SeedPaths, distinct, neighbours, seed_paths_flow
+from flows.servers.prefect_server import wait_until_there
 from flows.study_flow import study_flow
 from flows.sweep_page import write_page
 from flows.sweep_record import CellOutcome, SweepRecorder, every_diverged
-from tasks.clock import now
-from tasks.contracts import InputError, StageError
-from tasks.devices import Stopped
-from tasks.events import Event, emit
-from tasks.preflight import check_out, preflight
-from tasks.settings import StudySpec, build
-from tasks.specs import PathSpec
-from tasks.sweep_presets import sweep_preset
-from tasks.sweeps import Cell, SweepSpec, build_sweep, cells
+from tasks.core.clock import now
+from tasks.core.contracts import InputError, StageError
+from tasks.core.events import Event, emit
+from tasks.core.sections import PathSpec
+from tasks.core.visible import dated_folder
+from tasks.planning.preflight import check_out, preflight
+from tasks.settings.study import StudySpec, build
+from tasks.settings.sweep_presets import sweep_preset
+from tasks.settings.sweeps import Cell, SweepSpec, build_sweep, cells
 from tasks.training.log import Diverged, divergence
-from tasks.visible import dated_folder
+from tasks.workers.devices import Stopped
 
 STUDY, CELLS = sweep_preset("tiny-sweep")
 DEFAULT, DEFAULT_SWEEP = build(STUDY), build_sweep(CELLS)

@@ -11,15 +11,15 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from flows.many_studies import across
 from flows.seed_paths import SeedPaths
 from flows.sweep_record import SWEEP, CellOutcome
-from tasks.contracts import InputError, StageError
-from tasks.events import Event, emit
+from tasks.core.contracts import InputError, StageError
+from tasks.core.events import Event, emit
 from tasks.reporting.many.joined import join
 from tasks.reporting.many.studies import FEWEST, read_studies
 from tasks.reporting.many.sweep import Sweep, paths_frame
 from tasks.reporting.many.write import write_many
-from tasks.reporting.mlflow_record import describe_by_report
-from tasks.reporting.published import top
-from tasks.store import open_store
+from tasks.reporting.publish.mlflow_record import describe_by_report
+from tasks.reporting.publish.published import top
+from tasks.storage.store import open_store
 
 
 def write_page(

@@ -11,15 +11,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from flows.ghosts import open_recorded
 from flows.record import end_recorded
+from flows.servers.crashed_runs import open_recorded
 from flows.study_flow import StudyOutcome
-from tasks.contracts import RunInfo
-from tasks.devices import allow, stop
-from tasks.reporting.record import commit, versions
-from tasks.settings import StudySpec
-from tasks.store import open_store
-from tasks.sweeps import Cell, SweepSpec
+from tasks.core.contracts import RunInfo
+from tasks.reporting.publish.record import commit, versions
+from tasks.settings.study import StudySpec
+from tasks.settings.sweeps import Cell, SweepSpec
+from tasks.storage.store import open_store
+from tasks.workers.devices import allow, stop
 
 SWEEP = "sweep.json"
 

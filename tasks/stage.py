@@ -17,14 +17,14 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.states import Completed, State
 from prefect.tasks import Task
 
-from tasks import home
-from tasks.clock import now
-from tasks.contracts import InputError, Progress, StageError, StageResult
-from tasks.devices import WorkerDied
-from tasks.events import Event, at_work, emit, highest
+from tasks.core import home
+from tasks.core.clock import now
+from tasks.core.contracts import InputError, Progress, StageError, StageResult
+from tasks.core.events import Event, at_work, emit, highest
 from tasks.storage import outbox
 from tasks.storage.patience import Aside
-from tasks.store import CACHE, Entry, StageKey, open_store
+from tasks.storage.store import CACHE, Entry, StageKey, open_store
+from tasks.workers.devices import WorkerDied
 
 Compute = Callable[[Path, Progress], Mapping[str, Any]]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.flows.living import ui as ui  # one pair of servers for all that needs them
-from tests.mlflow_server import server as server
+from tests.lab.living import ui as ui  # one pair of servers for all that needs them
+from tests.lab.mlflow_server import server as server
 
 CHAT = "{% for m in messages %}U: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}A: {% endif %}"
 CONTEXT = 64
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def forgotten_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test uses as an endpoint's key is a word for the others."""
-    from tasks import secrets
+    from tasks.core import secrets
 
     monkeypatch.setattr(secrets, "_kept", set())
 
@@ -37,7 +37,7 @@ def forgotten_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A fresh state folder for this process and those that it starts; device slots of their own as well."""
-    from tasks import devices
+    from tasks.workers import devices
 
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("COLINEAR_HOME", str(tmp_path / "home"))

@@ -6,12 +6,12 @@ import hashlib
 import json
 from pathlib import Path
 
-from tasks.contracts import InputError
+from tasks.core.contracts import InputError
+from tasks.core.sections import RolloutSpec
 from tasks.engines import named
 from tasks.engines.endpoint import Endpoint, read_key
 from tasks.engines.interface import Engine
 from tasks.engines.openai import OpenAIEngine
-from tasks.specs import RolloutSpec
 
 
 def open_engine(spec: RolloutSpec, teacher: Path | None, longest: int | None = None) -> Engine:

@@ -13,8 +13,8 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from tasks.contracts import InputError, StageError
-from tasks.secrets import keep
+from tasks.core.contracts import InputError, StageError
+from tasks.core.secrets import keep
 
 if TYPE_CHECKING:
     import httpx

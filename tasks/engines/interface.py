@@ -83,9 +83,9 @@ class Engine(Protocol):
     def complete(self, requests: Sequence[Request], sampling: Sampling, deliver: Deliver) -> None:
         """Complete all ``requests``, calling ``deliver`` for each as soon as it is finished.
 
-        Raises `tasks.contracts.InputError` for what the user must mend (an endpoint that refuses the key, an adapter
-        that the engine cannot serve), `tasks.contracts.StageError` where the engine failed (its process died, an
-        endpoint stayed away): what was delivered until then is whole.
+        Raises `tasks.core.contracts.InputError` for what the user must mend (an endpoint that refuses the key, an
+        adapter that the engine cannot serve), `tasks.core.contracts.StageError` where the engine failed (its process
+        died, an endpoint stayed away): what was delivered until then is whole.
         """
 
     def __enter__(self) -> Engine: ...

@@ -16,9 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tasks.contracts import StageError
+from tasks.core.contracts import StageError
+from tasks.core.events import damaged
 from tasks.engines.interface import Completion, Deliver, Engine, Request, Sampling
-from tasks.events import damaged
 
 _SEALED = re.compile(rb'(.*), "sha256": "([0-9a-f]{16})"\}', re.DOTALL)
 
@@ -35,7 +35,7 @@ def append_lines(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def read_lines(file: Path, *, tell: bool = True) -> Iterator[dict[str, Any]]:
     """The rows of a file of `append_lines`; none where there is no file, and none for a line left half written.
 
-    A line that was damaged is none either; with ``tell`` their number is told (`tasks.events.damaged`).
+    A line that was damaged is none either; with ``tell`` their number is told (`tasks.core.events.damaged`).
     """
     if not file.exists():
         return

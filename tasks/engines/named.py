@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 
-from tasks import home
-from tasks.contracts import InputError
-from tasks.specs import RolloutSpec
+from tasks.core import home
+from tasks.core.contracts import InputError
+from tasks.core.sections import RolloutSpec
 
 FILE = "endpoints"
 DEEPSEEK = ("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY")

@@ -15,10 +15,10 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from tasks.contracts import InputError, StageError
+from tasks.core.contracts import InputError, StageError
 from tasks.engines.endpoint import CHECK, Conversation, Endpoint, Refused, Stopped, Unusable, whole_characters
 from tasks.engines.interface import Completion, Deliver, Request, Sampling
-from tasks.workers import LOOK_SECONDS, beat
+from tasks.workers.worker import LOOK_SECONDS, beat
 
 CUT = ("length", "max_tokens", "model_length", "content_filter")
 """Finish reasons of a completion that its model did not end itself."""

@@ -16,10 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tasks import home
-from tasks.contracts import InputError, StageError
+from tasks.core import home
+from tasks.core.contracts import InputError, StageError
 from tasks.engines.vllm_installation import interpreter
-from tasks.workers import beat
+from tasks.workers.worker import beat
 
 WORKER = Path(__file__).with_name("vllm_worker.py")
 

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tasks.contracts import ACCURACY, ITEMS, LEVEL, MCNEMAR, REFERENCE_METHODS, InputError, checked
+from tasks.core.contracts import ACCURACY, ITEMS, LEVEL, MCNEMAR, REFERENCE_METHODS, InputError, checked
 from tasks.evaluation.intervals import holm, paired_interval, share_interval, wilson
 from tasks.evaluation.mcnemar import mcnemar
 from tasks.evaluation.power import detectable_difference, verdict

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from tasks.contracts import ITEMS, Progress, StageError, checked, no_progress
+from tasks.core.contracts import ITEMS, Progress, StageError, checked, no_progress
+from tasks.core.sections import EvaluationSpec
 from tasks.engines.interface import seed_of
 from tasks.engines.journal import read_lines
 from tasks.evaluation.answers import Asked, Wanted, adapters_of, graded, keep, prompt_of, scored
 from tasks.evaluation.questions import Question, read_questions
 from tasks.models.prompts import DATE
-from tasks.specs import EvaluationSpec
 
 if TYPE_CHECKING:
     from tasks.models.turn import Turn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tasks.contracts import InputError
+from tasks.core.contracts import InputError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.contracts import DIFFERS, DIFFERS_LITTLE, EFFECT, EQUAL, LEVEL, NO_POWER, InputError
+from tasks.core.contracts import DIFFERS, DIFFERS_LITTLE, EFFECT, EQUAL, LEVEL, NO_POWER, InputError
 
 POWER = 0.8
 

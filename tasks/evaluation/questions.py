@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from tasks.contracts import PROBLEMS, InputError, checked
-from tasks.specs import EvaluationSpec
+from tasks.core.contracts import PROBLEMS, InputError, checked
+from tasks.core.sections import EvaluationSpec
 
 if TYPE_CHECKING:
     from tasks.models.turn import Turn

@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.contracts import InputError
+from tasks.core.contracts import InputError
 from tasks.evaluation.intervals import paired_moments
 
 _QUANTILE = 0.975

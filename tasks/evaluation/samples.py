@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tasks.contracts import DIFFERENCES, SAMPLES, InputError, checked
+from tasks.core.contracts import DIFFERENCES, SAMPLES, InputError, checked
+from tasks.core.sections import MOST_SAMPLES
 from tasks.evaluation.accuracy import checked_items
 from tasks.evaluation.intervals import paired_bootstrap, share_interval
-from tasks.specs import MOST_SAMPLES
 
 _RIGHT = -1
 """The vote of every right answer; those of wrong ones count from 0."""

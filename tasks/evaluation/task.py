@@ -12,9 +12,9 @@ import polars as pl
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import home
-from tasks.contracts import ModelRef, Progress, RunInfo, StageResult
-from tasks.devices import run_pinned, slots
+from tasks.core import home
+from tasks.core.contracts import ModelRef, Progress, RunInfo, StageResult
+from tasks.core.sections import EvaluationSpec
 from tasks.engines.vllm_installation import engine_identity
 from tasks.evaluation.accuracy import accuracy_table, mcnemar_table
 from tasks.evaluation.evaluate import Asked, evaluate_models
@@ -22,12 +22,12 @@ from tasks.evaluation.samples import differences_table, samples_table
 from tasks.evaluation.together import Shares, writer
 from tasks.grading import grade
 from tasks.models.load import computed_on
-from tasks.specs import EvaluationSpec
 from tasks.stage import Part, can_heal, log_file, run_stage, run_stages, state_of, states_of
-from tasks.store import StageKey, open_store
+from tasks.storage.store import StageKey, open_store
+from tasks.workers.devices import run_pinned, slots
 
 INSTRUCTED = ("base-instructed", "teacher")
-"""Those of `tasks.contracts.REFERENCE_METHODS` that are asked in the teacher's style."""
+"""Those of `tasks.core.contracts.REFERENCE_METHODS` that are asked in the teacher's style."""
 
 
 @task(task_run_name="evaluate {title}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.contracts import Progress
+from tasks.core.contracts import Progress
+from tasks.core.sections import EvaluationSpec
 from tasks.engines.interface import Completion, Request, Sampling, seed_of
 from tasks.engines.journal import read_lines
 from tasks.evaluation.answers import Asked, Wanted, graded, keep, prompt_of, scored
-from tasks.specs import EvaluationSpec
 
 if TYPE_CHECKING:
     from tasks.models.turn import Turn

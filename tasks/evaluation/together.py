@@ -9,11 +9,11 @@ from typing import Any
 
 import polars as pl
 
-from tasks.contracts import Progress
+from tasks.core.contracts import Progress
+from tasks.core.sections import EvaluationSpec
 from tasks.engines.vllm_installation import vllm_version
 from tasks.evaluation.evaluate import collect
 from tasks.evaluation.questions import evaluated
-from tasks.specs import EvaluationSpec
 
 UNPARSED_GOLDS = ".unparsed_golds"
 """After a benchmark's name: the entry of the summary with how many of its golds could not be read."""

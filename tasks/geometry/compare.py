@@ -10,11 +10,11 @@ from pathlib import Path
 
 import polars as pl
 
-from tasks.contracts import ADAPTERS, UNSHARED, InputError, Progress, RunInfo, checked, no_progress
-from tasks.geometry.checkpoint import Checkpoint
+from tasks.core.contracts import ADAPTERS, UNSHARED, InputError, Progress, RunInfo, checked, no_progress
+from tasks.geometry.adapters.checkpoint import Checkpoint
+from tasks.geometry.adapters.opened import Named, check, open_adapter
 from tasks.geometry.delta import Source, aligned, shared
-from tasks.geometry.opened import Named, check, open_adapter
-from tasks.geometry.tables import geometry
+from tasks.geometry.tables.build import geometry
 
 __all__ = ["Comparison", "Named", "compare", "examine"]
 
@@ -23,7 +23,8 @@ FRAMES = ("pair_metrics", "spectra", "adapters", "unshared")
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What was measured, in the schemas of `tasks.contracts`. ``notes``: what a reader must know beside the numbers.
+    """What was measured, in the schemas of `tasks.core.contracts`. ``notes``: what a reader must know beside the
+    numbers.
 
     Where the adapters lie stands in ``adapters.source`` only; everywhere else they have their labels.
     """
@@ -74,7 +75,7 @@ def compare(
 
     ``ks``: subspace dimensions; the full rank (of the smallest adapter) is added. ``base``: the model's directory; with
     it the measures that need its weights are taken too (one full SVD a module and adapter: see
-    `tasks.geometry.base_metrics` for the cost). ``scratch``: an empty folder for merged models, which can be large.
+    `tasks.geometry.base.metrics` for the cost). ``scratch``: an empty folder for merged models, which can be large.
 
     Raises `InputError` as `examine` does, and for an update too large or too small to be squared. A module that one
     side lacks is in ``unshared``; NaN or infinite entries leave their module out of that adapter, and a note says so.

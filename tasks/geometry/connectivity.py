@@ -13,8 +13,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike
 
-from tasks.contracts import BARRIERS, CONNECTIVITY, InputError, checked
-from tasks.geometry.bootstrap import Array, cluster_counts
+from tasks.core.contracts import BARRIERS, CONNECTIVITY, InputError, checked
+from tasks.geometry.chance.bootstrap import Array, cluster_counts
 
 ENDS: dict[str, pl.DataType] = {
     "problem_id": pl.String(),

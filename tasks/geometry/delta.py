@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.contracts import InputError
+from tasks.core.contracts import InputError
 
 Array = NDArray[np.float64]
 
@@ -46,7 +46,8 @@ class Dense(NamedTuple):
     lora_a: Array | None = None
     """(r, in) lora_A, where the adapter has one: it tells which initialisation the adapter began from."""
     rounded: bool = False
-    """Whether the rounding of the weights is too large a share of it for a rank: see `tasks.geometry.rounding`."""
+    """Whether the rounding of the weights is too large a share of it for a rank: see
+    `tasks.geometry.adapters.rounding`."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -115,8 +116,9 @@ class LoraDelta:
 
 
 def load_delta(path: str | Path) -> LoraDelta:
-    """Read a whole PEFT LoRA directory; `tasks.geometry.adapter.AdapterSource` says what is read and what refused."""
-    from tasks.geometry.adapter import AdapterSource
+    """Read a whole PEFT LoRA directory; `tasks.geometry.adapters.adapter.AdapterSource` says what is read and what
+    refused."""
+    from tasks.geometry.adapters.adapter import AdapterSource
 
     adapter = AdapterSource(Path(path))
     return LoraDelta({name: adapter.read(name) for name in adapter.shapes}, source=adapter.source)

@@ -10,18 +10,18 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import home
-from tasks.contracts import ModelRef, Progress, RunInfo, StageResult
-from tasks.devices import run_pinned, slots
-from tasks.geometry.base_measures import measure_base
-from tasks.geometry.functions import measure_functions
-from tasks.geometry.paths import measure_ends, measure_path
+from tasks.core import home
+from tasks.core.contracts import ModelRef, Progress, RunInfo, StageResult
+from tasks.core.sections import EvaluationSpec, FunctionSpec, GeometrySpec, PathSpec
+from tasks.geometry.base.measures import measure_base
+from tasks.geometry.functions.measures import measure_functions
+from tasks.geometry.paths.curves import measure_ends, measure_path
 from tasks.geometry.task import identity
 from tasks.grading.grade import GRADER
 from tasks.models.load import computed_on
-from tasks.specs import EvaluationSpec, FunctionSpec, GeometrySpec, PathSpec
 from tasks.stage import Part, can_heal, log_file, run_stage, run_stages, state_of, states_of
-from tasks.store import StageKey, open_store
+from tasks.storage.store import StageKey, open_store
+from tasks.workers.devices import run_pinned, slots
 
 
 def _base_arguments(base: ModelRef, problems: StageResult) -> dict[str, Any]:

@@ -12,16 +12,16 @@ import polars as pl
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import home
-from tasks.contracts import Progress, RunInfo, StageResult
-from tasks.geometry.adapter import AdapterSource
+from tasks.core import home
+from tasks.core.contracts import Progress, RunInfo, StageResult
+from tasks.core.sections import GeometrySpec
+from tasks.geometry.adapters.adapter import AdapterSource
 from tasks.geometry.delta import unshared
-from tasks.geometry.rate import with_rate
-from tasks.geometry.tables import pair_frame, spectrum_frame
+from tasks.geometry.paths.rate import with_rate
+from tasks.geometry.tables.build import pair_frame, spectrum_frame
 from tasks.models.external import reference
-from tasks.specs import GeometrySpec
 from tasks.stage import run_stage, state_of
-from tasks.store import StageKey, open_store
+from tasks.storage.store import StageKey, open_store
 
 if TYPE_CHECKING:
     from tasks.geometry.compare import Named

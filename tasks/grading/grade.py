@@ -10,7 +10,8 @@ Deviations from calling math-verify on the whole completion: the location rules 
 middle of a text never wins over the box after it), the tidying, an answer with the same characters as the gold is right
 unparsed, and a limit on what is parsed: a located answer of more than `MAX_FORMULA` characters counts as unreadable,
 and only the last `MAX_FREE` characters are searched where no answer is marked. Two plain integers are compared as such,
-which gives what math-verify gives (``tests/grading/test_fast_path.py``). ``docs/grading.md``: agreement with labels.
+which gives what math-verify gives (``tests/unit/grading/test_fast_path.py``). ``docs/grading.md``: agreement with
+labels.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 
-from tasks.contracts import Progress, no_progress
+from tasks.core.contracts import Progress, no_progress
 from tasks.grading.locate import MAX_FORMULA, PROSE, concluded, locate, predicate, said, spoken, tagged, unheaded
 from tasks.grading.pool import POOL
 from tasks.grading.tidy import INTEGER, NUMBER, balanced, choices, powers, same_text, several, tidy

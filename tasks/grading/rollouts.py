@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from tasks.contracts import GRADED, ROLLOUTS, Progress, checked, no_progress
-from tasks.digests import StageKey
+from tasks.core.contracts import GRADED, ROLLOUTS, Progress, checked, no_progress
+from tasks.core.digests import StageKey
 from tasks.grading import grade as grader
 from tasks.grading.grade import agreement, grade_many
 

@@ -7,11 +7,11 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.contracts import StageResult
-from tasks.devices import run_pinned
+from tasks.core.contracts import StageResult
 from tasks.grading.rollouts import grade_key, grade_rollouts
 from tasks.stage import can_heal, log_file, run_stage, state_of
-from tasks.store import open_store
+from tasks.storage.store import open_store
+from tasks.workers.devices import run_pinned
 
 
 @task(task_run_name="grade", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)

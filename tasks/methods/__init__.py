@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from tasks.core.sections import Section
 from tasks.methods.asft import Asft
 from tasks.methods.common import Method, RowMethod
 from tasks.methods.dft import Dft
@@ -16,7 +17,6 @@ from tasks.methods.rft import Rft
 from tasks.methods.rift import Rift
 from tasks.methods.sft import Sft
 from tasks.methods.simpo import Simpo
-from tasks.specs import Section
 
 
 class Methods(Section):

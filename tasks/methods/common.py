@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import polars as pl
 from pydantic import Field
 
-from tasks.contracts import InputError
-from tasks.specs import Section, TrainSpec
+from tasks.core.contracts import InputError
+from tasks.core.sections import Section, TrainSpec
 
 if TYPE_CHECKING:
     import torch

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, ClassVar
 import polars as pl
 from pydantic import Field
 
-from tasks.contracts import InputError
+from tasks.core.contracts import InputError
+from tasks.core.sections import TrainSpec
 from tasks.methods.common import Kind, Method, examples
-from tasks.specs import TrainSpec
 
 if TYPE_CHECKING:
     import torch

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import polars as pl
 from pydantic import Field
 
-from tasks.contracts import InputError
+from tasks.core.contracts import InputError
+from tasks.core.sections import TrainSpec
 from tasks.methods.common import PROMPT_EXAMPLES, Kind, Method
-from tasks.specs import TrainSpec
 
 if TYPE_CHECKING:
     import torch

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from tasks.contracts import Progress
+from tasks.core.contracts import Progress
 from tasks.models.attention import Kept, packed, row_of, why_padded
 from tasks.models.generate import Generated, mixed
 from tasks.models.load import computing, core
-from tasks.workers import beat, memory_left
+from tasks.workers.worker import beat, memory_left
 
 PREFILL = 2048
 """Most tokens of prompts in one pass."""

@@ -17,14 +17,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tasks import home
-from tasks.contracts import EXTERNAL, ArtifactRef, InputError, Progress, StageError, no_progress
-from tasks.devices import run_unpinned
-from tasks.digests import StageKey
-from tasks.events import Event, emit
+from tasks.core import home
+from tasks.core.contracts import EXTERNAL, ArtifactRef, InputError, Progress, StageError, no_progress
+from tasks.core.digests import StageKey
+from tasks.core.events import Event, emit
 from tasks.models.external import WEIGHTS, file_sha256, layout
 from tasks.models.gguf_file import INSTEAD, Gguf, read_gguf
-from tasks.store import open_store
+from tasks.storage.store import open_store
+from tasks.workers.devices import run_unpinned
 
 KIND = f"{EXTERNAL}-gguf"
 """Of an `ArtifactRef` to a GGUF file: ``uri`` is its path, ``sha256`` that of its bytes."""

@@ -16,13 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import home
-from tasks.contracts import EXTERNAL, ArtifactRef, InputError, Progress, no_progress
-from tasks.digests import file_digest, manifest_digest
+from tasks.core import home
+from tasks.core.contracts import EXTERNAL, ArtifactRef, InputError, Progress, no_progress
+from tasks.core.digests import file_digest, manifest_digest
+from tasks.core.small_files import expanded, not_weights, read_object
 from tasks.models.gguf_file import find_gguf
 from tasks.models.prompts import DATE
 from tasks.problems.overlap import instructed
-from tasks.small_files import expanded, not_weights, read_object
 
 if TYPE_CHECKING:
     from tasks.models.turn import Turn

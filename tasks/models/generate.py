@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tasks.contracts import InputError, Progress, no_progress
-from tasks.workers import beat
+from tasks.core.contracts import InputError, Progress, no_progress
+from tasks.workers.worker import beat
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,8 +15,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from tasks.contracts import InputError
-from tasks.small_files import expanded
+from tasks.core.contracts import InputError
+from tasks.core.small_files import expanded
 
 SUFFIX = ".gguf"
 MAGIC = b"GGUF"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import cpu
-from tasks.contracts import InputError
+from tasks.core.contracts import InputError
+from tasks.workers import cpu
 
 
 def device() -> str:

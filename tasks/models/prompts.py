@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from tasks.contracts import InputError
+from tasks.core.contracts import InputError
 from tasks.models.limits import OverLimit, limited
 from tasks.problems.files import QUESTION_ALONE
 

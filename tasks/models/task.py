@@ -8,12 +8,12 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.contracts import ArtifactRef, StageResult
-from tasks.devices import run_pinned, run_unpinned, slots
+from tasks.core.contracts import ArtifactRef, StageResult
+from tasks.core.sections import TinySpec
 from tasks.models.dequantise import dequantise, dequantise_key
-from tasks.models.tiny import pretrain, pretrain_key
-from tasks.specs import TinySpec
+from tasks.models.tiny.model import pretrain, pretrain_key
 from tasks.stage import can_heal, log_file, run_stage, state_of
+from tasks.workers.devices import run_pinned, run_unpinned, slots
 
 
 @task(task_run_name="pretrain seed={spec.seed}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.contracts import InputError, TurnRecord
+from tasks.core.contracts import InputError, TurnRecord
+from tasks.core.small_files import read_object
 from tasks.models.load import load_tokenizer
 from tasks.models.prompts import DATE, has_date, prompt_ids, render
-from tasks.small_files import read_object
 
 GENERATION, CONFIG = "generation_config.json", "config.json"
 TOKENIZER, CHAT_TEMPLATE = "the tokenizer's end-of-sequence token", "the end of the chat template's assistant turn"

@@ -11,20 +11,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.core.small_files import expanded
 from tasks.problems.benchmarks import BENCHMARKS
-from tasks.settings import StudySpec
-from tasks.small_files import expanded
-from tasks.state import mlflow_database, tracking_uri
+from tasks.settings.study import StudySpec
+from tasks.storage.state import mlflow_database, tracking_uri
 
 if TYPE_CHECKING:
-    from tasks.store import Entry, StageKey, Store
+    from tasks.storage.store import Entry, StageKey, Store
 
 
 def known(spec: StudySpec) -> dict[str, str]:
     """Stage -> ``yes`` or ``no``; of stages that are not in it nothing is known before the last of these has run."""
     if (own := mlflow_database(tracking_uri())) is not None and not own.is_file():
         return dict.fromkeys(("prompts", "completions", "rollouts") if spec.own else ("pretrain",), "no")
-    from tasks.store import open_store
+    from tasks.storage.store import open_store
 
     found: dict[str, str] = {}
     for stage, entry in _looked_up(spec, open_store()):
@@ -37,7 +37,7 @@ def _looked_up(spec: StudySpec, store: Store) -> Iterator[tuple[str, Entry | Non
         yield from _taught(spec, store)
         return
     from tasks.grading.rollouts import grade_key
-    from tasks.models.tiny import pretrain_key
+    from tasks.models.tiny.model import pretrain_key
     from tasks.problems.world import problem_sizes, problems_key
     from tasks.rollouts.sample import untruncated_key, world_rollouts_key
 

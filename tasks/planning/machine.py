@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
-from tasks import cpu
-from tasks.contracts import InputError
-from tasks.devices import slots
+from tasks.core.contracts import InputError
+from tasks.workers import cpu
+from tasks.workers.devices import slots
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import home
-from tasks.contracts import InputError
+from tasks.core import home
+from tasks.core.contracts import InputError
 from tasks.models.load import light
 from tasks.planning import disk, memory
 from tasks.planning.machine import Machine, here
 from tasks.planning.shapes import Found, Shape, find_shape, shape_of_world
 from tasks.planning.sizes import Sizes, sizes_of
 from tasks.planning.stages import TRAIN, Stage, Work, stages_of
-from tasks.settings import StudySpec
+from tasks.settings.study import StudySpec
 
 GPU_PARAMETERS = 1e9
 """A base with more is refused on a machine without a GPU."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.core.sections import TinySpec
+from tasks.core.small_files import expanded, read_object
 from tasks.models.gguf_file import Gguf, find_gguf, read_gguf
 from tasks.problems.synthetic import vocabulary
-from tasks.small_files import expanded, read_object
-from tasks.specs import TinySpec
 
 SPECIAL_TOKENS = 5
 """That the embedded world's tokenizer adds to its words."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.core.rows import rows_bytes
+from tasks.core.small_files import expanded
 from tasks.problems.benchmarks import BENCHMARKS
-from tasks.rows import rows_bytes
-from tasks.settings import StudySpec
-from tasks.small_files import expanded
+from tasks.settings.study import StudySpec
 
 WORLD_PROMPT, WORLD_COMPLETION = 31.0, 55.0
 """Mean tokens in the default study (measured; the smoke study's problems are shorter: 24 and 33)."""

@@ -12,7 +12,7 @@ from tasks.planning.memory import Training
 from tasks.planning.rates import decoding_seconds, rates, scoring_seconds, training_seconds
 from tasks.planning.shapes import Shape
 from tasks.planning.sizes import Sizes
-from tasks.settings import StudySpec
+from tasks.settings.study import StudySpec
 
 PRETRAINING_SHARE = 0.55
 """Of tiny.max_steps: the teacher's training ends when it is good enough (650 of 1,200 steps in a default study)."""

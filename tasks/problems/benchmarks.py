@@ -18,12 +18,12 @@ from typing import Literal
 
 import polars as pl
 
-from tasks.contracts import InputError
+from tasks.core.contracts import InputError
+from tasks.core.rows import Row, name_of, read_rows
+from tasks.core.small_files import expanded
 from tasks.problems.files import QUESTION_ALONE, Gold, Layout, Problems, collect, read_problems
 from tasks.problems.hub import PREFIX, hub_rows, parse_hub
 from tasks.problems.overlap import INSTRUCTIONS, bare_key
-from tasks.rows import Row, name_of, read_rows
-from tasks.small_files import expanded
 
 BOXED = f"{{question}}\n{INSTRUCTIONS[0]}"
 """The template of every benchmark here; the sentence is the one that Qwen's and DeepSeek's evaluations ask with."""

@@ -11,8 +11,8 @@ from typing import Literal
 
 import polars as pl
 
-from tasks.contracts import PROBLEMS, InputError
-from tasks.rows import Row, name_of, number_text, question_id, read_rows, show
+from tasks.core.contracts import PROBLEMS, InputError
+from tasks.core.rows import Row, name_of, number_text, question_id, read_rows, show
 
 Gold = Literal["text", "number", "integer"]
 
@@ -56,7 +56,8 @@ class Problems:
 
 
 def read_problems(path: Path | str, fields: Mapping[str, str] | None = None) -> pl.DataFrame:
-    """The problems in a file or folder of shards (`tasks.rows.read_rows`): the frame `PROBLEMS`, split ``heldout``.
+    """The problems in a file or folder of shards (`tasks.core.rows.read_rows`): the frame `PROBLEMS`, split
+    ``heldout``.
 
     Question: ``question``, ``problem`` or ``prompt``, kept as it is. Gold: ``answer``, ``gold`` or ``ground_truth``. A
     gold that is a worked solution ending in a line ``#### 1,234`` (GSM8K) or ``A: 18`` becomes the solution, and that

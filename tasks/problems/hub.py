@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tasks.contracts import InputError
-from tasks.rows import Row
+from tasks.core.contracts import InputError
+from tasks.core.rows import Row
 
 PREFIX = "hub:"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from tasks.contracts import PROBLEMS, InputError, checked
+from tasks.core.contracts import PROBLEMS, InputError, checked
 from tasks.problems.benchmarks import Loaded, keyed
 from tasks.problems.files import QUESTION_ALONE
 from tasks.problems.overlap import bare_key, instructed

@@ -17,9 +17,9 @@ from typing import Literal
 
 import polars as pl
 
-from tasks.contracts import PROBLEMS, InputError, checked
+from tasks.core.contracts import PROBLEMS, InputError, checked
+from tasks.core.sections import TinySpec
 from tasks.problems.overlap import question_key, split_of
-from tasks.specs import TinySpec
 
 Style = Literal["a", "b"]
 

@@ -7,15 +7,15 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.contracts import StageResult
+from tasks.core.contracts import StageResult
+from tasks.core.rows import rows_digest
+from tasks.core.sections import EvaluationSpec, RolloutSpec, TinySpec
+from tasks.core.small_files import expanded
 from tasks.problems.benchmarks import Loaded, frame_digest, open_benchmark, open_heldout
 from tasks.problems.own import own_problems
 from tasks.problems.world import problem_sizes, problems_key, world_problems
-from tasks.rows import rows_digest
-from tasks.small_files import expanded
-from tasks.specs import EvaluationSpec, RolloutSpec, TinySpec
 from tasks.stage import run_stage, state_of
-from tasks.store import StageKey, open_store
+from tasks.storage.store import StageKey, open_store
 
 
 @task(task_run_name="problems", cache_policy=NO_CACHE)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from tasks.contracts import StageError
-from tasks.digests import StageKey
+from tasks.core.contracts import StageError
+from tasks.core.digests import StageKey
+from tasks.core.sections import EvaluationSpec, RolloutSpec, TinySpec
 from tasks.problems.overlap import overlap_report
 from tasks.problems.synthetic import build_problems
-from tasks.specs import EvaluationSpec, RolloutSpec, TinySpec
 
 
 def problem_sizes(rollouts: RolloutSpec, evaluation: EvaluationSpec) -> dict[str, int]:

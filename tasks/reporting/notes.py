@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
-from tasks.contracts import FEW_LAYERS
-from tasks.reporting.floors import INITIALISATION, ORDER
+from tasks.core.contracts import FEW_LAYERS
 from tasks.reporting.formats import listed, number
-from tasks.reporting.pairs import Estimate, Geometry
+from tasks.reporting.views.floors import INITIALISATION, ORDER
+from tasks.reporting.views.join import Versus
+from tasks.reporting.views.pairs import Estimate, Geometry
 
 MOST_NAMED = 3
 """Pairs or modules that a sentence names; the tables have them all."""
@@ -119,3 +120,14 @@ def both_nulls(found: Estimate) -> str:
 
 def _percent(rank: float) -> str:
     return f"{rank:.0f}" if rank in (0, 100) else number(min(max(rank, 0.1), 99.9), 1)
+
+
+def spread_words(found: Versus) -> str:
+    """How far one training is from the next, and on what that rests; 0 is what could not be seen."""
+    sd = f"sd of one training {number(100 * found.training_sd, 2)} points" if found.training_sd else "none seen"
+    return f"{sd}, {freedom(found)}"
+
+
+def freedom(found: Versus) -> str:
+    """``'2 degrees of freedom'`` of the spread of trainings."""
+    return f"{found.repeats} degree{'s' if found.repeats != 1 else ''} of freedom"

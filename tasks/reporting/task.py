@@ -17,15 +17,15 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 
-from tasks.contracts import PAIR_METRICS_FRAME, SPECTRA, RunInfo, StageResult
-from tasks.events import Event, emit
-from tasks.reporting.join import SCHEMAS, StudyTables, judged
-from tasks.reporting.mlflow_record import record_study
-from tasks.reporting.pairs import geometry
-from tasks.reporting.published import HEAT_MAP, data_uri, descriptions, table_rows, top
-from tasks.reporting.rollout_tables import rollout_record
-from tasks.reporting.write import write_report
-from tasks.store import open_store
+from tasks.core.contracts import PAIR_METRICS_FRAME, SPECTRA, RunInfo, StageResult
+from tasks.core.events import Event, emit
+from tasks.reporting.publish.mlflow_record import record_study
+from tasks.reporting.publish.published import HEAT_MAP, data_uri, descriptions, table_rows, top
+from tasks.reporting.publish.write import write_report
+from tasks.reporting.tables.rollouts import rollout_record
+from tasks.reporting.views.join import SCHEMAS, StudyTables, judged
+from tasks.reporting.views.pairs import geometry
+from tasks.storage.store import open_store
 
 _OPTIONAL = ("samples", "differences", "connectivity", "barriers", "cka", "lens", "divergence")
 """Frames of `StudyTables` that a study may do without."""
@@ -45,8 +45,8 @@ def report_task(
     functions: Sequence[StageResult] = (),
 ) -> str:
     """Write the folder ``out`` and return its page. ``study``: the parent MLflow run; ``record``: settings, versions,
-    stages and checks (see `tasks.reporting.record`). ``functions``: artifacts with any of connectivity, barriers, cka,
-    lens and divergence; a frame that none of them has was not measured."""
+    stages and checks (see `tasks.reporting.publish.record`). ``functions``: artifacts with any of connectivity,
+    barriers, cka, lens and divergence; a frame that none of them has was not measured."""
     began = time.perf_counter()
     emit(Event("start", "report"))
     store = open_store()

@@ -11,10 +11,10 @@ from typing import Any
 
 import polars as pl
 
-from tasks.contracts import InputError
+from tasks.core.contracts import InputError
+from tasks.core.rows import Row, name_of, read_rows, show
 from tasks.models.prompts import MARKS, adds_nothing
 from tasks.rollouts.layouts import Reading, completions
-from tasks.rows import Row, name_of, read_rows, show
 
 ROLLOUT_FILE: dict[str, pl.DataType] = {
     "problem_id": pl.String(),
@@ -41,7 +41,7 @@ def marks_of(prompt_template: str | None, tokens: Collection[str] = ()) -> Colle
 def read_rollouts(
     path: Path | str, fields: Mapping[str, str] | None = None, control: Collection[str] = MARKS
 ) -> pl.DataFrame:
-    """The rollouts in a file or a folder of shards (`tasks.rows.read_rows`), as columns `ROLLOUT_FILE`.
+    """The rollouts in a file or a folder of shards (`tasks.core.rows.read_rows`), as columns `ROLLOUT_FILE`.
 
     ``fields``: role -> column (`tasks.rollouts.layouts.FIELDS`), where the usual names do not say which is which.
     ``control``: tokens that no prompt may hold (`marks_of`).

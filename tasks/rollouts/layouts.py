@@ -17,11 +17,11 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tasks.contracts import InputError
+from tasks.core.contracts import InputError
+from tasks.core.rows import Row, number_text, question_id, show
 from tasks.models.prompts import MARKS
 from tasks.problems.files import worked
 from tasks.rollouts.turns import Told, conversation, is_messages, marked
-from tasks.rows import Row, number_text, question_id, show
 
 FIELDS = {
     "prompt": "the question",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from tasks.contracts import COMPLETIONS, PROBLEMS, ROLLOUTS, InputError, Progress, checked, no_progress
+from tasks.core.contracts import COMPLETIONS, PROBLEMS, ROLLOUTS, InputError, Progress, checked, no_progress
 from tasks.models.prompts import DATE, special_marks
 from tasks.problems.overlap import instructed
 from tasks.rollouts.teacher import TEACHER, tokenizer_digest

@@ -7,12 +7,12 @@ from typing import Any
 
 import polars as pl
 
-from tasks.contracts import PROBLEMS, InputError, checked
+from tasks.core.contracts import PROBLEMS, InputError, checked
+from tasks.core.sections import RolloutSpec
 from tasks.grading import grade
 from tasks.problems.benchmarks import Loaded, frame_digest, open_prompts
 from tasks.rollouts.files import heldout_split
-from tasks.specs import RolloutSpec
-from tasks.store import StageKey
+from tasks.storage.store import StageKey
 
 
 def chosen_prompts(spec: RolloutSpec) -> tuple[Loaded, pl.DataFrame]:

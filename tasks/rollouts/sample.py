@@ -10,16 +10,16 @@ from typing import Any
 
 import polars as pl
 
-from tasks.contracts import COMPLETIONS, PROBLEMS, ROLLOUTS, InputError, Progress, checked, no_progress
-from tasks.devices import slots
-from tasks.digests import StageKey
+from tasks.core.contracts import COMPLETIONS, PROBLEMS, ROLLOUTS, InputError, Progress, checked, no_progress
+from tasks.core.digests import StageKey
+from tasks.core.sections import RolloutSpec
 from tasks.engines.interface import Completion, Engine, Request, Sampling, seed_of
 from tasks.engines.journal import Journal, complete
 from tasks.engines.vllm_installation import engine_identity, vllm_version
 from tasks.problems.overlap import instructed
 from tasks.rollouts.own import without_truncated
 from tasks.rollouts.teacher import TEACHER, teacher_turn, tokenizer_digest
-from tasks.specs import RolloutSpec
+from tasks.workers.devices import slots
 
 MOST_REFUSED = 0.05
 """Share of the requests that an endpoint may refuse; more of them are no accident of single problems."""

@@ -9,9 +9,11 @@ from filelock import FileLock
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import home
-from tasks.contracts import ModelRef, StageResult
-from tasks.devices import run_pinned, run_unpinned
+from tasks.core import home
+from tasks.core.contracts import ModelRef, StageResult
+from tasks.core.rows import rows_digest
+from tasks.core.sections import RolloutSpec
+from tasks.core.small_files import expanded
 from tasks.rollouts.own import own_rollouts, taught_rollouts
 from tasks.rollouts.prompts import chosen_prompts, prompts_key, split_prompts
 from tasks.rollouts.sample import (
@@ -22,11 +24,9 @@ from tasks.rollouts.sample import (
     world_rollouts_key,
 )
 from tasks.rollouts.teacher import completions_key, journal_file, teacher_folder
-from tasks.rows import rows_digest
-from tasks.small_files import expanded
-from tasks.specs import RolloutSpec
 from tasks.stage import after, can_heal, log_file, run_stage, state_of
-from tasks.store import StageKey, open_store
+from tasks.storage.store import StageKey, open_store
+from tasks.workers.devices import run_pinned, run_unpinned
 
 
 @task(task_run_name="rollouts K={spec.k}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)

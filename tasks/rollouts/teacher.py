@@ -7,15 +7,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import home
-from tasks.contracts import InputError, Progress, no_progress
-from tasks.devices import run_unpinned, slots
+from tasks.core import home
+from tasks.core.contracts import InputError, Progress, no_progress
+from tasks.core.sections import RolloutSpec
+from tasks.core.small_files import expanded
 from tasks.engines.vllm_installation import engine_identity
 from tasks.models.external import locate, reference
 from tasks.models.prompts import check_template
-from tasks.small_files import expanded
-from tasks.specs import RolloutSpec
-from tasks.store import StageKey
+from tasks.storage.store import StageKey
+from tasks.workers.devices import run_unpinned, slots
 
 if TYPE_CHECKING:
     from tasks.models.turn import Turn
@@ -118,7 +118,7 @@ _rules: dict[str, dict[str, Any] | None] = {}
 
 
 def _turn_rule(spec: RolloutSpec, folder: Path | None) -> dict[str, Any] | None:
-    """`tasks.contracts.TurnRecord.rule` of the teacher: transformers says it, so a worker is asked, once."""
+    """`tasks.core.contracts.TurnRecord.rule` of the teacher: transformers says it, so a worker is asked, once."""
     if folder is None and spec.teacher_tokenizer is None:
         return None
     who = reference(folder).sha256 if folder else _tokenizer_identity(spec)

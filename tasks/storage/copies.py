@@ -11,9 +11,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from tasks import home
-from tasks.contracts import ArtifactRef
-from tasks.digests import Damaged, last_written, verify_entry
+from tasks.core import home
+from tasks.core.contracts import ArtifactRef
+from tasks.core.digests import Damaged, last_written, verify_entry
 
 FOLDER = "output"  # within a run's artifacts
 

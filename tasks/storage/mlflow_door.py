@@ -2,7 +2,7 @@
 
 It is ``mlflow server`` with one application more to choose from. MLflow's own with a password, ``basic-auth``, is for
 many users: it keeps them in a database and takes a slow hash of the password at every request. Here there is one user,
-the owner of the state folder (`tasks.login`).
+the owner of the state folder (`tasks.core.login`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tasks import home, login
+from tasks.core import home, login
 
 APP = "colinear"
 OPEN = "/health"

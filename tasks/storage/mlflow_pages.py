@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from tasks import home
+from tasks.core import home
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

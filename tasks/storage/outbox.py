@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import home
-from tasks.digests import Damaged, StageKey, build_manifest, manifest_digest, verify
-from tasks.events import damaged
+from tasks.core import home
+from tasks.core.digests import Damaged, StageKey, build_manifest, manifest_digest, verify
+from tasks.core.events import damaged
 
 OUTPUT = "output"
 NOTE = "note.json"

@@ -18,9 +18,9 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tasks.contracts import InputError, StageError
-from tasks.events import Event, emit, stopping
-from tasks.secrets import without_password
+from tasks.core.contracts import InputError, StageError
+from tasks.core.events import Event, emit, stopping
+from tasks.core.secrets import without_password
 
 VARIABLE = "COLINEAR_SERVER_PATIENCE"
 PATIENCE = 3600.0

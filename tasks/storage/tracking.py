@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
-from tasks import home
-from tasks.contracts import InputError, StageError
-from tasks.secrets import redact, without_password
+from tasks.core import home
+from tasks.core.contracts import InputError, StageError
+from tasks.core.secrets import redact, without_password
 from tasks.storage.patience import Server, trouble_of
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.contracts import InputError, RunInfo
+from tasks.core.contracts import InputError, RunInfo
+from tasks.core.sections import LoraSpec, TrainSpec
 from tasks.methods import Method
-from tasks.specs import LoraSpec, TrainSpec
 
 if TYPE_CHECKING:
     from tasks.methods.kto import Kto
@@ -213,7 +213,7 @@ def _room(trainer: Any, train: TrainSpec) -> tuple[bool, int]:
 
     from tasks.models.head import tile_bytes
     from tasks.training import memory
-    from tasks.workers import memory_left
+    from tasks.workers.worker import memory_left
 
     model = trainer.model
     model.to(trainer.args.device)

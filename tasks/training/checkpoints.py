@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tasks.digests import Damaged, build_manifest, verify
-from tasks.events import damaged
+from tasks.core.digests import Damaged, build_manifest, verify
+from tasks.core.events import damaged
 
 STATE = "colinear.json"
 LOG_COPY = "log.jsonl"

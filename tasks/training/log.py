@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from tasks.contracts import TRAINING, Progress, RunInfo, StageError
+from tasks.core.contracts import TRAINING, Progress, RunInfo, StageError
 
 LOG = "log.jsonl"  # one line a step while training runs
 DIVERGED = "training diverged"

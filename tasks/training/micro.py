@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-from tasks.contracts import StageError
+from tasks.core.contracts import StageError
 from tasks.training.metrics import Pass, of_step
-from tasks.workers import beat
+from tasks.workers.worker import beat
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import Any
 
 import polars as pl
 
-from tasks.contracts import GRADED, Progress, StageError, checked, no_progress
+from tasks.core.contracts import GRADED, Progress, StageError, checked, no_progress
+from tasks.core.sections import TrainSpec
 from tasks.methods import Method
-from tasks.specs import TrainSpec
 
 REFERENCE = "reference.parquet"
 GPU_TOKENS, CPU_TOKENS = 32_768, 4_096

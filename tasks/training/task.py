@@ -12,21 +12,21 @@ import polars as pl
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import home
-from tasks.contracts import ModelRef, Progress, RunInfo, StageError, StageResult
-from tasks.devices import OutOfMemory, run_pinned, slots
-from tasks.events import Event, emit
+from tasks.core import home
+from tasks.core.contracts import ModelRef, Progress, RunInfo, StageError, StageResult
+from tasks.core.events import Event, emit
+from tasks.core.sections import LoraSpec, TrainSpec, flatten
 from tasks.methods import Method
 from tasks.methods.common import chosen
 from tasks.models.load import computed_on
-from tasks.recorded import method_tags
-from tasks.specs import LoraSpec, TrainSpec, flatten
 from tasks.stage import can_heal, log_file, run_stage, state_of
-from tasks.store import STUDIES, StageKey, open_store
+from tasks.storage.recorded import method_tags
+from tasks.storage.store import STUDIES, StageKey, open_store
 from tasks.training.live import LiveMetrics
 from tasks.training.log import LOG
 from tasks.training.reference import REFERENCE, rows_digest, rows_of, wanted, write_reference
 from tasks.training.train import train_adapter
+from tasks.workers.devices import OutOfMemory, run_pinned, slots
 
 MOST_KILLED = 3
 """Workers of one training that the system may kill for memory; each next one holds half as much in a pass."""

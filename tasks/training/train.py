@@ -11,10 +11,10 @@ from typing import Any
 
 import polars as pl
 
-from tasks.contracts import GRADED, InputError, Progress, RunInfo, checked, no_progress
+from tasks.core.contracts import GRADED, InputError, Progress, RunInfo, checked, no_progress
+from tasks.core.sections import LoraSpec, TrainSpec
 from tasks.methods import Method
 from tasks.methods.common import chosen
-from tasks.specs import LoraSpec, TrainSpec
 from tasks.training.build import build_trainer
 from tasks.training.checkpoints import ending_well
 from tasks.training.log import LOG, Diverged, close_log, log_callback, refuse_infinite

@@ -18,11 +18,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tasks.devices import describe_machine
 from tasks.engines.interface import Completion, Engine, Request, Sampling
 from tasks.engines.transformers import TransformersEngine
 from tasks.engines.vllm import VllmEngine
-from tests.engines.vllm_models import ask, make_adapter, make_base, prompt
+from tasks.workers.devices import describe_machine
+from tests.lab.vllm_models import ask, make_adapter, make_base, prompt
 
 DEFAULT_SHAPE = {"hidden": 128, "layers": 3, "heads": 4, "kv_heads": 2, "intermediate": 512}
 

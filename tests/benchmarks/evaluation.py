@@ -20,15 +20,15 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from tasks.contracts import ArtifactRef, RunInfo
-from tasks.devices import describe_machine
+from tasks.core.contracts import ArtifactRef, RunInfo
+from tasks.core.sections import EvaluationSpec
 from tasks.evaluation.evaluate import Asked, collect, evaluate_models
 from tasks.models.generate import generate
 from tasks.models.load import load_model
 from tasks.models.score import sequence_nll
 from tasks.models.turn import open_turn
-from tasks.specs import EvaluationSpec
-from tasks.store import open_store
+from tasks.storage.store import open_store
+from tasks.workers.devices import describe_machine
 
 
 def artifacts(study: Path) -> tuple[Path, Path, list[tuple[RunInfo, Path]]]:

@@ -79,7 +79,7 @@ def read_only(folders: list[Path], workers: int) -> None:
 
     import numpy as np
 
-    from tasks.geometry.tensors import TensorFile
+    from tasks.geometry.adapters.tensors import TensorFile
 
     def one(folder: Path) -> int:
         file = TensorFile(folder / "adapter_model.safetensors")
@@ -94,7 +94,7 @@ def read_only(folders: list[Path], workers: int) -> None:
 
 def ours(folders: list[Path], out: Path) -> None:
     """`compare` without the base, and its frames on disk."""
-    from tasks.contracts import RunInfo
+    from tasks.core.contracts import RunInfo
     from tasks.geometry.compare import Named, compare
 
     adapters = [Named(RunInfo(one.name, one.name, None, None, None), one, str(one)) for one in folders]
@@ -105,7 +105,7 @@ def dense_module(folders: list[Path], projection: str) -> dict[str, float]:
     """Seconds of the dense way on one module: one SVD of the formed matrix, and one inner product of two of them."""
     import numpy as np
 
-    from tasks.geometry.adapter import AdapterSource
+    from tasks.geometry.adapters.adapter import AdapterSource
 
     formed = []
     for folder in folders[:2]:
@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--skip-dense", action="store_true")
     arguments = parser.parse_args()
-    from tasks.devices import describe_machine
+    from tasks.workers.devices import describe_machine
 
     numbers = sorted(int(number) for number in arguments.adapters.split(","))
     print(f"{describe_machine()}; load average {os.getloadavg()[0]:.1f} at the start")

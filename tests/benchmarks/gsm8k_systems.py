@@ -11,11 +11,11 @@ from pathlib import Path
 
 import polars as pl
 
-from tasks.contracts import ITEMS
+from tasks.core.contracts import ITEMS
+from tasks.core.rows import question_id, read_rows
 from tasks.evaluation.accuracy import accuracy_table, mcnemar_table
 from tasks.grading.grade import grade_many
 from tasks.problems.files import worked
-from tasks.rows import question_id, read_rows
 
 SYSTEMS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
 

@@ -5,7 +5,7 @@
 A point is the cross-entropy of one text for each problem, or a greedy answer to each; float32, updates of rank 8 + 8 in
 q, k, v and o. The ways:
 
-- ``in place``: what `tasks.geometry.line` does; both factored updates are added onto the base's weights;
+- ``in place``: what `tasks.geometry.paths.line` does; both factored updates are added onto the base's weights;
 - ``side branch``: nothing is merged, ``B (A x)`` of the concatenated factors is added to each layer's output;
 - ``two dense models``: both merged models held whole, every weight interpolated for each point;
 - ``PEFT``: the base read again, both adapters concatenated by `add_weighted_adapter`, merged.
@@ -32,12 +32,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from tasks.devices import describe_machine
 from tasks.geometry.delta import LoraDelta, load_delta
-from tasks.geometry.line import Line
+from tasks.geometry.paths.line import Line
 from tasks.models.generate import generate
 from tasks.models.load import load_model
 from tasks.models.score import sequence_nll
+from tasks.workers.devices import describe_machine
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 VOCABULARY = 146

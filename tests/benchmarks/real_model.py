@@ -34,11 +34,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tasks.contracts import GRADED, RunInfo, checked
-from tasks.devices import KEEP_MEMORY, describe_machine
+from tasks.core.contracts import GRADED, RunInfo, checked
+from tasks.core.sections import LoraSpec, TrainSpec
 from tasks.methods import Methods
-from tasks.specs import LoraSpec, TrainSpec
-from tasks.workers import peak_memory
+from tasks.workers.devices import KEEP_MEMORY, describe_machine
+from tasks.workers.worker import peak_memory
 
 INFO = RunInfo("bench", "bench", seed=0, data_seed=0, lr=5e-5)
 LORA = LoraSpec(r=16, alpha=32.0)

@@ -40,16 +40,16 @@ import numpy as np
 import polars as pl
 import torch
 
-from tasks.contracts import GRADED, RunInfo, checked
-from tasks.devices import describe_machine
+from tasks.core.contracts import GRADED, RunInfo, checked
+from tasks.core.sections import LoraSpec, TrainSpec
 from tasks.methods import Method, Methods
 from tasks.methods.dpo import Dpo
 from tasks.models.load import arithmetic, device, load_model
-from tasks.specs import LoraSpec, TrainSpec
 from tasks.training.build import build_trainer
 from tasks.training.examples import build_dataset
 from tasks.training.reference import REFERENCE, rows_of, write_reference
 from tasks.training.trainers import PairCollator, RowCollator, TokenizedDPOTrainer
+from tasks.workers.devices import describe_machine
 
 WORDS = 64
 INFO = RunInfo("bench", "bench", seed=0, data_seed=0, lr=5e-6)

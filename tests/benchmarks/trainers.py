@@ -12,13 +12,13 @@ import polars as pl
 import torch
 from torch.nn.functional import logsigmoid
 
-from tasks.contracts import ArtifactRef
+from tasks.core.contracts import ArtifactRef
+from tasks.core.sections import TrainSpec
 from tasks.methods import Method, RowMethod
 from tasks.methods.dpo import Dpo
 from tasks.models.load import arithmetic, device
-from tasks.settings import StudySpec, build
-from tasks.specs import TrainSpec
-from tasks.store import open_store
+from tasks.settings.study import StudySpec, build
+from tasks.storage.store import open_store
 from tasks.training.build import build_trainer
 from tasks.training.examples import build_dataset
 

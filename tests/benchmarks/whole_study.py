@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--home", type=Path, help="a state folder to keep (default: a temporary one)")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    from tasks.devices import describe_machine, slots
+    from tasks.workers.devices import describe_machine, slots
 
     with tempfile.TemporaryDirectory() as temporary:
         home = (arguments.home or Path(temporary) / "home").absolute()

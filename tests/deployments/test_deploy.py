@@ -10,9 +10,9 @@ import yaml
 
 from deployments.deploy import FILE, text
 from deployments.pools import POOLS, with_gpus
-from tasks.presets import preset
-from tasks.settings import build
-from tests.flows.living import ROOT, SECONDS, Ui, environment
+from tasks.settings.presets import preset
+from tasks.settings.study import build
+from tests.lab.living import ROOT, SECONDS, Ui, environment
 
 
 def test_the_file_is_that_of_the_presets() -> None:

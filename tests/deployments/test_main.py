@@ -1,4 +1,4 @@
-"""``python -m deployments`` without a server to deploy to; with one: ``tests/flows/test_team.py``."""
+"""``python -m deployments`` without a server to deploy to; with one: ``tests/studies/test_team.py``."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.faults.killable import Killable
 from tests.faults.processes import Process, living, until
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 GONE_SECONDS = 60.0
 """A fork server needs 1.6 s of CPU to end: a few seconds on free cores, 25 were seen at a load of 60 on two."""
 RUN_SECONDS = 1800.0

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def confined(words: list[str], *, memory: int = 4 * 2**30, seconds: float = 60.0
 READ = """
 import sys
 from pathlib import Path
-from tasks.contracts import InputError
+from tasks.core.contracts import InputError
 from tasks.{module} import {function} as read
 try:
     print(read(Path(sys.argv[1])))

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.flows.living import free_port
-from tests.mlflow_server import wait_until_ready
+from tests.lab.living import free_port
+from tests.lab.mlflow_server import wait_until_ready
 
 QUIET = {
     "DO_NOT_TRACK": "1",

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.reporting.claims.rules import FAILS, HOLDS
-from tasks.reporting.read import read_tables
-from tasks.reporting.write import write_report
-from tests.flows.study_runs import Lab, Study
-from tests.reporting.browsing import ready
+from tasks.reporting.publish.write import write_report
+from tasks.reporting.views.read import read_tables
+from tests.lab.browsing import ready
+from tests.lab.study_runs import Lab, Study
 
 SHORT = (
     "train.steps=3",

@@ -44,7 +44,12 @@ def _look(folder: Path, home: Path) -> Process | None:
 
 def _role(command: str, stage: str) -> str:
     """Workers are forked: they have their server's command line, and a log of their own."""
-    marks = {"flows.cli": "driver", "create_app": "prefect", "orphans.py": "watcher", "resource_tracker": "tracker"}
+    marks = {
+        "flows.cli": "driver",
+        "create_app": "prefect",
+        "orphans.py": "watcher",
+        "resource_tracker": "tracker",
+    }
     if "forkserver" in command:
         return "worker" if stage else "fork server"
     return next((role for mark, role in marks.items() if mark in command), "other")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.flows.living import ROOT, environment, free_port, until
+from tests.lab.living import ROOT, environment, free_port, until
 
 METHODS = ("sft", "rft")
 STEPS = 400

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import polars as pl
 
-from tasks.reporting.join import SCHEMAS
+from tasks.reporting.views.join import SCHEMAS
 from tests.faults.numbers import SHORT, sums, write_rows
-from tests.flows.study_runs import Lab, Study
+from tests.lab.study_runs import Lab, Study
 
 SECONDS = 1800.0
 """For a machine that is busy; on free cores such a study takes half a minute."""

@@ -14,8 +14,8 @@ from typing import Any
 import polars as pl
 from filelock import FileLock
 
-from tasks.digests import verify_entry
-from tasks.reporting.join import SCHEMAS
+from tasks.core.digests import verify_entry
+from tasks.reporting.views.join import SCHEMAS
 
 
 class Record:

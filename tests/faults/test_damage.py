@@ -24,13 +24,13 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import save_file
 
+from flows.cli.terminal import StudyDisplay
 from flows.record import damage_notes
-from flows.terminal import StudyDisplay
-from tasks.contracts import ArtifactRef, StageResult
-from tasks.digests import Damaged, StageKey, build_manifest, manifest_digest
-from tasks.events import Event, at_work, damaged, listening
+from tasks.core.contracts import ArtifactRef, StageResult
+from tasks.core.digests import Damaged, StageKey, build_manifest, manifest_digest
+from tasks.core.events import Event, at_work, damaged, listening
 from tasks.storage.copies import Copies
-from tasks.store import Store
+from tasks.storage.store import Store
 
 STAGES = ("rollouts", "train", "evaluate")
 DRAWS, MORE = 30, 150

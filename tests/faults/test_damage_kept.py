@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.contracts import RunInfo
-from tasks.digests import build_manifest
+from tasks.core.contracts import RunInfo
+from tasks.core.digests import build_manifest
+from tasks.core.events import Event, listening
+from tasks.core.sections import TrainSpec
 from tasks.engines.interface import Completion, Deliver, Request, Sampling
 from tasks.engines.journal import Journal, append_lines, complete, read_lines
-from tasks.events import Event, listening
 from tasks.methods.rift import Rift
-from tasks.specs import TrainSpec
-from tests.training.world import World, make_graded, write_base
+from tests.lab.world import World, make_graded, write_base
 
 TRAIN = TrainSpec(lr=1e-2, steps=5, batch_size=8, checkpoint_steps=2)
 NAMES = ("optimizer.pt", "adapter_model.safetensors", "trainer_state.json", "rng_state.pth", "colinear.json")

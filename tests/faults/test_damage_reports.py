@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from tasks.contracts import InputError
-from tasks.reporting.join import SCHEMAS
+from tasks.core.contracts import InputError
 from tasks.reporting.many.studies import read_studies
-from tasks.reporting.read import read_tables
-from tasks.reporting.write import write_report
-from tasks.state import check_databases, check_mlflow
-from tests.reporting.many import made, runs_of
+from tasks.reporting.publish.write import write_report
+from tasks.reporting.views.join import SCHEMAS
+from tasks.reporting.views.read import read_tables
+from tasks.storage.state import check_databases, check_mlflow
+from tests.lab.many_studies import made, runs_of
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 READ_BACK = ("study.json", "claims.json", *(f"{name}.parquet" for name in SCHEMAS))
 AGAIN = "run the study again, which makes its report anew"
 
@@ -90,7 +90,7 @@ def test_a_damaged_folder_is_refused_by_its_file(studies: tuple[Path, Path], dra
 def test_the_command_refuses_it_with_exit_code_2(
     studies: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], state: Path
 ) -> None:
-    from flows.cli import main
+    from flows.cli.main import main
 
     path = studies[1] / "pair_metrics.parquet"
     content = bytearray(path.read_bytes())
@@ -186,7 +186,7 @@ def test_an_emptied_database_with_artifacts_is_no_fresh_one(state: Path) -> None
 
 
 def test_a_database_that_somebody_writes_to_is_not_called_damaged(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.state.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("tasks.storage.state.BUSY_SECONDS", 0.1)
     path = write_database(state / "mlflow.db")
     with closing(sqlite3.connect(path)) as writer:
         writer.execute("begin exclusive")
@@ -212,7 +212,7 @@ def test_a_study_on_a_damaged_database_is_refused_at_once(state: Path, whose: st
 
 
 def test_an_experiment_that_was_deleted_on_mlflows_pages_is_brought_back_as_said(state: Path) -> None:
-    from tasks.store import CACHE, Store
+    from tasks.storage.store import CACHE, Store
 
     store = Store()
     store.client.delete_experiment(store.experiments[CACHE])

@@ -16,8 +16,8 @@ import pytest
 from tests.faults import small
 from tests.faults.small import check_same, done, words
 from tests.faults.test_damage import exchange
-from tests.flows.living import until
-from tests.flows.study_runs import Lab, Study
+from tests.lab.living import until
+from tests.lab.study_runs import Lab, Study
 
 pytestmark = pytest.mark.faults
 

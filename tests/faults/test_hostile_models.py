@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from tasks.contracts import InputError, RunInfo, StageError
-from tasks.geometry.adapter import WEIGHTS, AdapterSource
-from tasks.geometry.opened import Named, check
+from tasks.core.contracts import InputError, RunInfo, StageError
+from tasks.geometry.adapters.adapter import WEIGHTS, AdapterSource
+from tasks.geometry.adapters.opened import Named, check
 from tasks.models.external import check_base, locate
 from tests.faults.confined import ROOT, confined
-from tests.geometry.foreign import tiny_base
+from tests.lab.foreign_adapters import tiny_base
 
 
 class Evil:
@@ -49,7 +49,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.geometry.test_merged import lora, train
+    from tests.unit.geometry.test_merged import lora, train
 
     folder = tmp_path_factory.mktemp("adapters") / "plain"
     train(base, folder, lora())
@@ -163,12 +163,12 @@ def test_a_pickle_planted_in_a_checkpoint_of_ours_runs_nothing(tmp_path: Path, f
     """With a manifest forged as well: only who can write the state folder can do that, and gets a failed training."""
     import torch
 
-    from tasks.devices import WorkerDied, run_pinned
-    from tasks.digests import build_manifest
+    from tasks.core.digests import build_manifest
     from tasks.methods.sft import Sft
     from tasks.training.train import train_adapter
-    from tests.training.conftest import make_world
-    from tests.training.test_checkpoints import TRAIN, Killer, arguments
+    from tasks.workers.devices import WorkerDied, run_pinned
+    from tests.unit.training.conftest import make_world
+    from tests.unit.training.test_checkpoints import TRAIN, Killer, arguments
 
     world, checkpoints, log = make_world(tmp_path), tmp_path / "checkpoints", tmp_path / "worker.log"
     with pytest.raises(WorkerDied):

@@ -17,18 +17,18 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from rich.console import Console
 
-from flows.terminal import StudyDisplay
-from tasks.contracts import InputError
-from tasks.events import Event
-from tasks.geometry.arguments import label_all, parse
-from tasks.preflight import check_out
-from tasks.recorded import fetch, recall
-from tasks.reporting.figure_files import inert
-from tasks.settings import build
+from flows.cli.terminal import StudyDisplay
+from tasks.core.contracts import InputError
+from tasks.core.events import Event
+from tasks.core.visible import dated_folder, file_name, parameter_names, visible
+from tasks.geometry.adapters.arguments import label_all, parse
+from tasks.planning.preflight import check_out
+from tasks.reporting.publish.figure_files import inert
+from tasks.settings.study import build
 from tasks.storage import patience
-from tasks.visible import dated_folder, file_name, parameter_names, visible
+from tasks.storage.recorded import fetch, recall
 from tests.faults.confined import confined
-from tests.flows.adapters import adapter
+from tests.lab.adapters import adapter
 
 OSC = "\x1b]0;owned\x07\x1b[2J"
 EVIL = [
@@ -119,7 +119,7 @@ def test_cells_that_a_spreadsheet_would_run_get_an_apostrophe(text: str, safe: b
 
 
 def test_parameters_have_names_that_mlflow_takes(state: Path) -> None:
-    from tasks.store import open_store
+    from tasks.storage.store import open_store
 
     names = [*EVIL, OSC, "", ".", "a//b", "a b:c/d", "é", "x" * 400, "x" * 401, "[a]", "(a)"]
     assert len(parameter_names(dict.fromkeys(names, 1))) == len(set(names))
@@ -157,7 +157,7 @@ def test_an_adapters_name_prints(argument: str) -> None:
     ],
 )
 def test_a_path_that_leads_elsewhere_is_refused(argument: str, message: str, tmp_path: Path) -> None:
-    from tasks.geometry.arguments import locate
+    from tasks.geometry.adapters.arguments import locate
 
     with pytest.raises(InputError) as error:
         locate(parse(argument), lambda uri, scratch: scratch, tmp_path)

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from tasks.contracts import InputError, StageError
-from tasks.secrets import guard, redact, secrets
-from tests.engines.server import Server, chat, serving
+from tasks.core.contracts import InputError, StageError
+from tasks.core.secrets import guard, redact, secrets
 from tests.faults.confined import ROOT
-from tests.flows.living import environment
-from tests.mlflow_server import Server as Mlflow
+from tests.lab.living import environment
+from tests.lab.mlflow_server import Server as Mlflow
+from tests.lab.openai_server import Server, chat, serving
 
 PASSWORD = "Tr0ub4dor&3-pw"
 QUOTED = urllib.parse.quote(PASSWORD, safe="")
@@ -150,7 +150,7 @@ def test_every_secret_of_the_environment_is_known() -> None:
 def test_the_login_of_the_state_folder_is_known_from_the_start(tmp_path: Path) -> None:
     """As the commands begin: whatever is said afterwards, in an error or a log, is without it."""
     asked = (
-        "import sys; from tasks import home, login; home.quiet_environment(); from tasks.secrets import redact; "
+        "import sys; from tasks import home, login; home.quiet_environment(); from tasks.core.secrets import redact; "
         "both = login.of(home.home()); print(redact(f'<{both}> <{both.partition(chr(58))[2]}>'))"
     )
     done = subprocess.run(

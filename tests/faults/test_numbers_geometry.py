@@ -14,15 +14,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tasks.contracts import PAIR_METRICS_FRAME, InputError
-from tasks.geometry.base_metrics import base_module, base_rows
+from tasks.core.contracts import PAIR_METRICS_FRAME, InputError
+from tasks.geometry.base.metrics import base_module, base_rows
+from tasks.geometry.base.sparsity import update_sparsity
 from tasks.geometry.connectivity import PATH_ITEMS, barrier_frame
 from tasks.geometry.cosine import cosine_matrix, norm
 from tasks.geometry.delta import Factors, LoraDelta, load_delta
-from tasks.geometry.sparsity import update_sparsity
 from tasks.geometry.spectrum import effective_rank, singular_values
-from tasks.geometry.tables import geometry
-from tests.geometry.updates import infos
+from tasks.geometry.tables.build import geometry
+from tests.lab.updates import infos
 
 OUT, IN, RANK, LAYERS = 14, 10, 3, 3
 

@@ -11,18 +11,18 @@ from xml.etree import ElementTree
 import polars as pl
 import pytest
 
-from tasks.contracts import RunInfo
+from tasks.core.contracts import RunInfo
 from tasks.evaluation.accuracy import accuracy_table, mcnemar_table
-from tasks.reporting.findings import findings
+from tasks.reporting.findings.headline import findings
+from tasks.reporting.findings.oddities import risen_losses, uniform_rewards
 from tasks.reporting.formats import number, significant, size
-from tasks.reporting.join import StudyTables
-from tasks.reporting.oddities import risen_losses, uniform_rewards
-from tasks.reporting.pairs import geometry
-from tasks.reporting.rollout_tables import rollout_record
-from tasks.reporting.tables import headline_table
-from tasks.reporting.write import write_report
+from tasks.reporting.publish.write import write_report
+from tasks.reporting.tables.rollouts import rollout_record
+from tasks.reporting.tables.views import headline_table
+from tasks.reporting.views.join import StudyTables
+from tasks.reporting.views.pairs import geometry
 from tests.faults.numbers import check_claims, check_words
-from tests.reporting.conftest import make_spectra, make_study
+from tests.unit.reporting.conftest import make_spectra, make_study
 
 BASE, SFT, DPO = (
     RunInfo("base", "base", 0, 0, 0.0),

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from tasks.contracts import InputError
-from tasks.preflight import preflight
-from tasks.presets import preset
+from tasks.core.contracts import InputError
+from tasks.planning.preflight import preflight
 from tasks.problems.files import read_problems
 from tasks.rollouts.files import read_rollouts
-from tasks.settings import build, override
+from tasks.settings.presets import preset
+from tasks.settings.study import build, override
 from tests.faults.numbers import sums, write_rows
 
 

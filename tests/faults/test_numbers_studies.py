@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from tasks.reporting.formats import significant
 from tests.faults.numbers import check_in_browser, check_page, check_words, study, sums, write_rows
-from tests.flows.adapters import adapter, compare, dense
-from tests.flows.study_runs import Lab, Study
-from tests.reporting.browsing import launched
+from tests.lab.adapters import adapter, compare, dense
+from tests.lab.browsing import launched
+from tests.lab.study_runs import Lab, Study
 
 pytestmark = pytest.mark.faults
 

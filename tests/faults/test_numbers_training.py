@@ -11,15 +11,15 @@ import polars as pl
 import pytest
 import torch
 
-from flows.rollout_notes import few_examples
-from tasks.contracts import ArtifactRef, InputError, RunInfo, StageResult
+from flows.notes.rollouts import few_examples
+from tasks.core.contracts import ArtifactRef, InputError, RunInfo, StageResult
+from tasks.core.sections import TrainSpec
 from tasks.methods import Method, Methods
 from tasks.methods.dpo import Dpo
 from tasks.methods.offline_grpo import MOST_NATS, OfflineGrpo
-from tasks.settings import StudySpec
-from tasks.specs import TrainSpec
+from tasks.settings.study import StudySpec
 from tasks.training.log import Diverged, _refuse_divergence, refuse_infinite
-from tests.training.world import EOS, World, make_graded, read_adapter, write_base
+from tests.lab.world import EOS, World, make_graded, read_adapter, write_base
 
 METHODS = Methods()
 

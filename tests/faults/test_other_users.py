@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.flows.living import SECONDS, Ui, colinear, environment
+from tests.lab.living import SECONDS, Ui, colinear, environment
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")
 NOBODY = 65534
@@ -45,10 +45,10 @@ print(json.dumps([read(path) for path in wanted["paths"]] + [ask(*one) for one i
 
 EMBEDDED = """
 import sys
-from tasks import home
+from tasks.core import home
 home.quiet_environment()
 from prefect import flow
-from flows import embedded
+from flows.servers import embedded
 embedded.prepare()
 flow(name="mine")(lambda: 7)()
 from prefect.client.orchestration import get_client
@@ -73,8 +73,8 @@ def as_nobody(paths: list[Path] = [], requests: list[tuple[str, Any, str]] = [])
 
 REFUSED = """
 import os
-from tasks.contracts import InputError
-from tasks.state import check_writable
+from tasks.core.contracts import InputError
+from tasks.storage.state import check_writable
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try:
     check_writable()

@@ -17,16 +17,16 @@ from typing import Any
 
 import pytest
 
-from tasks import home
-from tasks.contracts import InputError, Progress, StageError
-from tasks.devices import WorkerDied, run_pinned, run_unpinned, take
-from tasks.leftovers import drop_leftovers
-from tasks.state import check_databases, check_writable
-from tasks.workers import Hung, beat, hang_seconds
+from tasks.core import home
+from tasks.core.contracts import InputError, Progress, StageError
+from tasks.storage.leftovers import drop_leftovers
+from tasks.storage.state import check_databases, check_writable
+from tasks.workers.devices import WorkerDied, run_pinned, run_unpinned, take
+from tasks.workers.worker import Hung, beat, hang_seconds
 from tests.faults.clocks import DAY, Clock
 from tests.faults.disks import mounted
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 HANG = 2.0
 """Seconds after which a worker of these tests counts as hung; those that live are heard of four times as often."""
 
@@ -113,7 +113,7 @@ def test_a_worker_that_is_heard_of_is_no_hang(tmp_path: Path, how: str) -> None:
 DRIVER = """
 import sys
 from pathlib import Path
-from tasks import devices
+from tasks.workers import devices
 from tests.faults.test_resources import live
 
 if __name__ == "__main__":
@@ -218,7 +218,7 @@ def test_a_worker_whose_log_is_on_the_full_disk_says_why_it_ended(tmp_path: Path
 def test_a_full_disk_under_mlflows_database_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from tasks.store import STUDIES, Store
+    from tasks.storage.store import STUDIES, Store
 
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=8m", "none") as disk:
         monkeypatch.setenv("COLINEAR_HOME", str(disk))
@@ -301,7 +301,7 @@ def test_a_leftover_of_the_future_is_kept_and_one_of_1970_goes(state: Path) -> N
 
 JUMPS = """
 import time
-from tasks.clock import now
+from tasks.core.clock import now
 before, wall = now(), time.time()
 print("begun", flush=True)
 while abs(time.time() - wall) < 1000:

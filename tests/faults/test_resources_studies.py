@@ -18,8 +18,8 @@ from tests.faults import small
 from tests.faults.clocks import Clock
 from tests.faults.disks import mounted
 from tests.faults.small import check_same, done, words
-from tests.flows.living import left_behind
-from tests.flows.study_runs import Lab, Study, kill_after
+from tests.lab.living import left_behind
+from tests.lab.study_runs import Lab, Study, kill_after
 
 pytestmark = pytest.mark.faults
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.living import ROOT, SECONDS, environment, left_behind, until
+from tests.lab.living import ROOT, SECONDS, environment, left_behind, until
 
 FLOW = """
 import json, os, signal, time
-from tasks import home
+from tasks.core import home
 home.quiet_environment()
-from flows import prefect_server
-from flows.embedded import load_tables, prepare, settle
+from flows.servers import prefect_server
+from flows.servers.embedded import load_tables, prepare, settle
 load_tables()
 prepare()
 prefect_server.watch()

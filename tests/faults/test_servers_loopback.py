@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tasks.engines.vllm import VllmEngine
-from tests.engines.vllm_models import make_base, needs_vllm
 from tests.faults.processes import living
 from tests.faults.servers import studying
 from tests.faults.sockets import is_loopback, listening
-from tests.flows.living import Ui
+from tests.lab.living import Ui
+from tests.lab.vllm_models import make_base, needs_vllm
 
 
 def test_the_listening_sockets_of_a_process_are_seen() -> None:

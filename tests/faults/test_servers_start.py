@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from flows import prefect_server
-from flows.prefect_server import named
-from tasks.contracts import InputError, StageError
+from flows.servers import prefect_server
+from flows.servers.prefect_server import named
+from tasks.core.contracts import InputError, StageError
 from tasks.storage import tracking
 from tasks.storage.tracking import Tracking
 from tests.faults.proxy import answering, refusing, silent
-from tests.flows.living import ROOT, environment
+from tests.lab.living import ROOT, environment
 
 PAGE = b"<html><body>Welcome to the router</body></html>"
 PASSWORD = "hunter2secret"
@@ -118,7 +118,7 @@ def test_only_prefects_own_lost_connections_are_named(monkeypatch: pytest.Monkey
 
 def test_a_command_that_has_failed_ends_though_prefect_has_more_to_send() -> None:
     program = (
-        "import threading, time; from flows.prefect_server import leave_within; "
+        "import threading, time; from flows.servers.prefect_server import leave_within; "
         "threading._register_atexit(lambda: time.sleep(600)); leave_within(0.5)"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=240, check=False)

@@ -12,14 +12,14 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tasks.contracts import StageError
-from tasks.digests import StageKey
-from tasks.events import Event, listening
+from tasks.core.contracts import StageError
+from tasks.core.digests import StageKey
+from tasks.core.events import Event, listening
 from tasks.storage import outbox, patience
-from tasks.store import Entry, Store, open_store
+from tasks.storage.store import Entry, Store, open_store
 from tasks.training.live import LiveMetrics
 from tests.faults.proxy import Proxy, proxied, silent
-from tests.mlflow_server import Server
+from tests.lab.mlflow_server import Server
 
 ROWS = [("loss", 1.0 / step, step, 1_700_000_000_000 + step) for step in range(1, 8)]
 

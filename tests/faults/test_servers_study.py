@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.store import Store
+from tasks.storage.store import Store
 from tests.faults.proxy import Proxy, proxied
 from tests.faults.servers import (
     METHODS,
@@ -25,7 +25,7 @@ from tests.faults.servers import (
     studying,
     trains,
 )
-from tests.mlflow_server import running
+from tests.lab.mlflow_server import running
 
 pytestmark = pytest.mark.faults
 

@@ -15,18 +15,18 @@ import pytest
 from tests.faults import small
 from tests.faults.small import check_same, done, words
 from tests.faults.sound import Record
-from tests.flows.living import environment, left_behind
-from tests.flows.study_runs import Lab, Study
+from tests.lab.living import environment, left_behind
+from tests.lab.study_runs import Lab, Study
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 AT_ONCE = 8
 
 STORES = f"""
 import os, sys, time
-from tasks import home
+from tasks.core import home
 home.quiet_environment()
 import mlflow.tracking  # the slow import, once for all of them
-from tasks.store import Store, StageKey
+from tasks.storage.store import Store, StageKey
 
 def work(i):
     store = Store()
@@ -52,9 +52,9 @@ print("codes", *[os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in
 
 SERVERS = """
 import sys
-from tasks import home
+from tasks.core import home
 home.quiet_environment()
-from flows.embedded import load_tables, prepare, settle
+from flows.servers.embedded import load_tables, prepare, settle
 load_tables()
 from prefect import flow
 prepare()

@@ -16,11 +16,11 @@ import numpy as np
 import polars as pl
 from hypothesis import strategies as st
 
-from tasks.contracts import PROBLEMS, InputError
+from tasks.core.contracts import PROBLEMS, InputError
+from tasks.core.rows import name_of, read_rows
 from tasks.grading.grade import Grade, grade, unparsed_golds
 from tasks.problems.files import Layout, collect, read_problems
 from tasks.rollouts.files import ROLLOUT_FILE, read_rollouts
-from tasks.rows import name_of, read_rows
 from tests.fuzz.formulas import BOMBS, FORMULAS, framed
 from tests.fuzz.inputs import NUMBERS, PLAIN, TEXTS, TRICKS, changed, damaged, lines, values
 
@@ -168,7 +168,7 @@ def problems() -> tuple[st.SearchStrategy[Any], Run]:
 
 
 def settings_files() -> tuple[st.SearchStrategy[bytes], Run]:
-    from flows.study_command import study_spec
+    from flows.cli.study import study_spec
 
     seeds = [
         b'preset = "tiny"\nname = "x"\nmethods = ["sft", "dpo"]\nseed = 3\n'
@@ -181,8 +181,8 @@ def settings_files() -> tuple[st.SearchStrategy[bytes], Run]:
 
 
 def settings_words() -> tuple[st.SearchStrategy[list[str]], Run]:
-    from flows.study_command import study_spec
-    from tasks.settings import StudySpec, build
+    from flows.cli.study import study_spec
+    from tasks.settings.study import StudySpec, build
 
     sections = {name: field.annotation for name, field in StudySpec.model_fields.items()}
     keys = [
@@ -212,8 +212,8 @@ def settings_words() -> tuple[st.SearchStrategy[list[str]], Run]:
 
 def _spec(spec: Any) -> object:
     """A study that was accepted can be written down, read back, and named on a disk."""
-    from tasks.settings import StudySpec
-    from tasks.visible import file_name, parameter_names
+    from tasks.core.visible import file_name, parameter_names
+    from tasks.settings.study import StudySpec
 
     assert isinstance(spec, StudySpec)
     written = json.dumps(spec.model_dump(mode="json"), allow_nan=False)
@@ -281,9 +281,9 @@ MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj")
 
 def opened(folder: Path) -> object:
     """As ``colinear compare`` opens one, first the headers, then module by module."""
-    from tasks.contracts import RunInfo
+    from tasks.core.contracts import RunInfo
+    from tasks.geometry.adapters.opened import Named, check
     from tasks.geometry.delta import load_delta
-    from tasks.geometry.opened import Named, check
 
     if check(Named(RunInfo("x", "x", None, None, None), folder, str(folder)), Path("base")) is None:
         return None  # its update takes the base: what PEFT does with it is not fuzzed here
@@ -352,8 +352,8 @@ def adapter_formats() -> tuple[st.SearchStrategy[Any], Run]:
     """Files of MLX, kohya's scripts and diffusers: other names, other shapes, metadata of any kind."""
     from safetensors.numpy import save
 
-    from tasks.geometry.adapter import AdapterSource
-    from tasks.geometry.other_formats import as_peft
+    from tasks.geometry.adapters.adapter import AdapterSource
+    from tasks.geometry.adapters.other_formats import as_peft
 
     folder, scratch = Path("other"), Path("written")
     folder.mkdir(exist_ok=True)
@@ -390,7 +390,7 @@ def adapter_formats() -> tuple[st.SearchStrategy[Any], Run]:
 
 
 def indices() -> tuple[st.SearchStrategy[bytes], Run]:
-    from tasks.geometry.checkpoint import Checkpoint
+    from tasks.geometry.adapters.checkpoint import Checkpoint
     from tasks.models.external import locate
 
     folder = Path("model")
@@ -419,8 +419,8 @@ def indices() -> tuple[st.SearchStrategy[bytes], Run]:
 
 
 def arguments() -> tuple[st.SearchStrategy[Any], Run]:
-    from tasks.geometry.arguments import label_all, locate, parse
-    from tasks.geometry.identities import choose_reference, identify
+    from tasks.geometry.adapters.arguments import label_all, locate, parse
+    from tasks.geometry.adapters.identities import choose_reference, identify
 
     folder = Path("sft/adapter")
     folder.mkdir(parents=True, exist_ok=True)

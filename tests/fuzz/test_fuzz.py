@@ -17,7 +17,7 @@ import pytest
 
 from tests.fuzz.targets import TARGETS
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 SAMPLE = 1200
 CASE_SECONDS = 0.5
 """Of the mean case, on a machine that is busy; 5 ms on a free core."""

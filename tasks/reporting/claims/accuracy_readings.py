@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tasks.reporting.accuracy_findings import freedom
 from tasks.reporting.claims.claim import Part, Reading
 from tasks.reporting.claims.evidence import Evidence
 from tasks.reporting.claims.measured import Measured, Missing, Noise
 from tasks.reporting.claims.pair_readings import NO_MATCHED, dpo_at_rate
 from tasks.reporting.claims.spread import KIND, order_groups
-from tasks.reporting.floors import ORDER
 from tasks.reporting.formats import benchmark_name, number, p_value
-from tasks.reporting.join import (
+from tasks.reporting.notes import freedom
+from tasks.reporting.views.floors import ORDER
+from tasks.reporting.views.join import (
     StudyTables,
     Versus,
     base_of,

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from tasks.contracts import RunInfo
-from tasks.reporting.join import StudyTables
-from tasks.reporting.pairs import Geometry, geometry
-from tasks.reporting.paths import Paths, paths_of
-from tasks.reporting.similarity import Similarity, similarity_of
+from tasks.core.contracts import RunInfo
+from tasks.reporting.views.join import StudyTables
+from tasks.reporting.views.pairs import Geometry, geometry
+from tasks.reporting.views.paths import Paths, paths_of
+from tasks.reporting.views.similarity import Similarity, similarity_of
 
 LR_OF_DPO = 0.1
 """DPO's learning rate over the others' in the paper."""

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import fmean
 
-from tasks.contracts import RunInfo
+from tasks.core.contracts import RunInfo
 from tasks.reporting.claims.claim import Part, Reading
 from tasks.reporting.claims.evidence import Evidence
 from tasks.reporting.claims.measured import Measured, Missing, Noise, known
 from tasks.reporting.claims.spread import KIND, order_groups, spread_of
-from tasks.reporting.floors import INITIALISATION, ORDER
-from tasks.reporting.paths import curve
-from tasks.reporting.similarity import Similarity
+from tasks.reporting.views.floors import INITIALISATION, ORDER
+from tasks.reporting.views.paths import curve
+from tasks.reporting.views.similarity import Similarity
 
 LATE = 2 / 3
 """Share of the depth from which the paper's CKA falls (layer 25 of 36)."""

@@ -48,7 +48,7 @@ class Measured:
     p: float | None = None
     parts: int = 1
     crossed: Crossed | None = None
-    """The same of runs in two data orders: what the noise floor judges (`tasks.reporting.across`)."""
+    """The same of runs in two data orders: what the noise floor judges (`tasks.reporting.views.across`)."""
     units: Mapping[str, float] = field(default_factory=dict)
     """What the interval is over: the value in each data order where both methods have several, else in each layer."""
     null: float | None = None

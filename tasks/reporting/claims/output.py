@@ -13,7 +13,7 @@ from tasks.reporting.claims.registry import Sensitivity
 from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER
 from tasks.reporting.claims.spread import KIND
 from tasks.reporting.formats import number
-from tasks.reporting.tables import Cell, Table, said
+from tasks.reporting.tables.views import Cell, Table, said
 
 PAPER = "arXiv 2606.23740"
 VERDICTS = (HOLDS, FAILS, NO_POWER, NOT_MEASURED)

@@ -1,9 +1,9 @@
 """Readings of claims about pairs of updates: measures of PAIR_METRICS with their intervals and noise floors.
 
-Two methods of one initialisation are read like with like (`tasks.reporting.across`): their value is that of runs in one
-data order, as the paper's is, and beside it stands the value across data orders, which the noise floor judges. The
-interval is over what is random: over the data orders, where both methods were trained in several; otherwise it is the
-frame's, over layers, which stands in for it.
+Two methods of one initialisation are read like with like (`tasks.reporting.views.across`): their value is that of runs
+in one data order, as the paper's is, and beside it stands the value across data orders, which the noise floor judges.
+The interval is over what is random: over the data orders, where both methods were trained in several; otherwise it is
+the frame's, over layers, which stands in for it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from statistics import fmean
 
 import polars as pl
 
-from tasks.contracts import RunInfo
-from tasks.reporting.across import Likeness, t_interval
+from tasks.core.contracts import RunInfo
 from tasks.reporting.claims.claim import Part, Reading
 from tasks.reporting.claims.evidence import Evidence
 from tasks.reporting.claims.measured import Crossed, Measured, Missing, Noise, known
-from tasks.reporting.floors import INITIALISATION, KINDS, ORDER
 from tasks.reporting.formats import learning_rate, number
 from tasks.reporting.notes import percentile
-from tasks.reporting.pairs import REVERSED, Estimate
+from tasks.reporting.views.across import Likeness, t_interval
+from tasks.reporting.views.floors import INITIALISATION, KINDS, ORDER
+from tasks.reporting.views.pairs import REVERSED, Estimate
 
 LEADING = -1
 """Stands for the subspace dimension that is to this rank what the paper's 10 is to its 32."""
@@ -97,7 +97,7 @@ def _with_chance(evidence: Evidence, a: str, b: str, gap: Part) -> Part:
 
 
 def mean_overlap(dimensions: int) -> float:
-    """``E |<u, u'>|`` of two independent uniform unit vectors: see `tasks.geometry.nulls.expected_overlap`."""
+    """``E |<u, u'>|`` of two independent uniform unit vectors: see `tasks.geometry.chance.nulls.expected_overlap`."""
     return math.exp(math.lgamma(dimensions / 2) - math.lgamma((dimensions + 1) / 2)) / math.sqrt(math.pi)
 
 

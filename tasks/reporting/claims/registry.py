@@ -11,7 +11,7 @@ from tasks.reporting.claims.geometry_claims import geometry_claims
 from tasks.reporting.claims.measured import NOT_MEASURED
 from tasks.reporting.claims.open_questions import open_questions
 from tasks.reporting.claims.rules import TOLERANCES, Tolerances
-from tasks.reporting.join import StudyTables
+from tasks.reporting.views.join import StudyTables
 
 
 def claims_at(tolerances: Tolerances) -> tuple[Claim, ...]:

@@ -8,14 +8,14 @@ from statistics import fmean
 
 import numpy as np
 
-from tasks.reporting.across import LEVEL, t_interval
 from tasks.reporting.claims.claim import Part, Reading
 from tasks.reporting.claims.evidence import Evidence
 from tasks.reporting.claims.measured import Measured, Missing, known
 from tasks.reporting.claims.pair_readings import by_layer
 from tasks.reporting.claims.spread import Spread, order_groups, spread_of
-from tasks.reporting.function_tables import depths
-from tasks.reporting.join import spectrum_value
+from tasks.reporting.tables.functions import depths
+from tasks.reporting.views.across import LEVEL, t_interval
+from tasks.reporting.views.join import spectrum_value
 
 RANK = "effective_rank"
 FEWEST = 2

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from tasks.reporting.across import LEVEL
 from tasks.reporting.claims.measured import Noise
-from tasks.reporting.pairs import Geometry
+from tasks.reporting.views.across import LEVEL
+from tasks.reporting.views.pairs import Geometry
 
 KIND = "change with another data order"
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import polars as pl
 
-from tasks.contracts import DIFFERS, DIFFERS_LITTLE, EQUAL, NO_POWER
+from tasks.core.contracts import DIFFERS, DIFFERS_LITTLE, EQUAL, NO_POWER
 from tasks.reporting.formats import (
     NOT_MEASURED,
     benchmark_name,
@@ -17,12 +17,12 @@ from tasks.reporting.formats import (
     points_interval,
     span,
 )
-from tasks.reporting.join import MARGIN, REFERENCES
 from tasks.reporting.many.joined import Many
 from tasks.reporting.many.rows import Rows, by_method, grouped, once, qualified, values
 from tasks.reporting.many.spread import cell, spread
 from tasks.reporting.notes import count
-from tasks.reporting.tables import Cell, Table, said
+from tasks.reporting.tables.views import Cell, Table, said
+from tasks.reporting.views.join import MARGIN, REFERENCES
 
 POOLED = (
     "Every training counts once, though several studies may share it; a method's twins (another data order, another "

@@ -16,7 +16,7 @@ from tasks.reporting.many.rate_tables import rate_steps
 from tasks.reporting.many.rows import Rows, grouped, values
 from tasks.reporting.many.spread import Spread, spread
 from tasks.reporting.many.sweep import Sweep, wrapped
-from tasks.reporting.tables import Cell, Table
+from tasks.reporting.tables.views import Cell, Table
 
 _SMALL = partial(significant, digits=2)
 _Row = tuple[Cell, ...]

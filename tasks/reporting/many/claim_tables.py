@@ -14,7 +14,7 @@ from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER
 from tasks.reporting.formats import significant
 from tasks.reporting.many.joined import Many
 from tasks.reporting.many.spread import cell, spread
-from tasks.reporting.tables import Cell, Table
+from tasks.reporting.tables.views import Cell, Table
 
 VERDICTS = (HOLDS, FAILS, NO_POWER, NOT_MEASURED)
 CLAIMS: dict[str, pl.DataType] = {

@@ -11,7 +11,7 @@ from tasks.reporting.formats import NOT_MEASURED, learning_rate, number, signifi
 from tasks.reporting.many.joined import Many
 from tasks.reporting.many.rows import between, crossed, floors, grouped, values
 from tasks.reporting.many.spread import cell, spread, told
-from tasks.reporting.tables import Cell, Table
+from tasks.reporting.tables.views import Cell, Table
 
 ORDER, INITIALISATION = "data order", "initialisation"
 BOTH = f"{ORDER} and {INITIALISATION}"

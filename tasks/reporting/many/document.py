@@ -7,9 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from tasks.reporting.document import Document, Section
-from tasks.reporting.explore_pairs import finite
-from tasks.reporting.figure_numbers import MOST_ROWS
+from tasks.reporting.charts.explore_pairs import finite
+from tasks.reporting.charts.numbers import MOST_ROWS
 from tasks.reporting.formats import learning_rate, listed
 from tasks.reporting.many.accuracy_tables import accuracy_tables, each_table
 from tasks.reporting.many.answers import answers_table
@@ -24,6 +23,7 @@ from tasks.reporting.many.rate_tables import dpo_table, has_rates, rates_table, 
 from tasks.reporting.many.study_table import settings_table, software, studies_table
 from tasks.reporting.many.sweep import Sweep, cells_table, midpoints_frame
 from tasks.reporting.notes import MOST_LISTED, count, named
+from tasks.reporting.render.document import Document, Section
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from tasks.reporting.charts.picture import KNOWN, MARKERS, PALETTE, Picture
+from tasks.reporting.charts.svg import FAINT, INK, PAPER, inline_svg
 from tasks.reporting.formats import benchmark_name, learning_rate
-from tasks.reporting.join import REFERENCES, SHOWN
 from tasks.reporting.many.direction_tables import BOTH, INITIALISATION, ORDER
 from tasks.reporting.many.joined import Many
 from tasks.reporting.many.rows import Rows, between, by_method, floors, once
-from tasks.reporting.picture import KNOWN, MARKERS, PALETTE, Picture
-from tasks.reporting.svg import FAINT, INK, PAPER, inline_svg
+from tasks.reporting.views.join import REFERENCES, SHOWN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

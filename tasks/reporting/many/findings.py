@@ -9,11 +9,10 @@ from typing import TypeVar
 
 import polars as pl
 
-from tasks.contracts import EQUAL
+from tasks.core.contracts import EQUAL
 from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER
-from tasks.reporting.findings import Findings
+from tasks.reporting.findings.headline import Findings
 from tasks.reporting.formats import benchmark_name, in_sentence, learning_rate, listed, points, significant, span
-from tasks.reporting.join import REFERENCES, SHOWN
 from tasks.reporting.many.claim_tables import joined_claims
 from tasks.reporting.many.direction_tables import BOTH, INITIALISATION, ORDER, three, two
 from tasks.reporting.many.joined import Many
@@ -22,6 +21,7 @@ from tasks.reporting.many.rows import Rows, between, by_method, crossed, floors,
 from tasks.reporting.many.spread import spread, told
 from tasks.reporting.many.sweep import Sweep, diverged_sentence
 from tasks.reporting.notes import MOST_LISTED, count, named
+from tasks.reporting.views.join import REFERENCES, SHOWN
 
 _MOST_RATES = 3
 """Learning rates that get a sentence of accuracies and one of cosines; the tables have all."""

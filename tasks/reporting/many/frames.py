@@ -7,13 +7,13 @@ from typing import Any
 
 import polars as pl
 
-from tasks.contracts import RunInfo
-from tasks.reporting.function_tables import divergences
-from tasks.reporting.join import SCHEMAS, benchmarks, ordered_runs, score, spectrum_value, trained_runs, versus
+from tasks.core.contracts import RunInfo
 from tasks.reporting.many.joined import Many
 from tasks.reporting.many.schemas import RUNS, SCORES
 from tasks.reporting.many.studies import Study
-from tasks.reporting.paths import paths_of
+from tasks.reporting.tables.functions import divergences
+from tasks.reporting.views.join import SCHEMAS, benchmarks, ordered_runs, score, spectrum_value, trained_runs, versus
+from tasks.reporting.views.paths import paths_of
 
 LEFT_OUT = ("items",)
 """Frames that stay with their studies: every answer's text is in them."""

@@ -14,9 +14,9 @@ from typing import Any
 
 import polars as pl
 
-from tasks.contracts import RunInfo
-from tasks.reporting.join import primary_benchmark, spectrum_value, trained_runs
+from tasks.core.contracts import RunInfo
 from tasks.reporting.many.studies import Study
+from tasks.reporting.views.join import primary_benchmark, spectrum_value, trained_runs
 
 _BASE = ("model.base", "tiny.")
 _TRAINED_ON = ("model.", "tiny.", "rollouts.", "lora.", "train.")

@@ -8,13 +8,13 @@ from typing import Any
 
 import polars as pl
 
-from tasks.reporting.floors import kind_of
-from tasks.reporting.join import trained_runs
 from tasks.reporting.many.joined import Many, Training
 from tasks.reporting.many.schemas import ACROSS, PAIRS
 from tasks.reporting.many.studies import Study
-from tasks.reporting.pairs import EVERYTHING
-from tasks.reporting.paths import midpoint, paths_of
+from tasks.reporting.views.floors import kind_of
+from tasks.reporting.views.join import trained_runs
+from tasks.reporting.views.pairs import EVERYTHING
+from tasks.reporting.views.paths import midpoint, paths_of
 
 _MEASURES = ("cosine", "angle_left", "norm_ratio", "u1_overlap", "v1_overlap", "lora_a_cosine")
 

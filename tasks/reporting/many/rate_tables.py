@@ -15,7 +15,7 @@ from tasks.reporting.many.direction_tables import three, two
 from tasks.reporting.many.joined import Many
 from tasks.reporting.many.rows import Rows, grouped, once, qualified, values
 from tasks.reporting.many.spread import cell, spread
-from tasks.reporting.tables import Cell, Table
+from tasks.reporting.tables.views import Cell, Table
 
 _BARRIERS = ("barrier_to_sft", "barrier_to_sft_matched")
 MATCHED = "the rate of SFT"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from tasks.reporting.formats import NOT_MEASURED
-from tasks.reporting.tables import Cell
+from tasks.reporting.tables.views import Cell
 
 
 @dataclass(frozen=True)

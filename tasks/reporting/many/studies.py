@@ -11,12 +11,12 @@ from typing import Any
 
 import polars as pl
 
-from tasks.contracts import InputError
-from tasks.reporting.join import SCHEMAS, StudyTables, base_of
-from tasks.reporting.pairs import Geometry, geometry
-from tasks.reporting.read import read_tables
+from tasks.core.contracts import InputError
+from tasks.core.sections import flatten
 from tasks.reporting.seal import check_sealed
-from tasks.specs import flatten
+from tasks.reporting.views.join import SCHEMAS, StudyTables, base_of
+from tasks.reporting.views.pairs import Geometry, geometry
+from tasks.reporting.views.read import read_tables
 
 CLAIMS = "claims.json"
 FEWEST = 2

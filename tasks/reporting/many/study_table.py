@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.contracts import RunInfo
+from tasks.core.contracts import RunInfo
 from tasks.reporting.formats import NOT_MEASURED, learning_rate, listed, percent
-from tasks.reporting.join import base_of, score, trained_runs
 from tasks.reporting.many.joined import Many, data_seed, differing, show
 from tasks.reporting.many.studies import Study
-from tasks.reporting.tables import Cell, Table
+from tasks.reporting.tables.views import Cell, Table
+from tasks.reporting.views.join import base_of, score, trained_runs
 
 _SEEDS = ("name", "seed", "data_seed")
 """Settings with columns of their own."""

@@ -9,13 +9,13 @@ from typing import Any
 
 import polars as pl
 
-from tasks.contracts import RunInfo
+from tasks.core.contracts import RunInfo
 from tasks.reporting.formats import NOT_MEASURED, learning_rate, seconds
 from tasks.reporting.many.direction_tables import BOTH, INITIALISATION, ORDER
 from tasks.reporting.many.joined import Many
 from tasks.reporting.many.schemas import MIDPOINTS
-from tasks.reporting.paths import midpoint, paths_of
-from tasks.reporting.tables import Cell, Table, said
+from tasks.reporting.tables.views import Cell, Table, said
+from tasks.reporting.views.paths import midpoint, paths_of
 
 _WIDTH = 60
 
@@ -38,7 +38,7 @@ class Sweep:
 def paths_frame(
     pairs: Sequence[tuple[RunInfo, RunInfo]], connectivity: pl.DataFrame | None, barriers: pl.DataFrame | None
 ) -> pl.DataFrame:
-    """MIDPOINTS of paths that were read on the solutions. ``connectivity``, ``barriers``: as `tasks.contracts`."""
+    """MIDPOINTS of paths that were read on the solutions. ``connectivity``, ``barriers``: as `tasks.core.contracts`."""
     rows = []
     if connectivity is not None and barriers is not None:
         paths = paths_of(barriers)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import polars as pl
 
-from tasks.reporting.figure_files import inert
 from tasks.reporting.files import json_text, parquet, write_files
-from tasks.reporting.html import render_html
 from tasks.reporting.many.document import Page, many_page
 from tasks.reporting.many.joined import Many
 from tasks.reporting.many.sweep import Sweep
-from tasks.reporting.markdown import render_markdown
+from tasks.reporting.publish.figure_files import inert
+from tasks.reporting.render.html import render_html
+from tasks.reporting.render.markdown import render_markdown
 
 
 def write_many(

@@ -1,0 +1,454 @@
+"""Types that flow between stages: references, small frozen results, and the schemas of the frames on disk.
+
+A leaf. Shape suffixes of the code base: ``_P`` problems, ``_G`` samples of a group, ``_B`` batch, ``_T`` tokens,
+``_M`` methods or runs, ``_L`` layers, ``_R`` rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from tasks.core.secrets import redact
+from tasks.core.visible import visible
+
+LONGEST_MESSAGE = 1000
+"""Characters of an `InputError`; what is longer loses its middle."""
+
+
+class InputError(ValueError):
+    """Bad input from the user: one line that names the field and the way out. The command exits with code 2.
+
+    Whatever the input put into the message: it prints, it is short, and it holds no secret of the environment.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(visible(redact(message), LONGEST_MESSAGE))
+
+
+class StageError(RuntimeError):
+    """A stage failed while working: which one, why, how to resume. The command exits with code 1."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(visible(redact(message), 3 * LONGEST_MESSAGE))
+
+
+EXTERNAL = "external"
+"""Prefix of the kind of references to folders that colinear did not make and does not copy."""
+
+Progress = Callable[[int, int, str], None]
+"""``progress(done, total, note)``: how a plain function tells how far it is. Units are the caller's.
+
+``progress(0, 0, "")`` says that a device was had and work begins."""
+
+
+def no_progress(done: int, total: int, note: str = "") -> None:
+    """The default `Progress`: says nothing."""
+
+
+@dataclass(frozen=True)
+class ArtifactRef:
+    """Where a stage's output lives. All that Prefect carries between tasks.
+
+    ``sha256`` is the digest of the artifact's manifest (every file's path, size and digest), so it names the content.
+    """
+
+    uri: str
+    sha256: str
+    kind: str
+    run_id: str
+
+
+@dataclass(frozen=True)
+class TurnRecord:
+    """How a base is asked and what ends its answers, as `tasks.models.turn` found it: for keys and readers."""
+
+    prompt: str
+    """A question as it is asked, decoded."""
+    opens: str
+    """What the prompt has begun of the answer."""
+    answer: str
+    """What training teaches for that prompt, decoded, the end token included."""
+    ends: tuple[tuple[int, str, str], ...]
+    """(id, text, who says so) of every token that ends an answer."""
+    closing: int
+    """Id of the one that training teaches."""
+    date: str | None
+    """The day that the chat template prints; None where it prints none."""
+    split: str | None
+    """What the tokenizer makes of the prompt's end and the answer's beginning; None: it keeps them apart."""
+    rule: dict[str, Any] | None
+    """What is not as in a model that is ended by its tokenizer's end-of-sequence token alone; None: nothing."""
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A base model: an artifact (or a folder outside the store), and how a question becomes its prompt."""
+
+    ref: ArtifactRef
+    folder: str = "."
+    """Where in the artifact the Hugging Face directory is."""
+    prompt_template: str | None = None
+    instruction: str | None = None
+    """Behind every question (`tasks.problems.overlap.instructed`)."""
+    pad_token: str | None = None
+    max_length: int | None = None
+    template_date: str = "2024-07-26"
+    """The day that a chat template which prints today's is told."""
+    turn: TurnRecord | None = None
+    """None: the embedded world's, ended by its tokenizer's end-of-sequence token alone."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it decides a stage's output; part of cache keys.
+
+        The turn is part of it only where it is not the plain one: keys of models that nothing else ends stay.
+        """
+        rule: dict[str, Any] = {"turn": self.turn.rule} if self.turn is not None and self.turn.rule else {}
+        if self.instruction is not None:
+            rule["instruction"] = self.instruction
+        return {
+            "sha256": self.ref.sha256,
+            "folder": self.folder,
+            "prompt_template": self.prompt_template,
+            "pad_token": self.pad_token,
+            "max_length": self.max_length,
+            **rule,
+        }
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a task returns: the artifact, and how it came to be."""
+
+    stage: str
+    name: str
+    ref: ArtifactRef
+    seconds: float
+    """Seconds of bare work when it was computed (0 for a hit: see ``cached_seconds``)."""
+    hit: bool = False
+    cached_seconds: float = 0.0
+    total_seconds: float = 0.0
+    """Seconds from the look-up to the end, waiting for a device and recording included."""
+    started: float = 0.0
+    """Unix time at which the work (or the look-up) began; with ``seconds`` it gives the study's timeline."""
+    summary: dict[str, float | int | str | bool | None] = field(default_factory=dict)
+    used: tuple[StageResult, ...] = ()
+    """Stages that the task ran for its own, which other tasks may have run as well."""
+    damage: tuple[str, ...] = ()
+    """What was found damaged on the way and not used, for people to read: ``stage: what``."""
+
+
+REFERENCE_METHODS = ("base", "base-instructed", "teacher")
+"""Methods of rows that no study trains: the base, the base asked in the teacher's style, the teacher."""
+
+LEVEL = 0.05
+"""Significance level of tests, two-sided."""
+EFFECT = 0.02
+"""Smallest difference in accuracy of interest, a share: two points, by convention. On the paper's n = 1319 the five
+imitation methods lie within one point of each other, and what they lose to the base is five points or more; two
+separate the two cases."""
+
+DIFFERS, NO_POWER = "differs", "no power"
+DIFFERS_LITTLE, EQUAL = (f"{words} {100 * EFFECT:g} points" for words in ("differs, by less than", "equal within"))
+"""Verdicts on a pair's accuracies: `tasks.evaluation.power.verdict`."""
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """One adapter (or ``base``): the columns that identify it in every table.
+
+    A study knows all of them; of an adapter that somebody else trained, what is not known is None.
+    """
+
+    run: str
+    method: str
+    seed: int | None
+    """LoRA initialisation."""
+    data_seed: int | None
+    """Order of the data."""
+    lr: float | None
+
+    @property
+    def label(self) -> str:
+        """The name a reader sees in Prefect, MLflow and the report's settings."""
+        if self.method in REFERENCE_METHODS:
+            return self.run
+        if self.seed is None or self.lr is None:
+            return self.run
+        order = "" if self.data_seed == self.seed else f" data_seed={self.data_seed}"
+        return f"{self.method} seed={self.seed}{order} lr={short_rate(self.lr)}"
+
+
+def short_rate(lr: float) -> str:
+    """``0.001 -> '1e-3'``: learning rates as people write them."""
+    mantissa, exponent = f"{lr:.3e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+# --- frames: one schema each, written once, checked where a frame enters --------------------------------------------
+
+PROBLEMS: dict[str, pl.DataType] = {
+    "problem_id": pl.String(),
+    "split": pl.String(),  # "rollouts", "heldout", "hard", ...: what the problem may be used for
+    "question": pl.String(),
+    "answer": pl.String(),  # gold, bare: "42"
+    "solution": pl.String(),  # a worked solution that ends in the answer; null where none is known
+}
+
+ROLLOUTS: dict[str, pl.DataType] = {
+    "problem_id": pl.String(),
+    "rollout_id": pl.Int64(),  # 0..K-1 within a problem
+    "prompt": pl.String(),  # the question, without any template
+    "completion": pl.String(),
+    "prompt_ids": pl.List(pl.Int64()),  # after the student's template
+    "completion_ids": pl.List(pl.Int64()),  # ends with the token that ends a turn unless truncated
+    "logprobs": pl.List(pl.Float64()),  # behaviour log-probabilities, one a completion token; null where unknown
+    "finish_reason": pl.String(),  # "stop" or "length"
+    "seed": pl.Int64(),
+    "answer": pl.String(),  # gold; null where only rewards were given
+    "given_reward": pl.Float64(),  # a label that came with the row: 0.0 or 1.0; null where none
+}
+
+COMPLETIONS: dict[str, pl.DataType] = {
+    "problem_id": pl.String(),
+    "rollout_id": pl.Int64(),  # 0..K-1 within a problem
+    "prompt": pl.String(),  # the question as the student will be asked it
+    "answer": pl.String(),
+    "completion": pl.String(),
+    "completion_ids": pl.List(pl.Int64()),  # the teacher's tokens; null where an endpoint does not tell them
+    "logprobs": pl.List(pl.Float64()),  # one a token of the teacher's; null where unknown
+    "finish_reason": pl.String(),
+    "seed": pl.Int64(),
+}
+
+GRADED: dict[str, pl.DataType] = {
+    **ROLLOUTS,
+    "extracted": pl.String(),  # what the grader read out of the completion; null where nothing
+    "reward": pl.Float64(),  # 0.0 or 1.0
+    "grader": pl.String(),  # "given" (the file's label) or "math-verify <version>"
+}
+
+ITEMS: dict[str, pl.DataType] = {
+    "run": pl.String(),
+    "method": pl.String(),
+    "seed": pl.Int64(),
+    "data_seed": pl.Int64(),
+    "lr": pl.Float64(),
+    "benchmark": pl.String(),
+    "problem_id": pl.String(),
+    "sample": pl.Int64(),
+    "completion": pl.String(),
+    "prediction": pl.String(),  # what the grader read; null where nothing
+    "gold": pl.String(),
+    "correct": pl.Boolean(),
+    "finish_reason": pl.String(),
+    "answer_nll": pl.Float64(),  # nats: -log p(reference solution | prompt); of \\boxed{gold} where none is known
+    "answer_tokens": pl.Int64(),  # its length in tokens
+}
+
+FEW_LAYERS = 10
+"""Layers below which a bootstrap of them gives intervals that are too narrow (Cameron, Gelbach and Miller 2008)."""
+
+PAIR_METRICS_FRAME: dict[str, pl.DataType] = {
+    "run_a": pl.String(),
+    "run_b": pl.String(),
+    "method_a": pl.String(),
+    "method_b": pl.String(),
+    "seed_a": pl.Int64(),
+    "seed_b": pl.Int64(),
+    "data_seed_a": pl.Int64(),
+    "data_seed_b": pl.Int64(),
+    "lr_a": pl.Float64(),
+    "lr_b": pl.Float64(),
+    "module": pl.String(),  # "*" for several: those of one layer, of one projection, or (both null) all shared ones
+    "layer": pl.Int64(),
+    "projection": pl.String(),  # "q_proj", ...
+    "metric": pl.String(),
+    "k": pl.Int64(),  # subspace dimension or index; null where it has no meaning
+    "value": pl.Float64(),
+    "low": pl.Float64(),  # 95 % over modules, of values over all: bootstrap of layers; below FEW_LAYERS t over layers
+    "high": pl.Float64(),
+    "null": pl.Float64(),  # what random subspaces of the same shape give on average; null where there is no such value
+    "percentile": pl.Float64(),  # percent of that null's draws at or below the value
+    "null_sd": pl.Float64(),  # of a cosine: standard deviation of that null, exact
+    "shared_null_sd": pl.Float64(),  # the same with the right singular vectors as measured: shared lora_A, say
+    "shared_percentile": pl.Float64(),  # percent of that second null, which is normal around 0, below the value
+}
+
+ADAPTERS: dict[str, pl.DataType] = {
+    "run": pl.String(),
+    "source": pl.String(),  # as it was given
+    "base": pl.String(),  # the model that its configuration names; null where it names none
+    "kind": pl.String(),  # "LoRA", "rsLoRA", "DoRA", "LoRA (pissa)", "full fine-tune", ...
+    "update": pl.String(),  # how its dW was had: "scale * B A" or "merged - base"
+    "rank": pl.Int64(),  # largest rank of a module; null for a full fine-tune
+    "modules": pl.Int64(),
+    "parameters": pl.Int64(),  # entries of its factors (or of the changed weights)
+    "size": pl.Int64(),  # bytes of its weight files
+    "note": pl.String(),  # what a reader must know about it; null where nothing
+    "dtype": pl.String(),  # of the weights whose difference the update is: "bfloat16", ...; null for a product
+    "changed": pl.Float64(),  # share of the entries of its modules that differ from the base's; null for a product
+    "rounding": pl.Float64(),  # expected norm of the rounding of those weights over the update's; null for a product
+}
+
+UNSHARED: dict[str, pl.DataType] = {
+    "run": pl.String(),  # has the module
+    "other": pl.String(),  # has it not: their comparison leaves it out
+    "module": pl.String(),
+}
+
+SPECTRA: dict[str, pl.DataType] = {
+    "run": pl.String(),
+    "method": pl.String(),
+    "seed": pl.Int64(),
+    "data_seed": pl.Int64(),
+    "lr": pl.Float64(),
+    "module": pl.String(),  # "*" for a value over all modules
+    "layer": pl.Int64(),
+    "projection": pl.String(),
+    "metric": pl.String(),  # "singular_value" (k = 1..r), "norm", "effective_rank", ...: tasks/geometry/spectrum.py
+    "k": pl.Int64(),
+    "value": pl.Float64(),
+}
+
+CONNECTIVITY: dict[str, pl.DataType] = {
+    "run_a": pl.String(),
+    "run_b": pl.String(),
+    "matched": pl.Boolean(),  # whether both updates were scaled to one norm
+    "reading": pl.String(),  # "boxed" or "solution" (cross-entropy, nats a token) or "accuracy" (share, greedy)
+    "alpha": pl.Float64(),  # the model is base + (1 - alpha) dW_a + alpha dW_b
+    "value": pl.Float64(),
+    "n": pl.Int64(),  # problems
+    "tokens": pl.Int64(),  # that the cross-entropy is over; null for accuracy
+}
+
+BARRIERS: dict[str, pl.DataType] = {
+    "run_a": pl.String(),
+    "run_b": pl.String(),
+    "matched": pl.Boolean(),
+    "reading": pl.String(),
+    "barrier": pl.Float64(),  # max over alpha above the chord; of "accuracy" that of the error. null where undefined
+    "low": pl.Float64(),  # 95 % over problems, of the highest point above the chord; above 0: there is a barrier
+    "high": pl.Float64(),
+    "alpha": pl.Float64(),  # where it is; null where there is none
+    "n": pl.Int64(),  # problems
+}
+
+CKA: dict[str, pl.DataType] = {
+    "run_a": pl.String(),
+    "run_b": pl.String(),
+    "layer": pl.Int64(),  # 0 is the embedding's output
+    "pooling": pl.String(),  # "last" prompt token, "mean" over the prompt, or "tokens" (each token a row)
+    "estimator": pl.String(),  # "debiased" or "biased"
+    "n": pl.Int64(),  # rows
+    "value": pl.Float64(),
+    "reason": pl.String(),  # why there is no value; null where there is one
+}
+
+LENS: dict[str, pl.DataType] = {
+    "run": pl.String(),
+    "layer": pl.Int64(),  # null for a value of the whole model
+    "metric": pl.String(),  # "agreement" with the last layer's token (share), "cross_entropy" (nats), "depth" (layers)
+    "tokens": pl.Int64(),
+    "value": pl.Float64(),
+}
+
+DIVERGENCE: dict[str, pl.DataType] = {
+    "run_a": pl.String(),
+    "run_b": pl.String(),
+    "n": pl.Int64(),  # problems
+    "tokens": pl.Int64(),
+    "value": pl.Float64(),  # KL(p_a || p_b), nats a token of the held-out solutions, each token's whole distribution
+    "low": pl.Float64(),  # 95 % bootstrap over problems
+    "high": pl.Float64(),
+}
+
+ACCURACY: dict[str, pl.DataType] = {
+    "run": pl.String(),
+    "method": pl.String(),
+    "seed": pl.Int64(),
+    "data_seed": pl.Int64(),
+    "lr": pl.Float64(),
+    "benchmark": pl.String(),
+    "n": pl.Int64(),  # greedy answers (sample 0), one a problem; all answers of a run that has only drawn ones
+    "correct": pl.Int64(),
+    "accuracy": pl.Float64(),  # share; every problem counts the same
+    "low": pl.Float64(),  # 95 %: Wilson for one answer a problem, else bootstrap over problems
+    "high": pl.Float64(),
+    "unparsed": pl.Int64(),  # answers in which the grader found nothing to read
+    "truncated": pl.Int64(),  # answers cut at max_new_tokens
+    "answer_loss": pl.Float64(),  # nats a token of the reference solutions; null where none are known
+}
+
+MCNEMAR: dict[str, pl.DataType] = {
+    "benchmark": pl.String(),
+    "run_a": pl.String(),
+    "run_b": pl.String(),
+    "family": pl.String(),  # the question that the pair belongs to, "base" or "methods"; null: to none
+    "n": pl.Int64(),  # problems that both answered greedily (sample 0)
+    "only_a": pl.Int64(),  # right in a, wrong in b
+    "only_b": pl.Int64(),
+    "both": pl.Int64(),
+    "neither": pl.Int64(),
+    "difference": pl.Float64(),  # accuracy of a less accuracy of b, share
+    "low": pl.Float64(),  # 95 % of the difference of these two models, share (Bonett and Price 2012)
+    "high": pl.Float64(),
+    "p_value": pl.Float64(),  # exact two-sided
+    "p_mid": pl.Float64(),  # mid-p two-sided
+    "p_holm": pl.Float64(),  # exact, Holm-adjusted over the pairs of its family and benchmark; null outside families
+    "detectable": pl.Float64(),  # smallest true difference, share, found with power .8 at .05 / family; null: none is
+    "verdict": pl.String(),  # DIFFERS, DIFFERS_LITTLE, EQUAL or NO_POWER, of these two models
+    "repeats": pl.Int64(),  # replicate runs less their groups: degrees of freedom; null: no training was repeated
+    "training_sd": pl.Float64(),  # of one training's accuracy, share, the sample of problems not counted
+    "method_low": pl.Float64(),  # 95 % of the difference with the spread of trainings: of the two methods
+    "method_high": pl.Float64(),
+}
+
+SAMPLES: dict[str, pl.DataType] = {
+    "run": pl.String(),
+    "benchmark": pl.String(),
+    "metric": pl.String(),  # "avg", "pass" or "maj", of k samples
+    "k": pl.Int64(),
+    "n": pl.Int64(),  # problems
+    "samples": pl.Int64(),  # drawn answers to a problem (samples 1, 2, ...); the fewest where problems differ
+    "value": pl.Float64(),  # share
+    "low": pl.Float64(),  # 95 %, bootstrap over problems
+    "high": pl.Float64(),
+}
+
+DIFFERENCES: dict[str, pl.DataType] = {
+    "benchmark": pl.String(),
+    "run_a": pl.String(),
+    "run_b": pl.String(),
+    "n": pl.Int64(),  # problems that both answered
+    "samples": pl.Int64(),  # drawn answers of a run to a problem; the fewest where they differ
+    "difference": pl.Float64(),  # avg@k of a less that of b, share
+    "low": pl.Float64(),  # 95 %, paired bootstrap over problems; null where the problems' differences do not vary
+    "high": pl.Float64(),
+}
+
+TRAINING: dict[str, pl.DataType] = {
+    "run": pl.String(),
+    "step": pl.Int64(),
+    "metric": pl.String(),
+    "value": pl.Float64(),
+}
+
+
+def checked(frame: pl.DataFrame, schema: dict[str, pl.DataType], name: str) -> pl.DataFrame:
+    """``frame`` with exactly ``schema``'s columns in its order, cast to its types.
+
+    Raises `InputError` naming the frame and the column that is missing, unknown or of another type.
+    """
+    missing = [column for column in schema if column not in frame.columns]
+    unknown = [column for column in frame.columns if column not in schema]
+    if missing or unknown:
+        raise InputError(f"{name}: missing columns {missing}, unknown columns {unknown}")
+    try:
+        return frame.select(pl.col(column).cast(kind) for column, kind in schema.items())
+    except (pl.exceptions.InvalidOperationError, pl.exceptions.ComputeError) as error:
+        raise InputError(f"{name}: {error}") from error

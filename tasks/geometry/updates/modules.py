@@ -1,0 +1,194 @@
+"""One module of many adapters: everything that the metrics of its pairs are computed from, each part once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.geometry.angles import SMALL, Overlap, subspace_angles
+from tasks.geometry.chance.nulls import inner_variance, shared_inner_variance
+from tasks.geometry.cosine import CANCELS, module_inner, remainder
+from tasks.geometry.delta import Array, Dense, Factors, Update
+from tasks.geometry.factored import Factored, factor
+
+Index = NDArray[np.int64]
+
+_TINY = 1 - 1e-9
+"""Squared cosine from which a smallest angle (below .002 degrees) is taken from its sine. Among many directions some
+often nearly agree, and the cosine still gives such an angle to 2e-10 degrees."""
+
+
+class Decomposed:
+    """One adapter's update of one module: its SVD, and the little of its factors that is needed beside it."""
+
+    def __init__(self, update: Update, leading: int) -> None:
+        self.svd: Factored = factor(update, leading)
+        self.exact: Update = update if isinstance(update, Dense) else self._compact()
+        self.dense = isinstance(update, Dense)
+        self.rounded = isinstance(update, Dense) and update.rounded
+        self.squared = module_inner(update, update) if self.dense else float(np.sum(self.svd.s**2))
+        self.lora_a: Array | None = update.lora_a if isinstance(update, Dense) else update.A
+        self.shape = update.shape
+
+    @property
+    def width(self) -> int:
+        """Singular directions that it can have."""
+        return len(self.svd.s)
+
+    def _compact(self) -> Factors:
+        """The same update with orthonormal factors."""
+        return Factors(self.svd.U * self.svd.s, self.svd.V.T, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Overlaps:
+    """Overlaps of the left or of the right singular vectors of P pairs of updates of one module."""
+
+    bases: Sequence[Array]
+    """(dim, n) of every adapter, orthonormal columns ordered by singular value."""
+    first: Index
+    """(P,) place in ``bases`` of a pair's first adapter."""
+    second: Index
+    cosines: Array
+    """(P, n, n): U_a^T U_b, zero beyond an adapter's rank."""
+    rank: Index
+    """(P,) largest k for which both have a top-k subspace."""
+    _singular: dict[int, Array] = field(default_factory=dict, repr=False)
+    """k -> singular values of the overlaps of those that have k directions."""
+
+    @property
+    def dimension(self) -> int:
+        """Of the space."""
+        return int(self.bases[0].shape[0])
+
+    def largest_angle(self, k: int) -> Array:
+        """(P,) largest principal angle in degrees between the two top-k subspaces; NaN where a rank is below k."""
+        return self._angle(k, -1, SMALL)
+
+    def smallest_angle(self, k: int) -> Array:
+        """(P,) smallest principal angle in degrees between the two top-k subspaces; NaN where a rank is below k."""
+        return self._angle(k, 0, _TINY)
+
+    def _angle(self, k: int, which: int, small: float) -> Array:
+        """The singular values of the (k, k) overlap are the cosines; pairs whose squared cosine is at least ``small``
+        are left to `subspace_angles`, which takes the sine."""
+        angles = np.full(len(self.rank), np.nan)
+        fit = np.flatnonzero(self.rank >= k)
+        if not fit.size:
+            return angles
+        if k not in self._singular:
+            self._singular[k] = np.asarray(np.linalg.svd(self.cosines[fit, :k, :k], compute_uv=False), np.float64)
+        cosines = self._singular[k][:, which]
+        angles[fit] = np.rad2deg(np.arccos(np.clip(cosines, 0, 1)))
+        for p in fit[cosines**2 >= small]:
+            a, b = self.bases[self.first[p]], self.bases[self.second[p]]
+            pair = Overlap(a, b, self.cosines[p, : a.shape[1], : b.shape[1]], int(self.rank[p]))
+            angles[p] = subspace_angles(pair, k)[which]
+        return angles
+
+    def similarity(self, k: int) -> Array:
+        """(P,) ``phi = |U_a^T U_b|_F^2 / k`` of the top-k subspaces; NaN where a rank is below k."""
+        phi = np.sum(self.cosines[:, :k, :k] ** 2, axis=(1, 2)) / k
+        return np.where(self.rank >= k, phi, np.nan)
+
+    def first_overlap(self) -> Array:
+        """(P,) ``|<u1, u1'>|``; NaN where an update is zero."""
+        return np.where(self.rank >= 1, np.abs(self.cosines[:, 0, 0]), np.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class ModulePairs:
+    """P pairs of updates of one module. Arrays are (P,)."""
+
+    width: Index
+    """Singular directions that both can have: the smaller min(r, out, in)."""
+    left: Overlaps
+    right: Overlaps
+    inner: Array
+    squared_a: Array
+    squared_b: Array
+    residual_a: Array
+    """``|dW_a - P_b dW_a|_F^2``"""
+    residual_b: Array
+    factor_inner: Array
+    """``<A_a, A_b>_F`` of the two lora_A; 0 where they cannot be compared."""
+    factor_a: Array
+    """``|A_a|_F^2``; 0 where the pair's lora_A cannot be compared."""
+    factor_b: Array
+    variance: Array
+    """Of ``inner`` where one update's singular vectors are random: `tasks.geometry.chance.nulls.inner_variance`."""
+    shared_variance: Array
+    """Of ``inner`` where only one update's LEFT singular vectors are random; NaN where not all singular vectors are
+    known: `tasks.geometry.chance.nulls.shared_inner_variance`."""
+
+
+def pair_up(updates: Sequence[Decomposed], first: Index, second: Index) -> ModulePairs:
+    """Compare ``updates[first[p]]`` with ``updates[second[p]]`` for every p.
+
+    All overlaps come out of one Gram matrix a side, inner products out of the overlaps:
+    ``<dW_a, dW_b> = sum_ij s_i s'_j <u_i, u'_j> <v_i, v'_j>``.
+    """
+    rank = np.array([update.svd.rank for update in updates])
+    left, right = (_overlaps([getattr(u.svd, side) for u in updates], rank, first, second) for side in "UV")
+    width = max(u.width for u in updates)
+    s = np.stack([np.pad(update.svd.s, (0, width - update.width)) for update in updates])
+    inner = np.einsum("pi,pij,pj->p", s[first], left.cosines * right.cosines, s[second], optimize=True)
+    for p in np.flatnonzero([updates[i].dense or updates[j].dense for i, j in zip(first, second, strict=True)]):
+        inner[p] = module_inner(updates[first[p]].exact, updates[second[p]].exact)
+    squared = np.array([update.squared for update in updates])
+    out, n_in = updates[0].shape
+    complete = np.array([update.svd.complete for update in updates])
+    given = shared_inner_variance(s[first], s[second], right.cosines, out)
+    factor_inner, factor_a, factor_b = _factors(updates, first, second)
+    return ModulePairs(
+        width=np.minimum(*(np.array([u.width for u in updates])[side] for side in (first, second))),
+        left=left,
+        right=right,
+        inner=inner,
+        squared_a=squared[first],
+        squared_b=squared[second],
+        residual_a=_residuals(updates, first, second, inner, squared),
+        residual_b=_residuals(updates, second, first, inner, squared),
+        factor_inner=factor_inner,
+        factor_a=factor_a,
+        factor_b=factor_b,
+        variance=inner_variance(squared[first], squared[second], out, n_in),
+        shared_variance=np.where(complete[first] & complete[second], given, np.nan),
+    )
+
+
+def _overlaps(bases: list[Array], rank: Index, first: Index, second: Index) -> Overlaps:
+    width = max(basis.shape[1] for basis in bases)
+    stacked = np.zeros((bases[0].shape[0], len(bases), width))
+    for i, basis in enumerate(bases):
+        stacked[:, i, : rank[i]] = basis[:, : rank[i]]  # directions beyond the rank are arbitrary
+    flat = stacked.reshape(len(stacked), -1)
+    gram = (flat.T @ flat).reshape(len(bases), width, len(bases), width)
+    return Overlaps(bases, first, second, gram[first, :, second, :], np.minimum(rank[first], rank[second]))
+
+
+def _residuals(updates: Sequence[Decomposed], of: Index, on: Index, inner: Array, squared: Array) -> Array:
+    """``|dW - P dW|^2`` on the line of the other; by itself where the subtraction would cancel."""
+    dd, rr = squared[of], squared[on]
+    coefficient = np.divide(inner, rr, out=np.zeros_like(inner), where=rr > 0)
+    rest = dd - coefficient * inner
+    for p in np.flatnonzero((rest < CANCELS * dd) & (rr > 0)):
+        rest[p] = remainder(updates[of[p]].exact, updates[on[p]].exact, float(coefficient[p]))
+    return rest
+
+
+def _factors(updates: Sequence[Decomposed], first: Index, second: Index) -> tuple[Array, Array, Array]:
+    """Inner products and squared norms of the pairs' lora_A; zeros where the two have not one shape."""
+    products = np.zeros((len(updates), len(updates)))
+    comparable = np.zeros(products.shape, dtype=bool)
+    for shape in {u.lora_a.shape for u in updates if u.lora_a is not None}:
+        members = [i for i, u in enumerate(updates) if u.lora_a is not None and u.lora_a.shape == shape]
+        flat = np.stack([np.ravel(updates[i].lora_a) for i in members])  # type: ignore[arg-type]
+        block = np.ix_(members, members)
+        products[block], comparable[block] = flat @ flat.T, True
+    squared = np.diag(products)
+    both = comparable[first, second]
+    return products[first, second], np.where(both, squared[first], 0.0), np.where(both, squared[second], 0.0)

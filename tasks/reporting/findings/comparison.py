@@ -1,0 +1,173 @@
+"""What a reader of a comparison must know first: what confounds it, what it leaves out, and its extremes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+
+import polars as pl
+
+from tasks.core.contracts import RunInfo
+from tasks.reporting.findings.direction import direction, weak_floor
+from tasks.reporting.findings.headline import Findings
+from tasks.reporting.formats import listed, number
+from tasks.reporting.notes import MOST_NAMED, count, interval, named, percentile
+from tasks.reporting.views.alike import grouped, identical
+from tasks.reporting.views.floors import INITIALISATION, SHARED_START
+from tasks.reporting.views.pairs import AT_FLOOR, AT_START, BELOW_FLOOR, BELOW_START, Geometry, across_note
+
+_MOST_TOLD = 12
+"""Adapters above which the cosines to the reference are left to the table."""
+
+_MOST_RUNS = 6
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Adapters compared: the geometry ready to look up, and the frames of `tasks.core.contracts` that it came from."""
+
+    view: Geometry
+    pair_metrics: pl.DataFrame
+    spectra: pl.DataFrame
+    adapters: pl.DataFrame
+    unshared: pl.DataFrame
+
+
+def comparison_findings(tables: Comparison) -> Findings:
+    """Warnings that stand above everything else, and the headline in sentences."""
+    view = tables.view
+    warnings = [
+        *_shared_initialisation(view),
+        *_zero(view),
+        *_identical(view),
+        *_bases(tables.adapters),
+        *_unshared(tables.unshared),
+        *_merged(tables.adapters),
+        *_no_floor(view),
+        *weak_floor(view),
+    ]
+    told = direction(view) if len(view.runs) <= _MOST_TOLD else ""
+    return Findings(tuple(warnings), tuple(sentence for sentence in (*_extremes(view), told) if sentence))
+
+
+def _shared_initialisation(view: Geometry) -> Iterator[str]:
+    alike = {}
+    for a, b in combinations(view.runs, 2):
+        cosine = view.value(a.run, b.run, "lora_a_cosine")
+        if cosine is not None and cosine > SHARED_START:
+            alike[a.run, b.run] = cosine
+    if not alike:
+        return
+    groups = [named(group, _MOST_RUNS) for group in grouped(alike)]
+    low, high = number(min(alike.values()), 3), number(max(alike.values()), 3)
+    many = f"cosine of their lora_A {low}" if low == high else f"cosines of their lora_A from {low} to {high}"
+    yield (
+        f"Shared initialisation: {'; '.join(groups)} began from one lora_A ({count(len(alike), 'pair')}, {many}). "
+        "Their right singular subspaces and |v1 v1'| agree because lora_A is shared, whatever was trained. Read the "
+        "left side (angles of the left subspaces, |u1 u1'|), and compare with a floor of the same initialisation."
+    )
+
+
+def _zero(view: Geometry) -> Iterator[str]:
+    nothing = [info.run for info in view.runs if info.run in view.zero]
+    if nothing:
+        yield (
+            f"Zero update: {named(nothing, _MOST_RUNS)} {'changes' if len(nothing) == 1 else 'change'} no weight that "
+            "was compared, like LoRA before its first step. Such an update has no direction: its cosines, angles and "
+            "overlaps are undefined, which is not the same as 0."
+        )
+
+
+def _identical(view: Geometry) -> Iterator[str]:
+    groups = [named(group, _MOST_RUNS) for group in identical(view)]
+    if groups:
+        yield f"Identical adapters: {'; '.join(groups)} have the same update. Their pairs say nothing about training."
+
+
+def _bases(adapters: pl.DataFrame) -> Iterator[str]:
+    by_base: dict[str, list[str]] = {}
+    for run, base in adapters.select("run", "base").iter_rows():
+        if base:
+            by_base.setdefault(base, []).append(run)
+    if len(by_base) > 1:
+        who = [f"{base} ({named(runs, MOST_NAMED)})" for base, runs in by_base.items()]
+        yield (
+            f"Different bases: {listed(who)}. Updates of two base models have no common coordinates unless one is a "
+            "copy of the other, so their cosines and angles mean little."
+        )
+
+
+def _unshared(unshared: pl.DataFrame) -> Iterator[str]:
+    if unshared.is_empty():
+        return
+    missing: dict[tuple[str, str], list[str]] = {}
+    for run, other, module in unshared.iter_rows():
+        missing.setdefault((run, other), []).append(module)
+    parts = [
+        f"{count(len(modules), 'module')} of {run} {'is' if len(modules) == 1 else 'are'} not in {other} "
+        f"({named(modules, MOST_NAMED)})"
+        for (run, other), modules in list(missing.items())[:MOST_NAMED]
+    ]
+    more = f"; likewise {len(missing) - len(parts)} more pairs of runs" if len(missing) > len(parts) else ""
+    yield (
+        f"Modules on one side only are left out of a pair: {'; '.join(parts)}{more}. The full list is in "
+        "unshared.parquet."
+    )
+
+
+def _merged(adapters: pl.DataFrame) -> Iterator[str]:
+    runs = adapters.filter(pl.col("update") == "merged - base").select("run", "kind").rows()
+    if runs:
+        who = named([f"{run} ({kind})" for run, kind in runs], _MOST_RUNS)
+        yield (
+            f"Updates had by merged - base, since scale * B A is not what they do to the weights: {who}. Rounding of "
+            "the stored weights is part of such an update."
+        )
+
+
+def _no_floor(view: Geometry) -> Iterator[str]:
+    if len(view.runs) > 1 and view.floor is None and view.floor_of(INITIALISATION, "cosine") is None:
+        yield (
+            "No noise floor is known: no two of these adapters are said to be one training repeated, so no cosine here "
+            "can be called high or low. Name two that differ only in data order or initialisation: --twin A=B."
+        )
+
+
+def _extremes(view: Geometry) -> Iterator[str]:
+    """The nearest and the farthest pair; a noise floor's own pairs only where there are no others."""
+    measured = [
+        (cosine, pair)
+        for pair in combinations(view.runs, 2)
+        if (cosine := view.cosine(pair[0].run, pair[1].run)) is not None
+    ]
+    between = [entry for entry in measured if view.twin(*entry[1]) is None]
+    aside = " (noise floors aside)" if between and len(between) < len(measured) else ""
+    ranked = sorted(between or measured, key=lambda entry: -entry[0])
+    if not ranked:
+        return
+    if len(ranked) == 1:
+        yield f"The one pair{aside}: {_told(ranked[0][1], view)}"
+        return
+    yield f"Nearest pair{aside}: {_told(ranked[0][1], view)}"
+    yield f"Farthest pair{aside}: {_told(ranked[-1][1], view)}"
+
+
+def _told(pair: tuple[RunInfo, RunInfo], view: Geometry) -> str:
+    """A pair with its cosine, interval, floor and percentile."""
+    a, b = pair
+    found = view.estimate(a.run, b.run, "cosine")
+    parts = [f"{a.run} and {b.run}, cosine {number(found.value, 3)} {interval(found, 3)}".rstrip()]
+    standing = view.standing(a, b)
+    start = view.floor_of(INITIALISATION, "cosine")
+    if standing in (AT_FLOOR, BELOW_FLOOR):
+        parts.append(across_note(view, a, b))
+        standing += f" ({number(min(view.likeness(a, b, 'cosine').floor), 3)})"
+    elif standing in (AT_START, BELOW_START) and start is not None:
+        standing += f" ({number(start.lowest, 3)})"
+    parts.append(standing)
+    if found.percentile is not None:
+        parts.append(f"percentile {percentile(found)} of random subspaces (mean {number(found.null, 3)})")
+    else:
+        parts.append("null not measured")
+    return ", ".join(part for part in parts if part) + "."

@@ -1,0 +1,53 @@
+"""The noise floors as they stand in ``study.json`` and ``compare.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from tasks.reporting.tables.functions import depths_apart
+from tasks.reporting.views.floors import KINDS, ORDER
+from tasks.reporting.views.join import StudyTables, benchmarks
+from tasks.reporting.views.pairs import Geometry
+from tasks.reporting.views.same_method import Apart, accuracy_apart, loss_apart, sampled_apart
+
+
+def noise_floor(view: Geometry) -> dict[str, Any]:
+    """``cosine`` and ``pairs`` of the data order, which judge pairs of one initialisation; then both floors, measure
+    by measure: number of pairs, lowest, mean, highest. None: not measured."""
+    measures = sorted({(metric, k) for _, _, metric, k in view.values}, key=lambda key: (key[0], key[1] or 0))
+    return {
+        "cosine": view.floor,
+        "pairs": view.twins[ORDER],
+        **{kind: _floor(view, kind, measures) if view.twins[kind] else None for kind in KINDS},
+    }
+
+
+def single_floors(tables: StudyTables, view: Geometry) -> dict[str, Any]:
+    """How far runs of one method are apart in accuracy, sampled scores (shares), answer loss and logit-lens depth.
+
+    For each kind of floor the number of pairs, the largest difference and the standard deviation of a single run.
+    """
+    names = benchmarks(tables)
+    scores = tables.samples.select("benchmark", "metric", "k").unique(maintain_order=True).rows()
+    sampled = [
+        {"benchmark": name, "metric": metric, "k": k, **_kinds(sampled_apart(tables, view, name, metric, k))}
+        for name, metric, k in scores
+    ]
+    return {
+        "accuracy": {name: _kinds(accuracy_apart(tables, view, name)) for name in names},
+        "answer_loss": {name: _kinds(loss_apart(tables, view, name)) for name in names},
+        "samples": sampled,
+        "depth": _kinds(depths_apart(tables, view)),
+    }
+
+
+def _kinds(found: Mapping[str, Apart]) -> dict[str, Any]:
+    return {kind: asdict(found[kind]) if kind in found else None for kind in KINDS}
+
+
+def _floor(view: Geometry, kind: str, measures: list[tuple[str, int | None]]) -> dict[str, Any]:
+    found = [(metric, k, view.floor_of(kind, metric, k)) for metric, k in measures]
+    rows = [{"metric": metric, "k": k, **asdict(floor)} for metric, k, floor in found if floor is not None]
+    return {"pairs": view.twins[kind], "measures": rows}

@@ -1,0 +1,158 @@
+"""Barriers on the straight paths between updates as rows of strings, the noise floors beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tasks.reporting.formats import NOT_MEASURED, number, significant
+from tasks.reporting.notes import count
+from tasks.reporting.tables.pairs import MOST_PAIRS
+from tasks.reporting.tables.views import NO_UPDATE, Cell, Table, said
+from tasks.reporting.views.floors import KINDS
+from tasks.reporting.views.join import StudyTables, base_of
+from tasks.reporting.views.pairs import Geometry
+from tasks.reporting.views.paths import (
+    MISSED_BELOW,
+    READINGS,
+    Barrier,
+    Names,
+    Paths,
+    base_readings,
+    near_and_other,
+    paths_of,
+)
+
+Column = tuple[str, bool]
+"""A reading, and whether the updates were scaled to one norm."""
+
+
+def barrier_tables(tables: StudyTables, view: Geometry) -> list[Table]:
+    """The pairs with the reference and the noise floors, then all others that were measured."""
+    paths = paths_of(tables.barriers)
+    if not paths.readings:
+        return [Table("barriers", "Barriers", (), (), "No path between two updates was read in this study.")]
+    near, others = near_and_other(view, paths.pairs())
+    own = base_readings(tables.connectivity, base_of(tables).run)
+    title = f"Barriers on the way to {view.reference.run}" if view.reference else "Barriers"
+    first = _table("barriers", title, near, paths, view, own)
+    return (
+        [first, _table("other-barriers", "Barriers of all other pairs", others, paths, view, own)]
+        if others
+        else [first]
+    )
+
+
+def _table(
+    key: str, title: str, chosen: Sequence[Names], paths: Paths, view: Geometry, own: Mapping[str, float]
+) -> Table:
+    columns = [
+        (reading, matched) for reading in paths.readings for matched in (False, True) if _has(paths, (reading, matched))
+    ]
+    shown = (
+        sorted(chosen, key=lambda pair: -_height(pair, columns, paths))[:MOST_PAIRS]
+        if len(chosen) > MOST_PAIRS
+        else chosen
+    )
+    cut = ""
+    if len(shown) < len(chosen):
+        title = f"{title}: the {len(shown)} highest of {len(chosen)} pairs"
+        cut = f"Only the {len(shown)} pairs of the highest barriers stand here; barriers.parquet has all. "
+    rows = [(Cell("base"), Cell("itself"), *(_base_cell(own, *column) for column in columns))]
+    marks = {0: "base"}
+    for run, other in shown:
+        twin = view.twin_label(run, other)
+        if twin:
+            marks[len(rows)] = "floor"
+        cells = (_cell(paths.find(run, other, matched, reading), reading) for reading, matched in columns)
+        rows.append((Cell(run, said(twin)), Cell(other), *cells))
+    for kind in KINDS:
+        marks[len(rows)] = "floor"
+        pairs = view.twins[kind]
+        of = Cell(count(len(pairs), "pair") if pairs else NOT_MEASURED, said("mean, range" if len(pairs) > 1 else ""))
+        rows.append(
+            (Cell(f"noise floor: {KINDS[kind]}"), of, *(_floor_cell(pairs, column, paths) for column in columns))
+        )
+    header = ("Run (alpha 0)", "and (alpha 1)", *(_title(column) for column in columns))
+    return Table(
+        key,
+        title,
+        header,
+        tuple(rows),
+        f"{cut}{barrier_note(paths)}{_chance_note(chosen, paths)}",
+        words=2,
+        marks=marks,
+    )
+
+
+def barrier_note(paths: Paths) -> str:
+    """How a barrier and its interval are had, and over what n."""
+    sizes = []
+    for reading in paths.readings:
+        counts = sorted({barrier.n for key, barrier in paths.barriers.items() if key[3] == reading and barrier.n})
+        if counts:
+            many = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+            sizes.append(f"{READINGS[reading].barrier.lower()} {many}")
+    return (
+        "The model on the way is the base with (1 - alpha) of the first update and alpha of the second, the products "
+        "B A interpolated, not the factors. Barrier: largest height, over the alphas that were read, of the loss above "
+        "the straight line between its two ends; that of accuracy is of the error, in points. Norm-matched: both "
+        "updates scaled to the geometric mean of their norms. [low, high]: 95 % over problems, of all alphas at once: "
+        "only a low above 0 shows a barrier. The base's row has its own loss and accuracy on the same problems. "
+        f"Problems: {', '.join(sizes) or NOT_MEASURED}."
+    )
+
+
+def _chance_note(chosen: Sequence[Names], paths: Paths) -> str:
+    """How many intervals of a column lie above 0 by chance alone: so many paths are so many tests."""
+    known = {pair for pair in paths.pairs() if pair in chosen or pair[::-1] in chosen}
+    if not known:
+        return ""
+    return (
+        f" Each interval stands for itself, so of {count(len(known), 'path')} without a barrier about "
+        f"{significant(MISSED_BELOW * len(known), 2)} a column would have a low above 0 by chance."
+    )
+
+
+def _base_cell(own: Mapping[str, float], reading: str, matched: bool) -> Cell:
+    """The base has no path; what it reads itself stands beside that, once."""
+    if matched or reading not in own:
+        return Cell(NO_UPDATE)
+    how = READINGS[reading]
+    value = number(how.scale * own[reading], how.decimals)
+    return Cell(NO_UPDATE, (f"accuracy {value} %" if reading == "accuracy" else f"loss {value}",))
+
+
+def _has(paths: Paths, column: Column) -> bool:
+    return any((key[3], key[2]) == column for key in paths.barriers)
+
+
+def _title(column: Column) -> str:
+    reading = READINGS[column[0]]
+    return f"{reading.barrier}, {'norm-matched, ' if column[1] else ''}{reading.unit}"
+
+
+def _height(pair: Names, columns: Sequence[Column], paths: Paths) -> float:
+    """What pairs are sorted by: the highest barrier, one point of error counted as 0.01."""
+    found = [paths.find(*pair, matched, reading) for reading, matched in columns]
+    return max((barrier.value for barrier in found if barrier and barrier.value is not None), default=-1.0)
+
+
+def _cell(found: Barrier | None, reading: str) -> Cell:
+    if found is None or found.value is None:
+        return Cell(NOT_MEASURED)
+    scale, decimals = READINGS[reading].scale, READINGS[reading].decimals
+    value = number(scale * found.value, decimals)
+    subs = said(f"at alpha {number(found.alpha, 2)}" if found.alpha is not None else "")
+    if found.low is not None and found.high is not None:
+        subs = (f"[{number(scale * found.low, decimals)}, {number(scale * found.high, decimals)}]", *subs)
+    return Cell(value, subs)
+
+
+def _floor_cell(twins: Sequence[Names], column: Column, paths: Paths) -> Cell:
+    reading, matched = column
+    found = paths.floor(twins, matched, reading)
+    if found is None:
+        return Cell(NOT_MEASURED)
+    scale, decimals = READINGS[reading].scale, READINGS[reading].decimals
+    low, high = number(scale * found.lowest, decimals), number(scale * found.highest, decimals)
+    return Cell(number(scale * found.mean, decimals), said(f"{low} to {high}" if found.n > 1 else ""))

@@ -1,0 +1,318 @@
+"""Views of the geometry: measures of pairs of updates, and the noise floors that every one of them is read against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+import polars as pl
+
+from tasks.core.contracts import RunInfo
+from tasks.reporting.formats import NOT_MEASURED, number
+from tasks.reporting.views.across import Difference, Likeness, difference, likeness
+from tasks.reporting.views.floors import INITIALISATION, KINDS, ORDER, Floor, floor_of, kind_of, same_initialisation
+from tasks.reporting.views.join import (
+    HeadlineRow,
+    StudyTables,
+    base_of,
+    ordered_runs,
+    primary_benchmark,
+    score,
+    second_benchmark,
+    spectrum_value,
+    trained_runs,
+    versus,
+)
+
+AT_FLOOR, BELOW_FLOOR, IS_FLOOR = "at the noise floor", "below the noise floor", "noise floor: data order"
+"""How two methods stand to what each is to itself, both across data orders."""
+COMMON_NOISE = "in one data order only: no floor applies"
+"""Of two methods neither of which was trained in a second order."""
+AT_START, BELOW_START, IS_START = (
+    "at the initialisation floor",
+    "below the initialisation floor",
+    "noise floor: initialisation",
+)
+NO_FLOOR, OTHER_SEED = "no noise floor measured", "other initialisation"
+UNKNOWN_START = "initialisation unknown"
+
+UNDEFINED, ZERO = "undefined", "undefined (zero update)"
+"""What a measure that was taken and has no value prints as: a zero update has no direction."""
+
+REACHED = (AT_FLOOR, IS_FLOOR, AT_START, IS_START)
+"""Standings of a pair that is as near as a method is to itself, or is a method beside itself."""
+
+EVERYTHING = (pl.col("module") == "*") & pl.col("layer").is_null() & pl.col("projection").is_null()
+"""Rows over all shared modules; module "*" with a layer or a projection is the value of that part."""
+
+REVERSED = {"orthogonal_fraction": "orthogonal_fraction_reverse"}
+"""Metric of a against b -> what the frame calls it of b against a, where the two differ."""
+
+IDENTICAL = 1e-9
+"""Distance from 1, of cosine and norm ratio, below which two updates are one: double precision leaves less."""
+
+_Values = Mapping[tuple[str, str, str, int | None], "Estimate"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measure of a pair; ``low`` and ``high``: 95 % interval over modules; ``null``: mean over random subspaces of
+    the same shape; ``percentile``: percent of the null's draws at or below the value. None: not measured or defined.
+
+    Of a cosine over everything also ``null_sd``, the null's standard deviation, and ``shared_null_sd`` and
+    ``shared_percentile``, those of the null given the common input subspace."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    null: float | None = None
+    percentile: float | None = None
+    null_sd: float | None = None
+    shared_null_sd: float | None = None
+    shared_percentile: float | None = None
+
+    def inverse(self) -> Estimate:
+        """The estimate of one over the measure, which has no null."""
+        value, low, high = (1 / part if part else None for part in (self.value, self.high, self.low))
+        return Estimate(value, low, high)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Pair metrics over everything that a pair shares, ready to look up. Build it with `geometry` or `geometry_of`."""
+
+    runs: tuple[RunInfo, ...]
+    reference: RunInfo | None
+    """The run that the others are compared with."""
+    twins: Mapping[str, tuple[tuple[str, str], ...]]
+    """Kind of floor -> the pairs of runs that measure it; two runs with one and the same update measure nothing."""
+    floor: float | None
+    """The lowest cosine of a pair of `ORDER`: what the order of the data alone does to a direction."""
+    ks: tuple[int, ...]
+    """Subspace dimensions at which all pairs have principal angles (but for those that have none at all)."""
+    tops: Mapping[tuple[str, str], int]
+    """Pair, as the frame has it -> its own largest subspace dimension: the smaller of its ranks."""
+    modules: int
+    """Modules that a value over everything is taken over."""
+    layers: int
+    values: _Values
+    zero: frozenset[str] = frozenset()
+    """Runs whose update is zero."""
+
+    def estimate(self, run: str, other: str, metric: str, k: int | None = None) -> Estimate:
+        """A metric of ``run`` against ``other``, whichever way round the frame has the pair."""
+        if (run, other, metric, k) in self.values:
+            return self.values[run, other, metric, k]
+        found = self.values.get((other, run, REVERSED.get(metric, metric), k), Estimate(None))
+        if metric != "norm_ratio":
+            return found
+        nothing = run in self.zero and other not in self.zero  # 0 over something is 0, though its inverse is undefined
+        return Estimate(0.0) if nothing and (other, run, metric, k) in self.values else found.inverse()
+
+    def value(self, run: str, other: str, metric: str, k: int | None = None) -> float | None:
+        return self.estimate(run, other, metric, k).value
+
+    def top(self, run: str, other: str) -> int | None:
+        """The pair's own largest subspace dimension."""
+        return self.tops.get((run, other), self.tops.get((other, run)))
+
+    def cosine(self, run: str, other: str) -> float | None:
+        if run == other:
+            return None if run in self.zero else 1.0
+        return self.value(run, other, "cosine")
+
+    def same(self, run: str, other: str) -> bool:
+        """Whether two runs have one and the same update, but for rounding."""
+        return run != other and _same(self.values, run, other)
+
+    def missing(self, run: str, other: str, metric: str, k: int | None = None) -> str:
+        """What stands where a measure has no value: nobody took it, it is not defined, or one update is zero."""
+        names = ((run, other, metric), (other, run, REVERSED.get(metric, metric)))
+        if {run, other} & self.zero or self._no_direction(run, other):
+            return ZERO
+        return UNDEFINED if any((*name, k) in self.values for name in names) else NOT_MEASURED
+
+    def _no_direction(self, run: str, other: str) -> bool:
+        """Whether one of the two is zero in the modules that they share."""
+        found = self.values.get((run, other, "cosine", None)) or self.values.get((other, run, "cosine", None))
+        return found is not None and found.value is None
+
+    def twin(self, run: RunInfo, other: RunInfo) -> str | None:
+        """The kind of floor that this pair measures, or None."""
+        return self.kind(run.run, other.run)
+
+    def kind(self, run: str, other: str) -> str | None:
+        """The same by the runs' names."""
+        names = {(run, other), (other, run)}
+        return next((kind for kind, pairs in self.twins.items() if names & set(pairs)), None)
+
+    def twin_label(self, run: str, other: str) -> str:
+        """What stands under the name of a pair that measures a floor: `IS_FLOOR`, `IS_START`, or nothing."""
+        kind = self.kind(run, other)
+        return "" if kind is None else IS_FLOOR if kind == ORDER else IS_START
+
+    def floor_of(self, kind: str, metric: str, k: int | None = None) -> Floor | None:
+        """One floor of one measure; None where it was not measured."""
+        return floor_of(self.value(a, b, metric, k) for a, b in self.twins[kind])
+
+    def replicates(self, run: RunInfo) -> tuple[RunInfo, ...]:
+        """``run`` and the runs that differ from it in the order of the data alone, in the runs' order."""
+        known = {info.run: info for info in self.runs}
+        found = {run.run} | {one for pair in self.twins[ORDER] if run.run in pair for one in pair}
+        return tuple(known.get(name, run) for name in [info.run for info in self.runs] if name in found) or (run,)
+
+    def likeness(self, run: RunInfo, other: RunInfo, metric: str, k: int | None = None) -> Likeness:
+        """A measure of two methods of one initialisation: in one data order, across orders, and of each with itself."""
+        return likeness(
+            self.replicates(run), self.replicates(other), lambda a, b: self.value(a, b, metric, k),
+            distance=metric.startswith("angle") or metric.startswith("orthogonal"),
+        )  # fmt: skip
+
+    def difference(self, run: RunInfo, other: RunInfo) -> Difference | None:
+        """What ``other``'s update has beyond ``run``'s, and whether it comes back in another order of the data."""
+        return difference(
+            self.replicates(run), self.replicates(other), self.cosine, lambda a, b: self.value(a, b, "norm_ratio")
+        )
+
+    def one_start(self, run: RunInfo, other: RunInfo) -> bool | None:
+        """Whether two runs began from one LoRA initialisation; None where it cannot be told."""
+        return same_initialisation(run, other, self.value(run.run, other.run, "lora_a_cosine"))
+
+    def start_floor(self, run: RunInfo, other: RunInfo, metric: str, k: int | None = None) -> Floor | None:
+        """What the two runs' own methods give with themselves from another initialisation, at the same rate."""
+        own = {(info.method, info.lr) for info in (run, other)}
+        known = {info.run: info for info in self.runs}
+        pairs = [(a, b) for a, b in self.twins[INITIALISATION] if (known[a].method, known[a].lr) in own]
+        return floor_of(self.value(a, b, metric, k) for a, b in pairs)
+
+    def standing(self, run: RunInfo, other: RunInfo) -> str:
+        """How the cosine of the pair's methods stands to what each of them is to itself; empty where not measured.
+
+        From one initialisation: their cosine across data orders against the lowest of one method with itself (see
+        `tasks.reporting.views.across`). From two: this cosine against the same method from two initialisations.
+        """
+        cosine = self.cosine(run.run, other.run)
+        if cosine is None or run.run == other.run:
+            return ""
+        twin = self.twin(run, other)
+        if twin is not None:
+            return IS_FLOOR if twin == ORDER else IS_START
+        if not any(self.twins.values()):
+            return NO_FLOOR
+        same = self.one_start(run, other)
+        if same is None:
+            return UNKNOWN_START
+        if not same:
+            start = self.start_floor(run, other, "cosine")
+            return OTHER_SEED if start is None else AT_START if cosine >= start.lowest else BELOW_START
+        found = self.likeness(run, other, "cosine")
+        if found.mean is None or not found.floor:
+            return COMMON_NOISE if self.twins[ORDER] else NO_FLOOR
+        return AT_FLOOR if found.mean >= min(found.floor) else BELOW_FLOOR
+
+
+def across_note(view: Geometry, run: RunInfo, other: RunInfo) -> str:
+    """What stands beside the cosine of two methods in one data order: that across orders, which the floor judges."""
+    if view.twin(run, other) is not None or not view.one_start(run, other):
+        return ""
+    mean = view.likeness(run, other, "cosine").mean
+    return "" if mean is None else f"across data orders {number(mean, 3)}"
+
+
+def geometry(tables: StudyTables) -> Geometry:
+    """A study's pair metrics; its reference is the first SFT. A run without a pair is known to be zero by its norm."""
+    runs = trained_runs(tables)
+    view = geometry_of(runs, tables.pair_metrics, next((info for info in runs if info.method == "sft"), None))
+    unpaired = {info.run for info in runs if spectrum_value(tables.spectra, info.run, "norm") == 0}
+    return replace(view, zero=view.zero | unpaired)
+
+
+def geometry_of(runs: Sequence[RunInfo], pair_metrics: pl.DataFrame, reference: RunInfo | None) -> Geometry:
+    """``pair_metrics`` (PAIR_METRICS_FRAME) of ``runs``, ready to look up, with the noise floors that are in it."""
+    columns = ["run_a", "run_b", "metric", "k", "value", "low", "high", "null", "percentile"]
+    columns += ["null_sd", "shared_null_sd", "shared_percentile"]
+    rows = pair_metrics.filter(EVERYTHING).select(columns).rows()
+    values = {(a, b, metric, k): Estimate(*rest) for a, b, metric, k, *rest in rows}
+    modules = pair_metrics.filter(pl.col("module") != "*").select("module", "layer", "projection").unique()
+    starts = [(a, b, _either(values, a.run, b.run, "lora_a_cosine")) for a, b in combinations(runs, 2)]
+    kinds = [(kind_of(a, b, start), a.run, b.run) for a, b, start in starts]
+    twins = {
+        kind: tuple((a, b) for found, a, b in kinds if found == kind and not _same(values, a, b)) for kind in KINDS
+    }
+    # Two adapters of other ranks have other full dimensions, so not every k is in every pair.
+    dimensions: dict[tuple[str, str], set[int]] = {}
+    for (a, b, metric, k), found in values.items():
+        if metric == "angle_left" and k is not None and found.value is not None:
+            dimensions.setdefault((a, b), set()).add(k)
+    view = Geometry(
+        runs=tuple(runs),
+        reference=reference,
+        twins=twins,
+        floor=None,
+        ks=tuple(sorted(set.intersection(*dimensions.values()))) if dimensions else (),
+        tops={pair: max(found) for pair, found in dimensions.items()},
+        modules=modules["module"].n_unique(),
+        layers=modules.filter(pl.col("layer").is_not_null())
+        .select("layer", tower=pl.col("projection").str.extract(r"^(.+)\.\*\."))
+        .n_unique(),
+        values=values,
+        zero=_zero(values, runs),
+    )
+    order = view.floor_of(ORDER, "cosine")
+    return replace(view, floor=order.lowest if order else None)
+
+
+def _zero(values: _Values, runs: Sequence[RunInfo]) -> frozenset[str]:
+    """Runs of which no share is outside any other, not even none of it: only a zero update has no such share."""
+    shares: dict[str, list[float | None]] = {}
+    for (a, b, metric, _), found in values.items():
+        for run, own in ((a, "orthogonal_fraction"), (b, "orthogonal_fraction_reverse")):
+            if metric == own:
+                shares.setdefault(run, []).append(found.value)
+    return frozenset(info.run for info in runs if info.run in shares and set(shares[info.run]) == {None})
+
+
+def _either(values: _Values, a: str, b: str, metric: str) -> float | None:
+    found = values.get((a, b, metric, None)) or values.get((b, a, metric, None))
+    return found.value if found else None
+
+
+def _same(values: _Values, a: str, b: str) -> bool:
+    ones = [_either(values, a, b, metric) for metric in ("cosine", "norm_ratio")]
+    return all(one is not None and abs(one - 1) < IDENTICAL for one in ones)
+
+
+def cosine_matrix(view: Geometry) -> np.ndarray:
+    """(M, M) global cosines of the runs in their order; NaN where not measured."""
+    cosines = [[view.cosine(a.run, b.run) for b in view.runs] for a in view.runs]
+    return np.array(cosines, dtype=np.float64).reshape(len(view.runs), len(view.runs))
+
+
+def pairs(view: Geometry) -> list[tuple[RunInfo, RunInfo]]:
+    """Every pair of runs: the noise floors' first, then those with the reference, then the rest."""
+
+    def rank(pair: tuple[RunInfo, RunInfo]) -> tuple[bool, bool]:
+        return view.twin(*pair) is None, view.reference not in pair
+
+    return sorted(combinations(view.runs, 2), key=rank)
+
+
+def headline_rows(tables: StudyTables, view: Geometry) -> list[HeadlineRow]:
+    """One row a run: the base first, the trained runs, then the teacher where it was evaluated."""
+    base, reference = base_of(tables).run, view.reference
+    first, second = primary_benchmark(tables), second_benchmark(tables)
+    return [
+        HeadlineRow(
+            info=info,
+            first=score(tables, info.run, first),
+            first_versus=versus(tables, info.run, base, first),
+            second=score(tables, info.run, second) if second else None,
+            second_versus=versus(tables, info.run, base, second) if second else None,
+            cosine=view.cosine(info.run, reference.run) if reference and info in view.runs else None,
+            norm=spectrum_value(tables.spectra, info.run, "norm"),
+            effective_rank=spectrum_value(tables.spectra, info.run, "effective_rank"),
+        )
+        for info in ordered_runs(tables)
+    ]

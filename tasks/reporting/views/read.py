@@ -1,0 +1,41 @@
+"""Read a finished study's folder back into the tables that it was written from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+
+from tasks.core.contracts import InputError, RunInfo
+from tasks.reporting.seal import check_sealed
+from tasks.reporting.views.join import SCHEMAS, StudyTables, frames, judged, with_frames
+
+ADDED = {"pair_metrics": ("null_sd", "shared_null_sd", "shared_percentile")}
+"""Columns that frames of earlier studies have not."""
+
+
+def read_tables(folder: Path) -> StudyTables:
+    """The tables of ``folder``. Raises `InputError` where it is not a finished study, one of another version, or
+    damaged."""
+    missing = [
+        name for name in ("study.json", *(f"{frame}.parquet" for frame in SCHEMAS)) if not (folder / name).is_file()
+    ]
+    if missing:
+        raise InputError(f"{folder}: not a finished study's folder: {', '.join(missing)} missing")
+    record = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    check_sealed(folder, record)
+    tables = StudyTables(
+        runs=[RunInfo(**info) for info in record["runs"]],
+        rollouts=record["rollouts"],
+        study=record,
+        **{name: _read(folder / f"{name}.parquet", schema) for name, schema in SCHEMAS.items()},
+    )
+    return judged(with_frames(tables, frames(tables)))
+
+
+def _read(file: Path, schema: dict[str, pl.DataType]) -> pl.DataFrame:
+    """One frame; what studies did not measure before `ADDED` is null."""
+    frame = pl.read_parquet(file)
+    new = [name for name in ADDED.get(file.stem, ()) if name not in frame.columns]
+    return frame.with_columns(pl.lit(None, schema[name]).alias(name) for name in new)

@@ -1,0 +1,128 @@
+"""The spread of numbers of single runs within one method: what a difference between methods is read against.
+
+Pairs of runs of one method that differ in the order of the data, or in the LoRA initialisation too, are the same that
+give the geometry its noise floors (`tasks.reporting.views.floors`); here it is how far a number of one is from the
+other's. They stand for all methods: where only one method has twins, the others are taken to be as noisy as that one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from tasks.reporting.formats import listed, number
+from tasks.reporting.views.floors import INITIALISATION, ORDER
+from tasks.reporting.views.join import StudyTables, score, versus
+from tasks.reporting.views.pairs import NO_FLOOR, Geometry
+
+HOW = {ORDER: "in another data order", INITIALISATION: "from another initialisation"}
+"""Kind of floor -> what the second run of the method had."""
+SAME_METHOD = "Same method"
+"""What rows and columns of these differences are called."""
+SHORT = {ORDER: "order", INITIALISATION: "initialisation"}
+
+Measure = Callable[[str, str], float | None]
+"""(run, other) -> the difference of a number of theirs; None: not measured for one of the two."""
+
+
+@dataclass(frozen=True)
+class Apart:
+    """How far ``n`` pairs of runs of one method are apart, in the number's unit.
+
+    ``highest``: the largest absolute difference. ``sd``: standard deviation of a single run, the root of half the mean
+    squared difference (over all pairs of one group of runs that is its sample variance).
+    """
+
+    n: int
+    highest: float
+    sd: float
+
+
+def apart(view: Geometry, measure: Measure) -> dict[str, Apart]:
+    """Kind of floor -> how far runs of one method are apart; without the kinds that were not measured."""
+    found: dict[str, Apart] = {}
+    for kind in HOW:
+        values = [value for pair in view.twins[kind] if (value := measure(*pair)) is not None]
+        if values:
+            variance = sum(value**2 for value in values) / (2 * len(values))
+            found[kind] = Apart(len(values), max(abs(value) for value in values), variance**0.5)
+    return found
+
+
+def difference_of(value: Callable[[str], float | None]) -> Measure:
+    """The `Measure` of a number that each run has by itself."""
+
+    def measure(run: str, other: str) -> float | None:
+        one, two = value(run), value(other)
+        return None if one is None or two is None else one - two
+
+    return measure
+
+
+def accuracy_apart(tables: StudyTables, view: Geometry, benchmark: str) -> dict[str, Apart]:
+    """Accuracy (share) on one benchmark, over the problems that both runs answered greedily."""
+
+    def measure(run: str, other: str) -> float | None:
+        found = versus(tables, run, other, benchmark)
+        return found.difference if found else None
+
+    return apart(view, measure)
+
+
+def loss_apart(tables: StudyTables, view: Geometry, benchmark: str) -> dict[str, Apart]:
+    """Answer loss, nats a token."""
+
+    def loss(run: str) -> float | None:
+        found = score(tables, run, benchmark)
+        return found.answer_loss if found else None
+
+    return apart(view, difference_of(loss))
+
+
+def sampled_apart(tables: StudyTables, view: Geometry, benchmark: str, metric: str, k: int) -> dict[str, Apart]:
+    """One sampled score (share): avg@k, pass@k or maj@k."""
+    own = tables.samples.filter(benchmark=benchmark, metric=metric, k=k)
+    values = dict(own.select("run", "value").iter_rows())
+    return apart(view, difference_of(values.get))
+
+
+def averages_apart(tables: StudyTables, view: Geometry, benchmark: str) -> dict[str, Apart]:
+    """avg@k of all drawn answers (share), over the problems that both runs answered."""
+    own = tables.differences.filter(benchmark=benchmark)
+    values = {(a, b): value for a, b, value in own.select("run_a", "run_b", "difference").iter_rows()}
+    return apart(view, lambda run, other: values.get((run, other), values.get((other, run))))
+
+
+def floor_words(found: Mapping[str, Apart], text: Callable[[float], str]) -> tuple[str, tuple[str, ...]]:
+    """What a cell says: the largest difference of all kinds; beneath it each kind's, of several pairs with the sd."""
+    if not found:
+        return NO_FLOOR, ()
+    lines: list[str] = []
+    for kind, one in found.items():
+        lines += [f"{SHORT[kind]} {text(one.highest)}", *([f"sd {text(one.sd)}, {one.n} pairs"] if one.n > 1 else [])]
+    return text(max(one.highest for one in found.values())), tuple(lines)
+
+
+def floor_clause(found: Mapping[str, Apart], text: Callable[[float], str]) -> str:
+    """``the same method differs in another data order by 1.0 points``: a part of a sentence; ``text`` with the unit."""
+    if not found:
+        return "no noise floor was measured for it"
+    said = [
+        f"{HOW[kind]} by "
+        + (text(one.highest) if one.n == 1 else f"at most {text(one.highest)} (sd {text(one.sd)}, {one.n} pairs)")
+        for kind, one in found.items()
+    ]
+    return f"the same method differs {listed(said)}"
+
+
+def unsigned_points(share: float) -> str:
+    """``0.0123 -> '1.2'``: how far apart two shares are, in points."""
+    return number(100 * share, 1)
+
+
+FLOOR_NOTE = (
+    "Same method: how far two runs of one method are apart, when only the order of the data changes, or "
+    "the LoRA initialisation too; the largest of all such pairs, and where there are several the standard deviation "
+    "(sd) of a single run. A difference between methods that is no larger may be the luck of one training. Methods "
+    "without such runs are taken to be as noisy as those with them."
+)

@@ -1,0 +1,188 @@
+"""Plans: counts as the flow's, times against a study that was recorded, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.core.contracts import InputError
+from tasks.planning.machine import Machine, named
+from tasks.planning.plan import Plan, _disk_refusals, check_machine, plan_study
+from tasks.planning.stages import Stage
+from tasks.settings.presets import preset
+from tasks.settings.study import StudySpec, build, override
+
+TWO_CORES = Machine("2 CPU slots", "cpu", 2, 12e9, 0.11e12, 10e9, "measured when the machine was idle")
+"""Where the recorded studies ran."""
+
+
+def spec_of(name: str, *assignments: str) -> StudySpec:
+    return build(override(preset(name), assignments))
+
+
+def stages(plan: Plan) -> dict[str, Stage]:
+    return {stage.name: stage for stage in plan.stages}
+
+
+def test_the_default_study_has_the_flow_s_tasks() -> None:
+    """8 adapters: 28 pairs; 9 ends with the base; 11 models: base, instructed base, teacher, adapters."""
+    found = stages(plan_study(spec_of("tiny"), TWO_CORES))
+    trained = {name: stage.tasks for name, stage in found.items() if name.startswith("train")}
+    assert trained == {
+        "train sft": 3, "train rft": 1, "train dft": 1, "train rift": 1, "train offline_grpo": 1, "train dpo": 1
+    }  # fmt: skip
+    assert [found[name].tasks for name in ("spectrum", "geometry", "path ends", "paths")] == [8, 28, 9, 28]
+    assert found["evaluate"].size.startswith("11 models x 1,719 problems")
+    # 72 steps x 64 sequences x 86 tokens; a pair is two sequences
+    assert found["train rft"].size == "72 steps, 396,288 tokens"
+    assert found["train dpo"].size == "72 steps, 792,576 tokens"
+    assert next(iter(found)) == "pretrain"
+
+
+RECORDED = {"pretrain": 93.9, "rollouts": 20.3, "train": 279.9, "evaluate": 107.4, "paths": 124.3, "path ends": 12.0}
+"""Seconds of the default study by stage (README, "Performance"), summed over tasks; evaluate's are of both cores."""
+
+
+def test_time_against_the_recorded_default_study() -> None:
+    """Planned: 114, 38, 269, 83, 136 and 18 s, and 478 from beginning to end where 411 were recorded."""
+    plan = plan_study(spec_of("tiny", "paths.n=64", "tiny.branch_steps=0"), TWO_CORES)
+    found = stages(plan)
+    planned = {name: found[name].seconds * found[name].tasks for name in RECORDED if name in found}
+    planned["train"] = sum(stage.seconds * stage.tasks for name, stage in found.items() if name.startswith("train"))
+    planned["evaluate"] = found["evaluate"].seconds
+    for name, seconds in RECORDED.items():
+        assert planned[name] == pytest.approx(seconds, rel=0.9 if seconds < 50 else 0.25), name
+    assert 3600 * plan.hours == pytest.approx(411, rel=0.2)
+
+
+def test_the_student_s_branch_is_in_the_plan() -> None:
+    # .55 of 1,200 steps, and 290
+    with_branch, without = (
+        stages(plan_study(spec_of("tiny", f"tiny.branch_steps={steps}"), TWO_CORES))["pretrain"] for steps in (290, 0)
+    )
+    assert with_branch.size.startswith("950 steps of teacher and student")
+    assert with_branch.operations / without.operations == pytest.approx(950 / 660)
+
+
+def test_switched_off_stages_are_not_in_the_plan() -> None:
+    spec = spec_of("smoke", "paths.n=0", "functions.n=0", "geometry.base_measures=false", "methods=sft", "replicates=")
+    assert list(stages(plan_study(spec, TWO_CORES))) == [
+        "pretrain", "problems", "rollouts", "grade", "train sft", "evaluate", "accuracy, report"
+    ]  # fmt: skip
+
+
+def test_an_on_policy_method_samples_in_every_step() -> None:
+    """At most its own number of steps, each with a batch of answers decoded: hours where a row method takes minutes."""
+    found = stages(plan_study(spec_of("paper", "methods=sft,online_grpo"), named("H100")))
+    assert found["train online_grpo"].size == "600 steps, 26.5 M tokens"  # x 32 x 1,378.8
+    assert found["train online_grpo"].seconds > 10 * found["train sft"].seconds
+
+
+def test_operations_are_proportional_to_steps_and_times_to_devices() -> None:
+    one = plan_study(spec_of("paper"), named("H100"))
+    two = plan_study(spec_of("paper", "train.steps=500"), named("2xH100"))
+    assert stages(one)["train sft"].operations == 2 * stages(two)["train sft"].operations
+    assert stages(two)["evaluate"].tasks == 2
+    assert two.hours < one.hours
+    assert one.device_hours == pytest.approx(sum(stage.device_seconds for stage in one.stages) / 3600)
+
+
+def test_the_paper_s_plan_by_hand() -> None:
+    """Rows: 40,315 x 4. Tokens: 1,000 x 32 x (150 + .3 x 4096). Adapters: six of 94,371,840 bytes."""
+    plan = plan_study(spec_of("paper"), named("8xH100"))
+    assert (plan.sizes.rows, plan.sizes.evaluated) == (161_260, 1_349)
+    assert stages(plan)["train sft"].size == "1,000 steps, 44.1 M tokens"
+    assert stages(plan)["reference"].size == "4,032 rows, once"  # 5 % of 40,315 problems, one pair each
+    assert plan.disk["adapters"] == 6 * 94_371_840
+    assert plan.disk["checkpoints"] == 6 * 2 * 12 * 23_592_960
+    assert plan.disk["base"] == 2 * 4_022_468_096
+    assert plan.refusals == []
+
+
+def test_a_mean_length_that_is_known_is_used() -> None:
+    assert plan_study(spec_of("paper"), named("H100"), 650.0).sizes.example == 800
+    assert "(--tokens)" in plan_study(spec_of("paper"), named("H100"), 650.0).sizes.source
+
+
+def test_examples_are_no_longer_than_what_is_kept() -> None:
+    assert plan_study(spec_of("paper"), named("H100")).sizes.longest == 150 + 4096
+    short = plan_study(spec_of("paper", "model.max_length=2048"), named("H100"))
+    assert short.sizes.longest == 2048
+    assert short.training.least < plan_study(spec_of("paper"), named("H100")).training.least
+
+
+def test_pairs_share_one_file_of_the_base_s_log_probabilities() -> None:
+    plan = plan_study(spec_of("paper", "methods=dpo,ipo"), named("H100"))
+    assert [stage.name for stage in plan.stages].count("reference") == 1
+    live = plan_study(spec_of("paper", "methods=dpo,ipo", "train.reference=live"), named("H100"))
+    assert "reference" not in stages(live)
+    assert stages(live)["train ipo"].operations > 1.3 * stages(plan)["train ipo"].operations
+
+
+def test_rollouts_of_a_file_are_counted(tmp_path: Path) -> None:
+    """4 rows of 7 + 28 characters: 2 and 8 tokens; one in ten problems is held out, rounded."""
+    rows = [{"prompt": f"1 + {i} =", "completion": "x" * 28, "reward": float(i % 2)} for i in range(4)]
+    file = tmp_path / "rollouts.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = preset("paper")
+    values["rollouts"] = {"file": str(file), "holdout": 0.0}
+    sizes = plan_study(build(values), named("H100")).sizes
+    assert (sizes.rows, sizes.prompts, sizes.prompt, sizes.completion, sizes.longest) == (4, 0, 2.0, 8.0, 10)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def refusals(spec: StudySpec, machine: Machine) -> list[str]:
+    return plan_study(spec, machine).refusals
+
+
+def cpu(memory: float) -> Machine:
+    return Machine("1 CPU slot", "cpu", 1, memory, 1e11, 1e10, "given", local=False)
+
+
+def test_a_large_base_without_a_gpu() -> None:
+    (refused,) = refusals(spec_of("paper", "train.precision=auto"), cpu(500e9))
+    assert refused.startswith(
+        "model.base: Qwen/Qwen3-4B-Instruct-2507 has 4.0 billion parameters and this machine no GPU"
+    )
+    assert refused.endswith("(--dry-run --on 8xH100 plans for it), or --set model.allow_cpu=true")
+    assert refusals(spec_of("paper", "model.allow_cpu=true"), cpu(500e9)) == []
+    assert refusals(spec_of("paper", "model.base=Qwen/Qwen3-0.6B"), cpu(500e9)) == []
+
+
+def test_a_device_that_is_too_small() -> None:
+    off = spec_of("paper", "train.gradient_checkpointing=off")
+    assert refusals(off, named("RTX4090")) == [
+        "model.base: to train one adapter takes 37 GB of a device, and the smallest here has 24; "
+        "train.gradient_checkpointing=auto, a smaller model.base, a lower rollouts.max_new_tokens or model.max_length"
+    ]
+    assert refusals(spec_of("paper"), named("RTX4090")) == []
+    (refused,) = refusals(spec_of("tiny"), cpu(5e8))
+    assert refused.endswith("or model.max_length, or a lower COLINEAR_SLOTS")
+
+
+def test_a_disk_that_is_too_small(state: Path) -> None:
+    (refused,) = _disk_refusals({"base": 1e18, "rollouts": 1e18})
+    assert refused.startswith("disk: the study writes about 2,000,000,000.0 GB to ")
+    assert refused.endswith("GB are free; free some, or set COLINEAR_HOME (and HF_HOME for the base) to another disk")
+    assert _disk_refusals({"base": 0.0, "rollouts": 1.0}) == []
+
+
+def test_before_a_study_starts_the_same_is_refused(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("COLINEAR_RAY", raising=False)
+    with pytest.raises(InputError, match=r"^model\.base: .* 4\.0 billion parameters and this machine no GPU"):
+        check_machine(spec_of("paper"))
+    assert check_machine(spec_of("tiny"))
+    unknown: Any = spec_of("paper", "model.base=nobody/nothing")
+    assert not check_machine(unknown)  # it must be fetched before anything can be said
+
+
+def test_the_nodes_of_a_cluster_are_not_this_machine(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("COLINEAR_RAY", "head:6379")
+    assert check_machine(spec_of("paper"))

@@ -1,0 +1,228 @@
+"""The numbers embedded for the charts are the frames', whichever way round, to the last digit; nothing is markup."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from base64 import b64encode
+from collections.abc import Callable
+from html.parser import HTMLParser
+from itertools import combinations
+
+import polars as pl
+import pytest
+
+from tasks.core.contracts import PAIR_METRICS_FRAME, RunInfo
+from tasks.reporting.charts.explore import build_explore
+from tasks.reporting.charts.explore_curves import MOST_POINTS, path_data, training_data
+from tasks.reporting.charts.explore_pairs import measure_of, pair_data
+from tasks.reporting.charts.numbers import MOST_ROWS, figure_numbers
+from tasks.reporting.render.document import build_document
+from tasks.reporting.render.html import render_html
+from tasks.reporting.render.scripts import content_policy, script_code, script_json
+from tasks.reporting.views.join import StudyTables
+from tasks.reporting.views.pairs import Geometry, geometry, geometry_of
+
+LAYERS = [0, 1, 2, 3]
+
+
+@pytest.fixture(scope="module")
+def view(study: StudyTables) -> Geometry:
+    return geometry(study)
+
+
+def metric(data: dict, name: str, k: int | None = None) -> dict:
+    (found,) = (entry for entry in data["metrics"] if (entry["metric"], entry["k"]) == (name, k))
+    return found
+
+
+def places(frame: pl.DataFrame, run_a: str, run_b: str, name: str, k: int | None = None) -> list[float]:
+    rows = frame.filter(pl.col("module") == "*", pl.col("projection").is_null(), pl.col("k").eq_missing(k))
+    rows = rows.filter(run_a=run_a, run_b=run_b, metric=name).sort("layer", nulls_last=False)
+    assert rows["layer"].to_list() == [None, *LAYERS]
+    return rows["value"].to_list()
+
+
+@pytest.mark.parametrize(("name", "k"), [("cosine", None), ("angle_left", 5), ("u1_overlap", None), ("phi_right", 8)])
+def test_pairs_are_the_frames(study: StudyTables, view: Geometry, name: str, k: int | None) -> None:
+    data = json.loads(script_json(pair_data(study.pair_metrics, view)))
+    assert data["layers"] == LAYERS
+    rows = metric(data, name, k)["values"]
+    assert not {("angle_min_left", 1), ("orthogonal_fraction_reverse", None)} & {
+        (entry["metric"], entry["k"]) for entry in data["metrics"]
+    }
+    for (a, b), row in zip(combinations(data["names"], 2), rows, strict=True):
+        assert row == places(study.pair_metrics, a, b, name, k)
+
+
+def test_the_order_of_a_pair_decides_only_where_it_means_something(study: StudyTables, view: Geometry) -> None:
+    data = pair_data(study.pair_metrics, view)
+    assert data is not None
+    at = list(combinations(data["names"], 2)).index(("sft", "dft"))
+    frame = study.pair_metrics
+    outside = metric(data, "orthogonal_fraction")
+    assert outside["values"][at] == places(frame, "sft", "dft", "orthogonal_fraction")
+    assert outside["turned"][at] == places(frame, "sft", "dft", "orthogonal_fraction_reverse")
+    ratio = metric(data, "norm_ratio")
+    assert (ratio["values"][at], ratio["turned"][at]) == ([1.25] * 5, [0.8] * 5)
+    assert metric(data, "cosine")["turned"] is None
+    assert "orthogonal_fraction_reverse" not in {entry["metric"] for entry in data["metrics"]}
+
+
+def test_a_frame_the_other_way_round_gives_the_same(study: StudyTables, view: Geometry) -> None:
+    sides = ("run", "method", "seed", "data_seed", "lr")
+    swap = {f"{name}_{x}": f"{name}_{y}" for name in sides for x, y in ("ab", "ba")}
+    names = {"orthogonal_fraction": "orthogonal_fraction_reverse", "orthogonal_fraction_reverse": "orthogonal_fraction"}
+    turned = (
+        study.pair_metrics.rename(swap).select(list(PAIR_METRICS_FRAME)).with_columns(pl.col("metric").replace(names))
+    )
+    turned = turned.with_columns(
+        value=pl.when(pl.col("metric") == "norm_ratio").then(1 / pl.col("value")).otherwise("value")
+    )
+    assert pair_data(turned, view) == pair_data(study.pair_metrics, view)
+
+
+def test_a_floor_is_that_of_the_pair_least_alike(build_study: Callable[..., StudyTables]) -> None:
+    runs = [RunInfo("base", "base", 0, 0, 0.0), *(RunInfo(f"s{i}", "sft", 0, i, 1e-3) for i in range(3))]
+    tables = build_study(runs=runs)
+    data = pair_data(tables.pair_metrics, geometry(tables))
+    assert data is not None
+    for name, k, worst in (("cosine", None, min), ("angle_left", 8, max)):
+        lines = [places(tables.pair_metrics, a, b, name, k) for a, b in combinations(("s0", "s1", "s2"), 2)]
+        floors = metric(data, name, k)["floors"]
+        assert floors["data order"] == [worst(values) for values in zip(*lines, strict=True)]
+        assert floors["initialisation"] == [None] * 5
+
+
+def test_what_does_not_fit_is_named_and_nothing_else_is_lost(study: StudyTables, view: Geometry) -> None:
+    full, small = (pair_data(study.pair_metrics, view, most) for most in (40_000, 400))
+    assert full is not None
+    assert small is not None
+    # 7 runs: 21 pairs at 5 places are 105 values; cosine's null is one line of 5 for all pairs.
+    assert (full["left_out"], full["runs_left_out"]) == ([], 0)
+    assert small["metrics"][0] == full["metrics"][0] or small["runs_left_out"] > 0
+    kept = {entry["title"] for entry in small["metrics"]}
+    assert kept | set(small["left_out"]) == {entry["title"] for entry in full["metrics"]}
+    tiny = pair_data(study.pair_metrics, view, 100)
+    assert tiny is not None
+    # 100 // 15 = 6 pairs, so 4 runs: the reference, its floor and the two nearest.
+    assert tiny["names"] == ["sft", "rft", "rift", "sft-order1"]
+    explore = build_explore(study.pair_metrics, view)
+    assert explore is not None
+    assert "left out" not in explore.notes["pairs"]
+
+
+def test_a_measure_of_tomorrow_is_offered_under_its_own_name(study: StudyTables, view: Geometry) -> None:
+    frame = study.pair_metrics.with_columns(pl.col("metric").replace("u1_overlap", "<new>"))
+    data = pair_data(frame, view)
+    assert data is not None
+    assert data["metrics"][-1]["title"] == "<new>"
+    assert measure_of("angle_left", 1).title == "Angle of the first left singular vectors"
+
+
+def test_nothing_compared_gives_no_section(study: StudyTables, view: Geometry) -> None:
+    assert build_explore(study.pair_metrics.clear(), view) is None
+    assert build_explore(study.pair_metrics, geometry_of(view.runs[:1], study.pair_metrics, None)) is None
+
+
+def test_paths_are_the_frames(study: StudyTables, view: Geometry) -> None:
+    data = path_data(study.connectivity, view)
+    assert data is not None
+    rows = [
+        (path["a"], path["b"], path["matched"], path["reading"], alpha, value, path["n"])
+        for path in data["paths"]
+        for alpha, value in zip(path["alpha"], path["value"], strict=True)
+    ]
+    columns = ["run_a", "run_b", "matched", "reading", "alpha", "value", "n"]
+    assert sorted(rows) == sorted(study.connectivity.select(columns).rows())
+    few = path_data(study.connectivity, view, 100)
+    assert few is not None
+    assert {"sft"} == set.intersection(*({path["a"], path["b"]} for path in few["paths"]))
+    assert few["left_out"] == 21 - 6
+    assert path_data(study.connectivity.clear(), view) is None
+
+
+def test_training_is_the_frames_and_long_runs_are_thinned(study: StudyTables, view: Geometry) -> None:
+    data = training_data(study.training, view)
+    assert data is not None
+    rows = [(c["run"], s, c["metric"], v) for c in data["curves"] for s, v in zip(c["step"], c["value"], strict=True)]
+    assert sorted(rows) == sorted(study.training.select("run", "step", "metric", "value").rows())
+    assert not data["thinned"]
+    steps = range(1, 2 * MOST_POINTS + 2)
+    long = pl.DataFrame([("sft", step, "loss", step / 7) for step in steps], schema=study.training.schema, orient="row")
+    thin = training_data(long, view)
+    assert thin is not None
+    (curve,) = thin["curves"]
+    # 801 points: every third, 267 of them, and the last
+    assert (len(curve["step"]), curve["step"][:2], curve["step"][-1]) == (268, [1, 4], 801)
+    assert curve["value"][1] == 4 / 7
+
+
+def test_numbers_behind_figures_are_the_frames(study: StudyTables, view: Geometry) -> None:
+    frames = {"pair_metrics": study.pair_metrics, "training": study.training, "accuracy": study.accuracy}
+    found = figure_numbers(frames, view, ("layers", "training", "accuracy", "cka", "unheard-of"), "base")
+    assert set(found) == {"layers", "training", "accuracy"}
+    assert found["accuracy"]["rows"] == [list(row) for row in study.accuracy.rows()]
+    columns = found["layers"]["columns"]
+    rows = [dict(zip(columns, row, strict=True)) for row in found["layers"]["rows"]]
+    assert len(rows) == 6 * len(LAYERS)
+    dft = [row["value"] for row in rows if row["run_b"] == "dft"]
+    assert dft == places(study.pair_metrics, "sft", "dft", "cosine")[1:]
+    many = pl.concat([study.training] * (MOST_ROWS // study.training.height + 1))
+    assert figure_numbers({"training": many}, view, ("training",))["training"] == {"file": "training.parquet"}
+
+
+@pytest.mark.parametrize(
+    "text", ["</script><script>x()</script>", "<!--", "\u2028\u2029", "]]>&amp;", "\\u003c", "é\0"]
+)
+def test_no_text_leaves_its_json(text: str) -> None:
+    written = script_json({text: [text]})
+    assert not set(written) & set("<>&\u2028\u2029")
+    assert written.isascii()
+    assert json.loads(written) == {text: [text]}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        script_json(float("nan"))
+
+
+def test_code_cannot_close_its_element_either() -> None:
+    code = script_code("a = '</SCRIPT>' + '<!--' + `<script>`;\r\nb < c")
+    assert code == "a = '\\x3C/SCRIPT>' + '\\x3C!--' + `\\x3Cscript>`;\nb < c"
+
+
+class Scripts(HTMLParser):
+    """The text of every script element, by its type, and the page's policy, as a browser reads them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.code: list[str] = []
+        self.policy = ""
+        self._inside = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        assert "src" not in named
+        if tag == "meta" and named.get("http-equiv") == "Content-Security-Policy":
+            self.policy = str(named["content"])
+        self._inside = tag == "script" and named.get("type") is None
+        if self._inside:
+            self.code.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = self._inside and tag != "script"
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.code[-1] += data
+
+
+def test_the_policy_lets_exactly_the_pages_scripts_run(study: StudyTables) -> None:
+    found = Scripts(render_html(build_document(study, lambda *_: [])))
+    hashes = [b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in found.code]
+    assert len(hashes) == 3
+    assert re.findall("'sha256-([^']+)'", found.policy) == hashes
+    assert found.policy.startswith("default-src 'none'; ")
+    assert "unsafe-eval" not in found.policy
+    assert "script-src 'unsafe-inline'" not in found.policy
+    assert content_policy([]).endswith("script-src 'none'")

@@ -1,0 +1,174 @@
+"""Hidden states, logit lens and divergences: what the tables and sentences say is what the frames say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import polars as pl
+
+from tasks.core.contracts import CKA, DIVERGENCE, LENS, RunInfo
+from tasks.reporting.charts.cka import cka_picture
+from tasks.reporting.findings.functions import cka_finding, divergence_finding
+from tasks.reporting.formats import significant
+from tasks.reporting.render.document import build_document
+from tasks.reporting.render.html import render_html
+from tasks.reporting.tables.cka import MOST_LAYERS, cka_tables
+from tasks.reporting.tables.functions import MOST_RUNS, depths, divergence_matrix, functions_table
+from tasks.reporting.tables.views import Cell
+from tasks.reporting.views.join import StudyTables
+from tasks.reporting.views.pairs import geometry
+from tasks.reporting.views.similarity import Place, lowest_pair, similarity_of
+
+EQUAL = "debiased HSIC with itself is 0: all rows are equally far apart"
+
+
+def with_cka(study: StudyTables) -> StudyTables:
+    """Two layers, by hand: none at layer 0; NaN is no value either."""
+    rows: list[tuple[object, ...]] = [
+        ("base", "sft", 1, "last", "debiased", 50, 0.75, None),
+        ("base", "sft", 1, "last", "biased", 50, 0.8, None),
+        ("base", "sft", 2, "last", "debiased", 50, 0.875, None),
+        ("base", "sft", 2, "last", "biased", 50, 0.9, None),
+        ("sft", "dft", 1, "last", "debiased", 50, 0.5, None),
+        ("sft", "dft", 2, "last", "debiased", 50, float("nan"), "not finite"),
+        ("sft", "sft-order1", 1, "last", "debiased", 50, 0.25, None),
+        ("base", "sft", 1, "mean", "debiased", 50, 0.1, None),
+    ]
+    rows += [("base", "sft", 0, "last", kind, 50, None, EQUAL) for kind in ("debiased", "biased")]
+    return replace(study, cka=pl.DataFrame(rows, schema=CKA, orient="row"))
+
+
+def test_cka_is_symmetric_and_a_missing_value_has_its_reason(study: StudyTables) -> None:
+    found = similarity_of(with_cka(study).cka)
+    assert found is not None
+    assert (found.pooling, found.others, found.layers, found.rows) == ("last", ("mean",), (0, 1, 2), 50)
+    assert found.value("sft", "base", 1) == found.value("base", "sft", 1) == 0.75
+    assert found.value("sft", "dft", 2) is None
+    assert found.reason("dft", "sft", 2) == "not finite"
+    assert found.reason("base", "sft", 1) is None
+    assert found.lowest("dft", "sft") == Place(0.5, 1)
+    assert found.reasons() == {"not finite": [2], EQUAL: [0]}
+
+
+def test_the_lowest_pair_is_no_noise_floor(study: StudyTables) -> None:
+    tables = with_cka(study)
+    found = similarity_of(tables.cka)
+    assert found is not None
+    assert lowest_pair(found, geometry(tables)) == ("sft", "dft", Place(0.5, 1))
+    assert cka_finding(tables, geometry(tables)) == (
+        "Hidden states at the prompts' last token (debiased CKA, 50 rows): lowest between sft and dft, 0.500 at layer "
+        "1; between runs of one method it is never below 0.250 (sft and sft-order1, layer 1)."
+    )
+    alone = replace(tables, cka=tables.cka.filter(pl.col("run_b") != "sft-order1"))
+    assert cka_finding(alone, geometry(alone)).endswith("; no noise floor was measured for it.")
+
+
+def test_the_table_has_both_estimators_and_says_why_values_are_missing(study: StudyTables) -> None:
+    tables = with_cka(study)
+    summary, layers = cka_tables(tables, geometry(tables))
+    rows = {row[0].text: row[1:] for row in summary.rows}
+    assert rows["sft"] == (
+        *(Cell("0.7500", ("at layer 1", "biased 0.8000")), Cell("0.8750", ("biased 0.9000",)), Cell("2 of 3")),
+        *(Cell("itself"), Cell("itself"), Cell("-")),
+    )
+    assert rows["dft"][3:] == (
+        *(Cell("0.5000", ("at layer 1", "biased not measured")), Cell("undefined"), Cell("1 of 3")),
+    )
+    assert rows["dft"][0] == Cell("not measured")
+    assert "No value at layer 2: not finite. No value at layer 0: debiased HSIC with itself is 0" in summary.note
+    assert "50 rows; mean in cka.parquet" in summary.note
+    first = next(row for row in layers.rows if (row[0].text, row[1].text) == ("sft", "base"))
+    assert first[2:] == (Cell("undefined"), Cell("0.750", ("0.800",)), Cell("0.875", ("0.900",)))
+
+
+def test_deep_models_show_some_layers_and_the_last(build_study: Callable[..., StudyTables]) -> None:
+    tables = build_study()
+    rows = [("base", "sft", layer, "last", "debiased", 50, 0.5, None) for layer in range(37)]
+    deep = replace(tables, cka=pl.DataFrame(rows, schema=CKA, orient="row"))
+    table = cka_tables(deep, geometry(deep))[1]
+    assert len(table.header) - 2 == MOST_LAYERS
+    assert table.header[2:4] + table.header[-1:] == ("Layer 0", "Layer 3", "Layer 36")
+    assert table.note.startswith("One layer in 3 and the last; cka.parquet has all.")
+
+
+def test_the_profile_is_against_the_base_and_the_reference(study: StudyTables) -> None:
+    picture = cka_picture(study, geometry(study))
+    assert picture is not None
+    assert "Against base" in picture.svg
+    assert "Against sft" in picture.svg
+    assert "sft-order1 (floor: data order)" in picture.svg
+    assert "200 rows" in picture.note
+    assert cka_picture(replace(study, cka=study.cka.clear()), geometry(study)) is None
+
+
+def test_divergence_has_a_direction(study: StudyTables) -> None:
+    kl = [("base", "sft", 0.5), ("sft", "base", 0.25), ("sft", "sft-order1", 0.01), ("base", "dpo", 2e-6)]
+    rows = [(a, b, 60, 900, value, value / 2, 2 * value) for a, b, value in kl]
+    lens = [("sft", None, "depth", 900, 2.5), ("sft", 3, "cross_entropy", 900, 1.0), ("sft", 4, "agreement", 900, 1.0)]
+    tables = replace(
+        study,
+        divergence=pl.DataFrame(rows, schema=DIVERGENCE, orient="row"),
+        lens=pl.DataFrame(lens, schema=LENS, orient="row"),
+    )
+    view = geometry(tables)
+    table = functions_table(tables, view)
+    assert table.header == (
+        *("Run", "Logit-lens depth, of 4 layers", "Deeper than sft, layers"),
+        *("KL(base || run), nats/token", "KL(run || base), nats/token"),
+        *("KL(sft || run), nats/token", "KL(run || sft), nats/token"),
+    )
+    found = {row[0].text: row for row in table.rows}
+    assert [cell.text for cell in found["sft"][1:]] == ["2.50", "-", "0.500", "0.250", "0", "0"]
+    assert found["sft"][3].subs == ("[0.250, 1.00]",)
+    assert [cell.text for cell in found["dpo"][1:4]] == ["not measured", "not measured", "2.00×10⁻⁶"]
+    assert found["sft-order1"][0].subs == ("noise floor: data order",)
+    assert found["sft-order1"][5] == Cell("0.0100", ("[0.00500, 0.0200]",))
+    assert table.marks == {0: "base", 7: "floor"}
+    assert "Over the 900 tokens of the reference solutions of 60 problems" in table.note
+    matrix = divergence_matrix(tables, view)
+    assert matrix is not None
+    cells = {(row[0].text, name): cell for row in matrix.rows for name, cell in zip(matrix.header, row, strict=True)}
+    assert (cells["base", "sft"].text, cells["sft", "base"].text) == ("0.500", "0.250")
+    assert cells["sft", "sft-order1"].subs == ("[0.00500, 0.0200]", "noise floor: data order")
+    assert divergence_finding(tables, view) == (
+        "Output distributions, KL(base || run) in nats a token of the reference solutions, nearest first: dpo "
+        "2.00×10⁻⁶ and sft 0.500; runs of one method are at most 0.0100 apart, KL(sft || sft-order1)."
+    )
+
+
+def test_a_matrix_of_many_runs_keeps_base_reference_and_floor(build_study: Callable[..., StudyTables]) -> None:
+    runs = [RunInfo("base", "base", 0, 0, 0.0), *(RunInfo(f"m{i}", f"m{i}", 0, 0, 1e-3) for i in range(25))]
+    runs += [RunInfo("sft", "sft", 0, 0, 1e-3), RunInfo("sft-order1", "sft", 0, 1, 1e-3)]
+    tables = build_study(runs=runs)
+    matrix = divergence_matrix(tables, geometry(tables))
+    assert matrix is not None
+    assert len(matrix.rows) == len(matrix.header) - 1 == MOST_RUNS
+    assert {"base", "sft", "sft-order1"} <= set(matrix.header)
+    assert matrix.note.startswith("12 of 28 models; divergence.parquet has all pairs.")
+    assert "and 19 more" in divergence_finding(tables, geometry(tables))  # 27 runs, 8 named
+    assert len(render_html(build_document(tables)).encode()) < 4_000_000  # 0.9 MB of it the charts' code
+
+
+def test_depth_is_that_of_the_whole_model(study: StudyTables) -> None:
+    assert depths(study.lens) == {info.run: 2 + i / 8 for i, info in enumerate(study.runs)}
+
+
+def test_nothing_measured_is_an_empty_table_with_a_word(study: StudyTables) -> None:
+    tables = replace(study, cka=study.cka.clear(), lens=study.lens.clear(), divergence=study.divergence.clear())
+    view = geometry(tables)
+    assert [table.rows for table in cka_tables(tables, view)] == [()]
+    assert functions_table(tables, view).rows == ()
+    assert divergence_matrix(tables, view) is None
+    assert (cka_finding(tables, view), divergence_finding(tables, view)) == ("", "")
+    only_lens = replace(tables, lens=study.lens)
+    assert functions_table(only_lens, view).rows[0][1:4] == (
+        *(Cell("2.00"), Cell("-0.12", ("same method 0.75",)), Cell("0", ("itself",))),
+    )
+
+
+def test_three_significant_digits() -> None:
+    values = (0.0, 0.012345, 1.5, 123.4, 99.96, 4.5e-6, 2e-4, None, float("nan"))
+    assert [significant(value) for value in values] == [
+        *("0", "0.0123", "1.50", "123", "100", "4.50×10⁻⁶", "0.000200", "not measured", "not measured"),
+    ]

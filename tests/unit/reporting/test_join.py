@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import polars as pl
+import pytest
+
+from tasks.core.contracts import DIFFERS, DIFFERS_LITTLE, EQUAL, NO_POWER, InputError, RunInfo
+from tasks.reporting.views.join import (
+    StudyTables,
+    Versus,
+    base_of,
+    frames,
+    nobody_solves,
+    ordered_runs,
+    primary_benchmark,
+    score,
+    second_benchmark,
+    versus,
+)
+
+
+def test_the_base_is_first_whatever_the_order_of_the_runs(study: StudyTables) -> None:
+    backwards = replace(study, runs=study.runs[::-1], accuracy=study.accuracy.reverse())
+    names = [info.run for info in ordered_runs(backwards)]
+    assert names == ["base", "sft-order1", "dpo", "offline_grpo", "rift", "dft", "rft", "sft"]
+
+
+def test_a_base_that_nobody_measured_still_has_a_row(study: StudyTables) -> None:
+    without = replace(study, runs=study.runs[1:], accuracy=study.accuracy.filter(pl.col("run") != "base"))
+    assert ordered_runs(without)[0].run == "base"
+    assert score(without, "base", "heldout") is None
+
+
+def test_the_teacher_is_the_last_row(study: StudyTables) -> None:
+    teacher = study.accuracy.filter(pl.col("run") == "base").with_columns(run=pl.lit("big"), method=pl.lit("teacher"))
+    names = [info.run for info in ordered_runs(replace(study, accuracy=pl.concat([teacher, study.accuracy])))]
+    assert (names[0], names[-1]) == ("base", "big")
+
+
+def test_versus_turns_the_pair_round(study: StudyTables) -> None:
+    row = study.mcnemar.filter(benchmark="heldout", run_a="base", run_b="rft").row(0, named=True)
+    found = versus(study, "rft", "base", "heldout")
+    assert found is not None
+    assert found.low is not None
+    assert found.high is not None
+    assert (found.only_this, found.only_other) == (row["only_b"], row["only_a"])
+    assert found.difference == -row["difference"]
+    # Accuracy of rft less that of the base, from the counts themselves: (only rft - only base) / n.
+    assert found.difference == pytest.approx((row["only_b"] - row["only_a"]) / row["n"], abs=1e-15)
+    back = versus(study, "base", "rft", "heldout")
+    assert back is not None
+    assert back.difference == -found.difference
+    assert (back.low, back.high) == (row["low"], row["high"]) == (-found.high, -found.low)
+    assert (back.method_low, back.method_high) == (row["method_low"], row["method_high"])
+    assert (found.method_low, found.method_high) == (-row["method_high"], -row["method_low"])
+
+
+def test_a_difference_is_shown_by_the_verdict_only() -> None:
+    found = Versus(100, 9, 1, 0.08, 0.01, 0.15, 0.021, 0.011, 0.08, "base", detectable=0.12, verdict=NO_POWER)
+    assert (found.shown, found.p, found.rejects, found.repeatable) == (False, 0.08, True, None)
+    assert replace(found, verdict=DIFFERS).shown
+    assert replace(found, verdict=DIFFERS_LITTLE).shown
+    assert not replace(found, verdict=EQUAL).shown
+    # Outside the families the verdict read the pair's own p.
+    assert replace(found, family=None, p_holm=None).p == 0.021
+    assert replace(found, method_low=-0.01, method_high=0.17).repeatable is False
+    assert replace(found, method_low=0.001, method_high=0.16).repeatable is True
+
+
+def test_a_pair_without_a_verdict_has_no_power(study: StudyTables) -> None:
+    unjudged = study.mcnemar.with_columns(verdict=pl.lit(None, pl.String()), detectable=pl.lit(None, pl.Float64()))
+    found = versus(replace(study, mcnemar=unjudged), "sft", "base", "heldout")
+    assert found is not None
+    assert (found.verdict, found.shown, found.detectable) == ("no power", False, None)
+
+
+def test_benchmarks_of_any_name_take_the_headline(study: StudyTables) -> None:
+    names = pl.col("benchmark").replace({"heldout": "gsm8k", "hard": "math500"})
+    renamed = replace(study, accuracy=study.accuracy.with_columns(names), mcnemar=study.mcnemar.with_columns(names))
+    assert (primary_benchmark(renamed), second_benchmark(renamed)) == ("gsm8k", "math500")
+    alone = replace(study, accuracy=study.accuracy.filter(benchmark="hard"))
+    assert (primary_benchmark(alone), second_benchmark(alone)) == ("hard", None)
+
+
+def test_nobody_solves(build_study: Callable[..., StudyTables], study: StudyTables) -> None:
+    assert not nobody_solves(study)
+    hopeless = build_study(solve=0.0)
+    assert nobody_solves(hopeless)
+    teacher = hopeless.accuracy.head(1).with_columns(run=pl.lit("teacher"), method=pl.lit("teacher"), accuracy=0.9)
+    assert nobody_solves(replace(hopeless, accuracy=pl.concat([hopeless.accuracy, teacher])))
+
+
+def test_a_frame_out_of_its_schema_is_named(study: StudyTables) -> None:
+    with pytest.raises(InputError, match=r"spectra: missing columns \['value'\]"):
+        frames(replace(study, spectra=study.spectra.drop("value")))
+
+
+def test_base_of_is_the_base_row(study: StudyTables) -> None:
+    assert base_of(study) == RunInfo("base", "base", 0, 0, 0.0)

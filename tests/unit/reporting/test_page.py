@@ -1,0 +1,312 @@
+"""The page and its twin: every number in them is one of the frames', and nothing from models or data is markup."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from tasks.core.contracts import PAIR_METRICS_FRAME, RunInfo
+from tasks.reporting.charts.picture import short
+from tasks.reporting.formats import number, percent
+from tasks.reporting.notes import interval_note
+from tasks.reporting.render.document import Document, build_document
+from tasks.reporting.render.html import render_html
+from tasks.reporting.render.markdown import escape, render_markdown
+from tasks.reporting.render.terminal import headline_renderable
+from tasks.reporting.tables.study import stage_tables
+from tasks.reporting.views.join import StudyTables
+from tasks.reporting.views.pairs import EVERYTHING, geometry_of
+
+OPTIONAL = ("samples", "differences", "connectivity", "barriers", "cka", "lens", "divergence")
+HOSTILE = 'x<script>alert("1")</script>&|`b`$a_{1}$'
+
+
+class Tables(HTMLParser):
+    """Table id -> rows -> cells, each the list of its lines."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tables: dict[str, list[list[list[str]]]] = {}
+        self.tags: Counter[str] = Counter()
+        self.ids: Counter[str] = Counter()
+        self._inside = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        named = dict(attrs)
+        if named.get("id"):
+            self.ids[str(named["id"])] += 1
+        if tag == "table":
+            self.tables[str(named["id"])] = []
+        elif tag == "tr":
+            self._rows().append([])
+        elif tag in ("td", "th"):
+            self._rows()[-1].append([])
+            self._inside = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = self._inside and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self._inside and data.strip():
+            self._rows()[-1][-1].append(data.strip())
+
+    def _rows(self) -> list[list[list[str]]]:
+        return list(self.tables.values())[-1]
+
+
+@pytest.fixture(scope="module")
+def document(study: StudyTables) -> Document:
+    return build_document(study)
+
+
+@pytest.fixture(scope="module")
+def page(document: Document) -> str:
+    return render_html(document)
+
+
+@pytest.fixture(scope="module")
+def parsed(page: str) -> Tables:
+    return Tables(page)
+
+
+def test_accuracies_are_the_frames(study: StudyTables, parsed: Tables) -> None:
+    rows = {(cells[0][0], cells[1][0]): cells for cells in parsed.tables["accuracy"][1:]}
+    floors = [rows.pop((name, "Same method")) for name in ("Held-out", "Hard")]
+    assert all("order" in " ".join(cells[4]) for cells in floors)  # which kind of twin it is from
+    assert len(rows) == study.accuracy.height
+    for row in study.accuracy.iter_rows(named=True):
+        cells = rows["Held-out" if row["benchmark"] == "heldout" else "Hard", row["run"]]
+        interval = f"{percent(row['accuracy'])} ({percent(row['low'])} to {percent(row['high'])})"
+        expected = [str(row["correct"]), str(row["n"]), interval, str(row["unparsed"]), str(row["truncated"])]
+        assert [cell[0] for cell in cells[2:7]] == expected
+        assert cells[7] == [number(row["answer_loss"], 4)]
+
+
+def test_pair_values_are_the_frames(study: StudyTables, parsed: Tables) -> None:
+    rows = {cells[0][0]: cells for cells in parsed.tables["pairs"][1:]}
+    frame = study.pair_metrics.filter(EVERYTHING, run_a="sft", run_b="dft")
+    value = {(row["metric"], row["k"]): row for row in frame.iter_rows(named=True)}
+    header = [" ".join(cell) for cell in parsed.tables["pairs"][0]]
+    assert header[2:8] == [
+        "Cosine",
+        "Angle of u1 and u1', deg",
+        *(f"Worst of top-{k} angles, deg" for k in (5, 8)),
+        "Smallest of top-8 angles, deg",
+        "|u1 u1'|",
+    ]
+    angles = [*(value["angle_left", k] for k in (1, 5, 8)), value["angle_min_left", 8]]
+    expected = [
+        number(value["cosine", None]["value"], 3),
+        *(number(angle["value"], 1) for angle in angles),
+        number(value["u1_overlap", None]["value"], 3),
+        number(value["v1_overlap", None]["value"], 3),
+        number(value["phi_left", 8]["value"], 3),
+        "0.80",  # |dft| / |sft|, the frame having |sft| / |dft| = 1.25
+        number(value["orthogonal_fraction_reverse", None]["value"], 3),  # of dft outside sft, in a frame of (sft, dft)
+    ]
+    assert [cell[0] for cell in rows["dft"][2:]] == expected
+    # .765 with spread .00865
+    assert rows["dft"][2] == [
+        "0.765",
+        "[0.756, 0.774]",
+        "percentile 100",
+        "across data orders 0.746",
+        "below the noise floor",
+    ]
+    low, high = number(angles[0]["low"], 1), number(angles[0]["high"], 1)
+    assert rows["dft"][3][1:] == [f"[{low}, {high}]", "null 84.7", "percentile 0"]
+    assert rows["dpo"][2][2] == "percentile 3.2"
+    assert rows["rift"][2][-2:] == ["across data orders 0.956", "below the noise floor"]  # .981 x .975
+
+
+def test_pair_tables_end_with_the_floors_and_the_null(parsed: Tables, document: Document) -> None:
+    for key in ("pairs", "other-pairs"):
+        order, start, null = parsed.tables[key][-3:]
+        assert [cell[0] for cell in order[:3]] == ["noise floor: data order", "1 pair", "0.975"]
+        assert start[0] == ["noise floor: initialisation"]
+        assert {cell[0] for cell in start[1:]} == {"not measured"}
+        expected = ["same shape", "0.000", "84.7", "87.5", "89.6", "74.0"]
+        expected += ["0.071", "0.071", "0.062", "none", "1.000"]
+        assert [cell[0] for cell in null] == ["random subspaces (null)", *expected]
+    (pairs,) = (table for section in document.sections for table in section.shown if table.key == "pairs")
+    few = "95 % t interval over 16 modules, from one number a layer, 4 of them (too few to be resampled)."
+    assert few in pairs.note
+    many = interval_note(replace(geometry_of([], pl.DataFrame(schema=PAIR_METRICS_FRAME), None), layers=10))
+    assert "95 % bootstrap interval over 0 modules, resampled in whole layers, 10 of them." in many
+
+
+def test_cosine_matrix_is_the_frames(study: StudyTables, parsed: Tables) -> None:
+    header, base, *rows = parsed.tables["cosines"]
+    assert {cell[0] for cell in base[1:]} == {"no update"}
+    names = [cell[0] for cell in header]
+    table = {(cells[0][0], name): cell for cells in rows for name, cell in zip(names, cells, strict=True)}
+    for row in study.pair_metrics.filter(EVERYTHING, metric="cosine").iter_rows(named=True):
+        assert table[row["run_a"], row["run_b"]][0] == number(row["value"], 3)
+        assert table[row["run_b"], row["run_a"]][0] == number(row["value"], 3)
+    assert table["sft", "sft-order1"][1] == "noise floor: data order"
+
+
+def test_every_table_of_results_begins_with_the_base(parsed: Tables) -> None:
+    for key in ("headline", "pairs", "other-pairs", "cosines", "spectra", "barriers", "functions", "cka", "training"):
+        assert parsed.tables[key][1][0][0] == "base", key
+    for key in ("accuracy", "samples", "mcnemar"):
+        assert parsed.tables[key][1][1][0] == "base", key
+
+
+def test_markdown_says_what_the_page_says(document: Document, parsed: Tables) -> None:
+    lines = render_markdown(document).splitlines()
+    assert document.headline is not None
+    for table in (document.headline, *(t for s in document.sections for t in (*s.shown, *s.folded))):
+        cells = [[" ".join(cell) for cell in row] for row in parsed.tables[table.key][1:]]
+        assert len(cells) == len(table.rows)
+        for row, shown in zip(table.rows, cells, strict=True):
+            assert [" ".join((cell.text, *cell.subs)) for cell in row] == shown
+            assert f"| {' | '.join(escape(cell.plain) for cell in row)} |" in lines
+    for sentence in document.findings.sentences:
+        assert f"- {escape(sentence)}" in lines
+
+
+def test_the_page_is_small_self_contained_and_well_formed(page: str, parsed: Tables) -> None:
+    assert len(page.encode()) < 2_000_000
+    assert not parsed.tags.keys() & {"link", "img", "iframe", "object"}
+    assert "<script src" not in page
+    # The charts' code names addresses that it never asks for: the policy forbids it, and test_browser.py watches it.
+    markup = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert not re.search(r"url\((?!#)", markup)
+    outside = set(re.findall(r'https?://[^"\s<]+', markup)) - {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+    assert outside == set()
+    assert [name for name, count in parsed.ids.items() if count > 1] == []
+
+
+def test_figures_are_text_in_the_pages_colours(page: str, parsed: Tables) -> None:
+    assert (parsed.tags["svg"], parsed.tags["figcaption"]) == (11, 15)  # four charts are drawn by the page itself
+    assert parsed.tags["text"] > 100  # text, not outlines
+    assert ".981" in page
+    assert "0.975 floor" in page
+    assert not re.search("#010203|#040506|#070809", page)
+
+
+def test_nothing_from_data_is_markup(study: StudyTables, build_study: Callable[..., StudyTables]) -> None:
+    runs = [*study.runs[:2], RunInfo(HOSTILE, HOSTILE, 0, 0, 1e-3), study.runs[-1]]
+    hostile = build_study(runs=runs)
+    checks = [{"name": HOSTILE, "ok": False, "detail": HOSTILE}]
+    meta = {"name": HOSTILE, "checks": checks, "notes": [HOSTILE], "settings": {HOSTILE: HOSTILE}, "machine": HOSTILE}
+    hostile = replace(hostile, study={**hostile.study, **meta}, rollouts={HOSTILE: 1})
+    document = build_document(hostile)
+    page, text = render_html(document), render_markdown(document)
+    assert Tables(page).tags["script"] == 5  # our own: two of data, three of code
+    assert html.escape(short(HOSTILE), quote=False) in page  # a figure's axis has no room for all of it
+    assert "&lt;script&gt;" in page
+    assert Tables(page).tags["svg"] == 11  # drawn with that name as a label
+    assert "<script" not in text
+    assert r"&amp;\|\`b\`" in text
+    # A bar in a name opens no column: all lines of a table have one width.
+    blocks = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    assert len(blocks) >= 10
+    for block in blocks:
+        assert len({line.replace(r"\|", "").count("|") for line in block.splitlines()}) == 1
+
+
+def test_answers_of_models_are_not_on_the_page(page: str) -> None:
+    assert "alert(1)" not in page  # what every completion of the made-up study says
+
+
+@pytest.mark.parametrize("frame", ["accuracy", "mcnemar", "pair_metrics", "spectra", "training", *OPTIONAL])
+def test_a_missing_frame_leaves_a_page_that_says_so(study: StudyTables, frame: str) -> None:
+    document = build_document(replace(study, **{frame: getattr(study, frame).clear()}))
+    page = render_html(document)
+    assert "ot measured" in page
+    assert Tables(page).tables["headline"][1][0][0] == "base"
+    assert render_markdown(document).count("not measured") + render_markdown(document).count("Not measured") > 1
+
+
+def test_missing_values_are_not_zeros(study: StudyTables) -> None:
+    holes = replace(
+        study,
+        accuracy=study.accuracy.with_columns(answer_loss=pl.lit(None, pl.Float64())),
+        pair_metrics=study.pair_metrics.with_columns(value=pl.lit(None, pl.Float64())),
+        rollouts={**study.rollouts, "mixed_groups": None},
+    )
+    tables = Tables(render_html(build_document(holes))).tables
+    sft = next(cells for cells in tables["headline"] if cells[0][0] == "rft")
+    assert [sft[5], sft[6]] == [["not measured"], ["undefined (zero update)"]]  # no value, and a null in a row
+    cells = {cell[0] for row in tables["pairs"][2:-1] for cell in row[2:]}
+    assert cells == {"undefined (zero update)", "not measured"}  # a null in a row; a floor without any pair
+    assert ["Mixed groups", "not measured"] in [[cell[0] for cell in row] for row in tables["rollouts"]]
+
+
+def test_an_empty_study_still_has_a_page(study: StudyTables) -> None:
+    names = ("accuracy", "mcnemar", "items", "pair_metrics", "spectra", "training")
+    empty = StudyTables(runs=[], **{name: getattr(study, name).clear() for name in names}, rollouts={}, study={})
+    document = build_document(empty)
+    page = render_html(document)
+    assert "No accuracy was measured, neither for the base nor for any method." in page
+    assert Tables(page).tables["headline"][1][0][0] == "base"
+    assert "<svg" not in page
+
+
+def test_a_commit_with_changes_says_so(study: StudyTables) -> None:
+    document = build_document(replace(study, study={**study.study, "commit": "0123456789ab+changes"}), lambda *_: [])
+    assert dict(document.facts)["Commit"] == "0123456789ab+changes"
+
+
+def test_rollouts_show_shares_and_what_was_dropped(parsed: Tables) -> None:
+    rows = dict([cell[0] for cell in row] for row in parsed.tables["rollouts"][1:])
+    # 3522 / 4096 = 86.0 %, 311 / 1024 = 30.4 %, 17 / 4096 = 0.4 %
+    assert rows["Correct"] == "3522 (86.0 %)"
+    assert rows["Mixed groups"] == "311 (30.4 %)"
+    assert rows["Dropped: longer than the model's context"] == "17 (0.4 %)"
+    assert rows["Disagreements"] == "not measured"
+
+
+def test_stages_tell_hits_from_work(document: Document, parsed: Tables) -> None:
+    first, *_, last = parsed.tables["stages"][1:]
+    assert [cell[0] for cell in first] == ["pretrain", "pretrain tiny", "from the cache", "1 min 58 s", "0.0 s"]
+    assert [cell[0] for cell in last] == ["train", "sft seed=0 data_seed=1 lr=1e-3", "computed", "9.5 s", "96.0 s"]
+    totals = {row[0][0]: [cell[0] for cell in row[1:]] for row in parsed.tables["stage-totals"][1:]}
+    # 7 trainings of 9.5 s
+    assert totals["train"] == ["7", "0", "66.5 s", "9.5 s"]
+    assert totals["pretrain"] == ["1", "1", "1 min 58 s", "1 min 58 s"]
+    stages = next(table for section in document.sections for table in section.shown if table.key == "stage-totals")
+    # 7 computed stages of 9.5 s
+    assert "2 of 9 stages came from the cache" in stages.note
+    assert "66.5 s summed over stages" in stages.note
+
+
+def test_stages_tell_the_most_memory_of_their_workers(study: StudyTables) -> None:
+    """3,651,000,000 bytes are 3.7 GB; a stage without a worker has none, and a study without any no such column."""
+    plain = stage_tables(study)[1]
+    stages = [dict(stage) for stage in study.study["stages"]]
+    stages[0]["peak_bytes"] = 3_651_000_000
+    told = stage_tables(replace(study, study={**study.study, "stages": stages}))[1]
+    assert told.header == (*plain.header, "Memory of a worker at most")
+    first = min(range(len(stages)), key=lambda place: stages[place]["started"])
+    assert first == 0
+    assert [row[-1].text for row in told.rows[:2]] == ["3.7 GB", "not measured"]
+
+
+def test_the_terminal_prints_the_headline_in_80_columns(study: StudyTables) -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(headline_renderable(replace(study, study={**study.study, "name": "[red]tiny[/red]"})))
+    text = console.export_text()
+    assert "[red]tiny[/red]" in text
+    lines = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
+    for row in study.accuracy.filter(benchmark="heldout").iter_rows(named=True):
+        assert lines[row["run"]][1] == percent(row["accuracy"])
+    assert lines["rift"][-1] == "0.981"
+    assert lines["dpo"][-1] == "-0.021"
+    assert max(len(line) for line in text.splitlines()) <= 80

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tasks.core.contracts import RunInfo
+from tasks.reporting.views.floors import INITIALISATION, ORDER
+from tasks.reporting.views.join import StudyTables
+from tasks.reporting.views.pairs import (
+    AT_FLOOR,
+    BELOW_FLOOR,
+    EVERYTHING,
+    IS_FLOOR,
+    IS_START,
+    NO_FLOOR,
+    OTHER_SEED,
+    Estimate,
+    cosine_matrix,
+    geometry,
+    headline_rows,
+    pairs,
+)
+from tasks.reporting.views.profiles import layer_profiles, null_profile
+
+
+def swapped(frame: pl.DataFrame) -> pl.DataFrame:
+    """Every pair the other way round, as if b had been compared with a."""
+    turned = {
+        name: f"{name[:-1]}{'b' if name.endswith('a') else 'a'}" for name in frame.columns if name[-2:] in ("_a", "_b")
+    }
+    other = pl.col("metric").replace(
+        {"orthogonal_fraction": "orthogonal_fraction_reverse", "orthogonal_fraction_reverse": "orthogonal_fraction"}
+    )
+    return frame.rename(turned).select(frame.columns).with_columns(metric=other)
+
+
+def test_the_matrix_holds_the_frames_cosines(study: StudyTables) -> None:
+    view = geometry(study)
+    cosines = cosine_matrix(view)
+    assert cosines.shape == (7, 7)
+    assert np.array_equal(cosines, cosines.T)
+    assert np.array_equal(np.diag(cosines), np.ones(7))
+    names = [info.run for info in view.runs]
+    for row in study.pair_metrics.filter(EVERYTHING, metric="cosine").iter_rows(named=True):
+        assert cosines[names.index(row["run_a"]), names.index(row["run_b"])] == row["value"]
+
+
+def test_the_floor_is_the_twins_cosine_and_judges_every_pair(study: StudyTables) -> None:
+    view = geometry(study)
+    info = {run.run: run for run in view.runs}
+    assert view.twins == {ORDER: (("sft", "sft-order1"),), INITIALISATION: ()}
+    assert view.floor == 0.975
+    standing = {name: view.standing(info[name], info["sft"]) for name in ("rft", "rift", "sft-order1")}
+    # Across data orders: .958 x .975, .981 x .975; though rift's .981 in one order is above .975.
+    assert standing == {"rft": BELOW_FLOOR, "rift": BELOW_FLOOR, "sft-order1": IS_FLOOR}
+    assert view.standing(RunInfo("x", "x", 0, 0, 1e-3), info["sft"]) == ""
+
+
+def test_a_cosine_that_equals_the_floor_is_at_it(study: StudyTables) -> None:
+    rft = pl.struct("run_a", "run_b").is_in([{"run_a": "rft", "run_b": "sft-order1"}])
+    level = pl.when(rft, pl.col("metric") == "cosine").then(0.975).otherwise("value")
+    view = geometry(replace(study, pair_metrics=study.pair_metrics.with_columns(value=level)))
+    assert view.standing(view.runs[1], view.runs[0]) == AT_FLOOR
+
+
+def test_a_floor_of_several_twins_is_the_lowest(build_study: Callable[..., StudyTables], study: StudyTables) -> None:
+    more = build_study(runs=[*study.runs, RunInfo("rft-order1", "rft", 0, 1, 1e-3)])
+    view = geometry(more)
+    # rft~rft-order1 has .958 * 1.0 in the made-up study, below sft~sft-order1's .975
+    assert view.twins[ORDER] == (("sft", "sft-order1"), ("rft", "rft-order1"))
+    assert view.floor == 0.958
+
+
+def test_the_floor_does_not_judge_another_initialisation(build_study: Callable[..., StudyTables]) -> None:
+    runs = [
+        RunInfo("base", "base", 0, 0, 0.0),
+        RunInfo("sft", "sft", 0, 0, 1e-3),
+        RunInfo("sft-order1", "sft", 0, 1, 1e-3),
+        RunInfo("rift", "rift", 1, 1, 1e-3),
+    ]
+    view = geometry(build_study(runs=runs))
+    assert view.standing(view.runs[2], view.runs[0]) == OTHER_SEED
+
+
+def test_without_a_twin_there_is_no_floor(study: StudyTables) -> None:
+    view = geometry(replace(study, runs=study.runs[:-1]))
+    assert view.floor is None
+    assert view.standing(view.runs[1], view.runs[0]) == NO_FLOOR
+
+
+def test_values_do_not_depend_on_which_run_came_first(study: StudyTables) -> None:
+    forth, back = geometry(study), geometry(replace(study, pair_metrics=swapped(study.pair_metrics)))
+    for metric, k in (("cosine", None), ("angle_left", 1), ("orthogonal_fraction", None)):
+        assert forth.value("rft", "sft", metric, k) == back.value("rft", "sft", metric, k)
+    # The fraction has a direction: of rft outside sft, which in the frame of (sft, rft) is the reverse one.
+    assert forth.value("rft", "sft", "orthogonal_fraction") == pytest.approx(np.sqrt(1 - 0.958**2) / 2, rel=1e-12)
+    assert forth.value("sft", "rft", "orthogonal_fraction") == pytest.approx(np.sqrt(1 - 0.958**2), rel=1e-12)
+
+
+def test_pairs_begin_with_the_floor_then_the_reference(study: StudyTables) -> None:
+    ordered = [(a.run, b.run) for a, b in pairs(geometry(study))]
+    assert len(ordered) == 7 * 6 // 2
+    assert ordered[0] == ("sft", "sft-order1")
+    assert ordered[1:6] == [("sft", name) for name in ("rft", "dft", "rift", "offline_grpo", "dpo")]
+
+
+def test_a_layers_value_is_its_own_row_not_the_mean_of_its_modules(study: StudyTables) -> None:
+    profile = layer_profiles(study.pair_metrics, geometry(study), "cosine")["dft"]
+    assert profile.layers == [0, 1, 2, 3]
+    rows = study.pair_metrics.filter(run_a="sft", run_b="dft", metric="cosine", layer=2)
+    whole = rows.filter(pl.col("module") == "*")["value"].item()
+    assert profile.values[2] == whole != pytest.approx(rows["value"].mean(), rel=1e-6)
+
+
+def test_a_profile_has_its_nulls_of_one_k(study: StudyTables) -> None:
+    profiles = layer_profiles(study.pair_metrics, geometry(study), "angle_left", 5)
+    assert profiles["rft"].nulls == [87.5] * 4  # 84 + .7 * 5
+    assert null_profile(profiles) == ([0, 1, 2, 3], pytest.approx([87.5] * 4, rel=1e-12))
+    assert null_profile(layer_profiles(study.pair_metrics, geometry(study), "norm_ratio")) == ([], [])
+
+
+def test_rows_of_a_layer_or_a_projection_are_not_the_whole(study: StudyTables) -> None:
+    parts = study.pair_metrics.filter(~EVERYTHING)
+    assert geometry(replace(study, pair_metrics=parts)).floor is None
+    assert geometry(replace(study, pair_metrics=study.pair_metrics.reverse())).floor == 0.975
+
+
+def test_a_pair_comes_with_its_interval_null_and_percentile(study: StudyTables) -> None:
+    view = geometry(study)
+    # spread .01 * (.765 + .1)
+    assert view.estimate("dft", "sft", "cosine") == Estimate(0.765, 0.765 - 0.00865, 0.765 + 0.00865, 0.0, 100.0)
+    turned = view.estimate("dft", "sft", "norm_ratio")  # 1.25 with spread .0135 as (sft, dft)
+    assert (turned.value, turned.low, turned.high) == pytest.approx((0.8, 1 / 1.2635, 1 / 1.2365), rel=1e-12)
+    assert turned.null is None
+
+
+def test_the_common_dimensions_and_each_pairs_own(study: StudyTables) -> None:
+    view = geometry(study)
+    assert (view.ks, view.top("dft", "sft"), view.modules, view.layers) == ((1, 5, 8), 8, 16, 4)
+    of_dpo = (pl.col("run_a") == "dpo") | (pl.col("run_b") == "dpo")
+    small = study.pair_metrics.filter(~(of_dpo & (pl.col("k") > 5).fill_null(False)))  # as if dpo had rank 5
+    view = geometry(replace(study, pair_metrics=small))
+    assert (view.ks, view.top("dpo", "sft"), view.top("rft", "sft")) == ((1, 5), 5, 8)
+
+
+def test_headline_rows_hold_the_frames_values(study: StudyTables) -> None:
+    rows = {row.info.run: row for row in headline_rows(study, geometry(study))}
+    assert next(iter(rows)) == "base"
+    assert rows["base"].cosine is None
+    assert rows["base"].norm is None
+    assert rows["sft"].cosine == 1.0
+    assert (rows["dpo"].cosine, rows["dpo"].norm, rows["dpo"].effective_rank) == (-0.021, 0.21, 6.5)
+    hard = study.accuracy.filter(run="dpo", benchmark="hard").row(0, named=True)
+    assert rows["dpo"].second is not None
+    assert (rows["dpo"].second.correct, rows["dpo"].second.high) == (hard["correct"], hard["high"])
+
+
+def test_one_look_up_tells_the_twins_apart_whichever_way_round(study: StudyTables) -> None:
+    view = replace(geometry(study), twins={ORDER: (("a", "b"),), INITIALISATION: (("a", "c"), ("d", "b"))})
+    expected = {("a", "b"): (ORDER, IS_FLOOR), ("c", "a"): (INITIALISATION, IS_START), ("a", "d"): (None, "")}
+    for (a, b), (kind, label) in expected.items():
+        for one, other in ((a, b), (b, a)):
+            assert (view.kind(one, other), view.twin_label(one, other)) == (kind, label)
+            infos = [RunInfo(name, name, None, None, None) for name in (one, other)]
+            assert view.twin(*infos) == kind
+    assert (IS_FLOOR, IS_START) == ("noise floor: data order", "noise floor: initialisation")

@@ -1,0 +1,96 @@
+"""A base whose answers do not end: said above everything else, and no accuracy is judged; and how the base is asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import polars as pl
+
+from tasks.reporting.claims.accuracy_readings import accuracy
+from tasks.reporting.claims.evidence import evidence_of
+from tasks.reporting.claims.measured import Missing
+from tasks.reporting.findings.headline import Findings, findings
+from tasks.reporting.tables.study import turn_tables
+from tasks.reporting.tables.views import headline_table
+from tasks.reporting.views.join import StudyTables, judged
+from tasks.reporting.views.pairs import geometry
+
+TURN: dict[str, Any] = {
+    "prompt": "<bos>What is 1 + 1?\n",
+    "opens": "",
+    "answer": "2<end>",
+    "ends": [[1, "<eos>", "config.json"], [5, "<end>", "generation_config.json"]],
+    "closing": 5,
+    "date": None,
+    "split": None,
+    "rule": None,
+}
+
+
+def told(tables: StudyTables) -> Findings:
+    return findings(tables, geometry(tables))
+
+
+def cut(study: StudyTables, run: str, share: float) -> StudyTables:
+    here = (pl.col("run") == run) & (pl.col("benchmark") == "heldout")
+    truncated = pl.when(here).then((pl.col("n") * share).cast(pl.Int64)).otherwise("truncated").alias("truncated")
+    return replace(study, accuracy=study.accuracy.with_columns(truncated))
+
+
+def test_it_stands_above_all_and_nothing_is_judged(study: StudyTables) -> None:
+    failed = [{"name": "a check", "ok": False, "detail": "no"}]
+    endless = judged(cut(replace(study, study={**study.study, "checks": failed}), "base", 0.5))
+    said = told(endless)
+    assert said.warnings[0] == (
+        "The base does not end its answers: 200 of 400 on the held-out problems were cut at evaluation.max_new_tokens. "
+        "A method that only teaches it to end them would win, so no accuracy there is judged. Raise "
+        "evaluation.max_new_tokens, or see what ends an answer under Data and checks and correct the template or the "
+        "base's generation_config.json."
+    )
+    assert said.sentences[1] == "Held-out accuracy is not judged: the base's answers do not end."
+    own = endless.mcnemar.filter(benchmark="heldout")
+    assert own["verdict"].unique().to_list() == ["not judged"]
+    assert own["p_value"].null_count() == own["p_holm"].null_count() == own["detectable"].null_count() == own.height > 0
+    others = pl.col("benchmark") != "heldout"
+    assert endless.mcnemar.filter(others).equals(study.mcnemar.filter(others))
+
+
+def test_the_headline_and_the_claims_do_not_judge_either(study: StudyTables) -> None:
+    endless = judged(cut(study, "base", 1.0))
+    rows = [row for row in headline_table(endless, geometry(endless)).rows if "the base" not in row[2].subs]
+    assert len(rows) >= 7
+    assert all("not judged" in row[2].subs for row in rows)
+    reading = accuracy(("sft", "base"), ("rft", "sft"))
+    assert reading(evidence_of(endless)) == [
+        Missing("not judged: the base's answers to Held-out problems do not end")
+    ] * 2  # fmt: skip
+    assert not any(isinstance(part, Missing) for part in reading(evidence_of(study)))
+
+
+def test_fewer_than_half_and_another_models_cut_answers_leave_all_as_it_is(study: StudyTables) -> None:
+    for tables in (cut(study, "base", 0.49), cut(study, "sft", 1.0)):
+        assert judged(tables).mcnemar.equals(study.mcnemar)
+        assert not any("does not end" in warning for warning in told(tables).warnings)
+
+
+def test_a_template_that_ends_within_a_token_is_a_warning(study: StudyTables) -> None:
+    split = replace(study, study={**study.study, "turn": {**TURN, "split": " T"}})
+    (warning,) = told(split).warnings
+    assert warning.startswith(
+        "model.prompt_template ends within a token: the tokenizer writes its end and the answer's beginning as ' T', "
+    )
+
+
+def test_the_table_shows_the_prompt_what_is_taught_and_every_end(study: StudyTables) -> None:
+    assert turn_tables(study) == []
+    (table,) = turn_tables(replace(study, study={**study.study, "turn": TURN}))
+    assert [tuple(cell.text for cell in row) for row in table.rows] == [
+        ("The prompt of a question", "<bos>What is 1 + 1?\\n"),
+        ("What it has begun of the answer", "nothing"),
+        ("What training teaches for it", "2<end>"),
+        ("The token that training ends an answer with", "<end> (5)"),
+        ("A token that ends an answer", "<eos> (1): config.json"),
+        ("A token that ends an answer", "<end> (5): generation_config.json"),
+        ("The date in the chat template", "none"),
+    ]
