@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tasks.core import home
 from tasks.core.contracts import InputError
-from tasks.models.load import light
+from tasks.models.load import light, native_bfloat16
 from tasks.planning import disk, memory
 from tasks.planning.machine import Machine, here
 from tasks.planning.shapes import Found, Shape, find_shape, shape_of_world
@@ -64,7 +64,12 @@ def base_of(spec: StudySpec) -> Found:
 
 def is_light(spec: StudySpec) -> bool:
     """Whether a CPU here computes with the base in bfloat16 (`tasks.models.load.light`)."""
-    return spec.own and light(base_of(spec).folder, "cpu")
+    return spec.own and _held_in_bfloat16(base_of(spec))
+
+
+def _held_in_bfloat16(base: Found) -> bool:
+    """A GGUF file's weights are written once as bfloat16, whatever lies there now."""
+    return native_bfloat16("cpu") if base.quantised else light(base.folder, "cpu")
 
 
 def plan_study(spec: StudySpec, machine: Machine, completion: float | None = None) -> Plan:
@@ -101,7 +106,7 @@ def check_machine(spec: StudySpec) -> bool:
     base = base_of(spec)
     if base.shape is None:
         return False
-    machine = here(measure=False, light=light(base.folder, "cpu"))
+    machine = here(measure=False, light=_held_in_bfloat16(base))
     sizes = sizes_of(spec, read=False)
     training = training_memory(spec, base.shape, sizes, machine)
     needed = disk_needed(spec, base, sizes, machine.count)

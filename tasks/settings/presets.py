@@ -227,11 +227,11 @@ def qwen_half_billion() -> Values:
         "model": {"base": "Qwen/Qwen2.5-Coder-0.5B-Instruct", "instruction": INSTRUCTIONS[0], "max_length": 1024},
         "rollouts": {"holdout": 0.0},
         "lora": {"r": 16, "alpha": 32.0, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"]},
-        "train": {"lr": 2e-4, "steps": 60, "batch_size": 16},
+        "train": {"lr": 2e-4, "steps": 24, "batch_size": 16},
         "evaluation": {"problems": "gsm8k-train", "n": 400, "hard_n": 0, "max_new_tokens": 640, "batch_size": 128},
         "geometry": {"ks": [1, 4, 8]},
-        "paths": {"n": 32, "readings": ["boxed", "solution"], "matched": False, "reference": "sft"},
-        "functions": {"n": 64, "batch_size": 8},
+        "paths": {"n": 16, "readings": ["boxed", "solution"], "matched": False, "reference": "sft"},
+        "functions": {"n": 16, "batch_size": 8},
     }
 
 
@@ -247,8 +247,8 @@ def smollm2() -> Values:
     return values | {
         "name": "smollm2",
         "model": values["model"] | {"base": "HuggingFaceTB/SmolLM2-135M-Instruct"},
-        "train": values["train"] | {"lr": 5e-4},
-        "evaluation": values["evaluation"] | {"n": 200, "max_new_tokens": 400},
+        "train": values["train"] | {"lr": 5e-4, "steps": 16, "batch_size": 8},
+        "evaluation": values["evaluation"] | {"n": 120, "max_new_tokens": 320},
     }
 
 
