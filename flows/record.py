@@ -23,6 +23,7 @@ from tasks.core.contracts import InputError, ModelRef, RunInfo, StageError, Stag
 from tasks.core.events import Event, emit
 from tasks.core.secrets import without_password
 from tasks.core.sections import flatten
+from tasks.core.stages import DEQUANTISE, EVALUATE, TRAIN
 from tasks.core.visible import dated_folder
 from tasks.evaluation.together import UNPARSED_GOLDS
 from tasks.models.gguf_file import quantised_note
@@ -124,7 +125,7 @@ def base_notes(results: Sequence[StageResult]) -> list[str]:
             str(result.summary["stored_as"]),
         )
         for result in results
-        if result.stage == "dequantise"
+        if result.stage == DEQUANTISE.name
     ]
 
 
@@ -295,7 +296,7 @@ class Recorder:
                 "versions": versions() | engine_versions(self.results),
                 "commit": commit(),
                 "mlflow": {"uri": without_password(store.uri), "study": self.study_run}
-                | {r.name: r.summary["mlflow_run"] for r in self.results if r.stage == "train"},
+                | {r.name: r.summary["mlflow_run"] for r in self.results if r.stage == TRAIN.name},
                 "stages": stages,
                 "wall_seconds": round(now() - self.began, 1),
                 "machine": machine(),
@@ -324,9 +325,9 @@ class Recorder:
         ]
         left_out: dict[int, list[str]] = {}
         for result in self.results:
-            if result.stage == "train" and (warning := result.summary.get("warning")):
+            if result.stage == TRAIN.name and (warning := result.summary.get("warning")):
                 notes.append(f"{result.name}: {warning}.")
-            if result.stage == "evaluate" and (too_long := result.summary["too_long"]):
+            if result.stage == EVALUATE.name and (too_long := result.summary["too_long"]):
                 left_out.setdefault(int(too_long), []).append(result.name.removeprefix("evaluate "))
             if result.name == BASE_ANSWERS and (boxed := result.summary["boxed_references"]):
                 notes.append(f"{boxed} held-out problems have no known solution: their answer loss is of the box.")

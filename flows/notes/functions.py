@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tasks.core.contracts import StageResult
+from tasks.core.stages import FUNCTIONS, PATH
 from tasks.reporting.notes import count, named
 
 MOST_NAMED = 5
@@ -14,7 +15,7 @@ MOST_NAMED = 5
 def function_notes(results: Sequence[StageResult], readings: Sequence[str]) -> list[str]:
     """Notes of the results of the stages ``path end``, ``path`` and ``functions``; ``readings``: the paths' own."""
     by_stage = {result.stage: result for result in results}  # all paths have the same problems: one speaks for all
-    path, functions = by_stage.get("path"), by_stage.get("functions")
+    path, functions = by_stage.get(PATH.name), by_stage.get(FUNCTIONS.name)
     notes: list[str] = []
     found = {"the paths": path, "hidden states and divergences": functions}
     for what, result in found.items():
@@ -25,7 +26,7 @@ def function_notes(results: Sequence[StageResult], readings: Sequence[str]) -> l
             notes.append(f"{passed} did not fit the context: passed over for {what}, and others taken.")
     if path is not None:
         notes += _of_paths(path, readings)
-        notes += _unmatched([result for result in results if result.stage == "path"])
+        notes += _unmatched([result for result in results if result.stage == PATH.name])
     if functions is not None:
         notes += _of_functions(functions)
     return notes

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tasks.core.contracts import StageResult
 from tasks.core.sections import TinySpec
+from tasks.core.stages import PRETRAIN
 
 MASS_RANGE = (2 / 3, 3 / 2)
 """The mass of the teacher's style over tiny.style_mass: SFT's cosine to DFT moves by a tenth over half of it."""
@@ -17,7 +18,7 @@ def world_notes(results: Sequence[StageResult], spec: TinySpec) -> list[str]:
     """One line on what the student was made to be, and one for each aim of pretraining that it missed."""
     notes = []
     for result in results:
-        if result.stage != "pretrain":
+        if result.stage != PRETRAIN.name:
             continue
         found = result.summary
         if not found["teacher_reached"]:

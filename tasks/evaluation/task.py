@@ -14,7 +14,9 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.core import home
 from tasks.core.contracts import ModelRef, Progress, RunInfo, StageResult
+from tasks.core.digests import StageKey
 from tasks.core.sections import EvaluationSpec
+from tasks.core.stages import ACCURACY, EVALUATE
 from tasks.engines.vllm_installation import engine_identity
 from tasks.evaluation.accuracy import accuracy_table, mcnemar_table
 from tasks.evaluation.evaluate import Asked, evaluate_models
@@ -23,7 +25,7 @@ from tasks.evaluation.together import Shares, writer
 from tasks.grading import grade
 from tasks.models.load import computed_on
 from tasks.stage import Part, can_heal, log_file, run_stage, run_stages, state_of, states_of
-from tasks.storage.store import StageKey, open_store
+from tasks.storage.store import open_store
 from tasks.workers.devices import run_pinned, slots
 
 INSTRUCTED = ("base-instructed", "teacher")
@@ -104,7 +106,7 @@ def _key(
         "device": computed_on(slots()[0].kind, open_store().local(base.ref) / base.folder),
     }
     inputs = {"problems": problems.ref.sha256, "adapter": trained.ref.sha256 if trained else ""}
-    return StageKey("evaluate", 5, inputs, settings)
+    return EVALUATE.key(inputs, settings)
 
 
 @task(task_run_name="accuracy", cache_policy=NO_CACHE)
@@ -114,7 +116,7 @@ def accuracy_task(answers: list[StageResult]) -> Any:
     Where answers were sampled beside the greedy ones, ``samples`` and ``differences`` too.
     """
     inputs = {str(i): answer.ref.sha256 for i, answer in enumerate(answers)}
-    key = StageKey("accuracy", 5, inputs, {"votes": grade.GRADER})
+    key = ACCURACY.key(inputs, {"votes": grade.GRADER})
     store = open_store()
 
     def compute(out: Path, _: Any) -> dict[str, Any]:

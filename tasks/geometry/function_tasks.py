@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks.core import home
 from tasks.core.contracts import ModelRef, Progress, RunInfo, StageResult
 from tasks.core.sections import EvaluationSpec, FunctionSpec, GeometrySpec, PathSpec
+from tasks.core.stages import BASE_MEASURES, FUNCTIONS, PATH, PATH_END
 from tasks.geometry.base.measures import measure_base
 from tasks.geometry.functions.measures import measure_functions
 from tasks.geometry.paths.curves import measure_ends, measure_path
@@ -20,7 +21,7 @@ from tasks.geometry.task import identity
 from tasks.grading.grade import GRADER
 from tasks.models.load import computed_on
 from tasks.stage import Part, can_heal, log_file, run_stage, run_stages, state_of, states_of
-from tasks.storage.store import StageKey, open_store
+from tasks.storage.store import open_store
 from tasks.workers.devices import run_pinned, slots
 
 
@@ -76,9 +77,7 @@ def base_task(
     store = open_store()
     parts = [
         Part(
-            StageKey(
-                "base measures",
-                1,
+            BASE_MEASURES.key(
                 {"adapter": result.ref.sha256},
                 {"base": base.identity, "run": identity(info), "ks": list(spec.ks)},
             ),
@@ -130,7 +129,7 @@ def end_task(
     """
     inputs = {"adapter": trained.ref.sha256 if trained else "", "problems": problems.ref.sha256}
     settings = _path_settings(base, spec, evaluation) | ({} if trained else {"run": info.run})
-    key = StageKey("path end", 2, inputs, settings)
+    key = PATH_END.key(inputs, settings)
 
     def compute(out: Path, progress: Progress) -> Any:
         arguments = {
@@ -163,7 +162,7 @@ def path_task(
         "alphas": list(spec.alphas),
         "matched": spec.matched,
     }
-    key = StageKey("path", 2, inputs, settings)
+    key = PATH.key(inputs, settings)
 
     def compute(out: Path, progress: Progress) -> Any:
         store = open_store()
@@ -197,7 +196,7 @@ def functions_task(
     inputs = {info.run: result.ref.sha256 if result else "" for info, result in zip(infos, trained, strict=True)}
     settings = {"base": base.identity, "n": spec.n, "pooling": spec.pooling, "runs": [info.run for info in infos]}
     settings |= {"max_new_tokens": evaluation.max_new_tokens, "device": slots()[0].kind}
-    key = StageKey("functions", 2, {**inputs, "problems": problems.ref.sha256}, settings)
+    key = FUNCTIONS.key({**inputs, "problems": problems.ref.sha256}, settings)
 
     def compute(out: Path, progress: Progress) -> Any:
         arguments = {

@@ -15,13 +15,14 @@ from prefect.cache_policies import NO_CACHE
 from tasks.core import home
 from tasks.core.contracts import Progress, RunInfo, StageResult
 from tasks.core.sections import GeometrySpec
+from tasks.core.stages import COMPARE, GEOMETRY, SPECTRUM
 from tasks.geometry.adapters.adapter import AdapterSource
 from tasks.geometry.delta import unshared
 from tasks.geometry.paths.rate import with_rate
 from tasks.geometry.tables.build import pair_frame, spectrum_frame
 from tasks.models.external import reference
 from tasks.stage import run_stage, state_of
-from tasks.storage.store import StageKey, open_store
+from tasks.storage.store import open_store
 
 if TYPE_CHECKING:
     from tasks.geometry.compare import Named
@@ -42,7 +43,7 @@ def identity(info: RunInfo) -> list[str | int | float | None]:
 @task(task_run_name="spectrum {info.run}", cache_policy=NO_CACHE)
 def spectrum_task(info: RunInfo, trained: StageResult) -> Any:
     """Artifact: ``spectra.parquet`` (SPECTRA)."""
-    key = StageKey("spectrum", 3, {"adapter": trained.ref.sha256}, {"run": identity(info)})
+    key = SPECTRUM.key({"adapter": trained.ref.sha256}, {"run": identity(info)})
 
     def compute(out: Path, _: Progress) -> dict[str, Any]:
         frame = spectrum_frame(_open(trained), info)
@@ -56,7 +57,7 @@ def spectrum_task(info: RunInfo, trained: StageResult) -> Any:
 def pair_task(a: RunInfo, b: RunInfo, trained_a: StageResult, trained_b: StageResult, spec: GeometrySpec) -> Any:
     """Artifact: ``pair_metrics.parquet`` (PAIR_METRICS_FRAME); the summary counts modules that only one side has."""
     inputs = {"a": trained_a.ref.sha256, "b": trained_b.ref.sha256}
-    key = StageKey("geometry", 4, inputs, {"a": identity(a), "b": identity(b), "ks": list(spec.ks)})
+    key = GEOMETRY.key(inputs, {"a": identity(a), "b": identity(b), "ks": list(spec.ks)})
 
     def compute(out: Path, _: Any) -> dict[str, Any]:
         left, right = _open(trained_a), _open(trained_b)
@@ -76,7 +77,7 @@ def compare_task(title: str, adapters: Sequence[Named], base: Path | None, ks: S
     inputs = {f"adapter {adapter.info.run}": reference(adapter.folder, COMPARED).sha256 for adapter in adapters}
     if base is not None:
         inputs["base"] = reference(base, COMPARED).sha256
-    key = StageKey("compare", 4, inputs, {"identities": [identity(a.info) for a in adapters], "ks": list(ks)})
+    key = COMPARE.key(inputs, {"identities": [identity(a.info) for a in adapters], "ks": list(ks)})
 
     def compute(out: Path, progress: Progress) -> dict[str, Any]:
         from tasks.geometry.compare import compare

@@ -9,13 +9,14 @@ import polars as pl
 
 from tasks.core.contracts import GRADED, ROLLOUTS, Progress, checked, no_progress
 from tasks.core.digests import StageKey
+from tasks.core.stages import GRADE
 from tasks.grading import grade as grader
 from tasks.grading.grade import agreement, grade_many
 
 
 def grade_key(rollouts: str) -> StageKey:
     """What decides the rewards. ``rollouts``: digest of the rollouts' artifact."""
-    return StageKey("grade", 2, {"rollouts": rollouts}, {"grader": grader.GRADER})
+    return GRADE.key({"rollouts": rollouts}, {"grader": grader.GRADER})
 
 
 def grade_rollouts(*, rollouts: Path, out: Path, progress: Progress = no_progress) -> dict[str, Any]:

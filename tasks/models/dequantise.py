@@ -21,6 +21,7 @@ from tasks.core import home
 from tasks.core.contracts import EXTERNAL, ArtifactRef, InputError, Progress, StageError, no_progress
 from tasks.core.digests import StageKey
 from tasks.core.events import Event, emit
+from tasks.core.stages import DEQUANTISE
 from tasks.models.external import WEIGHTS, file_sha256, layout
 from tasks.models.gguf_file import INSTEAD, Gguf, read_gguf
 from tasks.storage.store import open_store
@@ -45,7 +46,7 @@ def gguf_reference(file: Path) -> ArtifactRef:
 def dequantise_key(sha256: str) -> StageKey:
     """What decides the directory: the file's bytes and who reads them."""
     readers = {name: metadata.version(name) for name in ("gguf", "transformers")}
-    return StageKey("dequantise", 1, {"gguf": sha256}, readers | {"weights": "bfloat16"})
+    return DEQUANTISE.key({"gguf": sha256}, readers | {"weights": "bfloat16"})
 
 
 def described(file: Path) -> Path:

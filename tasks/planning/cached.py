@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.core.digests import StageKey
 from tasks.core.small_files import expanded
 from tasks.problems.benchmarks import BENCHMARKS
 from tasks.settings.study import StudySpec
 from tasks.storage.state import mlflow_database, tracking_uri
 
 if TYPE_CHECKING:
-    from tasks.storage.store import Entry, StageKey, Store
+    from tasks.storage.store import Entry, Store
 
 
 def known(spec: StudySpec) -> dict[str, str]:

@@ -11,11 +11,12 @@ from tasks.core.contracts import StageResult
 from tasks.core.rows import rows_digest
 from tasks.core.sections import EvaluationSpec, RolloutSpec, TinySpec
 from tasks.core.small_files import expanded
+from tasks.core.stages import PROBLEMS
 from tasks.problems.benchmarks import Loaded, frame_digest, open_benchmark, open_heldout
 from tasks.problems.own import own_problems
 from tasks.problems.world import problem_sizes, problems_key, world_problems
 from tasks.stage import run_stage, state_of
-from tasks.storage.store import StageKey, open_store
+from tasks.storage.store import open_store
 
 
 @task(task_run_name="problems", cache_policy=NO_CACHE)
@@ -38,7 +39,7 @@ def own_problems_task(evaluation: EvaluationSpec, rollouts: StageResult, instruc
     inputs = {"rollouts": rollouts.ref.sha256, "file": _heldout_digest(evaluation.problems, given)}
     inputs |= {f"benchmark {loaded.name}": frame_digest(loaded.problems.frame) for loaded in benchmarks}
     asked = {"instruction": instruction} if instruction else {}
-    key = StageKey("problems", 3, inputs, {"n": evaluation.n, "fields": fields} | asked)
+    key = PROBLEMS.key(inputs, {"n": evaluation.n, "fields": fields} | asked)
     folder = open_store().local(rollouts.ref)
     return state_of(
         run_stage(

@@ -11,6 +11,7 @@ import numpy as np
 from tasks.core.contracts import StageError
 from tasks.core.digests import StageKey
 from tasks.core.sections import EvaluationSpec, RolloutSpec, TinySpec
+from tasks.core.stages import WORLD_PROBLEMS
 from tasks.problems.overlap import overlap_report
 from tasks.problems.synthetic import build_problems
 
@@ -22,7 +23,7 @@ def problem_sizes(rollouts: RolloutSpec, evaluation: EvaluationSpec) -> dict[str
 
 def problems_key(spec: TinySpec, sizes: Mapping[str, int], pretrained: str) -> StageKey:
     """What decides the embedded world's problems. ``pretrained``: digest of the pretraining artifact."""
-    return StageKey("problems", 1, {"pretrained": pretrained}, {"tiny": spec.model_dump(mode="json"), **sizes})
+    return WORLD_PROBLEMS.key({"pretrained": pretrained}, {"tiny": spec.model_dump(mode="json"), **sizes})
 
 
 def world_problems(*, spec: TinySpec, sizes: Mapping[str, int], corpus: Path, out: Path) -> dict[str, Any]:

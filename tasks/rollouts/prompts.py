@@ -8,11 +8,12 @@ from typing import Any
 import polars as pl
 
 from tasks.core.contracts import PROBLEMS, InputError, checked
+from tasks.core.digests import StageKey
 from tasks.core.sections import RolloutSpec
+from tasks.core.stages import PROMPTS
 from tasks.grading import grade
 from tasks.problems.benchmarks import Loaded, frame_digest, open_prompts
 from tasks.rollouts.files import heldout_split
-from tasks.storage.store import StageKey
 
 
 def chosen_prompts(spec: RolloutSpec) -> tuple[Loaded, pl.DataFrame]:
@@ -25,7 +26,7 @@ def chosen_prompts(spec: RolloutSpec) -> tuple[Loaded, pl.DataFrame]:
 def prompts_key(chosen: pl.DataFrame, holdout: float) -> StageKey:
     """What decides the output of `split_prompts`."""
     settings = {"holdout": holdout, "grader": grade.GRADER}  # which leaves out golds that it cannot read
-    return StageKey("prompts", 2, {"problems": frame_digest(chosen)}, settings)
+    return PROMPTS.key({"problems": frame_digest(chosen)}, settings)
 
 
 def split_prompts(*, loaded: Loaded, chosen: pl.DataFrame, holdout: float, out: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import polars as pl
 from tasks.core.contracts import COMPLETIONS, PROBLEMS, ROLLOUTS, InputError, Progress, checked, no_progress
 from tasks.core.digests import StageKey
 from tasks.core.sections import RolloutSpec
+from tasks.core.stages import UNTRUNCATED, WORLD_ROLLOUTS
 from tasks.engines.interface import Completion, Engine, Request, Sampling, seed_of
 from tasks.engines.journal import Journal, complete
 from tasks.engines.vllm_installation import engine_identity, vllm_version
@@ -34,12 +35,12 @@ def world_rollouts_key(spec: RolloutSpec, world: str, problems: str) -> StageKey
         "engine": engine_identity(spec.engine),
         "device": slots()[0].kind,
     }
-    return StageKey("rollouts", 3, {"world": world, "problems": problems}, settings)
+    return WORLD_ROLLOUTS.key({"world": world, "problems": problems}, settings)
 
 
 def untruncated_key(rollouts: str) -> StageKey:
     """Of the embedded teacher's ``rollouts`` (their digest) those that were not cut."""
-    return StageKey("rollouts", 3, {"rollouts": rollouts}, {"truncated": "drop"})
+    return UNTRUNCATED.key({"rollouts": rollouts}, {"truncated": "drop"})
 
 
 def sample_completions(

@@ -14,6 +14,7 @@ from tasks.core.contracts import ModelRef, StageResult
 from tasks.core.rows import rows_digest
 from tasks.core.sections import RolloutSpec
 from tasks.core.small_files import expanded
+from tasks.core.stages import ROLLOUTS
 from tasks.rollouts.own import own_rollouts, taught_rollouts
 from tasks.rollouts.prompts import chosen_prompts, prompts_key, split_prompts
 from tasks.rollouts.sample import (
@@ -25,7 +26,7 @@ from tasks.rollouts.sample import (
 )
 from tasks.rollouts.teacher import completions_key, journal_file, teacher_folder
 from tasks.stage import after, can_heal, log_file, run_stage, state_of
-from tasks.storage.store import StageKey, open_store
+from tasks.storage.store import open_store
 from tasks.workers.devices import run_pinned, run_unpinned
 
 
@@ -115,7 +116,7 @@ def own_rollouts_task(
         inputs = {"file": rows_digest(file)}
         settings |= {"holdout": holdout} | ({"fields": spec.columns} if spec.fields else {})
         arguments |= {"file": file, "holdout": holdout, "fields": spec.columns}
-    key = StageKey("rollouts", 3, inputs, settings)
+    key = ROLLOUTS.key(inputs, settings)
 
     def compute(out: Path, progress: Any) -> Any:
         return run_pinned(function, {**arguments, "out": out}, log=log_file(key), progress=progress)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.core import home
 from tasks.core.contracts import InputError, Progress, no_progress
+from tasks.core.digests import StageKey
 from tasks.core.sections import RolloutSpec
 from tasks.core.small_files import expanded
+from tasks.core.stages import COMPLETIONS, JOURNAL
 from tasks.engines.vllm_installation import engine_identity
 from tasks.models.external import locate, reference
 from tasks.models.prompts import check_template
-from tasks.storage.store import StageKey
 from tasks.workers.devices import run_unpinned, slots
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def completions_key(spec: RolloutSpec, prompts: str, folder: Path | None, instru
     """What decides the teacher's completions. ``prompts``: digest of the artifact with the problems."""
     settings = {**said_by(spec, folder), "k": spec.k, "reasoning": spec.reasoning if folder is None else ""}
     settings |= {"instruction": instruction} if instruction else {}
-    return StageKey("completions", 2, {"prompts": prompts}, settings)
+    return COMPLETIONS.key({"prompts": prompts}, settings)
 
 
 def said_by(spec: RolloutSpec, folder: Path | None) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def journal_file(spec: RolloutSpec, folder: Path | None) -> Path:
     Named by `said_by` alone: more of them, or for other problems, are asked of the same teacher without paying again
     for those that are there.
     """
-    digest = StageKey("journal", 1, {}, said_by(spec, folder)).digest
+    digest = JOURNAL.key({}, said_by(spec, folder)).digest
     return home.subfolder("journals") / f"{digest}.jsonl"
 
 

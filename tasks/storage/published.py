@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tasks.core.contracts import ArtifactRef, StageError
 from tasks.core.digests import MANIFEST, StageKey, file_digest, manifest_digest
+from tasks.core.stages import PUBLISHED
 from tasks.storage.store import CACHE, FOLDER, Store
 
 
@@ -18,7 +19,7 @@ def publish(store: Store, ref: ArtifactRef, patterns: Sequence[str]) -> Artifact
     That is a digest over the files of ``patterns``, which are what is uploaded (see `tasks.models.external.reference`).
     So cache keys are those of a study that reads the folder in place. Raises `StageError` where the files have changed.
     """
-    key = StageKey("published", 1, {"folder": ref.sha256}, {})
+    key = PUBLISHED.key({"folder": ref.sha256}, {})
     complete = f"tags.`cache.key` = '{key.digest}' and tags.`cache.complete` = '1'"
     with store.locked(key):
         found = store.client.search_runs([store.experiments[CACHE]], complete, max_results=1)

@@ -10,9 +10,10 @@ from pathlib import Path
 import polars as pl
 
 from tasks.core.contracts import Progress
+from tasks.core.digests import StageKey
 from tasks.storage.outbox import Row
 from tasks.storage.patience import Aside
-from tasks.storage.store import StageKey, open_store
+from tasks.storage.store import open_store
 from tasks.training.log import FOUND, Diverged, divergence, read_log
 
 LIVE_SECONDS = 2.0

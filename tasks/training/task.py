@@ -14,14 +14,16 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.core import home
 from tasks.core.contracts import ModelRef, Progress, RunInfo, StageError, StageResult
+from tasks.core.digests import StageKey
 from tasks.core.events import Event, emit
 from tasks.core.sections import LoraSpec, TrainSpec, flatten
+from tasks.core.stages import REFERENCE_LOGPROBS, TRAIN
 from tasks.methods import Method
 from tasks.methods.common import chosen
 from tasks.models.load import computed_on
 from tasks.stage import can_heal, log_file, run_stage, state_of
 from tasks.storage.recorded import method_tags
-from tasks.storage.store import STUDIES, StageKey, open_store
+from tasks.storage.store import STUDIES, open_store
 from tasks.training.live import LiveMetrics
 from tasks.training.log import LOG
 from tasks.training.reference import REFERENCE, rows_digest, rows_of, wanted, write_reference
@@ -69,7 +71,7 @@ def train_task(
     }
     # The reference by its key, not its bytes: one that was lost and computed again on a GPU may differ in the last bit.
     inputs = {"rollouts": graded.ref.sha256} | ({"reference": reference_key.digest} if reference_key else {})
-    key = StageKey("train", 2, inputs, settings)
+    key = TRAIN.key(inputs, settings)
     name, tags, params = f"train {info.label}", method_tags(info), flatten(settings)
     run_ids: list[str] = []
     live: list[LiveMetrics] = []
@@ -146,4 +148,4 @@ def reference_task(key: StageKey, rows: Sequence[int], train: TrainSpec, base: M
 
 def _reference_key(rows: Sequence[int], train: TrainSpec, base: ModelRef, graded: StageResult, device: str) -> StageKey:
     settings = {"rows": rows_digest(rows), "base": base.identity, "precision": train.precision, "device": device}
-    return StageKey("reference", 1, {"rollouts": graded.ref.sha256}, settings)
+    return REFERENCE_LOGPROBS.key({"rollouts": graded.ref.sha256}, settings)

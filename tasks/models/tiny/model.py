@@ -19,6 +19,7 @@ import numpy as np
 from tasks.core.contracts import InputError, Progress, no_progress
 from tasks.core.digests import StageKey
 from tasks.core.sections import TinySpec
+from tasks.core.stages import PRETRAIN
 from tasks.models.generate import generate
 from tasks.models.load import native_bfloat16
 from tasks.models.tiny.branch import branch, check_student, style_mass
@@ -44,7 +45,7 @@ NEAR = 0.1
 
 def pretrain_key(spec: TinySpec) -> StageKey:
     """What decides the embedded world's student and teacher."""
-    return StageKey("pretrain", 2, {}, spec.model_dump(mode="json"))
+    return PRETRAIN.key({}, spec.model_dump(mode="json"))
 
 
 @dataclass
