@@ -19,11 +19,10 @@ from urllib.parse import unquote, urlsplit
 
 from flows.servers import processes as servers
 from tasks.core import home, login
-from tasks.core.contracts import InputError
+from tasks.core.contracts import TEMPLATE_DATE, InputError
 from tasks.core.login import prefect_address
 from tasks.core.secrets import without_password
 from tasks.engines.vllm_installation import VARIABLE, installation
-from tasks.models.prompts import DATE
 from tasks.storage.state import check_mlflow, check_proxies, revisions
 from tasks.workers import devices
 
@@ -54,7 +53,9 @@ def add_doctor(commands: Any) -> None:
     doctor = commands.add_parser("doctor", help="say what this machine has, and what is in the way of a study")
     doctor.add_argument("--base", metavar="DIR", help="show how this base model is asked, and what ends its answers")
     doctor.add_argument("--prompt-template", metavar="TEXT", help="with --base: as model.prompt_template")
-    doctor.add_argument("--template-date", metavar="DAY", default=DATE, help="with --base: as model.template_date")
+    doctor.add_argument(
+        "--template-date", metavar="DAY", default=TEMPLATE_DATE, help="with --base: as model.template_date"
+    )
     doctor.set_defaults(run=_doctor)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -49,6 +50,11 @@ def no_progress(done: int, total: int, note: str = "") -> None:
     """The default `Progress`: says nothing."""
 
 
+TEMPLATE_DATE = "2024-07-26"
+"""The day that templates which print today's (Llama 3.2, Granite) are told: Llama 3's own where it knows no clock. A
+prompt that changes with the day would be trained on in one form and evaluated in another."""
+
+
 @dataclass(frozen=True)
 class ArtifactRef:
     """Where a stage's output lives. All that Prefect carries between tasks.
@@ -85,6 +91,18 @@ class TurnRecord:
 
 
 @dataclass(frozen=True)
+class LocalBase:
+    """A base model's directory on this machine, and how a question becomes its prompt: what worker processes get."""
+
+    folder: Path
+    prompt_template: str | None = None
+    instruction: str | None = None
+    pad_token: str | None = None
+    max_length: int | None = None
+    template_date: str = TEMPLATE_DATE
+
+
+@dataclass(frozen=True)
 class ModelRef:
     """A base model: an artifact (or a folder outside the store), and how a question becomes its prompt."""
 
@@ -96,10 +114,21 @@ class ModelRef:
     """Behind every question (`tasks.problems.overlap.instructed`)."""
     pad_token: str | None = None
     max_length: int | None = None
-    template_date: str = "2024-07-26"
-    """The day that a chat template which prints today's is told."""
+    template_date: str = TEMPLATE_DATE
+    """What a chat template that prints the date is told."""
     turn: TurnRecord | None = None
     """None: the embedded world's, ended by its tokenizer's end-of-sequence token alone."""
+
+    def at(self, artifact: Path) -> LocalBase:
+        """The same with the artifact's files in the folder ``artifact``."""
+        return LocalBase(
+            artifact / self.folder,
+            self.prompt_template,
+            self.instruction,
+            self.pad_token,
+            self.max_length,
+            self.template_date,
+        )
 
     @property
     def identity(self) -> dict[str, Any]:

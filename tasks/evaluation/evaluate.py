@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from tasks.core.contracts import ITEMS, Progress, StageError, checked, no_progress
+from tasks.core.contracts import ITEMS, LocalBase, Progress, StageError, checked, no_progress
 from tasks.core.sections import EvaluationSpec
 from tasks.engines.interface import seed_of
 from tasks.engines.journal import read_lines
 from tasks.evaluation.answers import Asked, Wanted, adapters_of, graded, keep, prompt_of, scored
 from tasks.evaluation.questions import Question, read_questions
-from tasks.models.prompts import DATE
 
 if TYPE_CHECKING:
     from tasks.models.turn import Turn
@@ -25,16 +24,12 @@ AT_ONCE = 4
 
 def evaluate_models(
     *,
-    base: Path,
+    base: LocalBase,
     asked: Sequence[Asked],
     partials: Sequence[Path],
     problems: Path,
     spec: EvaluationSpec,
     share: tuple[int, int],
-    prompt_template: str | None,
-    pad_token: str | None,
-    max_length: int | None,
-    template_date: str = DATE,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Answers of ``base`` with every adapter, side by side in one batch, to the problems that are not training's.
@@ -53,11 +48,11 @@ def evaluate_models(
     """
     from tasks.models.decode import can_decode
     from tasks.models.load import load_adapters
-    from tasks.models.turn import open_turn
+    from tasks.models.turn import turn_at
 
-    turn = open_turn(base, prompt_template, pad_token, template_date)
+    turn = turn_at(base)
     styles = [one.instructed for one in asked]
-    todo, too_long = read_questions(base, styles, problems, spec, turn, max_length)
+    todo, too_long = read_questions(base.folder, styles, problems, spec, turn, base.max_length)
     todo = todo[share[0] :: share[1]]
     done = [{(row["benchmark"], row["problem_id"], row["sample"]) for row in rows_of(folder)} for folder in partials]
     every = len(asked) * (1 + spec.samples)
@@ -75,9 +70,9 @@ def evaluate_models(
     if spec.engine == "vllm":
         from tasks.evaluation.through_vllm import answer_all
 
-        answer_all(base, turn, asked, wanted(todo), spec, max_length, partials, file, progress)
+        answer_all(base, turn, asked, wanted(todo), spec, partials, file, progress)
     else:
-        model = load_adapters(base, {one.info.run: one.adapter for one in asked if one.adapter is not None})
+        model = load_adapters(base.folder, {one.info.run: one.adapter for one in asked if one.adapter is not None})
         # Where answers that end make room for others, a batch is better one of several: its last answers end alone.
         size = max(1, (AT_ONCE if can_decode(model) else 1) * spec.batch_size // every)
         for start in range(0, len(todo), size):

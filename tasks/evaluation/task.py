@@ -64,15 +64,11 @@ def evaluate_task(
         count = len(slots())
         shared = Shares(progress, count)
         arguments = {
-            "base": store.local(base.ref) / base.folder,
+            "base": base.at(store.local(base.ref)),
             "asked": [asked[place] for place in missing],
             "partials": partials,
             "problems": folder,
             "spec": spec,
-            "prompt_template": base.prompt_template,
-            "pad_token": base.pad_token,
-            "max_length": base.max_length,
-            "template_date": base.template_date,
         }
 
         def share(i: int) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.core.contracts import Progress
+from tasks.core.contracts import LocalBase, Progress
 from tasks.core.sections import EvaluationSpec
 from tasks.engines.interface import Completion, Request, Sampling, seed_of
 from tasks.engines.journal import read_lines
@@ -22,12 +22,11 @@ KEPT = 1024
 
 
 def answer_all(
-    base: Path,
+    base: LocalBase,
     turn: Turn,
     asked: Sequence[Asked],
     wanted: Sequence[Wanted],
     spec: EvaluationSpec,
-    max_length: int | None,
     partials: Sequence[Path],
     file: str,
     progress: Progress,
@@ -41,11 +40,13 @@ def answer_all(
         return
     greedy = [one for one in wanted if one[2] == 0]
     drawn = [one for one in wanted if one[2] > 0]
-    losses = _losses(base, asked, greedy, turn.tokenizer.pad_token_id, spec.batch_size, partials, f"{file}.losses")
+    losses = _losses(
+        base.folder, asked, greedy, turn.tokenizer.pad_token_id, spec.batch_size, partials, f"{file}.losses"
+    )
     texts = _Texts(asked, losses, lambda rows: keep(rows, partials, file))
     longest = max(len(prompt_of(one)) for one in wanted) + spec.max_new_tokens
     try:
-        with _engine(base, asked, spec, max_length, longest) as engine:
+        with _engine(base, asked, spec, longest) as engine:
             for rows, temperature in ((greedy, None), (drawn, spec.temperature)):
                 numbers = {str(number): one for number, one in enumerate(rows)}
 
@@ -62,11 +63,13 @@ def answer_all(
         texts.flush()
 
 
-def _engine(base: Path, asked: Sequence[Asked], spec: EvaluationSpec, max_length: int | None, longest: int) -> Any:
+def _engine(base: LocalBase, asked: Sequence[Asked], spec: EvaluationSpec, longest: int) -> Any:
     from tasks.engines.vllm import VllmEngine
 
     adapters = {one.info.run: one.adapter for one in asked if one.adapter is not None}
-    return VllmEngine(base, adapters=adapters, batch_size=spec.batch_size, max_length=max_length, longest=longest)
+    return VllmEngine(
+        base.folder, adapters=adapters, batch_size=spec.batch_size, max_length=base.max_length, longest=longest
+    )
 
 
 def _request(number: str, one: Wanted, asked: Sequence[Asked], spec: EvaluationSpec) -> Request:

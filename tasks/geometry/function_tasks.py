@@ -16,7 +16,7 @@ from tasks.core.sections import EvaluationSpec, FunctionSpec, GeometrySpec, Path
 from tasks.core.stages import BASE_MEASURES, FUNCTIONS, PATH, PATH_END
 from tasks.geometry.base.measures import measure_base
 from tasks.geometry.functions.measures import measure_functions
-from tasks.geometry.paths.curves import measure_ends, measure_path
+from tasks.geometry.paths.curves import End, measure_ends, measure_path
 from tasks.geometry.task import identity
 from tasks.grading.grade import GRADER
 from tasks.models.load import computed_on
@@ -25,28 +25,11 @@ from tasks.storage.store import open_store
 from tasks.workers.devices import run_pinned, slots
 
 
-def _base_arguments(base: ModelRef, problems: StageResult) -> dict[str, Any]:
+def _arguments(base: ModelRef, problems: StageResult) -> dict[str, Any]:
     store = open_store()
     return {
-        "base": store.local(base.ref) / base.folder,
+        "base": base.at(store.local(base.ref)),
         "problems": store.local(problems.ref) / "problems.parquet",
-        "prompt_template": base.prompt_template,
-        "pad_token": base.pad_token,
-        "max_length": base.max_length,
-        "template_date": base.template_date,
-    }
-
-
-def _path_arguments(
-    base: ModelRef, problems: StageResult, spec: PathSpec, evaluation: EvaluationSpec
-) -> dict[str, Any]:
-    """What an end and a path are read with alike."""
-    return {
-        **_base_arguments(base, problems),
-        "n": spec.n,
-        "readings": spec.readings,
-        "batch_size": evaluation.batch_size,
-        "max_new_tokens": evaluation.max_new_tokens,
     }
 
 
@@ -133,9 +116,12 @@ def end_task(
 
     def compute(out: Path, progress: Progress) -> Any:
         arguments = {
-            **_path_arguments(base, problems, spec, evaluation),
+            **_arguments(base, problems),
             "run": info.run,
             "adapter": _adapter(trained) if trained else None,
+            "spec": spec,
+            "batch_size": evaluation.batch_size,
+            "max_new_tokens": evaluation.max_new_tokens,
             "out": out,
         }
         return run_pinned(measure_ends, arguments, log=log_file(key), progress=progress)
@@ -167,14 +153,12 @@ def path_task(
     def compute(out: Path, progress: Progress) -> Any:
         store = open_store()
         arguments = {
-            **_path_arguments(base, problems, spec, evaluation),
-            "adapter_a": _adapter(trained[0]),
-            "adapter_b": _adapter(trained[1]),
-            "run_a": a.run,
-            "run_b": b.run,
-            "ends": {side: store.local(end.ref) / "ends.parquet" for side, end in zip("ab", ends, strict=True)},
-            "alphas": spec.alphas,
-            "matched": spec.matched,
+            **_arguments(base, problems),
+            "a": End(a.run, _adapter(trained[0]), store.local(ends[0].ref) / "ends.parquet"),
+            "b": End(b.run, _adapter(trained[1]), store.local(ends[1].ref) / "ends.parquet"),
+            "spec": spec,
+            "batch_size": evaluation.batch_size,
+            "max_new_tokens": evaluation.max_new_tokens,
             "out": out,
         }
         return run_pinned(measure_path, arguments, log=log_file(key), progress=progress)
@@ -200,14 +184,12 @@ def functions_task(
 
     def compute(out: Path, progress: Progress) -> Any:
         arguments = {
-            **_base_arguments(base, problems),
+            **_arguments(base, problems),
             "adapters": {
                 info.run: _adapter(result) if result else None for info, result in zip(infos, trained, strict=True)
             },
-            "n": spec.n,
-            "pooling": spec.pooling,
+            "spec": spec,
             "max_new_tokens": evaluation.max_new_tokens,
-            "batch_size": spec.batch_size,
             "out": out,
         }
         return run_pinned(measure_functions, arguments, log=log_file(key), progress=progress)

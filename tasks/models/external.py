@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core import home
-from tasks.core.contracts import EXTERNAL, ArtifactRef, InputError, Progress, no_progress
+from tasks.core.contracts import EXTERNAL, TEMPLATE_DATE, ArtifactRef, InputError, Progress, no_progress
 from tasks.core.digests import file_digest, manifest_digest
 from tasks.core.small_files import expanded, not_weights, read_object
 from tasks.models.gguf_file import find_gguf
-from tasks.models.prompts import DATE
 from tasks.problems.overlap import instructed
 
 if TYPE_CHECKING:
@@ -138,7 +137,7 @@ def check_base(
     pad_token: str | None,
     max_length: int | None,
     targets: tuple[str, ...],
-    template_date: str = DATE,
+    template_date: str = TEMPLATE_DATE,
     instruction: str | None = None,
     questions: Sequence[str] = (),
     progress: Progress = no_progress,

@@ -8,16 +8,12 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from tasks.core.contracts import InputError
+from tasks.core.contracts import TEMPLATE_DATE, InputError
 from tasks.models.limits import OverLimit, limited
 from tasks.problems.files import QUESTION_ALONE
 
 RENDER_SECONDS, RENDER_MEMORY = 10.0, 2**31
 """For one question; what models bring takes a tenth of a millisecond."""
-
-DATE = "2024-07-26"
-"""The day that templates which print today's (Llama 3.2, Granite) are told: Llama 3's own where it knows no clock. A
-prompt that changes with the day would be trained on in one form and evaluated in another."""
 
 _DIRECTIVES = ("%-d", "%-m", "%-I", "%-H", *(f"%{letter}" for letter in "aAwdbBmyYHIMpSfjUWxXcD"))
 
@@ -60,7 +56,7 @@ def check_question(question: str, source: str, tokens: Sequence[str] = ()) -> No
         )
 
 
-def prompt_ids(tokenizer: Any, question: str, template: str | None = None, date: str = DATE) -> list[int]:
+def prompt_ids(tokenizer: Any, question: str, template: str | None = None, date: str = TEMPLATE_DATE) -> list[int]:
     """The prompt's token ids.
 
     With ``template`` the text is ``template`` with the question in it, and one beginning-of-sequence token stands in
@@ -85,7 +81,9 @@ def prompt_ids(tokenizer: Any, question: str, template: str | None = None, date:
     return list(_rendered(tokenizer, [{"role": "user", "content": question}], date, opened=True, tokenize=True))
 
 
-def render(tokenizer: Any, messages: Sequence[dict[str, str]], date: str = DATE, *, opened: bool = False) -> str:
+def render(
+    tokenizer: Any, messages: Sequence[dict[str, str]], date: str = TEMPLATE_DATE, *, opened: bool = False
+) -> str:
     """``messages`` as the chat template writes them, with ``opened`` the assistant's turn begun. See `prompt_ids`."""
     return str(_rendered(tokenizer, messages, date, opened=opened, tokenize=False))
 
@@ -134,6 +132,6 @@ def _clock(date: str) -> str:
     try:
         day = datetime.strptime(date, "%Y-%m-%d")
     except ValueError:
-        raise InputError(f"model.template_date: expected a day such as {DATE}, got {date!r}") from None
+        raise InputError(f"model.template_date: expected a day such as {TEMPLATE_DATE}, got {date!r}") from None
     filters = "".join(f" | replace({json.dumps(one)}, {json.dumps(day.strftime(one))})" for one in _DIRECTIVES)
     return f"{{% macro strftime_now(format) %}}{{{{ format{filters} }}}}{{% endmacro %}}{{{{ '' }}}}"

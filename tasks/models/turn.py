@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.core.contracts import InputError, TurnRecord
+from tasks.core.contracts import TEMPLATE_DATE, InputError, LocalBase, TurnRecord
 from tasks.core.small_files import read_object
 from tasks.models.load import load_tokenizer
-from tasks.models.prompts import DATE, has_date, prompt_ids, render
+from tasks.models.prompts import has_date, prompt_ids, render
 
 GENERATION, CONFIG = "generation_config.json", "config.json"
 TOKENIZER, CHAT_TEMPLATE = "the tokenizer's end-of-sequence token", "the end of the chat template's assistant turn"
@@ -51,7 +51,7 @@ class Turn:
     opens: str = ""
     """What the prompt has begun of the answer, such as ``<think>\\n``: it is the prompt's and never the answer's."""
     template: str | None = None
-    date: str = DATE
+    date: str = TEMPLATE_DATE
 
     @property
     def end_ids(self) -> tuple[int, ...]:
@@ -156,12 +156,19 @@ class Turn:
         return bos is not None and ids[:2] == [bos, bos]
 
 
-def open_turn(base: Path | str, template: str | None = None, pad_token: str | None = None, date: str = DATE) -> Turn:
+def open_turn(
+    base: Path | str, template: str | None = None, pad_token: str | None = None, date: str = TEMPLATE_DATE
+) -> Turn:
     """The turn of the model in ``base``. Raises `InputError` as `tasks.models.load.load_tokenizer` does."""
     return turn_of(load_tokenizer(base, pad_token), base, template, date)
 
 
-def turn_of(tokenizer: Any, folder: Path | str | None, template: str | None = None, date: str = DATE) -> Turn:
+def turn_at(base: LocalBase) -> Turn:
+    """The turn of a base with its own settings. Raises as `open_turn`."""
+    return open_turn(base.folder, base.prompt_template, base.pad_token, base.template_date)
+
+
+def turn_of(tokenizer: Any, folder: Path | str | None, template: str | None = None, date: str = TEMPLATE_DATE) -> Turn:
     """The same with a tokenizer at hand. ``folder``: where the model's configuration is; None or a name: nowhere here.
 
     A template of the user's is closed by the chat template's token where it spells that, else by the tokenizer's.

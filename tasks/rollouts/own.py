@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from tasks.core.contracts import COMPLETIONS, PROBLEMS, ROLLOUTS, InputError, Progress, checked, no_progress
-from tasks.models.prompts import DATE, special_marks
+from tasks.core.contracts import COMPLETIONS, PROBLEMS, ROLLOUTS, InputError, LocalBase, Progress, checked, no_progress
+from tasks.models.prompts import special_marks
 from tasks.problems.overlap import instructed
 from tasks.rollouts.teacher import TEACHER, tokenizer_digest
 
@@ -27,15 +27,10 @@ if TYPE_CHECKING:
 def own_rollouts(
     *,
     file: Path,
-    base: Path,
-    prompt_template: str | None,
-    pad_token: str | None,
-    max_length: int | None,
+    base: LocalBase,
     holdout: float,
     truncated: str = "keep",
     fields: Mapping[str, str] | None = None,
-    template_date: str = DATE,
-    instruction: str | None = None,
     out: Path,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -47,12 +42,12 @@ def own_rollouts(
     log-probabilities are kept where they match the completion's tokens one to one (with or without a closing
     end token, whose log-probability is then unknown and the row's are dropped).
     """
-    from tasks.models.turn import open_turn
+    from tasks.models.turn import turn_at
     from tasks.rollouts.files import heldout_split, marks_of, read_into
     from tasks.rollouts.layouts import Reading
 
-    turn = open_turn(base, prompt_template, pad_token, template_date)
-    reading = Reading(fields, marks_of(prompt_template, special_marks(turn.tokenizer)))
+    turn = turn_at(base)
+    reading = Reading(fields, marks_of(base.prompt_template, special_marks(turn.tokenizer)))
     raw = read_into(reading, file)
     held = heldout_split(raw["problem_id"].unique(maintain_order=True).to_list(), holdout)
     aside = raw.filter(pl.col("problem_id").is_in(list(held)))
@@ -65,7 +60,7 @@ def own_rollouts(
         if done % 500 == 0 or done == kept.height:
             progress(done, kept.height, "rows tokenised")
     frame = kept.with_columns(completion_ids=pl.Series(completions, dtype=pl.List(pl.Int64)))
-    counts = _write(frame.rename({"reward": "given_reward"}), base, turn, max_length, file.name, out, instruction)
+    counts = _write(frame.rename({"reward": "given_reward"}), base, turn, file.name, out)
     return {
         **counts,
         "dropped_truncated": raw.height - kept.height,
@@ -78,13 +73,8 @@ def taught_rollouts(
     *,
     completions: Path,
     heldout: Path,
-    base: Path,
-    prompt_template: str | None,
-    pad_token: str | None,
-    max_length: int | None,
+    base: LocalBase,
     truncated: str = "keep",
-    template_date: str = DATE,
-    instruction: str | None = None,
     out: Path,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -96,9 +86,9 @@ def taught_rollouts(
     opened (``<think>``) belongs to its answer unless the base's opens it too.
     Writes the same files as `own_rollouts`; ``heldout`` is a file of PROBLEMS.
     """
-    from tasks.models.turn import open_turn
+    from tasks.models.turn import turn_at
 
-    turn = open_turn(base, prompt_template, pad_token, template_date)
+    turn = turn_at(base)
     spoken = json.loads((completions / TEACHER).read_text())
     shared = spoken["tokenizer"] == tokenizer_digest(turn.tokenizer)
     opened = "" if spoken.get("opens", "") == turn.opens else spoken.get("opens", "")
@@ -123,7 +113,7 @@ def taught_rollouts(
     )
     aside = checked(pl.read_parquet(heldout), PROBLEMS, "held-out problems")
     aside.write_parquet(out / "heldout.parquet")
-    counts = _write(frame, base, turn, max_length, "the teacher's completions", out, instruction)
+    counts = _write(frame, base, turn, "the teacher's completions", out)
     return {
         **counts,
         "dropped_truncated": raw.height - kept.height,
@@ -146,25 +136,18 @@ def without_truncated(rollouts: pl.DataFrame, truncated: str) -> pl.DataFrame:
     return kept
 
 
-def _write(
-    frame: pl.DataFrame,
-    base: Path,
-    turn: Turn,
-    max_length: int | None,
-    source: str,
-    out: Path,
-    instruction: str | None,
-) -> dict[str, Any]:
-    """Write ``rollouts.parquet``: prompts (``instruction`` behind each) tokenised, rows that are too long or have no
-    token dropped, log-probabilities that fit kept.
+def _write(frame: pl.DataFrame, base: LocalBase, turn: Turn, source: str, out: Path) -> dict[str, Any]:
+    """Write ``rollouts.parquet``: prompts (the base's instruction behind each) tokenised, rows that are too long or
+    have no token dropped, log-probabilities that fit kept.
 
     ``frame`` has all columns of ROLLOUTS but for ``prompt_ids``.
     """
     from tasks.models.load import context_length
 
-    limit = context_length(base, max_length)
+    limit = context_length(base.folder, base.max_length)
     prompts = {
-        prompt: turn.prompt(instructed(prompt, instruction)) for prompt in frame["prompt"].unique(maintain_order=True)
+        prompt: turn.prompt(instructed(prompt, base.instruction))
+        for prompt in frame["prompt"].unique(maintain_order=True)
     }
     whole = frame.with_columns(
         prompt_ids=pl.Series([prompts[prompt] for prompt in frame["prompt"]], dtype=pl.List(pl.Int64)),

@@ -97,12 +97,7 @@ def own_rollouts_task(
     store = open_store()
     settings: dict[str, Any] = {"base": base.identity, "truncated": spec.truncated}
     arguments: dict[str, Any] = {
-        "base": store.local(base.ref) / base.folder,
-        "prompt_template": base.prompt_template,
-        "instruction": base.instruction,
-        "pad_token": base.pad_token,
-        "max_length": base.max_length,
-        "template_date": base.template_date,
+        "base": base.at(store.local(base.ref)),
         "truncated": spec.truncated,
     }
     if prompts is not None and completions is not None:

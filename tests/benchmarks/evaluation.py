@@ -20,7 +20,7 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from tasks.core.contracts import ArtifactRef, RunInfo
+from tasks.core.contracts import ArtifactRef, LocalBase, RunInfo
 from tasks.core.sections import EvaluationSpec
 from tasks.evaluation.evaluate import Asked, collect, evaluate_models
 from tasks.models.generate import generate
@@ -52,8 +52,7 @@ def mixed(base: Path, problems: Path, asked: list[Asked], spec: EvaluationSpec, 
     for partial in partials:
         partial.mkdir(parents=True)
     evaluate_models(
-        base=base, asked=asked, partials=partials, problems=problems, spec=spec, share=(0, 1), prompt_template=None,
-        pad_token=None, max_length=None,
+        base=LocalBase(base), asked=asked, partials=partials, problems=problems, spec=spec, share=(0, 1),
     )  # fmt: skip
     return {
         one.info.run: collect(partial, pl.read_parquet(problems)) for one, partial in zip(asked, partials, strict=True)

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from tasks.core.contracts import CKA, DIVERGENCE, LENS, InputError, Progress, checked, no_progress
+from tasks.core.contracts import CKA, DIVERGENCE, LENS, InputError, LocalBase, Progress, checked, no_progress
+from tasks.core.sections import FunctionSpec
 from tasks.geometry.cka import Accumulator, Similarities
 from tasks.geometry.functions.divergence import BYTES_A_LOGIT, divergence_frame, pair_divergences
 from tasks.geometry.functions.lens import Lens, lens_frame
@@ -21,7 +22,6 @@ from tasks.geometry.functions.readout import Readout, find_readout
 from tasks.geometry.paths.chosen import choose
 from tasks.geometry.paths.switched import Switched, check_switchable
 from tasks.geometry.paths.texts import Batch, Pooling, Text, as_texts, batches, pooled, rows_of
-from tasks.models.prompts import DATE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,25 +34,19 @@ CKA_BYTES = 16 * 2**30
 
 def measure_functions(
     *,
-    base: Path,
-    adapters: Mapping[str, Path | None],
+    base: LocalBase,
     problems: Path,
-    n: int,
-    pooling: Pooling,
-    prompt_template: str | None,
-    pad_token: str | None,
-    max_length: int | None,
+    adapters: Mapping[str, Path | None],
+    spec: FunctionSpec,
     max_new_tokens: int,
-    batch_size: int,
     out: Path,
     seed: int = 0,
-    template_date: str = DATE,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Compare what ``adapters`` (run -> PEFT directory, None for the base itself) compute on held-out problems.
 
     One pass: for each batch of prompts with their reference solutions (teacher-forced) the base and every adapter in
-    turn. Used are the first ``n`` problems of `tasks.geometry.paths.chosen.choose`, as for the paths
+    turn. Used are the first ``spec.n`` problems of `tasks.geometry.paths.chosen.choose`, as for the paths
     (``max_new_tokens`` only decides which of them fit); where no solution is known, ``\\boxed{gold}``. Writes to
     ``out``
 
@@ -75,26 +69,25 @@ def measure_functions(
 
     ``progress`` counts problems. Returns counts: problems (of ``split``), boxed_references, too_long, tokens (of
     solutions), rows (of CKA), layers, unmeasured (CKA rows without a value), and ``note``. Raises `InputError` for
-    fewer than 2 runs, another pooling, an adapter that does not fit, no problem that fits, hidden states that are not
+    fewer than 2 runs, an adapter that does not fit, no problem that fits, hidden states that are not
     finite, and CKA beyond `CKA_BYTES`.
     """
     from tasks.models.load import load_model
-    from tasks.models.turn import open_turn
+    from tasks.models.turn import turn_at
 
     if len(adapters) < 2:
         raise InputError(f"adapters: {len(adapters)} given; need at least 2 to compare, of which one may be the base")
-    if pooling not in get_args(Pooling):
-        raise InputError(f"pooling: {pooling!r} is none of {', '.join(get_args(Pooling))}")
+    pooling = spec.pooling
     for folder in filter(None, adapters.values()):
         check_switchable(folder)
-    turn = open_turn(base, prompt_template, pad_token, template_date)
-    chosen = choose(turn, base, problems, n, max_new_tokens, max_length, seed)
+    turn = turn_at(base)
+    chosen = choose(turn, base.folder, problems, spec.n, max_new_tokens, base.max_length, seed)
     texts = as_texts(turn, chosen)
-    model = load_model(base, "float32")
+    model = load_model(base.folder, "float32")
     readout, note = _readout(model, texts[0])
     measured = _Pass(Switched(model, adapters), list(adapters), texts, pooling, readout)
     done = 0
-    for batch in batches(texts, batch_size, turn.tokenizer.pad_token_id, model.device):
+    for batch in batches(texts, spec.batch_size, turn.tokenizer.pad_token_id, model.device):
         measured.add(batch)
         done += len(batch.rows)
         progress(done, len(texts), "functions")

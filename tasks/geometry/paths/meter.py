@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from tasks.core.contracts import InputError, checked
+from tasks.core.contracts import InputError, LocalBase, checked
 from tasks.geometry.connectivity import ENDS
 from tasks.geometry.paths.chosen import Chosen, choose
-from tasks.models.prompts import DATE
 
 if TYPE_CHECKING:
     from tasks.models.turn import Turn
@@ -103,17 +102,7 @@ class Meter:
 
 
 def open_meter(
-    base: Path,
-    problems: Path,
-    n: int,
-    seed: int,
-    readings: Sequence[str],
-    batch_size: int,
-    max_new_tokens: int,
-    prompt_template: str | None,
-    pad_token: str | None,
-    max_length: int | None,
-    template_date: str = DATE,
+    base: LocalBase, problems: Path, n: int, readings: Sequence[str], batch_size: int, max_new_tokens: int, seed: int
 ) -> Meter:
     """Load the base and `choose` the problems: the same whatever the readings, so every pair has the same.
 
@@ -121,10 +110,10 @@ def open_meter(
     Raises `InputError` for unknown readings, and as `choose` does.
     """
     from tasks.models.load import load_read
-    from tasks.models.turn import open_turn
+    from tasks.models.turn import turn_at
 
     if unknown := [one for one in readings if one not in READINGS]:
         raise InputError(f"readings: no reading {unknown[0]!r}; there are {', '.join(READINGS)}")
-    turn = open_turn(base, prompt_template, pad_token, template_date)
-    chosen = choose(turn, base, problems, n, max_new_tokens, max_length, seed)
-    return Meter(load_read(base), turn, chosen, batch_size, max_new_tokens)
+    turn = turn_at(base)
+    chosen = choose(turn, base.folder, problems, n, max_new_tokens, base.max_length, seed)
+    return Meter(load_read(base.folder), turn, chosen, batch_size, max_new_tokens)

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tasks.core.contracts import ITEMS, PROBLEMS, RunInfo, StageError
+from tasks.core.contracts import ITEMS, PROBLEMS, LocalBase, RunInfo, StageError
 from tasks.core.sections import EvaluationSpec
 from tasks.engines.vllm import VllmEngine
 from tasks.evaluation.evaluate import Asked, collect, evaluate_models, rows_of
@@ -50,9 +50,8 @@ def evaluate(base: Path, problems: Path, out: Path, asked: list[Asked], engine: 
     for partial in partials:
         partial.mkdir(parents=True, exist_ok=True)
     evaluate_models(
-        base=base, asked=asked, partials=partials, problems=problems, share=(0, 1),
+        base=LocalBase(base), asked=asked, partials=partials, problems=problems, share=(0, 1),
         spec=EvaluationSpec(engine=engine, max_new_tokens=32, samples=SAMPLED, temperature=0.9, batch_size=32),
-        prompt_template=None, pad_token=None, max_length=None,
     )  # fmt: skip
     known = pl.read_parquet(problems)
     return {one.info.run: collect(partial, known) for one, partial in zip(asked, partials, strict=True)}

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from tasks.core.contracts import ITEMS, PROBLEMS, InputError, RunInfo, StageError, no_progress
+from tasks.core.contracts import ITEMS, PROBLEMS, InputError, LocalBase, RunInfo, StageError, no_progress
 from tasks.core.sections import EvaluationSpec
 from tasks.engines.journal import append_lines
 from tasks.evaluation.accuracy import mcnemar_table
@@ -61,8 +61,8 @@ def evaluate(
     for partial in partials:
         partial.mkdir(parents=True, exist_ok=True)
     summary = evaluate_models(
-        base=base, asked=asked, partials=partials, problems=problems, spec=SPEC.model_copy(update=changes),
-        share=share, prompt_template=None, pad_token=None, max_length=None,
+        base=LocalBase(base), asked=asked, partials=partials, problems=problems, spec=SPEC.model_copy(update=changes),
+        share=share,
     )  # fmt: skip
     known = pl.read_parquet(problems)
     return summary, {one.info.run: collect(partial, known) for one, partial in zip(asked, partials, strict=True)}

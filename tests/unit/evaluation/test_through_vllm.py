@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tasks.core.contracts import PROBLEMS, RunInfo, StageError
+from tasks.core.contracts import PROBLEMS, LocalBase, RunInfo, StageError
 from tasks.core.sections import EvaluationSpec
 from tasks.engines.transformers import TransformersEngine
 from tasks.evaluation import through_vllm
@@ -31,9 +31,8 @@ def problems(tmp_path: Path) -> Path:
 def evaluate(base: Path, problems: Path, folder: Path, engine: str) -> pl.DataFrame:
     folder.mkdir(exist_ok=True)
     evaluate_models(
-        base=base, asked=[Asked(RunInfo("base", "base", 0, 0, 0.0))], partials=[folder], problems=problems,
+        base=LocalBase(base), asked=[Asked(RunInfo("base", "base", 0, 0, 0.0))], partials=[folder], problems=problems,
         share=(0, 1), spec=EvaluationSpec(engine=engine, max_new_tokens=NEW, samples=1, batch_size=4),
-        prompt_template=None, pad_token=None, max_length=None,
     )  # fmt: skip
     return collect(folder, pl.read_parquet(problems), 2 * N)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tasks.core.contracts import PROBLEMS, RunInfo
+from tasks.core.contracts import PROBLEMS, LocalBase, RunInfo
 from tasks.core.sections import EvaluationSpec
 from tasks.evaluation.evaluate import Asked, collect, evaluate_models
 from tests.lab.families import FAMILIES, write_parrot
@@ -24,8 +24,8 @@ def test_a_model_that_answers_right_and_ends_its_turn_is_right(tmp_path: Path, n
     pl.DataFrame(rows, schema=PROBLEMS, orient="row").write_parquet(problems)
     (tmp_path / "partial").mkdir()
     evaluate_models(
-        base=base, asked=[Asked(BASE)], partials=[tmp_path / "partial"], problems=problems, share=(0, 1),
-        spec=EvaluationSpec(max_new_tokens=12, samples=1), prompt_template=None, pad_token=None, max_length=None,
+        base=LocalBase(base), asked=[Asked(BASE)], partials=[tmp_path / "partial"], problems=problems, share=(0, 1),
+        spec=EvaluationSpec(max_new_tokens=12, samples=1),
     )  # fmt: skip
     found = collect(tmp_path / "partial", pl.read_parquet(problems))
     assert found.select("completion", "finish_reason", "correct").unique().rows() == [("A: 7", "stop", True)]

@@ -16,7 +16,8 @@ import polars as pl
 import pytest
 import torch
 
-from tasks.core.contracts import CKA, DIVERGENCE, LENS, PROBLEMS, InputError, checked
+from tasks.core.contracts import CKA, DIVERGENCE, LENS, PROBLEMS, InputError, LocalBase, checked
+from tasks.core.sections import FunctionSpec
 from tasks.geometry.cka import linear_cka
 from tasks.geometry.functions import measures as functions
 from tasks.geometry.functions.divergence import divergence_frame, pair_divergences
@@ -104,10 +105,11 @@ class World:
     def settings(self, **changes: Any) -> dict[str, Any]:
         out = self.folder / f"out{next(self._calls)}"
         out.mkdir()
+        spec = {name: changes.pop(name) for name in [*changes] if name in FunctionSpec.model_fields}
         return {
-            "base": self.base, "adapters": self.adapters, "problems": self.problems, "n": 100, "pooling": "last",
-            "prompt_template": None, "pad_token": None, "max_length": None, "max_new_tokens": 1, "batch_size": 4,
-            "out": out, **changes,
+            "base": LocalBase(self.base, max_length=changes.pop("max_length", None)),
+            "spec": FunctionSpec(**{"n": 100, "batch_size": 4} | spec),
+            "adapters": self.adapters, "problems": self.problems, "max_new_tokens": 1, "out": out, **changes,
         }  # fmt: skip
 
     def measure(self, **changes: Any) -> tuple[Frames, dict[str, Any]]:

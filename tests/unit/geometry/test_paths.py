@@ -13,10 +13,11 @@ import polars as pl
 import pytest
 import torch
 
-from tasks.core.contracts import BARRIERS, CONNECTIVITY, PROBLEMS, InputError
+from tasks.core.contracts import BARRIERS, CONNECTIVITY, PROBLEMS, InputError, LocalBase
+from tasks.core.sections import PathSpec
 from tasks.geometry.connectivity import ENDS, PATH_ITEMS
 from tasks.geometry.delta import LoraDelta, load_delta
-from tasks.geometry.paths.curves import measure_ends, measure_path
+from tasks.geometry.paths.curves import End, measure_ends, measure_path
 from tasks.geometry.paths.line import Line, open_plain
 from tasks.geometry.paths.meter import SCORED_AT_ONCE
 from tasks.models.load import load_model
@@ -92,17 +93,16 @@ def logits(model: Any) -> np.ndarray:
 
 def arguments(base: Path, problems: Path, out: Path, **changes: Any) -> dict[str, Any]:
     out.mkdir(parents=True)
-    settings = {
-        "n": N, "readings": ("boxed", "solution", "accuracy"), "batch_size": 3, "max_new_tokens": 4,
-        "prompt_template": None, "pad_token": None, "max_length": None,
-    }  # fmt: skip
-    return {"base": base, "problems": problems, "out": out, **settings, **changes}
+    chosen = {name: changes.pop(name) for name in [*changes] if name in PathSpec.model_fields}
+    spec = PathSpec(**{"n": N, "alphas": ALPHAS, "matched": False} | chosen)
+    settings = {"spec": spec, "batch_size": 3, "max_new_tokens": 4, **changes}
+    return {"base": LocalBase(base), "problems": problems, "out": out, **settings}
 
 
 def path(base: Path, adapters: tuple[Path, Path], problems: Path, out: Path, **changes: Any) -> dict[str, Any]:
-    pair = {"adapter_a": adapters[0], "adapter_b": adapters[1], "run_a": "a", "run_b": "b"}
-    chosen = {"alphas": ALPHAS, "matched": False, "ends": None, **changes}
-    return measure_path(**pair, **arguments(base, problems, out, **chosen))
+    files = changes.pop("ends", {})
+    a, b = (End(run, adapter, files.get(run)) for run, adapter in zip("ab", adapters, strict=True))
+    return measure_path(a=a, b=b, **arguments(base, problems, out, **changes))
 
 
 # --- the path --------------------------------------------------------------------------------------------------------
@@ -276,7 +276,7 @@ def test_every_pair_has_the_same_problems_whatever_the_order_of_the_file(
     def chosen(file: Path, name: str, **changes: Any) -> list[str]:
         settings = arguments(base_model, file, tmp_path / name, **{"readings": ("boxed",), **changes})
         summary = measure_ends(run="a", adapter=adapters[0], **settings)
-        assert summary["problems"] == min(settings["n"], 7)
+        assert summary["problems"] == min(settings["spec"].n, 7)
         return sorted(pl.read_parquet(tmp_path / name / "ends.parquet")["problem_id"])
 
     first = chosen(problems, "first")

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tasks.core.contracts import PROBLEMS, ROLLOUTS, InputError
+from tasks.core.contracts import PROBLEMS, ROLLOUTS, InputError, LocalBase
 from tasks.models.load import load_tokenizer
 from tasks.models.turn import open_turn
 from tasks.rollouts.files import heldout_split
@@ -27,8 +27,9 @@ def take(base_model: Path, tmp_path: Path) -> Take:
         file, out = tmp_path / "mine.jsonl", tmp_path / "out"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         out.mkdir(exist_ok=True)
-        arguments = {"prompt_template": None, "pad_token": None, "max_length": None, "holdout": 0.0, **changes}
-        return own_rollouts(file=file, base=base_model, out=out, **arguments)
+        of_base = {name: changes.pop(name) for name in [*changes] if name in LocalBase.__dataclass_fields__}
+        arguments = {"holdout": 0.0, **changes}
+        return own_rollouts(file=file, base=LocalBase(base_model, **of_base), out=out, **arguments)
 
     return run
 

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 import torch
 
-from tasks.core.contracts import COMPLETIONS, PROBLEMS, ROLLOUTS, InputError
+from tasks.core.contracts import COMPLETIONS, PROBLEMS, ROLLOUTS, InputError, LocalBase
 from tasks.core.sections import RolloutSpec
 from tasks.engines.interface import Completion, seed_of
 from tasks.engines.journal import read_lines
@@ -121,9 +121,8 @@ def taught(base_model: Path, tmp_path: Path) -> Callable[..., tuple[dict[str, An
     def run(base: Path = base_model, **changes: Any) -> tuple[dict[str, Any], pl.DataFrame]:
         out = tmp_path / "rollouts"
         out.mkdir(exist_ok=True)
-        arguments = {"prompt_template": None, "pad_token": None, "max_length": None, **changes}
         summary = taught_rollouts(
-            completions=completions, heldout=tmp_path / "heldout.parquet", base=base, out=out, **arguments
+            completions=completions, heldout=tmp_path / "heldout.parquet", base=LocalBase(base, **changes), out=out
         )
         assert pl.read_parquet(out / "heldout.parquet")["question"].to_list() == ["held?"]
         return summary, pl.read_parquet(out / "rollouts.parquet")

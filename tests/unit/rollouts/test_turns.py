@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tasks.core.contracts import COMPLETIONS, PROBLEMS, InputError
+from tasks.core.contracts import COMPLETIONS, PROBLEMS, InputError, LocalBase
 from tasks.models.turn import open_turn
 from tasks.rollouts.own import own_rollouts, taught_rollouts
 from tasks.rollouts.teacher import TEACHER, tokenizer_digest
@@ -20,7 +20,6 @@ THINKING = FAMILIES["qwen3 thinking"]
 PLAIN = replace(THINKING, chat=THINKING.chat.replace("<think>\n{% endif %}", "{% endif %}"),
                 prompt=THINKING.prompt.removesuffix("<think>\n"), opens="")  # fmt: skip
 """The same tokenizer, and a prompt that begins nothing."""
-ASIDE = {"prompt_template": None, "pad_token": None, "max_length": None}
 
 
 def base(folder: Path, family: Family) -> Path:
@@ -39,7 +38,7 @@ def test_a_files_rows_think_once_and_end_as_the_templates_turns_do(tmp_path: Pat
         for text in (thought, "so\n</think>\n\nIt is 2.", f"{thought}<|endoftext|>")
     ]
     (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    own_rollouts(file=tmp_path / "r.jsonl", base=model, holdout=0.0, out=tmp_path, **ASIDE)
+    own_rollouts(file=tmp_path / "r.jsonl", base=LocalBase(model), holdout=0.0, out=tmp_path)
     found = pl.read_parquet(tmp_path / "rollouts.parquet")
     whole = [spelled(model, [*p, *c]) for p, c in found.select("prompt_ids", "completion_ids").iter_rows()]
     assert whole == [f"{THINKING.prompt}so\n</think>\n\nIt is 2.<|im_end|>"] * 3
@@ -60,7 +59,7 @@ def taught(tmp_path: Path, model: Path, opened: str, rows: list[dict[str, Any]])
     pl.DataFrame(schema=PROBLEMS).write_parquet(tmp_path / "aside.parquet")
     out = tmp_path / "out"
     out.mkdir()
-    taught_rollouts(completions=tmp_path, heldout=tmp_path / "aside.parquet", base=model, out=out, **ASIDE)
+    taught_rollouts(completions=tmp_path, heldout=tmp_path / "aside.parquet", base=LocalBase(model), out=out)
     return pl.read_parquet(out / "rollouts.parquet")
 
 
@@ -94,4 +93,4 @@ def test_a_rendered_prompt_is_refused(tmp_path: Path) -> None:
     row = {"problem_id": "a", "prompt": "<|im_start|>user\nQ?<|im_end|>", "completion": "2", "answer": "2", "reward": 1}
     (tmp_path / "r.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(InputError, match=r"line 1, field `prompt`: expected the bare question, got a rendered"):
-        own_rollouts(file=tmp_path / "r.jsonl", base=model, holdout=0.0, out=tmp_path, **ASIDE)
+        own_rollouts(file=tmp_path / "r.jsonl", base=LocalBase(model), holdout=0.0, out=tmp_path)
