@@ -20,7 +20,6 @@ from tasks.geometry.connectivity import (
     ENDS,
     PATH_ITEMS,
     barrier_frame,
-    check_alphas,
     connectivity_frame,
     matched_scales,
 )
@@ -94,11 +93,10 @@ def measure_path(
     ``path_items.parquet`` (PATH_ITEMS); ``progress`` counts path points. Where an update is zero there is no matched
     path, and the summary says so.
 
-    Raises `InputError` for alphas without both ends, unknown readings, an adapter that is not plain LoRA or not of
+    Raises `InputError` for an adapter that is not plain LoRA or not of
     this base, ends of other problems, and where no problem fits.
     """
     alphas, readings = spec.alphas, list[str](spec.readings)
-    check_alphas(alphas)
     sources = [open_plain(end.adapter) for end in (a, b)]
     meter = open_meter(base, problems, spec.n, readings, batch_size, max_new_tokens, seed)
     given = {at: meter.known(end.file, readings) for end, at in ((a, 0.0), (b, 1.0)) if end.file is not None}

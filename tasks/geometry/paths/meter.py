@@ -16,9 +16,6 @@ from tasks.geometry.paths.chosen import Chosen, choose
 if TYPE_CHECKING:
     from tasks.models.turn import Turn
 
-READINGS = ("boxed", "solution", "accuracy")
-r"""Cross-entropy of ``\boxed{gold}`` right after the prompt (arXiv 2606.23740), of the reference solution, accuracy."""
-
 SCORED_AT_ONCE = {"cpu": 16}
 """Most texts of one forward pass: on a core, small batches in order of length pad less and stay in its cache. The 64
 problems of the default study took 0.21 s in one batch, 0.14 s in batches of 16 (both cross-entropies)."""
@@ -107,13 +104,11 @@ def open_meter(
     """Load the base and `choose` the problems: the same whatever the readings, so every pair has the same.
 
     Each process does this once, for all points of its path: 0.2 s at the default study's size, a twentieth of a path.
-    Raises `InputError` for unknown readings, and as `choose` does.
+    Raises `InputError` as `choose` does. Readings are those of `tasks.core.sections.PathSpec`.
     """
     from tasks.models.load import load_read
     from tasks.models.turn import turn_at
 
-    if unknown := [one for one in readings if one not in READINGS]:
-        raise InputError(f"readings: no reading {unknown[0]!r}; there are {', '.join(READINGS)}")
     turn = turn_at(base)
     chosen = choose(turn, base.folder, problems, n, max_new_tokens, base.max_length, seed)
     return Meter(load_read(base.folder), turn, chosen, batch_size, max_new_tokens)

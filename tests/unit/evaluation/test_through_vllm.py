@@ -52,11 +52,11 @@ def test_losses_are_scored_once_whatever_becomes_of_the_engine(
         scored.append(len(wanted))
         return usual(model, asked, wanted, **settings)
 
-    def engine(base: Path, asked: Any, spec: EvaluationSpec, max_length: int | None, room: int) -> TransformersEngine:
+    def engine(base: LocalBase, asked: Any, spec: EvaluationSpec, room: int) -> TransformersEngine:
         longest.append(room)
         if fails:
             raise StageError("no memory")
-        return TransformersEngine(base, batch_size=4)
+        return TransformersEngine(base.folder, batch_size=4)
 
     monkeypatch.setattr(through_vllm, "KEPT", 3)
     monkeypatch.setattr(through_vllm, "scored", counted)

@@ -460,7 +460,6 @@ def test_n_and_the_context_choose_the_problems(world: World) -> None:
     ("changes", "said"),
     [
         (lambda w: {"adapters": {"base": None}}, "adapters: 1 given"),
-        (lambda w: {"pooling": "max"}, "pooling: 'max' is none of last, mean, tokens"),
         (lambda w: {"max_length": 2}, "none of the 9 problems of heldout fits 2 tokens with an answer of 1"),
         (lambda w: {"n": 0}, "n: 0 problems asked for"),
         (lambda w: {"adapters": {"base": None, "x": w.folder}}, "adapter_config.json is missing"),

@@ -370,8 +370,6 @@ def test_small_batches_change_no_reading(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"alphas": (0.0, 0.5)}, "alphas: need different numbers"),
-        ({"readings": ("boxed", "length")}, "readings: no reading 'length'"),
         ({"max_new_tokens": 64}, "none of the 8 problems of heldout fits 64 tokens with an answer of 64"),
     ],
 )

@@ -121,9 +121,11 @@ def taught(base_model: Path, tmp_path: Path) -> Callable[..., tuple[dict[str, An
     def run(base: Path = base_model, **changes: Any) -> tuple[dict[str, Any], pl.DataFrame]:
         out = tmp_path / "rollouts"
         out.mkdir(exist_ok=True)
+        of_base = {name: changes.pop(name) for name in [*changes] if name in LocalBase.__dataclass_fields__}
         summary = taught_rollouts(
-            completions=completions, heldout=tmp_path / "heldout.parquet", base=LocalBase(base, **changes), out=out
-        )
+            completions=completions, heldout=tmp_path / "heldout.parquet", base=LocalBase(base, **of_base), out=out,
+            **changes,
+        )  # fmt: skip
         assert pl.read_parquet(out / "heldout.parquet")["question"].to_list() == ["held?"]
         return summary, pl.read_parquet(out / "rollouts.parquet")
 
