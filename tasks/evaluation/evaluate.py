@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +18,17 @@ from tasks.evaluation.answers import Asked, Wanted, adapters_of, graded, keep, p
 from tasks.evaluation.questions import Question, read_questions
 
 if TYPE_CHECKING:
+    from tasks.models.generate import Generated
     from tasks.models.turn import Turn
 
 AT_ONCE = 4
-"""Batches that are decoded in one go, and kept when all of it is done."""
+"""Batches that are decoded in one go."""
+
+KEPT, KEPT_SECONDS = 32, 20.0
+"""Answers are written to disk so many at a time, or after so many seconds: at most these are lost with a process."""
+
+
+Put = Callable[[Sequence[tuple[int, dict[str, Any]]]], None]
 
 
 def evaluate_models(
@@ -75,9 +84,17 @@ def evaluate_models(
         model = load_adapters(base.folder, {one.info.run: one.adapter for one in asked if one.adapter is not None})
         # Where answers that end make room for others, a batch is better one of several: its last answers end alone.
         size = max(1, (AT_ONCE if can_decode(model) else 1) * spec.batch_size // every)
+        every_answer = len(todo) * every
+        told = every_answer - len(wanted(todo))
+
+        def put(rows: Sequence[tuple[int, dict[str, Any]]]) -> None:
+            nonlocal told
+            keep(rows, partials, file)
+            told += len(rows)
+            progress(told, every_answer, "answers")
+
         for start in range(0, len(todo), size):
-            keep(_answer(model, turn, asked, wanted(todo[start : start + size]), spec), partials, file)
-            progress(min(start + size, len(todo)) * every, len(todo) * every, "answers")
+            _answer(model, turn, asked, wanted(todo[start : start + size]), spec, put)
     return {"too_long": too_long, "unparsed_golds": _unparsed(todo, len(asked))}
 
 
@@ -95,17 +112,17 @@ def _unparsed(todo: Sequence[Question], models: int) -> list[dict[str, int]]:
 
 
 def _answer(
-    model: Any, turn: Turn, asked: Sequence[Asked], wanted: Sequence[Wanted], spec: EvaluationSpec
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(model asked, ITEMS row) for each of ``wanted``, by transformers."""
-    from tasks.models.generate import Generated, generate
+    model: Any, turn: Turn, asked: Sequence[Asked], wanted: Sequence[Wanted], spec: EvaluationSpec, put: Put
+) -> None:
+    """Give ``put`` the (model asked, ITEMS row) of each of ``wanted`` as transformers' answers end, some at a time."""
+    from tasks.models.generate import generate
 
     greedy = [one for one in wanted if one[2] == 0]
     drawn = [one for one in wanted if one[2] > 0]
     losses = scored(model, asked, greedy, pad_id=turn.tokenizer.pad_token_id, batch_size=spec.batch_size)
-    answers: list[Generated] = []
-    for rows, temperature in ((greedy, None), (drawn, spec.temperature)):
-        answers += generate(
+    for rows, nats, temperature in ((greedy, losses, None), (drawn, [None] * len(drawn), spec.temperature)):
+        ended = _Ended(turn, asked, rows, nats, put)
+        generate(
             model,
             [prompt_of(one) for one in rows],
             end_ids=turn.end_ids,
@@ -115,10 +132,36 @@ def _answer(
             temperature=temperature,
             seeds=[seed_of(spec.seed, question.benchmark, question.problem_id, sample) for question, _, sample in rows],
             adapters=adapters_of(asked, rows),
+            ended=ended.add,
         )
-    texts = [turn.text(answer.ids) for answer in answers]
-    reasons = [answer.finish_reason for answer in answers]
-    yield from graded(asked, [*greedy, *drawn], texts, reasons, [*losses, *[None] * len(drawn)])
+        ended.flush()
+
+
+@dataclass
+class _Ended:
+    """Answers that have ended and are not on disk yet. ``losses``: of each of ``wanted``."""
+
+    turn: Turn
+    asked: Sequence[Asked]
+    wanted: Sequence[Wanted]
+    losses: Sequence[float | None]
+    put: Put
+    held: list[tuple[int, Generated]] = field(default_factory=list)
+    since: float = field(default_factory=time.monotonic)
+
+    def add(self, place: int, answer: Generated) -> None:
+        self.held.append((place, answer))
+        if len(self.held) >= KEPT or time.monotonic() > self.since + KEPT_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        places, answers = [place for place, _ in self.held], [answer for _, answer in self.held]
+        texts, reasons = [self.turn.text(one.ids) for one in answers], [one.finish_reason for one in answers]
+        losses = [self.losses[place] for place in places]
+        if places:
+            self.put(list(graded(self.asked, [self.wanted[place] for place in places], texts, reasons, losses)))
+        self.held.clear()
+        self.since = time.monotonic()
 
 
 def rows_of(folder: Path, *, tell: bool = True) -> Iterator[dict[str, Any]]:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from tasks.core.contracts import Progress
 from tasks.models.attention import Kept, packed, row_of, why_padded
-from tasks.models.generate import Generated, mixed
+from tasks.models.generate import Ended, Generated, mixed
 from tasks.models.load import computing, core
 from tasks.workers.worker import beat, memory_left
 
@@ -64,6 +64,7 @@ def decode(
     adapters: Sequence[str] | None,
     logprobs: bool,
     progress: Progress,
+    ended: Ended,
 ) -> list[Generated]:
     """As `tasks.models.generate.generate`, whose arguments are these.
 
@@ -98,6 +99,7 @@ def decode(
             for row in range(len(running) - 1, -1, -1):
                 if finished := _finished(running[row], end_ids, max_new_tokens):
                     done[running[row].place] = finished
+                    ended(running[row].place, finished)
                     last = running.pop()
                     if row < len(running):
                         running[row] = last

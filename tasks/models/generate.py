@@ -8,7 +8,7 @@ rounding of the logits).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +31,14 @@ class Generated:
     finish_reason: Literal["stop", "length"]
 
 
+Ended = Callable[[int, Generated], None]
+"""``ended(place, answer)``: told of each answer when it is there."""
+
+
+def nobody(place: int, answer: Generated) -> None:
+    """The default `Ended`: nobody is told."""
+
+
 def generate(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -44,14 +52,16 @@ def generate(
     adapters: Sequence[str] | None = None,
     greedy_logprobs: bool = False,
     progress: Progress = no_progress,
+    ended: Ended = nobody,
 ) -> list[Generated]:
     """Completions of ``prompts`` (token ids), in their order, each ended by the first of ``end_ids``.
 
     ``temperature`` None decodes greedily; otherwise ``seeds`` gives one non-negative integer a prompt. ``adapters``:
     for a model of `tasks.models.load.load_adapters`, the name of each prompt's adapter; rows of several adapters share
     a batch. ``greedy_logprobs`` has greedy decoding report log-probabilities too. Prompts are decoded in order of
-    length, ``batch_size`` at a time; ``progress`` counts prompts. Raises `InputError` for empty prompts, a temperature
-    that is not positive, or seeds that do not match the prompts.
+    length, ``batch_size`` at a time; ``progress`` counts prompts, and ``ended`` is told each one's place and answer as
+    soon as it is there. Raises `InputError` for empty prompts, a temperature that is not positive, or seeds that do not
+    match the prompts.
     """
     import torch
 
@@ -65,6 +75,7 @@ def generate(
             return decode(
                 model, prompts, end_ids=end_ids, max_new_tokens=max_new_tokens, batch_size=batch_size,
                 temperature=temperature, seeds=seeds, adapters=adapters, logprobs=greedy_logprobs, progress=progress,
+                ended=ended,
             )  # fmt: skip
         finally:
             model.train(was_training)
@@ -89,6 +100,8 @@ def generate(
                     greedy_logprobs,
                 )
             done.update(zip(batch, rows, strict=True))
+            for place in batch:
+                ended(place, done[place])
             progress(len(done), len(order), "")
     finally:
         model.train(was_training)

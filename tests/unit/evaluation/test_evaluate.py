@@ -13,6 +13,7 @@ import torch
 from tasks.core.contracts import ITEMS, PROBLEMS, InputError, LocalBase, RunInfo, StageError, no_progress
 from tasks.core.sections import EvaluationSpec
 from tasks.engines.journal import append_lines
+from tasks.evaluation import evaluate as module
 from tasks.evaluation.accuracy import mcnemar_table
 from tasks.evaluation.evaluate import Asked, collect, evaluate_models, rows_of, seed_of
 from tasks.evaluation.together import writer
@@ -149,6 +150,35 @@ def test_a_pass_that_was_killed_goes_on_where_it_was(
     assert again["first"].height == whole["first"].height
     changed = again["first"].filter(pl.col("completion") != whole["first"]["completion"])
     assert changed["completion"].to_list() == ["as it was"]  # what was there was not asked again
+
+
+def test_answers_are_kept_as_they_end_and_not_when_all_have(
+    base_model: Path, problems: Path, asked: list[Asked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With KEPT = 3 a process that dies at its eighth answer has lost two of them."""
+    _, whole = evaluate(base_model, problems, tmp_path / "whole", asked)
+    add, told = module._Ended.add, 0
+
+    def dying(self: Any, place: int, answer: Any) -> None:
+        nonlocal told
+        told += 1
+        if told == 9:
+            raise StageError("killed")
+        add(self, place, answer)
+
+    monkeypatch.setattr(module, "KEPT", 3)
+    monkeypatch.setattr(module._Ended, "add", dying)
+    with pytest.raises(StageError, match="killed"):
+        evaluate(base_model, problems, tmp_path / "again", asked)
+    assert sum(1 for one in asked for _ in rows_of(tmp_path / "again" / one.info.run)) == 6
+    told = -(10**9)
+    _, again = evaluate(base_model, problems, tmp_path / "again", asked)
+    for name, frame in whole.items():
+        assert (
+            again[name]
+            .select("problem_id", "sample", "completion")
+            .equals(frame.select("problem_id", "sample", "completion"))
+        )
 
 
 def test_a_half_written_last_line_does_not_swallow_the_next(

@@ -13,7 +13,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from tasks.core.contracts import no_progress
 from tasks.models import decode as module
 from tasks.models.decode import can_decode, decode
-from tasks.models.generate import generate
+from tasks.models.generate import generate, nobody
 from tasks.models.load import BARE
 from tasks.models.score import _packed, _padded
 
@@ -37,6 +37,7 @@ PROMPTS = [
 
 def ours(model: Any, **changes: Any) -> Any:
     settings = {"temperature": None, "seeds": None, "adapters": None, "logprobs": True, "progress": no_progress}
+    settings["ended"] = nobody
     return decode(
         model, PROMPTS, **{"end_ids": [EOS, 7, 9], "max_new_tokens": 12, "batch_size": 6, **settings, **changes}
     )
