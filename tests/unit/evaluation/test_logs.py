@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from tasks.core.contracts import ITEMS, InputError
@@ -81,6 +82,35 @@ def test_inspects_epochs_are_samples_and_what_was_not_scored_is_counted(tmp_path
     assert log.notes == (
         "1 samples without a score (an error, or the run ended early) left out", "scorer: match",
     )  # fmt: skip
+
+
+def zstd_zip(file: Path, entries: dict[str, bytes]) -> None:
+    """As inspect packs its logs: zip entries of method 93, which Python 3.11 neither writes nor reads."""
+    with zipfile.ZipFile(file, "w") as out:
+        for name, content in entries.items():
+            out.writestr(name, pa.Codec("zstd").compress(content, asbytes=True))
+    raw, sizes = bytearray(file.read_bytes()), [len(content) for content in entries.values()]
+    for mark, method, size in ((b"PK\x03\x04", 8, 22), (b"PK\x01\x02", 10, 24)):  # local header, central directory
+        at = -1
+        for content in sizes:
+            at = raw.index(mark, at + 1)
+            raw[at + method : at + method + 2] = (93).to_bytes(2, "little")
+            raw[at + size : at + size + 4] = content.to_bytes(4, "little")
+    file.write_bytes(raw)
+
+
+def test_logs_that_inspect_packed_by_zstd_are_read(tmp_path: Path) -> None:
+    """inspect 0.3.285 does so; a damaged one is refused in one line."""
+    samples = [{"id": name, "epoch": 1, "scores": {"match": {"value": v}}} for name, v in (("a", "C"), ("b", "I"))]
+    file = tmp_path / "x.eval"
+    zstd_zip(file, {f"samples/{one['id']}_epoch_1.json": json.dumps(one).encode() for one in samples})
+    (log,) = read_logs(str(file))
+    assert rights(log) == {"a": [True], "b": [False]}
+    raw = bytearray(file.read_bytes())
+    raw[60:70] = bytes(10)
+    file.write_bytes(raw)
+    with pytest.raises(InputError, match=r"x\.eval: not a readable log of inspect"):
+        read_logs(str(file))
 
 
 def test_lightevals_details_and_qwens_scores(tmp_path: Path) -> None:
