@@ -1,0 +1,283 @@
+"""One adapter looked into: did it train, what did it touch, and is anything wrong with the file."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.core.contracts import InputError
+from tasks.core.digests import file_digest
+from tasks.core.small_files import not_weights
+from tasks.core.visible import visible
+from tasks.geometry.adapters.adapter import ODD, WEIGHTS, AdapterSource
+from tasks.geometry.adapters.checkpoint import Checkpoint
+from tasks.geometry.adapters.peft_config import CONFIG, read_json
+from tasks.geometry.delta import NotFinite, places
+from tasks.geometry.factored import factor
+from tasks.geometry.spectrum import effective_rank, stable_rank
+
+ERROR, WARNING, INFO = "error", "warning", "info"
+"""How much a finding matters: the adapter cannot be used as it is; look before you use it; good to know."""
+
+CODES = {
+    "not-weights": (ERROR, "The weights file is something else: a Git LFS pointer, a web page, an archive."),
+    "unreadable": (ERROR, "The adapter cannot be read, or its update is not scale * B A."),
+    "alpha-zero": (ERROR, "lora_alpha is 0: whatever was trained, the adapter changes nothing."),
+    "zero-update": (ERROR, "Every lora_B is zero: the adapter is as it was before its first step."),
+    "not-finite": (ERROR, "Weights are NaN or infinite: the training diverged."),
+    "dead-modules": (WARNING, "Some modules have no update while others have one."),
+    "barely-trained": (WARNING, "The update is tiny: beside the base's weights, or lora_B beside lora_A."),
+    "unmatched-target": (WARNING, "An entry of target_modules has no weights in the file."),
+    "uneven-layers": (WARNING, "Layers lack modules that the others have."),
+    "rank-one": (WARNING, "Nearly all of the update lies in one direction of its module."),
+    "duplicate": (WARNING, "The weights are, bit for bit, those of another adapter."),
+    "not-compared": (INFO, "The file holds more than LoRA factors: saved heads, biases, convolutions."),
+    "quantised-base": (INFO, "The adapter was trained on a quantised base."),
+    "no-base": (INFO, "The configuration does not say which base the adapter belongs to."),
+}
+"""Code -> (severity, what it means)."""
+
+BARELY_OF_BASE, BARELY_OF_A = 1e-5, 1e-3
+"""Below these an update is called tiny: |dW| / |W| over all modules; without the base |B| / |A|. A study of 16 steps at
+5e-5, which hardly moved its model, has 4e-4 and .02."""
+
+ONE_DIRECTION, LEAST_RANK = 0.95, 4
+"""Share of a module's squared norm in its first direction from which a module of at least that rank is named."""
+
+MOST_NAMED = 3
+
+_QUANTISED = re.compile(r"(?i)(bnb|nf4|4bit|8bit|int4|int8|gptq|awq|gguf)")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was noticed; ``said``: what and where, and the way out."""
+
+    code: str
+    severity: str
+    said: str
+
+
+@dataclass(frozen=True)
+class Kind:
+    """All modules of one kind (``q_proj``): medians of ranks over its modules, norms over all of them."""
+
+    projection: str
+    modules: int
+    rank: int
+    norm: float
+    of_base: float | None
+    effective_rank: float
+    stable_rank: float
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """One adapter. ``of_base``: |dW| / |W| over its modules, None without the base; ``b_of_a``: |B| / |A|."""
+
+    adapter: str
+    base: str | None
+    modules: int
+    layers: int
+    parameters: int
+    dtype: str
+    norm: float | None
+    of_base: float | None
+    b_of_a: float | None
+    kinds: tuple[Kind, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def worst(self) -> str | None:
+        """The gravest severity; None where nothing was found."""
+        found = {finding.severity for finding in self.findings}
+        return next((one for one in (ERROR, WARNING, INFO) if one in found), None)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def inspect_adapter(folder: Path | str, base: Checkpoint | None = None, name: str | None = None) -> Inspected:
+    """What `CODES` lists, found in one PEFT adapter's folder; with ``base`` its norms are beside the base's.
+
+    Nothing raises but what is no adapter's folder at all (`InputError`): what is wrong inside is a finding. Cost: its
+    factors are read once, module by module; with ``base`` so are the weights of its modules.
+    """
+    folder = Path(folder)
+    raw = read_json(folder)
+    found: list[Finding] = []
+
+    def note(code: str, said: str) -> None:
+        found.append(Finding(code, CODES[code][0], said))
+
+    named = raw.get("base_model_name_or_path") or None
+    if named is None:
+        note("no-base", f"{CONFIG} names no base: say which model it is for")
+    elif _QUANTISED.search(str(named)):
+        note(
+            "quantised-base", f"{visible(str(named))} is a quantised model: merged into another the update is not exact"
+        )
+    about = {"adapter": name or folder.name, "base": None if named is None else visible(str(named))}
+    if raw.get("lora_alpha") == 0:
+        note("alpha-zero", f"lora_alpha is 0 in {CONFIG}: set the value that it was trained with")
+    file = folder / WEIGHTS
+    if file.is_file() and (said := not_weights(file)):
+        note("not-weights", said)
+    if not any(finding.severity == ERROR for finding in found):
+        try:
+            source = AdapterSource(folder)
+        except InputError as error:
+            note("unreadable", str(error))
+        else:
+            return _measured(source, raw, base, found, about)
+    nothing = {"modules": 0, "layers": 0, "parameters": 0, "dtype": "-", "norm": None, "of_base": None, "b_of_a": None}
+    return Inspected(**about, **nothing, kinds=(), findings=_sorted(found))  # type: ignore[arg-type]
+
+
+def inspect_all(folders: Sequence[tuple[str, Path]], base: Checkpoint | None = None) -> list[Inspected]:
+    """`inspect_adapter` of (name, folder) each, and which of them are one and the same file."""
+    done = [inspect_adapter(folder, base, name) for name, folder in folders]
+    files = [folder / WEIGHTS for _, folder in folders]
+    digests = [file_digest(file) if file.is_file() else None for file in files]
+    told = []
+    for one, digest in zip(done, digests, strict=True):
+        twins = [other.adapter for other, own in zip(done, digests, strict=True) if own == digest and other is not one]
+        if digest is not None and twins:
+            said = f"its weights are those of {_listed(twins)}, bit for bit: was one copied in the other's place?"
+            one = replace(one, findings=_sorted([*one.findings, Finding("duplicate", WARNING, said)]))
+        told.append(one)
+    return told
+
+
+@dataclass(frozen=True)
+class _Module:
+    """What one module's factors give; ``weight``: the squared norm of its base weight, NaN without the base."""
+
+    name: str
+    rank: int
+    s: NDArray[np.float64]
+    a: float
+    b: float
+    weight: float
+
+    @property
+    def energy(self) -> float:
+        return float(np.sum(self.s**2))
+
+
+def _measured(
+    source: AdapterSource, raw: dict[str, Any], base: Checkpoint | None, found: list[Finding], about: dict[str, Any]
+) -> Inspected:
+    def note(code: str, said: str) -> None:
+        found.append(Finding(code, CODES[code][0], said))
+
+    modules, broken = [], []
+    for name in source.shapes:
+        try:
+            factors = source.read(name)
+        except NotFinite:
+            broken.append(name)
+            continue
+        weight = math.nan if base is None else float(np.sum(base.read(base.weight_of(name)) ** 2))
+        squares = float(np.sum(factors.A**2)), float(np.sum(factors.B**2))
+        modules.append(_Module(name, source.ranks[name], factor(factors).s, *squares, weight))
+    if broken:
+        note("not-finite", f"{_of(broken, source)} NaN or infinite: take an earlier checkpoint, lower the rate")
+    dead = [one.name for one in modules if one.energy == 0]
+    if modules and len(dead) == len(modules):
+        note("zero-update", "every lora_B is zero: saved before the first step, or the optimiser never had it")
+    elif dead:
+        note("dead-modules", f"{_of(dead, source)} without an update (lora_B is zero): frozen, or never reached")
+    sharp = [
+        one.name for one in modules if one.energy and len(one.s) >= LEAST_RANK
+        and one.s[0] ** 2 >= ONE_DIRECTION * one.energy
+    ]  # fmt: skip
+    if sharp:
+        said = f"{_of(sharp, source)} with {100 * ONE_DIRECTION:g} % of the update or more in one direction"
+        note("rank-one", f"{said}: a lower rank would do there, or one example outweighs the rest")
+    a, b, energy, weight = (
+        math.sqrt(math.fsum(getattr(one, name) for one in modules)) for name in ("a", "b", "energy", "weight")
+    )
+    of_base, b_of_a = (None if base is None else energy / weight if weight else None), b / a if a else None
+    told, limit = (of_base, BARELY_OF_BASE) if base is not None else (b_of_a, BARELY_OF_A)
+    small = told is not None and told < limit
+    if small and energy:
+        beside = f"{of_base:.1e} of the base's" if of_base is not None else f"lora_B {b_of_a:.1e} of lora_A"
+        note("barely-trained", f"the update's norm is {energy:.3g}, {beside}: look at the learning rate and the steps")
+    _coverage(source, raw, note)
+    if source.note is not None:
+        note("not-compared", source.note)
+    dtypes = sorted({source.weights.entries[key].dtype for key in source.weights.shapes})
+    return Inspected(
+        **about,
+        modules=len(source.shapes),
+        layers=len({place.cluster for place in places(source.shapes) if place.cluster}),
+        parameters=sum(source.ranks[name] * sum(shape) for name, shape in source.shapes.items()),
+        dtype=", ".join(dtypes),
+        norm=energy,
+        of_base=of_base,
+        b_of_a=b_of_a,
+        kinds=_kinds(modules, with_base=base is not None),
+        findings=_sorted(found),
+    )
+
+
+def _coverage(source: AdapterSource, raw: dict[str, Any], note: Callable[[str, str], None]) -> None:
+    """Entries of target_modules without weights, and layers that lack what others have."""
+    targets = raw.get("target_modules")
+    have = [*source.shapes, *source.left_out.get(ODD, [])]
+    if isinstance(targets, list):
+        idle = [one for one in targets if not any(name == one or name.endswith(f".{one}") for name in have)]
+        if idle:
+            note(
+                "unmatched-target",
+                f"target_modules names {_listed(idle)}, which no module in the file ends in: a typo?",
+            )
+    if raw.get("layers_to_transform") is not None:
+        return  # layers were left out on purpose
+    by_layer: dict[Any, set[str]] = defaultdict(set)
+    for place in places(source.shapes):
+        if place.cluster is not None:
+            by_layer[place.cluster].add(place.projection)
+    counts = Counter(frozenset(own) for own in by_layer.values())
+    if len(counts) > 1:
+        usual = counts.most_common(1)[0][0]
+        odd = [f"{tower or 'layer'} {number}" for (tower, number), own in sorted(by_layer.items()) if own != usual]
+        note("uneven-layers", f"{len(odd)} of {len(by_layer)} layers have other modules than the rest: {_listed(odd)}")
+
+
+def _kinds(modules: Sequence[_Module], *, with_base: bool) -> tuple[Kind, ...]:
+    groups: dict[str, list[_Module]] = defaultdict(list)
+    for one, place in zip(modules, places([one.name for one in modules]), strict=True):
+        groups[place.projection].append(one)
+    kinds = []
+    for projection, own in groups.items():
+        norm = math.sqrt(math.fsum(one.energy for one in own))
+        weight = math.sqrt(math.fsum(one.weight for one in own))
+        ranks = [(effective_rank(one.s), stable_rank(one.s)) for one in own if one.energy]
+        medians = [float(x) for x in np.median(ranks, axis=0)] if ranks else [math.nan, math.nan]
+        of_base = norm / weight if with_base and weight else None
+        kinds.append(Kind(projection, len(own), max(one.rank for one in own), norm, of_base, *medians))
+    return tuple(kinds)
+
+
+def _of(names: Sequence[str], source: AdapterSource) -> str:
+    return f"{len(names)} of {len(source.shapes)} modules ({_listed(names)})"
+
+
+def _listed(names: Sequence[Any]) -> str:
+    return ", ".join(visible(str(name)) for name in names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
+
+
+def _sorted(found: Sequence[Finding]) -> tuple[Finding, ...]:
+    order = [ERROR, WARNING, INFO]
+    return tuple(sorted(found, key=lambda finding: order.index(finding.severity)))
