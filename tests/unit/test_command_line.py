@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from typer.main import get_group
 
 from flows.cli.app import app
 from flows.cli.main import main
+from tasks.core.contracts import InputError
 from tasks.settings import presets, sweep_presets
 from tasks.settings.study import StudySpec
 
@@ -49,6 +52,39 @@ def test_a_secret_in_a_slip_is_not_repeated(
     said = capsys.readouterr().err
     assert "unexpected extra argument(s) (***" in said
     assert "hunter2" not in said
+
+
+def _terminated() -> int:
+    signal.raise_signal(signal.SIGTERM)
+    return 0
+
+
+def _raised(error: BaseException) -> int:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        (lambda: 1, 1, ""),
+        (lambda: _raised(InputError("seed: no\n number")), 2, "colinear: seed: no number\n"),
+        (lambda: _raised(KeyboardInterrupt()), 130, "colinear: interrupted; finished stages are kept: "),
+        (_terminated, 143, "colinear: ended by SIGTERM; finished stages are kept: "),
+        (lambda: _raised(BrokenPipeError("a worker's pipe")), 1, "colinear: a worker's pipe"),
+        (lambda: _raised(EOFError("no more")), 1, "colinear: no more"),
+    ],
+    ids=["a number", "bad input", "Ctrl-C", "SIGTERM", "a broken pipe", "an end of file"],
+)
+def test_a_command_ends_as_its_body_does(
+    body: Callable[[], int], code: int, said: str, state: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Typer by itself would end without a word at Ctrl-C and at a broken pipe."""
+    monkeypatch.setattr("flows.cli.presets.run", body)
+    assert main(["presets"]) == code
+    told = capsys.readouterr().err
+    assert told.startswith(said)
+    assert bool(told) == bool(said)
 
 
 # --- help -------------------------------------------------------------------------------------------------------------
