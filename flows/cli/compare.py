@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import polars as pl
@@ -15,44 +14,18 @@ if TYPE_CHECKING:
 
     from flows.comparison import Request
 
-EXAMPLES = """an ADAPTER is a PEFT directory, a model directory (a full fine-tune; needs --base), a Hub id
-(owner/name[/folder][@revision]), an MLflow run id, or a URI (runs:/ID[/path], models:/name/version,
-mlflow-artifacts:/...). NAME=ADAPTER gives it a name; otherwise it gets the end of its path.
 
-examples:
-  colinear compare sft/adapter rft/adapter dpo/adapter
-  colinear compare ours=out/final theirs=owner/name --reference ours
-  colinear compare sft sft-again dpo --twin sft=sft-again     a noise floor: one method, trained twice
-  colinear compare sft tuned-model --base owner/base          whole models, and what compares to the base
-  colinear compare 0f3c...e1 runs:/77aa...02/adapter          adapters of MLflow runs
-  colinear compare a b --plain --out report                   without Prefect and MLflow, for scripts
-"""
-
-
-def add_compare(commands: Any) -> None:
-    """Add the subcommand to ``argparse``'s subparsers."""
-    compare = commands.add_parser(
-        "compare",
-        help="compare adapters that exist already",
-        description="Compare the weight updates of two or more adapters, every pair of them.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    compare.add_argument("adapters", nargs="*", metavar="ADAPTER", help="two or more, see below")
-    compare.add_argument(
-        "--base", metavar="MODEL", help="directory, Hub id or GGUF file of the model they were trained from"
-    )
-    compare.add_argument("--reference", metavar="NAME", help="the adapter to hold others against (default: the first)")
-    compare.add_argument(
-        "--twin", action="append", default=[], metavar="A=B", dest="twins", help="B is A's method trained again"
-    )
-    compare.add_argument("--k", default="1,5,10", metavar="K,K,...", help="subspace dimensions (default: 1,5,10)")
-    compare.add_argument("--out", metavar="DIR", help="folder of the report (default: under runs/)")
-    compare.add_argument("--plain", action="store_true", help="neither Prefect nor MLflow: a fast start, no record")
-    compare.set_defaults(run=_compare)
-
-
-def _compare(arguments: argparse.Namespace) -> int:
+def run(
+    adapters: Sequence[str],
+    base: str | None,
+    reference: str | None,
+    twins: Sequence[str],
+    dimensions: str,
+    out: str | None,
+    *,
+    plain: bool,
+) -> int:
+    """Compare adapters."""
     from rich.console import Console
 
     from flows.cli.commands import quiet
@@ -63,16 +36,19 @@ def _compare(arguments: argparse.Namespace) -> int:
     quiet()
     console = Console(soft_wrap=True)
     with StudyDisplay(console) as display, listening(display):
-        asked = resolve(
-            arguments.adapters, arguments.base, arguments.reference, arguments.twins, _dimensions(arguments.k),
-            arguments.out, arguments.plain,
-        )  # fmt: skip
+        asked = resolve(adapters, base, reference, twins, _dimensions(dimensions), out, plain)
     console.print(f"[bold]colinear compare[/] {len(asked.adapters)} adapters", highlight=False)
     began = time.monotonic()
-    if arguments.plain:
+    if plain:
         page, hit = _plain(asked, console), False
     else:
-        page, hit = _flow(arguments, asked, console)
+        from flows.cli.commands import run_flow
+        from flows.compare_flow import compare_flow
+
+        outcome = run_flow(
+            lambda: compare_flow(list(adapters), base, reference, tuple(twins), asked.ks, str(asked.out)), console
+        )
+        page, hit = Path(outcome.page), outcome.hit
     return _show(asked, page, hit, time.monotonic() - began, console)
 
 
@@ -105,19 +81,6 @@ def _plain(asked: Request, console: Console) -> Path:
         emit(Event("done", name, seconds=time.monotonic() - began))
     frames: Mapping[str, pl.DataFrame] = {frame: getattr(found, frame) for frame in FRAMES}
     return write(asked, frames, found.notes)[0]
-
-
-def _flow(arguments: argparse.Namespace, asked: Request, console: Console) -> tuple[Path, bool]:
-    from flows.cli.commands import run_flow
-    from flows.compare_flow import compare_flow
-
-    outcome = run_flow(
-        lambda: compare_flow(
-            arguments.adapters, arguments.base, arguments.reference, tuple(arguments.twins), asked.ks, str(asked.out)
-        ),
-        console,
-    )
-    return Path(outcome.page), outcome.hit
 
 
 def _show(asked: Request, page: Path, hit: bool, seconds: float, console: Console) -> int:

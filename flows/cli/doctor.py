@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import re
@@ -14,7 +13,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from flows.servers import processes as servers
@@ -48,23 +47,13 @@ class Finding:
     way_out: str = ""
 
 
-def add_doctor(commands: Any) -> None:
-    """Add the subcommand to ``argparse``'s subparsers."""
-    doctor = commands.add_parser("doctor", help="say what this machine has, and what is in the way of a study")
-    doctor.add_argument("--base", metavar="DIR", help="show how this base model is asked, and what ends its answers")
-    doctor.add_argument("--prompt-template", metavar="TEXT", help="with --base: as model.prompt_template")
-    doctor.add_argument(
-        "--template-date", metavar="DAY", default=TEMPLATE_DATE, help="with --base: as model.template_date"
-    )
-    doctor.set_defaults(run=_doctor)
-
-
-def _doctor(arguments: argparse.Namespace) -> int:
+def run(base: str | None, template: str | None, date: str | None) -> int:
+    """Look at this machine, or with ``base`` at how a model is asked."""
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False)
-    if arguments.base is not None:
-        for line in turn_lines(arguments.base, arguments.prompt_template, arguments.template_date):
+    if base is not None:
+        for line in turn_lines(base, template, date or TEMPLATE_DATE):
             console.print(line, markup=False)
         return 0
     marks = {"ok": "[green]ok     [/]", "without": "[yellow]without[/]", "problem": "[red]problem[/]"}

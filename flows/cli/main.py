@@ -6,7 +6,7 @@ by Ctrl-C, 143 by SIGTERM.
 
 from __future__ import annotations
 
-import argparse
+import os
 import signal
 import sys
 import threading
@@ -14,33 +14,29 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from flows.cli.compare import add_compare
-from flows.cli.doctor import add_doctor
-from flows.cli.report import add_report
-from flows.cli.serve import add_serve
-from flows.cli.study import EXAMPLES, add_study, study_spec
-from flows.cli.sweep import add_sweep
-from flows.cli.ui import add_ui
+import typer
+from typer.main import get_command
+
+from flows.cli.app import app
+from flows.cli.study import study_spec
 
 __all__ = ["main", "study_spec"]
 
+NAME = "colinear"
 LONGEST_SAID = 2400
 """Characters of a failure's line; its log has all."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    from tasks.core.contracts import InputError
-
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
         with _terminable():
-            return int(arguments.run(arguments))
-    except InputError as error:
-        from tasks.core.secrets import redact
-
-        print(f"colinear: {redact(' '.join(str(error).split()))}", file=sys.stderr)
-        return 2
+            return _run(words)
+    except typer.Exit as done:  # of --help
+        return done.exit_code
+    except typer.TyperException as error:
+        return _refused(_misused(error, words))
     except KeyboardInterrupt:
         print("colinear: interrupted; finished stages are kept: run the same command again to go on", file=sys.stderr)
         return 130
@@ -50,7 +46,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 128 + signal.SIGTERM
     except Exception as error:
-        return _failed(error)
+        from tasks.core.contracts import InputError
+
+        return _refused(str(error)) if isinstance(error, InputError) else _failed(error)
+
+
+def _run(words: list[str]) -> int:
+    """Parse the command line and run its command: without Typer's own treatment of errors, which has no one line."""
+    command = get_command(app)
+    if os.environ.get(f"_{NAME.upper()}_COMPLETE"):
+        command.main(prog_name=NAME)  # answers the shell that asks for completions, and exits
+    with command.make_context(NAME, words) as context:
+        return int(command.invoke(context))
+
+
+def _misused(error: typer.TyperException, words: Sequence[str]) -> str:
+    """What is wrong with the command line, what was meant, and where its help is; empty where that has been shown."""
+    near = getattr(error, "possibilities", None)
+    said = f"{error.message}. Did you mean {near[0]!r}?" if near else error.format_message()
+    if not said:  # no command was given
+        return ""
+    context = getattr(error, "ctx", None)  # an option without its value has none
+    path = context.command_path if context else " ".join([NAME, *filter(str.isalpha, words[:1])])
+    return f"{said}{'' if said[-1] in '.?' else '.'} See `{path} --help`."
+
+
+def _refused(said: str) -> int:
+    from tasks.core.secrets import redact
+
+    if said:
+        print(f"colinear: {redact(' '.join(said.split()))}", file=sys.stderr)
+    return 2
 
 
 class _Terminated(BaseException):
@@ -74,26 +100,6 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="colinear",
-        description="Do these training methods change the model in the same way, and does it matter?",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_study(commands)
-    add_sweep(commands)
-    add_compare(commands)
-    add_report(commands)
-    add_ui(commands)
-    add_serve(commands)
-    add_doctor(commands)
-    presets = commands.add_parser("presets", help="list the named studies")
-    presets.set_defaults(run=_presets)
-    return parser
-
-
 def _failed(error: Exception) -> int:
     """Say which stage failed and how to go on; what we did wrong is in the log in full."""
     from tasks.core import home
@@ -112,13 +118,3 @@ def _failed(error: Exception) -> int:
     print(f"colinear: {visible(told, LONGEST_SAID)}", file=sys.stderr)
     print(f"colinear: {where}; finished stages are kept: run the same command again to go on", file=sys.stderr)
     return 1
-
-
-def _presets(_: argparse.Namespace) -> int:
-    from tasks.settings import presets, sweep_presets
-
-    for name in presets.PRESETS:
-        print(f"{name:11} {presets.summary(name)}")
-    for name in sweep_presets.SWEEPS:
-        print(f"{name:11} {sweep_presets.summary(name)} (colinear sweep)")
-    return 0

@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-EXAMPLES = """a RUN is a finished study: its folder, its report.html, or its MLflow run (runs:/ID or the bare id).
-
-examples:
-  colinear report runs/tiny-a runs/tiny-b            two seeds on one page
-  colinear report runs/sweep-*/ --out report         every cell of a sweep
-  colinear report runs:/0f3c...e1 runs/tiny-b        by MLflow run
-"""
 
 
-def add_report(commands: Any) -> None:
-    """Add the subcommand to ``argparse``'s subparsers."""
-    report = commands.add_parser(
-        "report",
-        help="join several studies into one page",
-        description="Join two or more finished studies (seeds, learning rates, a sweep) into one self-contained page.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    report.add_argument("studies", nargs="*", metavar="RUN", help="two or more finished studies, see below")
-    report.add_argument("--out", metavar="DIR", help="folder of the page (default: under runs/)")
-    report.add_argument(
-        "--no-across",
-        action="store_true",
-        help="do not compare adapters of different studies (by default: where they share a base and are in this store)",
-    )
-    report.set_defaults(run=_report)
-
-
-def _report(arguments: argparse.Namespace) -> int:
+def run(sources: Sequence[str], folder: str | None, *, across_studies: bool) -> int:
+    """Join finished studies."""
     from rich.console import Console
 
     from flows.cli.commands import quiet
@@ -50,20 +23,20 @@ def _report(arguments: argparse.Namespace) -> int:
 
     quiet()
     began = time.monotonic()
-    out = Path(arguments.out) if arguments.out else dated_folder("report")
+    out = Path(folder) if folder else dated_folder("report")
     check_out(out)
     console = Console(soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="report-", dir=home.subfolder("staging")) as scratch:
-        studies = read_studies(locate(arguments.studies, Path(scratch)))
+        studies = read_studies(locate(sources, Path(scratch)))
     many = join(studies)
     console.print(
         f"[bold]colinear report[/] {len(studies)} studies, {len(many.distinct)} distinct trainings", highlight=False
     )
-    if arguments.no_across:
-        measured, why = None, "Trainings of different studies were not compared: --no-across."
-    else:
+    if across_studies:
         with console.status("comparing adapters across studies"):
             measured, why = across(many)
+    else:
+        measured, why = None, "Trainings of different studies were not compared: --no-across."
     page, *_ = write_many(many, out, measured, why)
     for line in _said(page.parent):
         console.print(line, highlight=False, markup=False)

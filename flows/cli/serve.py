@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,36 +19,13 @@ if TYPE_CHECKING:
 
     from flows.servers.deployables import Deployable, Timetable
 
-LIMIT = 2
 
-
-def add_serve(commands: Any) -> None:
-    """Add the subcommand to ``argparse``'s subparsers."""
-    serve = commands.add_parser(
-        "serve",
-        help="start studies from Prefect's pages or on a schedule, in processes of this machine",
-        description="Needs a Prefect server: `colinear ui`, or the one that $PREFECT_API_URL names. Registers a "
-        "deployment for each preset, for comparisons and for sweeps, with example schedules that begin paused, and "
-        "runs what is asked for until Ctrl-C. Runs share this machine's devices: each stage waits for a free one.",
-    )
-    serve.add_argument("--limit", type=_count, default=LIMIT, metavar="N", help=f"most runs at once (default {LIMIT})")
-    serve.add_argument(
-        "--webhook", metavar="URL", help="POST a JSON message here when a run fails, crashes or has its report"
-    )
-    serve.set_defaults(run=_serve)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def _serve(arguments: argparse.Namespace) -> int:
+def run(limit: int, webhook: str | None) -> int:
+    """Serve until Ctrl-C."""
     from rich.console import Console
 
-    if arguments.webhook is not None and urlsplit(arguments.webhook).scheme not in ("http", "https"):
-        raise InputError(f"--webhook: expected an http:// or https:// address, got {arguments.webhook!r}")
+    if webhook is not None and urlsplit(webhook).scheme not in ("http", "https"):
+        raise InputError(f"--webhook: expected an http:// or https:// address, got {webhook!r}")
     check_writable()
     # For us and for the runs' processes. The login is given to the server that this names, if that is ours.
     os.environ |= {"PREFECT_API_URL": _find_server(), "COLINEAR_HOME": str(home.home())}
@@ -64,16 +40,14 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     offered = deployables()
     console = Console(soft_wrap=True, highlight=False)
-    names = register(arguments.webhook)
+    names = register(webhook)
     page = f"{servers.ui_of(api)}/deployments"
     console.print(f"{len(offered)} deployments at {page}: {', '.join(one.title for one in offered)}")
     if api in served(home.home()):
         console.print(f"Log in: {servers.how_to_log_in()}", markup=False)
     console.print(f"Schedules begin paused. Automations: {', '.join(names)}.")
-    console.print(
-        f"At most {arguments.limit} runs at once, reports under {Path('runs').absolute()}. Ctrl-C stops them."
-    )
-    serve(*map(_served, offered), limit=arguments.limit, print_starting_message=False)
+    console.print(f"At most {limit} runs at once, reports under {Path('runs').absolute()}. Ctrl-C stops them.")
+    serve(*map(_served, offered), limit=limit, print_starting_message=False)
     return 0
 
 

@@ -2,63 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from tasks.core.contracts import InputError
-from tasks.core.small_files import expanded
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from tasks.settings.study import StudySpec
 
-EXAMPLES = """examples:
-  colinear study                                 the default study, in a small world that it makes itself
-  colinear study smoke                           the same in a minute
-  colinear study --set methods=sft,rft,dpo --set matched=dpo    DPO at its own rate and at that of the others
-  colinear study --set seed=1 --set data_seed=7  another LoRA initialisation, another data order
-  colinear study my_study.toml --out runs/mine
-  colinear study --rollouts rollouts.jsonl --set model.base=DIR_OR_HUB_ID
-  colinear study --set model.base=DIR --set rollouts.problems=deepscaler --set rollouts.teacher=DIR
-  colinear study paper --dry-run --on 8xH100     what the paper's protocol takes, on these GPUs
-  colinear presets                               the named studies
-"""
-
-
-def add_study(commands: Any) -> None:
-    """Add the subcommand to ``argparse``'s subparsers."""
-    study = commands.add_parser(
-        "study",
-        help="train methods on identical rollouts and compare them",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    study.add_argument(
-        "study", nargs="?", metavar="PRESET|FILE.toml", help="default: tiny, or own for a model.base of one's own"
-    )
-    study.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="assignments", help="may be repeated"
-    )
-    study.add_argument("--rollouts", metavar="FILE", help="own rollouts: a file or folder (docs/rollouts.md)")
-    study.add_argument("--out", metavar="DIR", help="folder of the report (default: under runs/)")
-    study.add_argument(
-        "--dry-run", action="store_true", help="print the plan (stages, operations, time, memory, disk); run nothing"
-    )
-    study.add_argument("--on", metavar="GPUS", help="with --dry-run: plan for others than this machine's, like 8xH100")
-    study.add_argument(
-        "--tflops", type=float, metavar="N", help="with --dry-run: a device's peak in matrix products, where known"
-    )
-    study.add_argument(
-        "--tokens", type=float, metavar="N", help="with --dry-run: mean tokens of a completion, where you know them"
-    )
-    study.set_defaults(run=_study)
-
 
 def study_spec(name: str | None, assignments: Sequence[str], rollouts: str | None) -> StudySpec:
     """The settings that a command line asks for. Raises `InputError`."""
+    from tasks.core.small_files import expanded
     from tasks.settings import study as settings
 
     values: dict[str, Any]
@@ -93,21 +49,34 @@ def merged(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _study(arguments: argparse.Namespace) -> int:
+def run(
+    preset: str | None,
+    assignments: Sequence[str],
+    rollouts: str | None,
+    folder: str | None,
+    *,
+    dry_run: bool,
+    on: str | None,
+    tflops: float | None,
+    tokens: float | None,
+) -> int:
+    """Run a study, or with ``dry_run`` print its plan."""
     from rich.console import Console
 
     from flows.cli.commands import quiet
+    from tasks.core.contracts import InputError
     from tasks.engines import named
 
-    spec = study_spec(arguments.study, arguments.assignments, arguments.rollouts)
+    spec = study_spec(preset, assignments, rollouts)
     quiet()
-    out = Path(arguments.out).absolute() if arguments.out else None
-    if arguments.dry_run:
-        from flows.cli.plan import dry_run
+    out = Path(folder).absolute() if folder else None
+    if dry_run:
+        from flows.cli import plan
 
-        return dry_run(spec, out, on=arguments.on, tflops=arguments.tflops, completion=arguments.tokens)
-    if only := next((name for name in ("on", "tflops", "tokens") if getattr(arguments, name) is not None), None):
-        raise InputError(f"--{only}: it is for --dry-run; leave it out to run the study")
+        return plan.dry_run(spec, out, on=on, tflops=tflops, completion=tokens)
+    for option, given in (("--on", on), ("--tflops", tflops), ("--tokens", tokens)):
+        if given is not None:
+            raise InputError(f"{option}: it is for --dry-run; leave it out to run the study")
     named.allow(spec.rollouts)
     from flows.cluster.ray_cluster import connect
     from tasks.planning.preflight import preflight

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,66 +15,42 @@ if TYPE_CHECKING:
     from tasks.settings.study import StudySpec
     from tasks.settings.sweeps import SweepSpec
 
-EXAMPLES = """examples:
-  colinear sweep                                         tiny-sweep: 2 seeds x 3 learning rates x 6 methods
-  colinear sweep tiny-sweep --seeds 0,1,2                one seed more: only its cells are computed
-  colinear sweep smoke --seeds 0,1 --lrs 1e-4,1e-3 --methods sft,dpo --set paths.n=0
-  colinear sweep tiny --seeds 0,1 --grid dpo.beta=0.05,0.1 --grid "lora.targets=[q_proj],[q_proj,v_proj]"
-  colinear sweep my_sweep.toml --out runs/mine           sections of a study, and [sweep] seeds, lrs, grid, cells
-
-The same command goes on where a sweep stopped, and runs failed cells again.
-"""
 START = "tiny-sweep"
 PREFIX = "sweep."
 
 
-def add_sweep(commands: Any) -> None:
-    """Add the subcommand to ``argparse``'s subparsers."""
-    sweep = commands.add_parser(
-        "sweep",
-        help="one study a cell of a grid of seeds, learning rates and settings, over one set of rollouts",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    sweep.add_argument("study", nargs="?", metavar="PRESET|FILE.toml", help=f"default: {START}")
-    sweep.add_argument("--seeds", metavar="S,S,...", help="LoRA initialisations")
-    sweep.add_argument("--lrs", metavar="LR,LR,...", help="peak learning rates (train.lr)")
-    sweep.add_argument("--methods", metavar="M,M,...", help="methods that every cell trains")
-    sweep.add_argument(
-        "--grid", action="append", default=[], metavar="SECTION.KEY=V,V,...", help="another axis; may be repeated"
-    )
-    sweep.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="assignments",
-        help="for all cells, also sweep.path_problems and sweep.most_cells; may be repeated",
-    )  # fmt: skip
-    sweep.add_argument("--rollouts", metavar="FILE", help="own rollouts: a file or folder (docs/rollouts.md)")
-    sweep.add_argument("--out", metavar="DIR", help="folder of the page and the cells (default: under runs/)")
-    sweep.set_defaults(run=_sweep)
-
-
-def asked(arguments: argparse.Namespace) -> tuple[StudySpec, SweepSpec]:
+def asked(
+    preset: str | None,
+    assignments: Sequence[str],
+    rollouts: str | None = None,
+    *,
+    seeds: str | None = None,
+    lrs: str | None = None,
+    methods: str | None = None,
+    grid: Sequence[str] = (),
+) -> tuple[StudySpec, SweepSpec]:
     """The settings that a command line asks for. Raises `InputError`."""
     from flows.cli.study import merged
     from tasks.settings import study as settings
     from tasks.settings.sweeps import build_sweep
 
-    study, sweep = _start(arguments.study, arguments.rollouts, arguments.assignments)
-    assignments = [text for text in arguments.assignments if not text.startswith(PREFIX)]
-    if arguments.methods is not None:
-        assignments.append(f"methods={arguments.methods}")
-    if arguments.rollouts is not None:
-        study = merged(study, {"rollouts": {"file": str(expanded(arguments.rollouts).absolute())}})
-    for text in arguments.assignments:
+    study, sweep = _start(preset, rollouts, assignments)
+    of_study = [text for text in assignments if not text.startswith(PREFIX)]
+    if methods is not None:
+        of_study.append(f"methods={methods}")
+    if rollouts is not None:
+        study = merged(study, {"rollouts": {"file": str(expanded(rollouts).absolute())}})
+    for text in assignments:
         if text.startswith(PREFIX):
             key, _, value = text.removeprefix(PREFIX).partition("=")
             sweep[key] = value
-    for key, example in (("seeds", "0,1"), ("lrs", "1e-4,1e-3")):
-        if (given := getattr(arguments, key)) is not None:
+    for key, given, example in (("seeds", seeds, "0,1"), ("lrs", lrs, "1e-4,1e-3")):
+        if given is not None:
             sweep[key] = list(_listed(given))
             if not sweep[key]:
                 raise InputError(f"--{key}: no values; give some, such as --{key} {example}")
     axes: dict[str, list[str]] = {}
-    for axis in arguments.grid:
+    for axis in grid:
         key, separator, values = axis.partition("=")
         if not separator or not key:
             raise InputError(f"--grid {axis}: expected section.key=value,value")
@@ -84,7 +59,7 @@ def asked(arguments: argparse.Namespace) -> tuple[StudySpec, SweepSpec]:
         axes[key] = list(_listed(values))
     if axes:
         sweep["grid"] = {**sweep.get("grid", {}), **axes}
-    return settings.build(settings.override(study, assignments)), build_sweep(sweep)
+    return settings.build(settings.override(study, of_study)), build_sweep(sweep)
 
 
 def _start(name: str | None, rollouts: str | None, assignments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -123,7 +98,18 @@ def _listed(text: str) -> Iterator[str]:
     yield from [part.strip()] if part.strip() else []
 
 
-def _sweep(arguments: argparse.Namespace) -> int:
+def run(
+    preset: str | None,
+    assignments: Sequence[str],
+    rollouts: str | None,
+    folder: str | None,
+    *,
+    seeds: str | None,
+    lrs: str | None,
+    methods: str | None,
+    grid: Sequence[str],
+) -> int:
+    """Run a sweep."""
     from rich.console import Console
     from rich.markup import escape
 
@@ -131,7 +117,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from tasks.engines import named
     from tasks.settings.sweeps import cells
 
-    spec, sweep = asked(arguments)
+    spec, sweep = asked(preset, assignments, rollouts, seeds=seeds, lrs=lrs, methods=methods, grid=grid)
     cells(spec, sweep)
     quiet()
     named.allow(spec.rollouts)
@@ -144,7 +130,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from flows.servers.embedded import settle
     from flows.sweep_flow import check_cells, sweep_flow
 
-    out = Path(arguments.out or dated_folder(spec.name)).absolute()
+    out = Path(folder or dated_folder(spec.name)).absolute()
     chosen = check_cells(spec, sweep, out)
     console = Console(soft_wrap=True)
     console.print(

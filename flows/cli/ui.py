@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -23,33 +22,13 @@ from tasks.storage.state import check_writable, mlflow_database, tracking_uri
 if TYPE_CHECKING:
     from rich.console import Console
 
-PREFECT_PORT = 4200
-MLFLOW_PORT = 5000
 WATCH_SECONDS = 0.5
 LOOKED_AT_SECONDS = 0.5
 """Others take the lock for a moment, to see whether anybody has it."""
 
 
-def add_ui(commands: Any) -> None:
-    """Add the subcommand to ``argparse``'s subparsers."""
-    ui = commands.add_parser(
-        "ui",
-        help="Prefect's and MLflow's pages in a browser, with this project's studies",
-        description="Starts both servers on 127.0.0.1 with the stores of $COLINEAR_HOME; Ctrl-C stops them. Servers "
-        "that $PREFECT_API_URL and $MLFLOW_TRACKING_URI name are used as they are.",
-    )
-    ui.add_argument("--prefect-port", type=_port, default=PREFECT_PORT, metavar="N", help=f"default {PREFECT_PORT}")
-    ui.add_argument("--mlflow-port", type=_port, default=MLFLOW_PORT, metavar="N", help=f"default {MLFLOW_PORT}")
-    ui.set_defaults(run=_ui)
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise argparse.ArgumentTypeError(f"expected a port from 1 to 65535, got {text!r}")
-    return int(text)
-
-
-def _ui(arguments: argparse.Namespace) -> int:
+def run(prefect_port: int, mlflow_port: int) -> int:
+    """Start the servers, and stop them when Ctrl-C comes."""
     from rich.console import Console
 
     check_writable()
@@ -60,15 +39,15 @@ def _ui(arguments: argparse.Namespace) -> int:
         _show(servers.Addresses(prefect, mlflow), console)
         console.print("Both run already ($PREFECT_API_URL, $MLFLOW_TRACKING_URI): nothing was started.")
         return 0
-    if not prefect and not mlflow and arguments.prefect_port == arguments.mlflow_port:
-        raise InputError(f"--mlflow-port: {arguments.mlflow_port} is Prefect's port as well; give two different ones")
+    if not prefect and not mlflow and prefect_port == mlflow_port:
+        raise InputError(f"--mlflow-port: {mlflow_port} is Prefect's port as well; give two different ones")
     with _alone(), _signals() as stopped:
         if not prefect:
-            servers.check_port("--prefect-port", arguments.prefect_port)
+            servers.check_port("--prefect-port", prefect_port)
         if not mlflow:
-            servers.check_port("--mlflow-port", arguments.mlflow_port)
+            servers.check_port("--mlflow-port", mlflow_port)
         try:
-            return _run(arguments, prefect, mlflow, stopped, console)
+            return _run((prefect_port, mlflow_port), prefect, mlflow, stopped, console)
         except StageError as error:
             console.print(f"colinear ui: {error}; both were stopped", markup=False, style="red")
             return 1
@@ -127,7 +106,7 @@ def _signals() -> Iterator[threading.Event]:
 
 
 def _run(
-    arguments: argparse.Namespace,
+    ports: tuple[int, int],
     prefect: str | None,
     mlflow: str | None,
     stopped: threading.Event,
@@ -146,9 +125,9 @@ def _run(
             making(mlflow_database(tracking_uri())) as made_mlflow,
         ):
             if not prefect:
-                started.append(servers.start_prefect(arguments.prefect_port))
+                started.append(servers.start_prefect(ports[0]))
             if not mlflow:
-                started.append(_start_mlflow(arguments.mlflow_port))
+                started.append(_start_mlflow(ports[1]))
             names = " and ".join(server.name for server in started)
             with _telling(f"starting {names} (10 to 20 s)", console):
                 if not all(server.wait(stopped.is_set) for server in started):

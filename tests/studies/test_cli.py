@@ -142,29 +142,6 @@ def test_bad_input_is_refused_in_one_line(case: Case, answers: Answers, material
 # --- within this process ----------------------------------------------------------------------------------------------
 
 
-def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    from flows.cli.main import main
-    from tasks.settings import presets, sweep_presets
-
-    assert main(["presets"]) == 0
-    printed = capsys.readouterr().out.splitlines()
-    known = {
-        **{name: presets.summary(name) for name in presets.PRESETS},
-        **{name: f"{sweep_presets.summary(name)} (colinear sweep)" for name in sweep_presets.SWEEPS},
-    }
-    assert printed == [f"{name:11} {summary}" for name, summary in known.items()]
-
-
-@pytest.mark.parametrize("words", [(), ("study", "a", "b"), ("nope",), ("study", "--nope")])
-def test_a_wrong_command_line_is_exit_code_2(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    from flows.cli.main import main
-
-    with pytest.raises(SystemExit) as left:
-        main(words)
-    assert left.value.code == 2
-    assert "usage: colinear" in capsys.readouterr().err
-
-
 def test_several_assignments_and_a_file_of_the_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from flows.cli.main import study_spec
 

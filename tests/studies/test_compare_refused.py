@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.lab.adapters import ROOT, WIDTH, Done, adapter, compare
+from tests.lab.adapters import WIDTH, Done, adapter, compare
 
 REFUSED = {
     "nothing": ("", "adapters: a comparison needs two or more, got 0"),
@@ -74,16 +72,3 @@ def test_a_folder_that_takes_no_file_is_refused_before_any_work(folder: Path, tm
     assert done.stderr.endswith("); give another folder\n")
     assert done.stderr.count("\n") == 1
     assert (done.returncode, done.stdout) == (2, "")
-
-
-def test_help_shows_examples() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "compare", "--help"],
-        cwd=ROOT,
-        text=True,
-        capture_output=True,
-        check=True,
-    )
-    assert "colinear compare sft/adapter rft/adapter dpo/adapter" in done.stdout
-    for option in ("--base MODEL", "--reference NAME", "--twin A=B", "--k K,K,...", "--out DIR", "--plain"):
-        assert option in done.stdout

@@ -236,7 +236,6 @@ def test_bad_input_is_one_line_and_code_2_before_any_work(
 
 
 def test_a_file_has_the_study_and_the_sweep_in_it(tmp_path: Path) -> None:
-    from flows.cli.main import _parser
     from flows.cli.sweep import asked
 
     file = tmp_path / "mine.toml"
@@ -244,9 +243,9 @@ def test_a_file_has_the_study_and_the_sweep_in_it(tmp_path: Path) -> None:
         'preset = "smoke"\nmethods = ["sft", "dpo"]\n[dpo]\nbeta = 0.3\n'
         '[sweep]\nseeds = [0, 1]\ngrid = {"train.steps" = [5, 7]}\ncells = [{"train.lr" = 1e-3}, {"train.lr" = 1e-2}]\n'
     )
-    spec, sweep = asked(_parser().parse_args(["sweep", str(file), "--seeds", "3,4", "--set", "sweep.path_problems=0"]))
+    spec, sweep = asked(str(file), ["sweep.path_problems=0"], seeds="3,4")
     assert (spec.name, spec.methods, spec.dpo.beta) == ("smoke", ("sft", "dpo"), 0.3)
     assert (sweep.seeds, sweep.grid, sweep.path_problems) == ((3, 4), {"train.steps": (5, 7)}, 0)
     assert sweep.cells == ({"train.lr": 1e-3}, {"train.lr": 1e-2})
-    default, cells_of = asked(_parser().parse_args(["sweep"]))
+    default, cells_of = asked(None, [])
     assert (default.name, cells_of.seeds, cells_of.lrs) == ("tiny-sweep", (0, 1), (1e-4, 1e-3, 1e-2))

@@ -28,7 +28,17 @@ def test_importing_a_flow_loads_nothing_heavy(module: str) -> None:
     assert loaded.isdisjoint(HEAVY)
 
 
-def test_help_and_settings_do_not_start_prefect() -> None:
+@pytest.mark.parametrize("words", [["--help"], ["study", "--help"], ["doctor", "--help"]], ids=" ".join)
+def test_help_loads_the_command_line_alone(words: list[str]) -> None:
+    quietly = "import contextlib, io\nwith contextlib.redirect_stdout(io.StringIO()) as said:\n"
+    loaded = loaded_by(
+        f"{quietly}    from flows.cli.main import main; assert main({words}) == 0\nassert said.getvalue()"
+    )
+    assert {"typer", "rich"} <= loaded
+    assert loaded.isdisjoint({*HEAVY, "prefect", "polars", "numpy", "scipy", "tasks"})
+
+
+def test_settings_do_not_start_prefect() -> None:
     loaded = loaded_by("from flows.cli.main import study_spec; study_spec('smoke', [], None)")
     assert "pydantic" in loaded
     assert loaded.isdisjoint({*HEAVY, "prefect"})
