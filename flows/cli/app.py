@@ -247,6 +247,80 @@ def report(
     return run(studies, out, across_studies=not no_across)
 
 
+@app.command(
+    rich_help_panel=TRAINED,
+    epilog=_examples(
+        ("colinear accuracy a/samples_gsm8k_*.jsonl b/samples_gsm8k_*.jsonl", "two logs of lm-evaluation-harness"),
+        (
+            "colinear accuracy base=logs/1.eval tuned=logs/2.eval --margin 1",
+            "two of inspect; equal means within 1 point",
+        ),
+        ("colinear accuracy runs/tiny-a", "every run of a study, on the problems that it was judged by"),
+        ("colinear accuracy a.jsonl b.jsonl --id question_id --correct ok", "any file, by its columns"),
+        ("colinear accuracy a.jsonl b.jsonl --id id --answer output --reference gold", "the same, graded here"),
+        note="Also read: lighteval's details (parquet) and Qwen2.5-Math's jsonl. NAME=FILE names a model.",
+    ),
+)
+def accuracy(
+    logs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="LOG", default_factory=list, show_default=False, help="Item-level logs of two or more models."
+        ),
+    ],
+    *,
+    margin: Annotated[float, typer.Option(metavar="POINTS", help="Equal means: the interval lies within this.")] = 2.0,
+    metric: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The metric or scorer that says right or wrong.")
+    ] = None,
+    filter_: Annotated[
+        str | None, typer.Option("--filter", metavar="NAME", help="The filter of lm-evaluation-harness that is read.")
+    ] = None,
+    id_: Annotated[str | None, typer.Option("--id", metavar="COLUMN", help="Column with the problem's id.")] = None,
+    correct: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column that says right or wrong.")] = None,
+    answer: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column with the answer, to be graded.")] = None,
+    reference: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column with the reference answer.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: models, pairs, notes, margin.")] = False,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="Folder for accuracy.json and the tables.")] = None,
+) -> int:
+    """Compare models pair by pair on evaluation logs that exist: intervals, McNemar's test, verdicts with power."""
+    from flows.cli.accuracy import run
+    from tasks.evaluation.logs import Columns
+
+    columns = Columns(id_, correct, answer, reference, metric, filter_)
+    return run(logs, columns, margin=margin, as_json=as_json, folder=out)
+
+
+@app.command(
+    rich_help_panel=TRAINED,
+    epilog=_examples(
+        ("colinear inspect ./adapter", "did it train, and what did it touch"),
+        ("colinear inspect ./a ./b --base MODEL", "two, each update beside the weights that it changes"),
+        ("colinear inspect ./adapter --json --fail-on warning", "in CI: exit code 1 where something is wrong"),
+    ),
+)
+def inspect(
+    adapters: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ADAPTER", default_factory=list, show_default=False, help="Folders, Hub ids or MLflow runs."
+        ),
+    ],
+    *,
+    base: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The model that they were trained from: a directory or Hub id.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: an object for each adapter.")] = False,
+    fail_on: Annotated[
+        str | None, typer.Option(metavar="SEVERITY", help="Exit code 1 from this on: error, warning or info.")
+    ] = None,
+) -> int:
+    """Look into adapters: did they train, what did they touch, is anything wrong with the files."""
+    from flows.cli.inspect import run
+
+    return run(adapters, base, as_json=as_json, fail_on=fail_on)
+
+
 # --- servers and this machine ----------------------------------------------------------------------------------------
 
 

@@ -75,8 +75,8 @@ class Kind:
     rank: int
     norm: float
     of_base: float | None
-    effective_rank: float
-    stable_rank: float
+    effective_rank: float | None
+    stable_rank: float | None
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ def _kinds(modules: Sequence[_Module], *, with_base: bool) -> tuple[Kind, ...]:
         norm = math.sqrt(math.fsum(one.energy for one in own))
         weight = math.sqrt(math.fsum(one.weight for one in own))
         ranks = [(effective_rank(one.s), stable_rank(one.s)) for one in own if one.energy]
-        medians = [float(x) for x in np.median(ranks, axis=0)] if ranks else [math.nan, math.nan]
+        medians: list[float | None] = [float(x) for x in np.median(ranks, axis=0)] if ranks else [None, None]
         of_base = norm / weight if with_base and weight else None
         kinds.append(Kind(projection, len(own), max(one.rank for one in own), norm, of_base, *medians))
     return tuple(kinds)
