@@ -42,7 +42,7 @@ def add_study(commands: Any) -> None:
     study.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="assignments", help="may be repeated"
     )
-    study.add_argument("--rollouts", metavar="FILE", help="own rollouts: a file or folder (docs/rollouts.md)")
+    study.add_argument("--rollouts", metavar="FILE", help="own rollouts: a file or folder (docs/own-data.md)")
     study.add_argument("--out", metavar="DIR", help="folder of the report (default: under runs/)")
     study.add_argument(
         "--dry-run", action="store_true", help="print the plan (stages, operations, time, memory, disk); run nothing"

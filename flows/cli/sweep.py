@@ -48,7 +48,7 @@ def add_sweep(commands: Any) -> None:
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="assignments",
         help="for all cells, also sweep.path_problems and sweep.most_cells; may be repeated",
     )  # fmt: skip
-    sweep.add_argument("--rollouts", metavar="FILE", help="own rollouts: a file or folder (docs/rollouts.md)")
+    sweep.add_argument("--rollouts", metavar="FILE", help="own rollouts: a file or folder (docs/own-data.md)")
     sweep.add_argument("--out", metavar="DIR", help="folder of the page and the cells (default: under runs/)")
     sweep.set_defaults(run=_sweep)
 

@@ -159,7 +159,7 @@ class RolloutSpec(Section):
     file: str | None = Field(
         None,
         title="Own rollouts",
-        description="A file (JSONL, JSON or parquet) or a folder of shards; docs/rollouts.md has the accepted layouts.",
+        description="A file (JSONL, JSON or parquet) or a folder of shards; docs/own-data.md has the accepted layouts.",
     )
     problems: str | None = Field(
         None,
