@@ -84,4 +84,8 @@ def test_each_command_that_names_a_folder_leaves_a_report_there(said: tuple[Path
 def test_the_studys_adapters_are_compared_by_their_registered_names(said: tuple[Path, Said]) -> None:
     third = next(text for command, text in said[1].items() if "--out third" in command)
 
-    assert [line.split()[0] for line in third.splitlines() if re.match(r"(sft|rft|dpo) ", line)] == ["sft", "rft", "dpo"]
+    assert [line.split()[0] for line in third.splitlines() if re.match(r"(sft|rft|dpo) ", line)] == [
+        "sft",
+        "rft",
+        "dpo",
+    ]
