@@ -1,4 +1,4 @@
-# make setup | study | check | bench | clean (see README.md)
+# make setup | study | check | docs | bench | clean (see README.md)
 # make test | test-long | test-faults | test-fuzz | test-vllm | test-ray | real-models | test-real
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.installed
 VLLM_VENV ?= .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: setup study check bench clean setup-vllm setup-ray
+.PHONY: setup study check docs bench clean setup-vllm setup-ray
 .PHONY: test test-flows test-stages test-long test-faults test-fuzz test-fuzz-1 test-fuzz-2 test-vllm test-ray
 .PHONY: real-models test-real
 
@@ -101,8 +101,18 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The pages of docs/ as a site in site/, by MkDocs Material: into the environment of `make setup`; a broken link fails it.
+DOCS_STAMP := $(VENV)/.installed-docs
+
+$(DOCS_STAMP): $(STAMP)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: setup
 	$(BIN)/python tests/benchmarks/whole_study.py
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -38,7 +38,7 @@ app = typer.Typer(
 # --- options that several commands have ------------------------------------------------------------------------------
 
 Rollouts = Annotated[
-    str | None, typer.Option(metavar="FILE", help="Your own rollouts: a file or a folder (docs/rollouts.md).")
+    str | None, typer.Option(metavar="FILE", help="Your own rollouts: a file or a folder (docs/own-data.md).")
 ]
 Out = Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the report. Default: a new one under runs/.")]
 

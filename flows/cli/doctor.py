@@ -276,7 +276,7 @@ def _vllm() -> Finding:
         if os.environ.get(VARIABLE):
             return Finding("problem", "vLLM", str(error), f"correct or unset {VARIABLE}")
         said = str(error).removeprefix("engine vllm: ")
-        return Finding("without", "vLLM", f"{said}; only engine=vllm needs it", "make setup-vllm, or see the README")
+        return Finding("without", "vLLM", f"{said}; only engine=vllm needs it", "make setup-vllm, or see docs/vllm.md")
     said = f"{found.version} for {found.kind.upper()}s, {found.python}"
     with suppress(InputError):  # of the devices, which is said there
         if found.kind != (here := devices.slots()[0].kind):

@@ -18,7 +18,7 @@ from tasks.core import login
 from tasks.core.secrets import guard
 
 FULL_BYTES = 2**20
-"""A disk with less room than this is full: what failed on it failed for that."""
+"""Below this much free space a failed write is reported as 'disk full'."""
 
 
 def home() -> Path:

@@ -159,7 +159,7 @@ class RolloutSpec(Section):
     file: str | None = Field(
         None,
         title="Own rollouts",
-        description="A file (JSONL, JSON or parquet) or a folder of shards; docs/rollouts.md has the accepted layouts.",
+        description="A file (JSONL, JSON or parquet) or a folder of shards; docs/own-data.md has the accepted layouts.",
     )
     problems: str | None = Field(
         None,
@@ -343,7 +343,7 @@ class EvaluationSpec(Section):
     engine: Literal["transformers", "vllm"] = Field(
         "transformers",
         title="Engine",
-        description="What generates the answers; vllm needs an installation of its own (README). Reference solutions "
+        description="What generates the answers; vllm needs an installation of its own (docs/vllm.md). Reference solutions "
         "are scored by transformers either way.",
     )
     max_new_tokens: int = Field(96, title="Longest answer (tokens)", ge=1)

@@ -60,6 +60,20 @@ def principal_angles(a: LoraDelta, b: LoraDelta, k: int = 10, side: Side = "left
     ``side`` is "left" (output space) or "right" (input space). Shape (k,) in every shared module. Where k exceeds
     the numerical rank of either update, both subspaces are cut to that rank, so the array is shorter; it is empty for
     a zero update, which spans nothing.
+
+    Examples
+    --------
+    Two updates of rank 1 that share their input direction, with output directions 30 degrees apart:
+
+    >>> import numpy as np
+    >>> from tasks.geometry.delta import Factors, LoraDelta
+    >>> start = np.array([[1.0, 0.0, 0.0]])
+    >>> a = LoraDelta({"layers.0.q_proj": Factors(np.array([[1.0], [0.0]]), start, 1.0)})
+    >>> b = LoraDelta({"layers.0.q_proj": Factors(np.array([[3**0.5], [1.0]]), start, 1.0)})
+    >>> principal_angles(a, b, side="left")["layers.0.q_proj"].round(6).tolist()
+    [30.0]
+    >>> principal_angles(a, b, side="right")["layers.0.q_proj"].round(6).tolist()
+    [0.0]
     """
     _check_k(k)
     if side not in ("left", "right"):

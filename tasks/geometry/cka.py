@@ -33,6 +33,17 @@ def linear_cka(x: ArrayLike, y: ArrayLike, debiased: bool = True) -> float:
 
     Biased values are in [0, 1], debiased ones in [-1, 1]. Where there is none, NaN with a `RuntimeWarning` that says
     why; `cka_with_reason` returns both. Raises `InputError` for shapes that do not pair up.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((200, 5))
+    >>> rotation, _ = np.linalg.qr(rng.standard_normal((5, 5)))
+    >>> round(linear_cka(x, 3 * x @ rotation + 1), 6)  # the same representation, rotated, scaled and shifted
+    1.0
+    >>> abs(linear_cka(x, rng.standard_normal((200, 5)))) < 0.1  # unrelated
+    True
     """
     value, reason = cka_with_reason(x, y, debiased)
     if reason is not None:

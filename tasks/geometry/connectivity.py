@@ -49,6 +49,15 @@ def barrier(alphas: ArrayLike, losses: ArrayLike) -> float:
     ``alphas`` and ``losses`` have shape (A,), in any order. NaN where a loss is NaN (the barrier could be there) or an
     end is infinite (there is no chord); infinite where only a point between is. Raises `InputError` for shapes that
     differ, points outside [0, 1] or given twice, and where 0 or 1 is missing.
+
+    Examples
+    --------
+    Halfway the straight line between the ends is at .2, and the loss at .5:
+
+    >>> round(barrier([0, 0.5, 1], [0.1, 0.5, 0.3]), 6)
+    0.3
+    >>> barrier([0, 0.5, 1], [0.1, 0.0, 0.3])  # a path that dips
+    0.0
     """
     return float(_excess(*_path(alphas, losses)).max())
 

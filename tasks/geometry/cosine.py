@@ -95,6 +95,16 @@ def cosine_matrix(deltas: Sequence[LoraDelta]) -> Array:
     An entry is taken over the modules that its two adapters share (norms included), so that it equals the pair's own
     comparison whatever else is in the list. NaN, also on the diagonal, for a zero update. `InputError` where two
     adapters share no module.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tasks.geometry.delta import Factors, LoraDelta
+    >>> start = np.array([[1.0, 0.0, 0.0]])  # lora_A, (1, 3)
+    >>> a = LoraDelta({"layers.0.q_proj": Factors(np.array([[1.0], [0.0]]), start, 1.0)})
+    >>> b = LoraDelta({"layers.0.q_proj": Factors(np.array([[3.0], [4.0]]), start, 1.0)})
+    >>> cosine_matrix([a, b]).round(3).tolist()
+    [[1.0, 0.6], [0.6, 1.0]]
     """
     deltas = [compact(delta) for delta in deltas]
     squared = [{name: _squared(factors) for name, factors in delta.modules.items()} for delta in deltas]
@@ -116,6 +126,18 @@ def orthogonal_fraction(delta: LoraDelta, reference: LoraDelta) -> float:
     sqrt(1 - global cosine^2), with equality where all modules have one coefficient.
 
     A module where the reference is zero counts as wholly orthogonal; NaN when ``delta`` itself is zero.
+
+    Examples
+    --------
+    Of an update with cosine .6 to the reference in its one module, sqrt(1 - .36) = .8 is outside the reference:
+
+    >>> import numpy as np
+    >>> from tasks.geometry.delta import Factors, LoraDelta
+    >>> start = np.array([[1.0, 0.0, 0.0]])
+    >>> reference = LoraDelta({"layers.0.q_proj": Factors(np.array([[1.0], [0.0]]), start, 1.0)})
+    >>> delta = LoraDelta({"layers.0.q_proj": Factors(np.array([[3.0], [4.0]]), start, 1.0)})
+    >>> round(orthogonal_fraction(delta, reference), 6)
+    0.8
     """
     delta, reference = compact(delta), compact(reference)
     names = shared(delta, reference)

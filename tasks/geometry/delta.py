@@ -116,8 +116,28 @@ class LoraDelta:
 
 
 def load_delta(path: str | Path) -> LoraDelta:
-    """Read a whole PEFT LoRA directory; `tasks.geometry.adapters.adapter.AdapterSource` says what is read and what
-    refused."""
+    """Read a PEFT LoRA directory: the update ``scale * B A`` of each of its modules, as factors in float64.
+
+    `tasks.geometry.adapters.adapter.AdapterSource` says what is read and what is refused (`InputError`, which names
+    the file).
+
+    Examples
+    --------
+    >>> import json, pathlib, tempfile
+    >>> import numpy as np
+    >>> from safetensors.numpy import save_file
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> name = "base_model.model.model.layers.0.self_attn.q_proj"
+    >>> lora_a, lora_b = np.eye(2, 6, dtype=np.float32), np.ones((4, 2), dtype=np.float32)
+    >>> save_file({f"{name}.lora_A.weight": lora_a, f"{name}.lora_B.weight": lora_b},
+    ...           folder / "adapter_model.safetensors")
+    >>> _ = (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4}))
+    >>> delta = load_delta(folder)
+    >>> delta.shapes
+    {'model.layers.0.self_attn.q_proj': (4, 6)}
+    >>> delta.modules["model.layers.0.self_attn.q_proj"].scale  # lora_alpha / r
+    2.0
+    """
     from tasks.geometry.adapters.adapter import AdapterSource
 
     adapter = AdapterSource(Path(path))

@@ -14,7 +14,16 @@ from tasks.geometry.frames import Row, mean
 
 
 def singular_values(delta: LoraDelta) -> dict[str, Array]:
-    """Module -> singular values of ``scale * B A``, descending, shape (min(r, out, in),)."""
+    """Module -> singular values of ``scale * B A``, descending, shape (min(r, out, in),).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tasks.geometry.delta import Factors, LoraDelta
+    >>> delta = LoraDelta({"layers.0.q_proj": Factors(np.diag([3.0, 1.0]), np.eye(2, 5), 2.0)})
+    >>> singular_values(delta)["layers.0.q_proj"].round(6).tolist()
+    [6.0, 2.0]
+    """
     return {name: factor(factors).s for name, factors in delta.modules.items()}
 
 
@@ -23,6 +32,14 @@ def effective_rank(singular_values: Array) -> float:
 
     Between 1 and the number of non-zero singular values (n when all are equal); NaN for a zero update. The geometry
     paper does not say which form it uses.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> round(effective_rank(np.array([2.0, 2.0, 2.0, 0.0])), 6)
+    3.0
+    >>> round(effective_rank(np.array([9.0, 1.0])), 3)  # exp(-.9 ln .9 - .1 ln .1)
+    1.384
     """
     p = _shares(singular_values)
     p = p[p > 0]

@@ -70,14 +70,28 @@ def grade(completion: str, gold: str) -> Grade:
     r"""Reward of one completion. ``gold`` is a bare answer (``72``, ``1,234``, ``\frac{1}{2}``) or a marked one.
 
     Safe in any thread and in worker processes. Raises `StageError` where math-verify cannot be started.
+
+    Examples
+    --------
+    >>> grade(r"3 + 4 = 7, so she has \boxed{7} apples.", "7")
+    Grade(reward=1.0, extracted='7', gold_parsed=True)
+    >>> grade(r"The answer is \boxed{0.5}.", r"\frac{1}{2}").reward
+    1.0
+    >>> grade("I do not know.", "7").extracted is None
+    True
     """
     return grade_many([completion], [gold])[0]
 
 
 def grade_many(completions: Sequence[str], golds: Sequence[str], progress: Progress = no_progress) -> list[Grade]:
-    """`grade` of every pair, in order; pairs with the same located answer and gold are judged once.
+    r"""`grade` of every pair, in order; pairs with the same located answer and gold are judged once.
 
     Judged in as many processes as there are cores. Raises ValueError where the two sequences differ in length.
+
+    Examples
+    --------
+    >>> [found.reward for found in grade_many([r"\boxed{7}", r"\boxed{8}"], ["7", "7"])]
+    [1.0, 0.0]
     """
     if len(completions) != len(golds):
         raise ValueError(f"grade_many: {len(completions)} completions but {len(golds)} golds")

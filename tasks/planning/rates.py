@@ -28,7 +28,7 @@ class Rates:
 
 
 CPU = Rates(train=0.60, forward=0.60, decode=0.20, read=1.0, start=4.5, step=0.02, token=0.8e-3)
-"""Fitted to one default study on two cores (README, "Performance"); a smoke study was then held against it."""
+"""Fitted to one default study on two cores (docs/real-model.md); a smoke study was then held against it."""
 LIGHT = Rates(train=0.65, forward=0.65, decode=0.65, read=1.0, start=8.0, step=0.1, token=0.8e-3)
 """Of a CPU in bfloat16: Qwen2.5-0.5B and SmolLM2-135M on one core each (tests/benchmarks/real_model.py)."""
 GPU = Rates(train=0.40, forward=0.45, decode=0.30, read=0.5, start=90.0, step=0.05, token=0.3e-3)

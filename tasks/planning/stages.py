@@ -22,7 +22,7 @@ PAIR_START, PAIR_SECONDS = 0.2, 3.0e-3
 """A pair of adapters, and each of its modules, on one core: 1.6 ms a module were measured at Qwen3-4B's shapes where 15
 pairs were done at once; a pair by itself decomposes both adapters."""
 SVD_SECONDS = 7.0
-"""A module of 4096 x 2560: its full SVD on two cores (README), and as long again for each adapter's."""
+"""A module of 4096 x 2560: its full SVD on two cores (docs/compare.md), and as long again for each adapter's."""
 GRADE_SECONDS = 2e-4
 TRAIN = "train"
 """First word of the name of every training."""

@@ -34,7 +34,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayLab]:
 
 
 def tell(study: Study) -> None:
-    """The README's times, with ``pytest -s``."""
+    """The times of docs/ray.md, with ``pytest -s``."""
     record, load = study.record, os.getloadavg()[0]
     print(f"{record['machine']}: {record['wall_seconds']} s in the flow, {study.seconds:.0f} s; load {load:.1f}")
 

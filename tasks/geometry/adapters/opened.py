@@ -1,4 +1,4 @@
-"""Open what is to be compared, by whichever way its update can be had, and say which way that was."""
+"""Open the models to compare and record whether each update came from LoRA factors or from (merged - base)."""
 
 from __future__ import annotations
 

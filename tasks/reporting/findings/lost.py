@@ -1,4 +1,4 @@
-"""What fell out on the way, and what was not measured at all: a sentence each."""
+"""Sentences on dropped rollouts and missing measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which runs belong together: joined pair by pair, and those whose updates are one and the same."""
+"""Group runs by a pairwise relation, and find those whose updates are one and the same."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ Measure = Callable[[str, str], float | None]
 
 @dataclass(frozen=True)
 class Apart:
-    """How far ``n`` pairs of runs of one method are apart, in the number's unit.
+    """Replicate noise of a metric: largest difference and sd over ``n`` pairs of replicate runs, in the metric's unit.
 
     ``highest``: the largest absolute difference. ``sd``: standard deviation of a single run, the root of half the mean
     squared difference (over all pairs of one group of runs that is its sample variance).

@@ -43,7 +43,7 @@ def test_the_default_study_has_the_flow_s_tasks() -> None:
 
 
 RECORDED = {"pretrain": 93.9, "rollouts": 20.3, "train": 279.9, "evaluate": 107.4, "paths": 124.3, "path ends": 12.0}
-"""Seconds of the default study by stage (README, "Performance"), summed over tasks; evaluate's are of both cores."""
+"""Seconds of the default study by stage (docs/performance.md), summed over tasks; evaluate's are of both cores."""
 
 
 def test_time_against_the_recorded_default_study() -> None:

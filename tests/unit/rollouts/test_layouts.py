@@ -456,15 +456,15 @@ def test_questions_that_only_look_a_little_like_it_are_not_refused(read: Read, p
 
 
 def test_the_document_has_every_layout_as_it_is_in_the_code() -> None:
-    said = (Path(__file__).parents[3] / "docs" / "rollouts.md").read_text(encoding="utf-8")
+    said = (Path(__file__).parents[3] / "docs" / "own-data.md").read_text(encoding="utf-8")
     for layout in LAYOUTS:
-        assert table_row(layout) in said, f"docs/rollouts.md lacks:\n{table_row(layout)}"
+        assert table_row(layout) in said, f"docs/own-data.md lacks:\n{table_row(layout)}"
     for ours, names in FINISHED.items():
         assert f"| `{ours}` | {', '.join(f'`{name}`' for name in names)} |" in said
 
 
 def table_row(layout: Any) -> str:
-    """A line of the table in docs/rollouts.md."""
+    """A line of the table in docs/own-data.md."""
     marks = ", ".join(f"`{name}`" for name in layout.marks) or "none: whatever is not one of the above"
     roles = "; ".join(
         f"{role.replace('_', ' ')}: {', '.join(f'`{name}`' for name in names)}"

@@ -1,0 +1,92 @@
+"""docs/tutorial.md: its script and its commands, run in its order in an empty folder, say and write what it shows."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+SCRIPT = re.search(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    line.removeprefix("$ ")
+    for block in re.findall(r"^```console\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("$ ")
+]
+SHOWN = re.findall(r"^(?:rft|dpo) +-?\d.*$", PAGE, re.MULTILINE)
+"""Rows of the page's table."""
+
+pytestmark = pytest.mark.long
+
+Said = dict[str, str]
+"""Command -> what it printed."""
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Said]:
+    """The tutorial's folder after all of its commands, and their output."""
+    folder = tmp_path_factory.mktemp("tutorial")
+    assert SCRIPT is not None
+    (folder / "make_adapters.py").write_text(SCRIPT[1])
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT), "COLINEAR_HOME": str(folder / ".colinear"), "CUDA_VISIBLE_DEVICES": "",
+        "HF_HUB_OFFLINE": "1", "COLUMNS": "120",
+    }  # fmt: skip
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME"):
+        environment.pop(name, None)
+    programs = {"python": [sys.executable], "colinear": [sys.executable, "-m", "flows.cli"]}
+    output = {}
+    for command in COMMANDS:
+        program, *words = shlex.split(command)
+        done = subprocess.run(
+            [*programs[program], *words], cwd=folder, env=environment, text=True, capture_output=True, timeout=900,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        output[command] = done.stdout
+    return folder, output
+
+
+def test_every_command_of_the_page_is_run(said: tuple[Path, Said]) -> None:
+    assert [command.split()[:2] for command in said[1]] == [
+        ["python", "make_adapters.py"], ["colinear", "compare"], ["colinear", "compare"], ["colinear", "study"],
+        ["colinear", "compare"],
+    ]  # fmt: skip
+
+
+def test_the_terminal_shows_the_pages_rows(said: tuple[Path, Said]) -> None:
+    first = next(text for command, text in said[1].items() if "--out first" in command)
+
+    assert len(SHOWN) == 2
+    printed = [line.split() for line in first.splitlines()]
+    for row in SHOWN:
+        assert row.split() in printed
+
+
+def test_the_noise_floor_and_the_sentence_are_the_pages(said: tuple[Path, Said]) -> None:
+    page = (said[0] / "second" / "report.md").read_text(encoding="utf-8")
+
+    assert "Across data orders sft agrees with itself to a cosine of 0.960." in page
+    assert "rft (0.876; 0.876 in one order) and dpo (-0.025; -0.024 in one order)" in page
+
+
+def test_each_command_that_names_a_folder_leaves_a_report_there(said: tuple[Path, Said]) -> None:
+    for name in ("first", "second", "smoke", "third"):
+        assert (said[0] / name / "report.html").stat().st_size > 10_000
+
+
+def test_the_studys_adapters_are_compared_by_their_registered_names(said: tuple[Path, Said]) -> None:
+    third = next(text for command, text in said[1].items() if "--out third" in command)
+
+    assert [line.split()[0] for line in third.splitlines() if re.match(r"(sft|rft|dpo) ", line)] == [
+        "sft",
+        "rft",
+        "dpo",
+    ]
