@@ -343,8 +343,8 @@ class EvaluationSpec(Section):
     engine: Literal["transformers", "vllm"] = Field(
         "transformers",
         title="Engine",
-        description="What generates the answers; vllm needs an installation of its own (docs/vllm.md). Reference solutions "
-        "are scored by transformers either way.",
+        description="What generates the answers; vllm needs an installation of its own (docs/vllm.md). Reference "
+        "solutions are scored by transformers either way.",
     )
     max_new_tokens: int = Field(96, title="Longest answer (tokens)", ge=1)
     batch_size: int = Field(512, title="Answers decoded at once", ge=1)

@@ -215,7 +215,8 @@ def qwen_half_billion() -> Values:
     """A real model on two cores: Qwen2.5-Coder-0.5B-Instruct, a stronger teacher's GSM8K rollouts, new problems.
 
     ``colinear study qwen-0.5b --rollouts FILE``, with rollouts of a stronger teacher on GSM8K's test problems
-    (docs/real-model.md: where to get them, how to make your own); judged on 400 of GSM8K's training problems that no rollout is of.
+    (docs/real-model.md: where to get them, how to make your own); judged on 400 of GSM8K's training problems that no
+    rollout is of.
     Without the Hub: ``make real-models``, then ``--set model.base=.models/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf``.
     ``--dry-run`` has the cost; learning rate and steps are a first guess, and no numbers to expect are known yet.
     """
