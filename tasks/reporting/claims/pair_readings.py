@@ -21,6 +21,7 @@ from tasks.reporting.claims.claim import Part, Reading
 from tasks.reporting.claims.evidence import Evidence
 from tasks.reporting.claims.measured import Crossed, Measured, Missing, Noise, known
 from tasks.reporting.formats import learning_rate, number
+from tasks.reporting.metrics import INVERSE, pair_metric
 from tasks.reporting.notes import percentile
 from tasks.reporting.views.across import Likeness, t_interval
 from tasks.reporting.views.floors import INITIALISATION, KINDS, ORDER
@@ -268,7 +269,7 @@ def _noise(evidence: Evidence, metric: str, a: RunInfo, b: RunInfo, k: int | Non
 def _beats(found: Estimate, metric: str) -> bool | None:
     if found.percentile is None:
         return None
-    return found.percentile <= 100 - SURE if metric.startswith("angle") else found.percentile >= SURE
+    return found.percentile <= 100 - SURE if pair_metric(metric).nearer == "low" else found.percentile >= SURE
 
 
 def by_layer(evidence: Evidence, metric: str, run: str, other: str, k: int | None = None) -> Mapping[int, float]:
@@ -279,6 +280,6 @@ def by_layer(evidence: Evidence, metric: str, run: str, other: str, k: int | Non
         rows = kept.filter(pl.col("run_a") == a, pl.col("run_b") == b, pl.col("metric") == name).sort("layer")
         if rows.height:
             values = dict(rows.select("layer", "value").iter_rows())
-            inverted = turned and metric == "norm_ratio"
+            inverted = turned and pair_metric(metric).turned == INVERSE
             return {layer: 1 / one if inverted else one for layer, one in values.items() if one or not inverted}
     return {}

@@ -67,10 +67,10 @@ def _cosines(chosen: Sequence[Pair], view: Geometry) -> Table:
 
 
 def _others(chosen: Sequence[Pair], view: Geometry, cka: Similarity | None) -> Table:
-    measures = [one for one in columns_of(view) if one.metric not in ("cosine", "norm_ratio") and one.k != OWN]
+    measures = [one for one in columns_of(view) if one.metric.nearer and one.metric.name != "cosine" and one.k != OWN]
     rows = []
     for a, b in chosen:
-        found = [(one.title, view.likeness(a, b, one.metric, one.k), one.decimals) for one in measures]
+        found = [(one.title, view.likeness(a, b, one.metric.name, one.k), one.decimals) for one in measures]
         if cka is not None:
             last = cka.layers[-1]
             states = likeness(view.replicates(a), view.replicates(b), partial(cka.value, layer=last))

@@ -11,6 +11,7 @@ import polars as pl
 
 from tasks.core.contracts import RunInfo
 from tasks.reporting.formats import NOT_MEASURED, number
+from tasks.reporting.metrics import INVERSE, PAIR, pair_metric
 from tasks.reporting.views.across import Difference, Likeness, difference, likeness
 from tasks.reporting.views.floors import INITIALISATION, KINDS, ORDER, Floor, floor_of, kind_of, same_initialisation
 from tasks.reporting.views.join import (
@@ -47,7 +48,7 @@ REACHED = (AT_FLOOR, IS_FLOOR, AT_START, IS_START)
 EVERYTHING = (pl.col("module") == "*") & pl.col("layer").is_null() & pl.col("projection").is_null()
 """Rows over all shared modules; module "*" with a layer or a projection is the value of that part."""
 
-REVERSED = {"orthogonal_fraction": "orthogonal_fraction_reverse"}
+REVERSED = {metric.name: metric.turned for metric in PAIR if metric.turned not in ("", INVERSE)}
 """Metric of a against b -> what the frame calls it of b against a, where the two differ."""
 
 IDENTICAL = 1e-9
@@ -106,7 +107,7 @@ class Geometry:
         if (run, other, metric, k) in self.values:
             return self.values[run, other, metric, k]
         found = self.values.get((other, run, REVERSED.get(metric, metric), k), Estimate(None))
-        if metric != "norm_ratio":
+        if pair_metric(metric).turned != INVERSE:
             return found
         nothing = run in self.zero and other not in self.zero  # 0 over something is 0, though its inverse is undefined
         return Estimate(0.0) if nothing and (other, run, metric, k) in self.values else found.inverse()
@@ -167,7 +168,7 @@ class Geometry:
         """A measure of two methods of one initialisation: in one data order, across orders, and of each with itself."""
         return likeness(
             self.replicates(run), self.replicates(other), lambda a, b: self.value(a, b, metric, k),
-            distance=metric.startswith("angle") or metric.startswith("orthogonal"),
+            distance=pair_metric(metric).nearer == "low",
         )  # fmt: skip
 
     def difference(self, run: RunInfo, other: RunInfo) -> Difference | None:
