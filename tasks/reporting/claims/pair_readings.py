@@ -19,13 +19,14 @@ import polars as pl
 from tasks.core.contracts import RunInfo
 from tasks.reporting.claims.claim import Part, Reading
 from tasks.reporting.claims.evidence import Evidence
-from tasks.reporting.claims.measured import Crossed, Measured, Missing, Noise, known
+from tasks.reporting.claims.measured import Measured, Missing, Noise, known
+from tasks.reporting.estimates import Estimate
 from tasks.reporting.formats import learning_rate, number
 from tasks.reporting.metrics import INVERSE, pair_metric
 from tasks.reporting.notes import percentile
 from tasks.reporting.views.across import Likeness, t_interval
 from tasks.reporting.views.floors import INITIALISATION, KINDS, ORDER
-from tasks.reporting.views.pairs import REVERSED, Estimate
+from tasks.reporting.views.pairs import REVERSED, PairEstimate
 
 LEADING = -1
 """Stands for the subspace dimension that is to this rank what the paper's 10 is to its 32."""
@@ -246,11 +247,11 @@ def leading(ks: Sequence[int], rank: int | None) -> int | None:
     return min(fitting, key=lambda k: (abs(k - target), -k), default=None)
 
 
-def _crossed(alike: Likeness) -> Crossed | None:
+def _crossed(alike: Likeness) -> Estimate | None:
     if alike.mean is None:
         return None
     low, high = t_interval(alike.shifted, alike.mean) or (None, None)
-    return Crossed(alike.mean, low, high, len(alike.across))
+    return Estimate(alike.mean, low, high, len(alike.across))
 
 
 def _noise(evidence: Evidence, metric: str, a: RunInfo, b: RunInfo, k: int | None) -> Noise | None:
@@ -266,7 +267,7 @@ def _noise(evidence: Evidence, metric: str, a: RunInfo, b: RunInfo, k: int | Non
     return Noise(f"{KINDS[ORDER]} of other methods", floor.lowest, floor.highest, floor.n) if floor else None
 
 
-def _beats(found: Estimate, metric: str) -> bool | None:
+def _beats(found: PairEstimate, metric: str) -> bool | None:
     if found.percentile is None:
         return None
     return found.percentile <= 100 - SURE if pair_metric(metric).nearer == "low" else found.percentile >= SURE

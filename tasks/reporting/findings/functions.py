@@ -25,10 +25,7 @@ def barrier_finding(tables: StudyTables, view: Geometry) -> str:
 
 def _barrier(reading: str, found: Extreme) -> str:
     how = READINGS[reading]
-
-    def text(value: float) -> str:
-        return number(how.scale * value, how.decimals)
-
+    text = how.text
     assert found.barrier.value is not None  # `largest` takes only those that have one
     if found.barrier.value == 0:
         return f"{how.barrier.lower()} none on any of {count(found.paths, 'path')}"
@@ -65,7 +62,9 @@ def cka_finding(tables: StudyTables, view: Geometry) -> str:
 def divergence_finding(tables: StudyTables, view: Geometry) -> str:
     """The runs by their forward divergence to the base, nearest first; empty where none was measured."""
     found, base = divergences(tables.divergence), base_of(tables).run
-    runs = [(found[base, info.run].value, info.run) for info in view.runs if (base, info.run) in found]
+    runs = [
+        (one.value, info.run) for info in view.runs if (one := found.get((base, info.run))) and one.value is not None
+    ]
     if not runs:
         return ""
     order = named([f"{run} {significant(value)}" for value, run in sorted(runs)], MOST_LISTED)
@@ -94,7 +93,7 @@ def _floor(tables: StudyTables, view: Geometry) -> str:
     """How far runs of one method are from each other, the farther direction of the farthest pair."""
     found = divergences(tables.divergence)
     twins = [pair for pairs in view.twins.values() for a, b in pairs for pair in ((a, b), (b, a))]
-    values = [(found[pair].value, *pair) for pair in twins if pair in found]
+    values = [(one.value, *pair) for pair in twins if (one := found.get(pair)) and one.value is not None]
     if not values:
         return "no noise floor was measured for it"
     value, a, b = max(values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from tasks.reporting.estimates import Estimate
 from tasks.reporting.tables.functions import depths, divergences
 from tasks.reporting.views.join import StudyTables, base_of, benchmarks, ordered_runs, score, versus
 from tasks.reporting.views.pairs import Geometry
@@ -21,9 +22,13 @@ def headline_numbers(tables: StudyTables, view: Geometry) -> dict[str, Any]:
         "barriers": _barriers(tables, view),
         "cka": _cka(tables, view),
         "lens_depth": depths(tables.lens) or None,
-        "kl_base_run": {run: asdict(value) for (a, run), value in found.items() if a == base} or None,
-        "kl_run_base": {run: asdict(value) for (run, b), value in found.items() if b == base} or None,
+        "kl_base_run": {run: _interval(value) for (a, run), value in found.items() if a == base} or None,
+        "kl_run_base": {run: _interval(value) for (run, b), value in found.items() if b == base} or None,
     }
+
+
+def _interval(found: Estimate) -> dict[str, Any]:
+    return {"value": found.value, "low": found.low, "high": found.high}
 
 
 def _accuracy(tables: StudyTables, benchmark: str) -> dict[str, Any]:

@@ -117,8 +117,7 @@ def _base_cell(own: Mapping[str, float], reading: str, matched: bool) -> Cell:
     """The base has no path; what it reads itself stands beside that, once."""
     if matched or reading not in own:
         return Cell(NO_UPDATE)
-    how = READINGS[reading]
-    value = number(how.scale * own[reading], how.decimals)
+    value = READINGS[reading].text(own[reading])
     return Cell(NO_UPDATE, (f"accuracy {value} %" if reading == "accuracy" else f"loss {value}",))
 
 
@@ -140,12 +139,9 @@ def _height(pair: Names, columns: Sequence[Column], paths: Paths) -> float:
 def _cell(found: Barrier | None, reading: str) -> Cell:
     if found is None or found.value is None:
         return Cell(NOT_MEASURED)
-    scale, decimals = READINGS[reading].scale, READINGS[reading].decimals
-    value = number(scale * found.value, decimals)
-    subs = said(f"at alpha {number(found.alpha, 2)}" if found.alpha is not None else "")
-    if found.low is not None and found.high is not None:
-        subs = (f"[{number(scale * found.low, decimals)}, {number(scale * found.high, decimals)}]", *subs)
-    return Cell(value, subs)
+    text = READINGS[reading].text
+    where = f"at alpha {number(found.alpha, 2)}" if found.alpha is not None else ""
+    return Cell(text(found.value), (*said(found.interval(text)), *said(where)))
 
 
 def _floor_cell(twins: Sequence[Names], column: Column, paths: Paths) -> Cell:
@@ -153,6 +149,5 @@ def _floor_cell(twins: Sequence[Names], column: Column, paths: Paths) -> Cell:
     found = paths.floor(twins, matched, reading)
     if found is None:
         return Cell(NOT_MEASURED)
-    scale, decimals = READINGS[reading].scale, READINGS[reading].decimals
-    low, high = number(scale * found.lowest, decimals), number(scale * found.highest, decimals)
-    return Cell(number(scale * found.mean, decimals), said(f"{low} to {high}" if found.n > 1 else ""))
+    text = READINGS[reading].text
+    return Cell(text(found.mean), said(f"{text(found.lowest)} to {text(found.highest)}" if found.n > 1 else ""))

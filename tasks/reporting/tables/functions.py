@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import polars as pl
 
 from tasks.core.contracts import RunInfo
+from tasks.reporting.estimates import Estimate
 from tasks.reporting.formats import NOT_MEASURED, number, significant
 from tasks.reporting.tables.views import Cell, Table, said
 from tasks.reporting.views.join import StudyTables, base_of
@@ -18,19 +18,11 @@ MOST_RUNS = 12
 """Rows and columns of the matrix of divergences; the frame beside the page has all."""
 
 
-@dataclass(frozen=True)
-class Divergence:
-    """KL in nats a token; ``low`` and ``high``: 95 % bootstrap over problems."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-
-def divergences(frame: pl.DataFrame) -> dict[tuple[str, str], Divergence]:
-    """(run_a, run_b) -> KL(p_a || p_b), from DIVERGENCE; it has a direction."""
+def divergences(frame: pl.DataFrame) -> dict[tuple[str, str], Estimate]:
+    """(run_a, run_b) -> KL(p_a || p_b), nats a token, its interval over problems, from DIVERGENCE; it has a direction.
+    All have a value."""
     rows = frame.filter(pl.col("value").is_finite()).select("run_a", "run_b", "value", "low", "high").iter_rows()
-    return {(a, b): Divergence(*rest) for a, b, *rest in rows}
+    return {(a, b): Estimate(*rest) for a, b, *rest in rows}
 
 
 def depths(lens: pl.DataFrame) -> dict[str, float]:
@@ -123,12 +115,10 @@ def _twin(a: RunInfo, b: RunInfo | None, view: Geometry) -> str:
     return view.twin_label(a.run, b.run) if b is not None else ""
 
 
-def _cell(found: Mapping[tuple[str, str], Divergence], a: str, b: str, standing: str = "") -> Cell:
+def _cell(found: Mapping[tuple[str, str], Estimate], a: str, b: str, standing: str = "") -> Cell:
     if a == b:
         return Cell("0", ("itself",))
     if (a, b) not in found:
         return Cell(NOT_MEASURED)
     one = found[a, b]
-    known = one.low is not None and one.high is not None
-    interval = f"[{significant(one.low)}, {significant(one.high)}]" if known else ""
-    return Cell(significant(one.value), (*said(interval), *said(standing)))
+    return Cell(significant(one.value), (*said(one.interval(significant)), *said(standing)))

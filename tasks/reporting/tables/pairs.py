@@ -13,7 +13,7 @@ from tasks.reporting.metrics import notes as metric_notes
 from tasks.reporting.notes import both_nulls, count, floor_note, interval, interval_note, percentile
 from tasks.reporting.tables.views import NO_UPDATE, Cell, Table, said
 from tasks.reporting.views.floors import KINDS
-from tasks.reporting.views.pairs import IS_FLOOR, IS_START, Estimate, Geometry, across_note, pairs
+from tasks.reporting.views.pairs import IS_FLOOR, IS_START, Geometry, PairEstimate, across_note, pairs
 
 MOST_PAIRS = 60
 """Rows of a table of pairs; the frame beside the page has all."""
@@ -102,7 +102,7 @@ def _oriented(pair: Pair, view: Geometry) -> Pair:
     return (pair[1], pair[0]) if pair[0] == view.reference else pair
 
 
-def _estimate(pair: Pair, column: Shown, view: Geometry) -> tuple[Estimate, int | None]:
+def _estimate(pair: Pair, column: Shown, view: Geometry) -> tuple[PairEstimate, int | None]:
     a, b = pair[0].run, pair[1].run
     k = view.top(a, b) if column.k == OWN else column.k
     return view.estimate(a, b, column.metric.name, k), k

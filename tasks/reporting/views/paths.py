@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
+from tasks.reporting.estimates import Estimate
+from tasks.reporting.formats import number
 from tasks.reporting.views.floors import Floor, floor_of
 from tasks.reporting.views.pairs import Geometry
 
@@ -23,6 +25,10 @@ class Reading:
     scale: float
     decimals: int
 
+    def text(self, value: float) -> str:
+        """``value``, in the frame's units, as a reader sees it."""
+        return number(self.scale * value, self.decimals)
+
 
 READINGS = {
     "boxed": Reading("Cross-entropy of the boxed answer", "Boxed answer", "nats/token", 1.0, 4),
@@ -37,19 +43,10 @@ MISSED_BELOW = 0.025
 
 
 @dataclass(frozen=True)
-class Barrier:
-    """Height above the chord in the frame's units; ``low`` and ``high``: 95 % over problems; None: not known."""
+class Barrier(Estimate):
+    """Height above the chord in the frame's units, its interval over ``n`` problems; ``alpha``: where it is."""
 
-    value: float | None
-    low: float | None
-    high: float | None
-    alpha: float | None
-    n: int | None
-
-    @property
-    def shown(self) -> bool:
-        """Whether the interval lies above 0."""
-        return self.low is not None and self.low > 0
+    alpha: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ class Paths:
         found = self.barriers.get((other, run, matched, reading))
         if found is None or found.alpha is None:
             return found
-        return Barrier(found.value, found.low, found.high, 1 - found.alpha, found.n)
+        return replace(found, alpha=1 - found.alpha)
 
     def pairs(self) -> list[Names]:
         """The pairs that the frame has, in its order."""
@@ -100,7 +97,7 @@ class Paths:
 
 def paths_of(barriers: pl.DataFrame) -> Paths:
     """``barriers`` (BARRIERS), ready to look up."""
-    columns = ["run_a", "run_b", "matched", "reading", "barrier", "low", "high", "alpha", "n"]
+    columns = ["run_a", "run_b", "matched", "reading", "barrier", "low", "high", "n", "alpha"]
     found = {(a, b, matched, reading): Barrier(*rest) for a, b, matched, reading, *rest in barriers[columns].rows()}
     present = {reading for _, _, _, reading in found}
     return Paths(tuple(name for name in READINGS if name in present), found)
@@ -119,7 +116,7 @@ def largest(paths: Paths, view: Geometry, reading: str) -> Extreme | None:
         return None
     _, (run, other, matched, _), barrier = max(rows, key=lambda row: row[0])
     floor = paths.floor(twins, matched, reading)
-    return Extreme(run, other, matched, barrier, floor, len(rows), sum(row[2].shown for row in rows))
+    return Extreme(run, other, matched, barrier, floor, len(rows), sum(row[2].above_zero for row in rows))
 
 
 def base_readings(connectivity: pl.DataFrame, base: str) -> dict[str, float]:
