@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tasks.reporting.estimates import Estimate
+from tasks.reporting.estimates import Estimate, Spread
 from tasks.reporting.formats import NOT_MEASURED
 
 __all__ = ["NOT_MEASURED", "Measured", "Missing", "Noise", "known"]
@@ -20,6 +20,10 @@ class Noise:
     low: float
     high: float
     n: int
+
+    @classmethod
+    def of(cls, found: Spread, kind: str) -> Noise:
+        return cls(kind, found.lowest, found.highest, found.n)
 
 
 @dataclass(frozen=True)

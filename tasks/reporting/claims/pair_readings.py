@@ -8,7 +8,6 @@ the frame's, over layers, which stands in for it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise, product
@@ -16,11 +15,12 @@ from statistics import fmean
 
 import polars as pl
 
+from tasks.core.chance import mean_overlap
 from tasks.core.contracts import RunInfo
 from tasks.reporting.claims.claim import Part, Reading
 from tasks.reporting.claims.evidence import Evidence
 from tasks.reporting.claims.measured import Measured, Missing, Noise, known
-from tasks.reporting.estimates import Estimate
+from tasks.reporting.estimates import Estimate, Spread
 from tasks.reporting.formats import learning_rate, number
 from tasks.reporting.metrics import INVERSE, pair_metric
 from tasks.reporting.notes import percentile
@@ -96,11 +96,6 @@ def _with_chance(evidence: Evidence, a: str, b: str, gap: Part) -> Part:
         return gap
     detail = f"{gap.detail}; chance {number(v1 - u1, 3)}"
     return replace(gap, null=v1 - u1, detail=detail)
-
-
-def mean_overlap(dimensions: int) -> float:
-    """``E |<u, u'>|`` of two independent uniform unit vectors: see `tasks.geometry.chance.nulls.expected_overlap`."""
-    return math.exp(math.lgamma(dimensions / 2) - math.lgamma((dimensions + 1) / 2)) / math.sqrt(math.pi)
 
 
 def seeds(metric: str) -> Reading:
@@ -259,12 +254,12 @@ def _noise(evidence: Evidence, metric: str, a: RunInfo, b: RunInfo, k: int | Non
     view = evidence.view
     if view.one_start(a, b) is False and view.twin(a, b) is None:
         start = view.start_floor(a, b, metric, k)
-        return Noise(KINDS[INITIALISATION], start.lowest, start.highest, start.n) if start else None
+        return Noise.of(start, KINDS[INITIALISATION]) if start else None
     own = view.likeness(a, b, metric, k).floor if view.one_start(a, b) else view.likeness(a, a, metric, k).within[0]
     if own:
-        return Noise(KINDS[ORDER], min(own), max(own), len(own))
+        return Noise.of(Spread(own), KINDS[ORDER])
     floor = view.floor_of(ORDER, metric, k)
-    return Noise(f"{KINDS[ORDER]} of other methods", floor.lowest, floor.highest, floor.n) if floor else None
+    return Noise.of(floor, f"{KINDS[ORDER]} of other methods") if floor else None
 
 
 def _beats(found: PairEstimate, metric: str) -> bool | None:

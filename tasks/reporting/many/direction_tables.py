@@ -7,10 +7,11 @@ from functools import partial
 
 import polars as pl
 
+from tasks.reporting.estimates import spread
 from tasks.reporting.formats import NOT_MEASURED, learning_rate, number, significant
 from tasks.reporting.many.joined import Many
 from tasks.reporting.many.rows import Rows, between, crossed, floors, grouped, values
-from tasks.reporting.many.spread import cell, spread, told
+from tasks.reporting.many.spread import cell, told
 from tasks.reporting.metrics import MANY
 from tasks.reporting.tables.views import Cell, Table
 

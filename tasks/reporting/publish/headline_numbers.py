@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tasks.reporting.estimates import Estimate
+from tasks.reporting.publish.noise import range_of
 from tasks.reporting.tables.functions import depths, divergences
 from tasks.reporting.views.join import StudyTables, base_of, benchmarks, ordered_runs, score, versus
 from tasks.reporting.views.pairs import Geometry
@@ -44,7 +45,11 @@ def _accuracy(tables: StudyTables, benchmark: str) -> dict[str, Any]:
 def _barriers(tables: StudyTables, view: Geometry) -> dict[str, Any] | None:
     paths = paths_of(tables.barriers)
     found = {reading: largest(paths, view, reading) for reading in paths.readings}
-    return {reading: asdict(extreme) for reading, extreme in found.items() if extreme} or None
+    return {
+        reading: {**asdict(extreme), "floor": range_of(extreme.floor) if extreme.floor else None}
+        for reading, extreme in found.items()
+        if extreme
+    } or None
 
 
 def _cka(tables: StudyTables, view: Geometry) -> dict[str, Any] | None:

@@ -150,4 +150,4 @@ def _floor_cell(twins: Sequence[Names], column: Column, paths: Paths) -> Cell:
     if found is None:
         return Cell(NOT_MEASURED)
     text = READINGS[reading].text
-    return Cell(text(found.mean), said(f"{text(found.lowest)} to {text(found.highest)}" if found.n > 1 else ""))
+    return Cell(text(found.mean), said(found.range(text) if found.n > 1 else ""))

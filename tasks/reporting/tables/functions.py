@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from tasks.core.contracts import RunInfo
-from tasks.reporting.estimates import Estimate
+from tasks.reporting.estimates import Estimate, Spread
 from tasks.reporting.formats import NOT_MEASURED, number, significant
 from tasks.reporting.tables.views import Cell, Table, said
 from tasks.reporting.views.join import StudyTables, base_of
 from tasks.reporting.views.pairs import NO_FLOOR, Geometry
-from tasks.reporting.views.same_method import FLOOR_NOTE, SAME_METHOD, Apart, apart, difference_of, floor_words
+from tasks.reporting.views.same_method import FLOOR_NOTE, SAME_METHOD, apart, difference_of, floor_words
 
 MOST_RUNS = 12
 """Rows and columns of the matrix of divergences; the frame beside the page has all."""
@@ -31,7 +31,7 @@ def depths(lens: pl.DataFrame) -> dict[str, float]:
     return dict(rows.select("run", "value").iter_rows())
 
 
-def depths_apart(tables: StudyTables, view: Geometry) -> dict[str, Apart]:
+def depths_apart(tables: StudyTables, view: Geometry) -> dict[str, Spread]:
     """How far the logit-lens depths of runs of one method are apart, layers."""
     return apart(view, difference_of(depths(tables.lens).get))
 

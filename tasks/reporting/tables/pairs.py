@@ -144,8 +144,7 @@ def _floor_row(kind: str, columns: Sequence[Shown], view: Geometry) -> tuple[Cel
             why = {view.missing(a, b, column.metric.name, k) for a, b in view.twins[kind]}
             cells.append(Cell(min(why, default=NOT_MEASURED)))
             continue
-        low, high = column.text(found.lowest), column.text(found.highest)
-        subs = said(f"{low} to {high}" if found.n > 1 else "") + said(f"top-{k}" if column.k == OWN else "")
+        subs = said(found.range(column.text) if found.n > 1 else "") + said(f"top-{k}" if column.k == OWN else "")
         cells.append(Cell(column.text(found.mean), subs))
     pairs_of = view.twins[kind]
     of = count(len(pairs_of), "pair") if pairs_of else NOT_MEASURED

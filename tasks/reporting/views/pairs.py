@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 
 from tasks.core.contracts import RunInfo
-from tasks.reporting.estimates import Estimate
+from tasks.reporting.estimates import Estimate, Spread
 from tasks.reporting.formats import NOT_MEASURED, number
 from tasks.reporting.metrics import INVERSE, PAIR, pair_metric
 from tasks.reporting.views.across import Difference, Likeness, difference, likeness
-from tasks.reporting.views.floors import INITIALISATION, KINDS, ORDER, Floor, floor_of, kind_of, same_initialisation
+from tasks.reporting.views.floors import INITIALISATION, KINDS, ORDER, floor_of, kind_of, same_initialisation
 from tasks.reporting.views.join import (
     HeadlineRow,
     StudyTables,
@@ -152,7 +152,7 @@ class Geometry:
         kind = self.kind(run, other)
         return "" if kind is None else IS_FLOOR if kind == ORDER else IS_START
 
-    def floor_of(self, kind: str, metric: str, k: int | None = None) -> Floor | None:
+    def floor_of(self, kind: str, metric: str, k: int | None = None) -> Spread | None:
         """One floor of one measure; None where it was not measured."""
         return floor_of(self.value(a, b, metric, k) for a, b in self.twins[kind])
 
@@ -179,7 +179,7 @@ class Geometry:
         """Whether two runs began from one LoRA initialisation; None where it cannot be told."""
         return same_initialisation(run, other, self.value(run.run, other.run, "lora_a_cosine"))
 
-    def start_floor(self, run: RunInfo, other: RunInfo, metric: str, k: int | None = None) -> Floor | None:
+    def start_floor(self, run: RunInfo, other: RunInfo, metric: str, k: int | None = None) -> Spread | None:
         """What the two runs' own methods give with themselves from another initialisation, at the same rate."""
         own = {(info.method, info.lr) for info in (run, other)}
         known = {info.run: info for info in self.runs}

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from tasks.reporting.estimates import Estimate
+from tasks.reporting.estimates import Estimate, Spread
 from tasks.reporting.formats import number
-from tasks.reporting.views.floors import Floor, floor_of
+from tasks.reporting.views.floors import floor_of
 from tasks.reporting.views.pairs import Geometry
 
 Names = tuple[str, str]
@@ -57,7 +57,7 @@ class Extreme:
     other: str
     matched: bool
     barrier: Barrier
-    floor: Floor | None
+    floor: Spread | None
     """Over the twins, with the same scaling of the updates."""
     paths: int
     shown: int
@@ -89,8 +89,8 @@ class Paths:
         """The pairs that the frame has, in its order."""
         return list(dict.fromkeys((a, b) for a, b, _, _ in self.barriers))
 
-    def floor(self, twins: Iterable[Names], matched: bool, reading: str) -> Floor | None:
-        """Lowest, mean and highest barrier of pairs of one method."""
+    def floor(self, twins: Iterable[Names], matched: bool, reading: str) -> Spread | None:
+        """The barriers of pairs of one method."""
         found = [self.find(a, b, matched, reading) for a, b in twins]
         return floor_of(barrier.value for barrier in found if barrier is not None)
 
