@@ -7,14 +7,14 @@ from tasks.reporting.notes import MOST_LISTED, count, named
 from tasks.reporting.tables.functions import depths, depths_apart, divergences
 from tasks.reporting.views.join import StudyTables, base_of
 from tasks.reporting.views.pairs import Geometry
-from tasks.reporting.views.paths import READINGS, Extreme, largest, paths_of
+from tasks.reporting.views.paths import READINGS, Extreme, largest
 from tasks.reporting.views.same_method import floor_clause
-from tasks.reporting.views.similarity import POOLINGS, lowest_pair, lowest_twin, similarity_of
+from tasks.reporting.views.similarity import POOLINGS, lowest_pair, lowest_twin
 
 
 def barrier_finding(tables: StudyTables, view: Geometry) -> str:
     """The largest barrier of every reading against that of runs of one method; empty where none was measured."""
-    paths = paths_of(tables.barriers)
+    paths = tables.paths
     said = []
     for reading in paths.readings:
         found = largest(paths, view, reading)
@@ -41,7 +41,7 @@ def _barrier(reading: str, found: Extreme) -> str:
 
 def cka_finding(tables: StudyTables, view: Geometry) -> str:
     """The pair and layer of the lowest CKA, against that of runs of one method; empty where none was measured."""
-    found = similarity_of(tables.cka)
+    found = tables.similarity
     lowest = lowest_pair(found, view) if found else None
     if found is None or lowest is None:
         return ""

@@ -15,7 +15,7 @@ from tasks.reporting.metrics import INVERSE, MANY, Metric, pair_metric
 from tasks.reporting.views.floors import kind_of
 from tasks.reporting.views.join import trained_runs
 from tasks.reporting.views.pairs import EVERYTHING
-from tasks.reporting.views.paths import midpoint, paths_of
+from tasks.reporting.views.paths import midpoint
 
 _MEASURED = (*MANY, pair_metric("lora_a_cosine"))
 """The metrics of ACROSS, in the order of its columns."""
@@ -40,7 +40,7 @@ def differences(a: Training, b: Training, many: Many) -> list[str]:
 def _pairs(many: Many) -> Iterator[tuple[Any, ...]]:
     seen: set[tuple[int, ...]] = set()
     for place, study in enumerate(many.studies):
-        paths = paths_of(study.tables.barriers)
+        paths = study.tables.paths
         for a, b in combinations(trained_runs(study.tables), 2):
             one, two = many.trainings[place, a.run], many.trainings[place, b.run]
             names, key = (a.run, b.run), tuple(sorted((one.number, two.number)))

@@ -10,8 +10,8 @@ from tasks.reporting.publish.noise import range_of
 from tasks.reporting.tables.functions import depths, divergences
 from tasks.reporting.views.join import StudyTables, base_of, benchmarks, ordered_runs, score, versus
 from tasks.reporting.views.pairs import Geometry
-from tasks.reporting.views.paths import largest, paths_of
-from tasks.reporting.views.similarity import lowest_pair, lowest_twin, similarity_of
+from tasks.reporting.views.paths import largest
+from tasks.reporting.views.similarity import lowest_pair, lowest_twin
 
 
 def headline_numbers(tables: StudyTables, view: Geometry) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def _accuracy(tables: StudyTables, benchmark: str) -> dict[str, Any]:
 
 
 def _barriers(tables: StudyTables, view: Geometry) -> dict[str, Any] | None:
-    paths = paths_of(tables.barriers)
+    paths = tables.paths
     found = {reading: largest(paths, view, reading) for reading in paths.readings}
     return {
         reading: {**asdict(extreme), "floor": range_of(extreme.floor) if extreme.floor else None}
@@ -53,7 +53,7 @@ def _barriers(tables: StudyTables, view: Geometry) -> dict[str, Any] | None:
 
 
 def _cka(tables: StudyTables, view: Geometry) -> dict[str, Any] | None:
-    found = similarity_of(tables.cka)
+    found = tables.similarity
     if found is None:
         return None
     ends = {"lowest": lowest_pair(found, view), "noise_floor": lowest_twin(found, view)}

@@ -30,7 +30,6 @@ from tasks.reporting.views.pairs import (
     UNDEFINED,
     ZERO,
     Geometry,
-    geometry,
     geometry_of,
     headline_rows,
 )
@@ -46,7 +45,7 @@ def headline_renderable(tables: StudyTables) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    view = geometry(tables)
+    view = tables.geometry
     said, rows = findings(tables, view), headline_rows(tables, view)
     second = second_benchmark(tables)
     reference = view.reference.run if view.reference else "sft"

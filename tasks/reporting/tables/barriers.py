@@ -19,7 +19,6 @@ from tasks.reporting.views.paths import (
     Paths,
     base_readings,
     near_and_other,
-    paths_of,
 )
 
 Column = tuple[str, bool]
@@ -28,7 +27,7 @@ Column = tuple[str, bool]
 
 def barrier_tables(tables: StudyTables, view: Geometry) -> list[Table]:
     """The pairs with the reference and the noise floors, then all others that were measured."""
-    paths = paths_of(tables.barriers)
+    paths = tables.paths
     if not paths.readings:
         return [Table("barriers", "Barriers", (), (), "No path between two updates was read in this study.")]
     near, others = near_and_other(view, paths.pairs())

@@ -10,7 +10,7 @@ from tasks.reporting.tables.pairs import MOST_PAIRS
 from tasks.reporting.tables.views import Cell, Table, said
 from tasks.reporting.views.join import StudyTables, base_of
 from tasks.reporting.views.pairs import Geometry
-from tasks.reporting.views.similarity import BIASED, POOLINGS, Similarity, similarity_of
+from tasks.reporting.views.similarity import BIASED, POOLINGS, Similarity
 
 MOST_LAYERS = 13
 """Columns of the table of layers; the frame beside the page has all."""
@@ -22,7 +22,7 @@ Names = tuple[str, str]
 
 def cka_tables(tables: StudyTables, view: Geometry) -> tuple[Table, ...]:
     """What a reader needs of each run, and the layers one by one; one empty table where nothing was measured."""
-    found = similarity_of(tables.cka)
+    found = tables.similarity
     if found is None:
         return (Table("cka", TITLE, (), (), "No hidden states were compared in this study."),)
     return _summary(found, tables, view), _layers(cka_pairs(tables, view), found, view)
