@@ -71,6 +71,8 @@ class Metric:
     beside: bool = False
     """Whether its interval, null and percentile stand beside every value of the table of pairs."""
     terminal: tuple[Column, ...] = ()
+    legend: str = ""
+    """What these columns are, below the terminal's table."""
     many: Column | None = None
     """On pages of many studies."""
     joined: str = ""
@@ -122,6 +124,7 @@ PAIR = (
             Column("Worst at the largest k, deg", "own"),
         ),
         terminal=(Column("top-1", "first"), Column("top-{k}", "common")),
+        legend="top-1, top-k: largest angle of the left subspaces, degrees",
         many=Column("Angle of u1 and u1', deg", "first"), joined="angle",
         note="Angles: principal angles between left singular subspaces, degrees, median over {modules}; worst: the "
         "largest of them, smallest: that of the two directions in which the subspaces are nearest, the other reading "
@@ -140,6 +143,7 @@ PAIR = (
         "|<u_1, u_1'>|", _PAPER, _MEAN,
         axis="Overlap", nearer="high", bounds=_UNIT, null=True,
         columns=(Column("|u1 u1'|"),), terminal=(Column("|u1|", decimals=2),), many=Column("|u1 u1'|"),
+        legend="|u1|, |v1|: overlap of the first left and right singular vectors",
         note="u1, v1: first left and right singular vectors, phi: overlap of the subspaces, mean over modules;",
     ),
     Metric(
@@ -168,6 +172,7 @@ PAIR = (
         "|dW_a - P dW_a|_F / |dW_a|_F, P on the line of dW_b", _PAPER, _ENTRIES,
         axis="Share", nearer="low", bounds=_UNIT, null=True, turned="orthogonal_fraction_reverse",
         columns=(Column("Orthogonal fraction"),), terminal=(Column("orth.", decimals=2),),
+        legend="orth.: share outside the reference's direction",
     ),
     Metric(
         "angle_right", "Largest angle of the top-{k} right subspaces",
@@ -208,6 +213,7 @@ UPDATE = (
         "In how many directions the update moves, by the entropy of its singular values: from 1 to their number.",
         "exp(-sum p log p), p = s / sum s", "Roy and Vetterli 2007", _MEAN, decimals=2, is_size=True,
         columns=(Column("Effective rank"),), terminal=(Column("rank"),),
+        legend="rank: effective rank (entropy)",
         note="Ranks from the singular values s of each module, mean over modules: effective rank exp(H(p)),",
     ),
     Metric(

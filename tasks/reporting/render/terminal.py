@@ -11,7 +11,7 @@ from tasks.core.contracts import DIFFERS_LITTLE, EQUAL, NO_POWER, RunInfo
 from tasks.reporting.claims import claims_sentence, claims_table
 from tasks.reporting.findings.headline import findings
 from tasks.reporting.formats import NOT_MEASURED, in_sentence, number, p_value, percent, points
-from tasks.reporting.metrics import UPDATE
+from tasks.reporting.metrics import PAIR, UPDATE
 from tasks.reporting.notes import count, floor_note, interval, percentile
 from tasks.reporting.tables.pairs import Shown, columns_of
 from tasks.reporting.views.join import (
@@ -141,11 +141,11 @@ def comparison_renderable(frames: Mapping[str, pl.DataFrame], reference: str) ->
         grid.add_row(*(Text(text.replace(NOT_MEASURED, "n/m")) for text in texts))
     zero = "; zero: an update of zero has no direction" if view.zero else ""
     over = count(view.layers, "layer") if view.layers else "modules"
+    columns_are = "; ".join(metric.legend for metric in (*PAIR, *UPDATE) if metric.legend)
     legend = (
         f"Against {reference} over {view.modules} modules. 95 %: interval over {over}; "
-        "pctl: percent of random subspaces below the cosine; top-1, top-k: largest angle of the left subspaces, "
-        "degrees; |u1|, |v1|: overlap of the first left and right singular vectors; orth.: share outside the "
-        f"reference's direction; rank: effective rank (entropy); * at its noise floor{zero}; n/m: not measured. "
+        f"pctl: percent of random subspaces below the cosine; {columns_are}; * at its noise floor{zero}; n/m: not "
+        "measured. "
         f"{floor_note(view)}"
     )
     return Group(grid, Text(legend, style="dim"))
