@@ -93,9 +93,8 @@ class Metric:
 
     def called(self, k: int | None) -> str:
         """Its title at this dimension."""
-        return (
-            (self.first if k == 1 and self.first else self.title).replace("{k}", "" if k is None else str(k)).rstrip()
-        )
+        title = self.first if k == 1 and self.first else self.title
+        return title.replace("{k}", "" if k is None else str(k)).rstrip()
 
 
 _ENTRIES, _MEDIAN, _MEAN = "over all entries of its modules", "median over its modules", "mean over its modules"
@@ -266,6 +265,8 @@ BASE = (
 )  # fmt: skip
 """Of one update beside the base weight W that it is added to."""
 
+REVERSED = {metric.name: metric.turned for metric in PAIR if metric.turned not in ("", INVERSE)}
+"""Metric of a against b -> what the frame calls it of b against a, where the two differ."""
 PAIRS = {metric.name: metric for metric in PAIR}
 MANY = tuple(metric for metric in PAIR if metric.many)
 """Those of pages of many studies."""
@@ -273,7 +274,8 @@ MANY = tuple(metric for metric in PAIR if metric.many)
 
 def pair_metric(name: str) -> Metric:
     """The entry of a metric of pairs; one that has none reads by its own name."""
-    return PAIRS.get(name) or Metric(name, f"{name} {{k}}", "", "", "", "", axis=name)
+    reverse = next((one for one, other in REVERSED.items() if other == name), name)
+    return PAIRS.get(reverse) or Metric(name, f"{name} {{k}}", "", "", "", "", axis=name)
 
 
 def notes(metrics: Iterable[Metric], modules: str = "") -> str:
@@ -292,8 +294,15 @@ def metrics_page() -> str:
     """docs/metrics-table.md: every metric with its definition, formula, unit and source."""
     lines = ["<!-- Made by python -m tasks.reporting.metrics from the catalogue in tasks/reporting/metrics.py. -->"]
     for title, (metrics, about) in _KINDS.items():
-        lines += ["", f"## {title}", "", about, "", "| Metric | Definition | Formula | Modules | Range | Source |"]
-        lines += ["| --- | --- | --- | --- | --- | --- |", *map(_row, metrics)]
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            about,
+            "",
+            "| Metric | Definition | Formula | Modules | Range | Chance | Source |",
+        ]
+        lines += ["| --- | --- | --- | --- | --- | --- | --- |", *map(_row, metrics)]
     return "\n".join(lines) + "\n"
 
 
@@ -303,7 +312,8 @@ def _row(metric: Metric) -> str:
     alike = f"; alike when {metric.nearer}" if metric.nearer else ""
     title = metric.title.replace("{k}", "k").replace("|", "\\|")
     formula = metric.formula.replace("|", "\\|")
-    cells = (f"{title}<br>`{metric.name}`", metric.definition, f"`{formula}`", metric.over, f"{span}{alike}")
+    chance = "random subspaces" if metric.null else "-"
+    cells = (f"{title}<br>`{metric.name}`", metric.definition, f"`{formula}`", metric.over, f"{span}{alike}", chance)
     return f"| {' | '.join((*cells, metric.source))} |"
 
 

@@ -11,9 +11,9 @@ import polars as pl
 
 from tasks.core.contracts import RunInfo
 from tasks.reporting.charts.picture import colour_of, label_of
-from tasks.reporting.metrics import INVERSE, PAIRS, Metric, pair_metric
+from tasks.reporting.metrics import INVERSE, PAIRS, REVERSED, Metric, pair_metric
 from tasks.reporting.views.floors import KINDS
-from tasks.reporting.views.pairs import REVERSED, Geometry
+from tasks.reporting.views.pairs import Geometry
 
 MOST_VALUES = 40_000
 """Numbers of pairs on a page: under a megabyte. Of more, the measures that are read last are left to the parquet."""

@@ -22,11 +22,11 @@ from tasks.reporting.claims.evidence import Evidence
 from tasks.reporting.claims.measured import Measured, Missing, Noise, known
 from tasks.reporting.estimates import Estimate, Spread
 from tasks.reporting.formats import learning_rate, number
-from tasks.reporting.metrics import INVERSE, pair_metric
+from tasks.reporting.metrics import INVERSE, REVERSED, pair_metric
 from tasks.reporting.notes import percentile
 from tasks.reporting.views.across import Likeness, t_interval
 from tasks.reporting.views.floors import INITIALISATION, KINDS, ORDER
-from tasks.reporting.views.pairs import REVERSED, PairEstimate
+from tasks.reporting.views.pairs import PairEstimate
 
 LEADING = -1
 """Stands for the subspace dimension that is to this rank what the paper's 10 is to its 32."""

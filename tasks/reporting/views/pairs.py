@@ -12,7 +12,7 @@ import polars as pl
 from tasks.core.contracts import RunInfo
 from tasks.reporting.estimates import Estimate, Spread
 from tasks.reporting.formats import NOT_MEASURED, number
-from tasks.reporting.metrics import INVERSE, PAIR, pair_metric
+from tasks.reporting.metrics import INVERSE, REVERSED, pair_metric
 from tasks.reporting.views.across import Difference, Likeness, difference, likeness
 from tasks.reporting.views.floors import INITIALISATION, KINDS, ORDER, floor_of, kind_of, same_initialisation
 from tasks.reporting.views.join import (
@@ -48,9 +48,6 @@ REACHED = (AT_FLOOR, IS_FLOOR, AT_START, IS_START)
 
 EVERYTHING = (pl.col("module") == "*") & pl.col("layer").is_null() & pl.col("projection").is_null()
 """Rows over all shared modules; module "*" with a layer or a projection is the value of that part."""
-
-REVERSED = {metric.name: metric.turned for metric in PAIR if metric.turned not in ("", INVERSE)}
-"""Metric of a against b -> what the frame calls it of b against a, where the two differ."""
 
 IDENTICAL = 1e-9
 """Distance from 1, of cosine and norm ratio, below which two updates are one: double precision leaves less."""
