@@ -1,8 +1,9 @@
-"""The catalogue of metrics of weight updates: what each one means, how it reads, and where a report shows it.
+"""The catalogue of metrics: what each one means, how it reads, and where a report shows it.
 
-A new metric is one function where it is computed (`PAIR_METRICS`, `RANKS` or `BASE_METRICS` in `tasks.geometry`) and
-one entry here, under the same name: the tables, the explorer, the pages of many studies, the terminal and
-docs/metrics-table.md take it from here. ``python -m tasks.reporting.metrics docs/metrics-table.md`` writes that page.
+A new metric of updates is one function where it is computed (`PAIR_METRICS`, `RANKS` or `BASE_METRICS` in
+`tasks.geometry`) and one entry here, under the same name: the tables, the explorer, the pages of many studies, the
+terminal and docs/metrics-table.md take it from here. ``python -m tasks.reporting.metrics docs/metrics-table.md`` writes
+that page.
 """
 
 from __future__ import annotations
@@ -48,8 +49,10 @@ class Metric:
     formula: str
     source: str
     over: str
-    """How several modules are joined to one value."""
+    """What it is taken over, and how the parts are joined to one value."""
     unit: str = ""
+    scale: float = 1.0
+    """What a value of the frames is multiplied by to be in ``unit``."""
     axis: str = ""
     decimals: int = 3
     nearer: Literal["high", "low", ""] = ""
@@ -89,7 +92,8 @@ class Metric:
 
     def text(self, value: float | None, decimals: int | None = None) -> str:
         """``value`` as a reader sees it."""
-        return (size if self.is_size else number)(value, self.decimals if decimals is None else decimals)
+        scaled = None if value is None else self.scale * value
+        return (size if self.is_size else number)(scaled, self.decimals if decimals is None else decimals)
 
     def called(self, k: int | None) -> str:
         """Its title at this dimension."""
@@ -102,6 +106,7 @@ _UNIT, _RIGHT_ANGLE = (0.0, 1.0), (0.0, 90.0)
 _BJORCK = "Björck and Golub 1973"
 _LORA = "Hu et al. 2021 (LoRA), arXiv 2106.09685, section 7.2"
 _PAPER = "arXiv 2606.23740"
+_LMC = "linear mode connectivity: Frankle et al. 2020, arXiv 1912.05671"
 
 PAIR = (
     Metric(
@@ -265,6 +270,73 @@ BASE = (
 )  # fmt: skip
 """Of one update beside the base weight W that it is added to."""
 
+PATH = (
+    Metric(
+        "boxed", "Cross-entropy of the boxed answer",
+        "How unlikely the reference answer is, right after the prompt, to the models on the path between two updates. "
+        "Its barrier: the largest height above the straight line between the ends.",
+        "-log p(boxed answer | prompt) / tokens", _LMC, "mean over the tokens of all problems",
+        unit="nats/token", decimals=4, columns=(Column("Boxed answer"),),
+    ),
+    Metric(
+        "solution", "Cross-entropy of the solution", "The same of the reference solution, working included.",
+        "-log p(solution | prompt) / tokens", _LMC, "mean over the tokens of all problems",
+        unit="nats/token", decimals=4, columns=(Column("Solution"),),
+    ),
+    Metric(
+        "accuracy", "Accuracy", "The share of problems that a model on the path solves. Its barrier is the error's.",
+        "correct / problems, greedy", _LMC, "mean over problems", unit="points", scale=100.0, decimals=1,
+        bounds=(0.0, 100.0), columns=(Column("Error"),),
+    ),
+)  # fmt: skip
+"""Along the straight path between two updates, by the name that CONNECTIVITY has for it. Its column is the barrier."""
+
+CKA = Metric(
+    "cka", "Linear CKA", "How alike the hidden states of two models are at one layer, up to rotation and scale.",
+    "HSIC(X, Y) / sqrt(HSIC(X, X) HSIC(Y, Y)), unbiased HSIC",
+    "Kornblith et al. 2019, arXiv 1905.00414; debiased: Nguyen et al. 2021, arXiv 2010.15327",
+    "rows: one a prompt", decimals=4, nearer="high", bounds=(-1.0, 1.0),
+)  # fmt: skip
+DEPTH = Metric(
+    "depth", "Logit-lens depth", "The first layer from which on the most likely token is the last layer's.",
+    "min l: argmax lens(h_m) = argmax lens(h_L) for all m >= l", "nostalgebraist 2020 (logit lens)",
+    "mean over the tokens of the reference solutions", unit="layers", decimals=2,
+)  # fmt: skip
+KL = Metric(
+    "kl", "KL divergence", "How far one model's next-token distribution is from another's; it has a direction.",
+    "sum p_a log(p_a / p_b), whole vocabulary", "Kullback and Leibler 1951",
+    "mean over the tokens of the reference solutions", unit="nats/token", nearer="low",
+)  # fmt: skip
+
+ANSWERS = (
+    Metric(
+        "accuracy", "Accuracy", "The share of problems whose greedy answer is right.", "correct / problems",
+        "interval: Wilson 1927; difference: Bonett and Price 2012; test: McNemar 1947, exact",
+        "mean over problems", unit="%", scale=100.0, decimals=1, bounds=(0.0, 100.0),
+    ),
+    Metric(
+        "answer_loss", "Answer loss", "How unlikely the reference solutions are to a model.",
+        "-log p(solution | prompt) / tokens", "cross-entropy", "mean over all tokens", unit="nats/token",
+    ),
+)  # fmt: skip
+SAMPLED = (
+    Metric(
+        "avg", "avg@k", "The share of the drawn answers that are right.", "c / n", "mean of the draws",
+        "mean over problems", unit="%", scale=100.0, decimals=1, bounds=(0.0, 100.0),
+    ),
+    Metric(
+        "pass", "pass@k", "The chance that at least one of k drawn answers is right.", "1 - C(n - c, k) / C(n, k)",
+        "Chen et al. 2021, arXiv 2107.03374", "mean over problems", unit="%", scale=100.0, decimals=1,
+        bounds=(0.0, 100.0),
+    ),
+    Metric(
+        "maj", "maj@k", "The chance that the most frequent of k drawn answers is right; a tie is shared.",
+        "over every choice of k of the n answers", "Wang et al. 2022, arXiv 2203.11171", "mean over problems",
+        unit="%", scale=100.0, decimals=1, bounds=(0.0, 100.0),
+    ),
+)  # fmt: skip
+"""Of several drawn answers to each problem, by the name that SAMPLES has for it."""
+
 REVERSED = {metric.name: metric.turned for metric in PAIR if metric.turned not in ("", INVERSE)}
 """Metric of a against b -> what the frame calls it of b against a, where the two differ."""
 PAIRS = {metric.name: metric for metric in PAIR}
@@ -283,10 +355,13 @@ def notes(metrics: Iterable[Metric], modules: str = "") -> str:
     return " ".join(metric.note for metric in metrics if metric.note).replace("{modules}", modules)
 
 
-_KINDS = {
+_KINDS: dict[str, tuple[tuple[Metric, ...], str]] = {
     "Two updates": (PAIR, "Of update a against update b, left: output directions, right: input directions."),
     "One update": (UPDATE, "s: the singular values of a module's update."),
     "An update and its base": (BASE, "Only where the base's weights are at hand."),
+    "What the models compute": ((CKA, KL, DEPTH), "On the prompts, or on the reference solutions."),
+    "The path between two updates": (PATH, "The base with (1 - alpha) of the one update and alpha of the other."),
+    "What the models answer": ((*ANSWERS, *SAMPLED), "n: answers drawn to a problem, c: those that are right."),
 }
 
 
@@ -300,15 +375,15 @@ def metrics_page() -> str:
             "",
             about,
             "",
-            "| Metric | Definition | Formula | Modules | Range | Chance | Source |",
+            "| Metric | Definition | Formula | Over | Range | Chance | Source |",
         ]
         lines += ["| --- | --- | --- | --- | --- | --- | --- |", *map(_row, metrics)]
     return "\n".join(lines) + "\n"
 
 
 def _row(metric: Metric) -> str:
-    unit = f" {metric.unit}" if metric.unit else ""
-    span = f"{metric.bounds[0]:g} to {metric.bounds[1]:g}{unit}" if metric.bounds else "0 and above"
+    span = f"{metric.bounds[0]:g} to {metric.bounds[1]:g}" if metric.bounds else "0 and above"
+    span += f" {metric.unit}" if metric.unit else ""
     alike = f"; alike when {metric.nearer}" if metric.nearer else ""
     title = metric.title.replace("{k}", "k").replace("|", "\\|")
     formula = metric.formula.replace("|", "\\|")

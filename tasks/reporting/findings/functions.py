@@ -25,10 +25,10 @@ def barrier_finding(tables: StudyTables, view: Geometry) -> str:
 
 def _barrier(reading: str, found: Extreme) -> str:
     how = READINGS[reading]
-    text = how.text
+    text, what = how.text, how.columns[0].title.lower()
     assert found.barrier.value is not None  # `largest` takes only those that have one
     if found.barrier.value == 0:
-        return f"{how.barrier.lower()} none on any of {count(found.paths, 'path')}"
+        return f"{what} none on any of {count(found.paths, 'path')}"
     unit = f"{how.unit.replace('/', ' a ')}"
     floor = f"{text(found.floor.highest)} between runs of one method" if found.floor else "no noise floor measured"
     where = f"{found.run} and {found.other}{', norm-matched' if found.matched else ''}"
@@ -36,7 +36,7 @@ def _barrier(reading: str, found: Extreme) -> str:
         where += f", at alpha {number(found.barrier.alpha, 2)}"
     chance = f"by chance about {significant(found.by_chance, 2)}"
     shown = f"interval above 0 on {found.shown} of {count(found.paths, 'path')}, {chance}"
-    return f"{how.barrier.lower()} at most {text(found.barrier.value)} {unit} ({where}; {floor}; {shown})"
+    return f"{what} at most {text(found.barrier.value)} {unit} ({where}; {floor}; {shown})"
 
 
 def cka_finding(tables: StudyTables, view: Geometry) -> str:

@@ -90,7 +90,7 @@ def barrier_note(paths: Paths) -> str:
         counts = sorted({barrier.n for key, barrier in paths.barriers.items() if key[3] == reading and barrier.n})
         if counts:
             many = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-            sizes.append(f"{READINGS[reading].barrier.lower()} {many}")
+            sizes.append(f"{READINGS[reading].columns[0].title.lower()} {many}")
     return (
         "The model on the way is the base with (1 - alpha) of the first update and alpha of the second, the products "
         "B A interpolated, not the factors. Barrier: largest height, over the alphas that were read, of the loss above "
@@ -126,7 +126,7 @@ def _has(paths: Paths, column: Column) -> bool:
 
 def _title(column: Column) -> str:
     reading = READINGS[column[0]]
-    return f"{reading.barrier}, {'norm-matched, ' if column[1] else ''}{reading.unit}"
+    return f"{reading.columns[0].title}, {'norm-matched, ' if column[1] else ''}{reading.unit}"
 
 
 def _height(pair: Names, columns: Sequence[Column], paths: Paths) -> float:

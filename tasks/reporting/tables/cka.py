@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tasks.reporting.formats import NOT_MEASURED, number
+from tasks.reporting.metrics import CKA
 from tasks.reporting.notes import MOST_NAMED, named
 from tasks.reporting.tables.pairs import MOST_PAIRS
 from tasks.reporting.tables.views import Cell, Table, said
@@ -60,12 +61,12 @@ def _pair_cells(run: str, other: str, last: int, found: Similarity) -> tuple[Cel
     place = found.lowest(run, other)
     if place is None:
         return Cell(_missing(run, other, last, found)), Cell(_missing(run, other, last, found)), measured
-    beside = f"biased {number(found.value(run, other, place.layer, BIASED), 4)}"
-    lowest = Cell(number(place.value, 4), (f"at layer {place.layer}", beside))
+    beside = f"biased {CKA.text(found.value(run, other, place.layer, BIASED))}"
+    lowest = Cell(CKA.text(place.value), (f"at layer {place.layer}", beside))
     value = found.value(run, other, last)
     if value is None:
         return lowest, Cell(_missing(run, other, last, found)), measured
-    return lowest, Cell(number(value, 4), (f"biased {number(found.value(run, other, last, BIASED), 4)}",)), measured
+    return lowest, Cell(CKA.text(value), (f"biased {CKA.text(found.value(run, other, last, BIASED))}",)), measured
 
 
 def _layers(pairs: Sequence[Names], found: Similarity, view: Geometry) -> Table:

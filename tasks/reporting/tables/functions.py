@@ -8,7 +8,8 @@ import polars as pl
 
 from tasks.core.contracts import RunInfo
 from tasks.reporting.estimates import Estimate, Spread
-from tasks.reporting.formats import NOT_MEASURED, number, significant
+from tasks.reporting.formats import NOT_MEASURED, significant
+from tasks.reporting.metrics import DEPTH
 from tasks.reporting.tables.views import Cell, Table, said
 from tasks.reporting.views.join import StudyTables, base_of
 from tasks.reporting.views.pairs import NO_FLOOR, Geometry
@@ -46,10 +47,10 @@ def functions_table(tables: StudyTables, view: Geometry) -> Table:
     others = [base, *([reference] if reference else [])]
     layers = max(tables.lens["layer"].drop_nulls(), default=None)
     against = reference or base
-    largest, _ = floor_words(depths_apart(tables, view), _layers)
+    largest, _ = floor_words(depths_apart(tables, view), DEPTH.text)
     rows = []
     for info in [base, *view.runs]:
-        cells = [Cell(number(deep.get(info.run), 2)), _deeper(deep, info.run, against.run, largest)]
+        cells = [Cell(DEPTH.text(deep.get(info.run))), _deeper(deep, info.run, against.run, largest)]
         for other in others:
             cells += [_cell(found, *pair) for pair in ((other.run, info.run), (info.run, other.run))]
         rows.append((Cell(info.run, said(_twin(info, reference, view))), *cells))
@@ -61,17 +62,13 @@ def functions_table(tables: StudyTables, view: Geometry) -> Table:
     return Table("functions", title, tuple(header), tuple(rows), f"{_note(tables)} {FLOOR_NOTE}", marks=marks)
 
 
-def _layers(depth: float) -> str:
-    return number(depth, 2)
-
-
 def _deeper(deep: Mapping[str, float], run: str, other: str, floor: str) -> Cell:
     """The difference of two depths, with that of runs of one method beneath it."""
     if run == other or run not in deep or other not in deep:
         return Cell("-", ("itself",)) if run == other else Cell(NOT_MEASURED)
     sign = "+" if round(deep[run] - deep[other], 2) > 0 else ""
     beneath = floor if floor == NO_FLOOR else f"{SAME_METHOD.lower()} {floor}"
-    return Cell(f"{sign}{_layers(deep[run] - deep[other])}", (beneath,))
+    return Cell(f"{sign}{DEPTH.text(deep[run] - deep[other])}", (beneath,))
 
 
 def divergence_matrix(tables: StudyTables, view: Geometry) -> Table | None:

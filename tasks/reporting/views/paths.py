@@ -8,34 +8,16 @@ from dataclasses import dataclass, replace
 import polars as pl
 
 from tasks.reporting.estimates import Estimate, Spread
-from tasks.reporting.formats import number
+from tasks.reporting.metrics import PATH
 from tasks.reporting.views.floors import floor_of
 from tasks.reporting.views.pairs import Geometry
 
 Names = tuple[str, str]
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How one reading of a path is shown: its barrier times ``scale`` is in ``unit``."""
-
-    title: str
-    barrier: str
-    unit: str
-    scale: float
-    decimals: int
-
-    def text(self, value: float) -> str:
-        """``value``, in the frame's units, as a reader sees it."""
-        return number(self.scale * value, self.decimals)
-
-
-READINGS = {
-    "boxed": Reading("Cross-entropy of the boxed answer", "Boxed answer", "nats/token", 1.0, 4),
-    "solution": Reading("Cross-entropy of the solution", "Solution", "nats/token", 1.0, 4),
-    "accuracy": Reading("Accuracy", "Error", "points", 100.0, 1),
-}
-"""Readings of CONNECTIVITY in the order in which they are shown. The barrier of accuracy is that of the error."""
+READINGS = {metric.name: metric for metric in PATH}
+"""Metrics along a path, by their name in CONNECTIVITY, in the order in which they are shown. The barrier of accuracy is
+that of the error."""
 
 
 MISSED_BELOW = 0.025

@@ -9,11 +9,12 @@ import polars as pl
 import pytest
 
 from tasks.geometry.base.metrics import BASE_METRICS
+from tasks.geometry.paths.meter import READINGS
 from tasks.geometry.spectrum import RANKS
 from tasks.geometry.updates.metrics import PAIR_METRICS
 from tasks.reporting import metrics
 from tasks.reporting.charts.explore_pairs import pair_data
-from tasks.reporting.metrics import BASE, INVERSE, PAIR, UPDATE, Column, Metric, metrics_page
+from tasks.reporting.metrics import BASE, INVERSE, PAIR, PATH, UPDATE, Column, Metric, metrics_page
 from tasks.reporting.tables import pairs as table
 from tasks.reporting.views.join import StudyTables
 from tasks.reporting.views.pairs import geometry
@@ -30,6 +31,7 @@ def test_every_metric_that_is_computed_has_an_entry_and_the_other_way_round() ->
     assert {metric.name for metric in PAIR} | turned == set(PAIR_METRICS)
     assert {metric.name for metric in UPDATE} == {"norm", *RANKS}
     assert {metric.name for metric in BASE} == set(BASE_METRICS)
+    assert [metric.name for metric in PATH] == list(READINGS)
 
 
 @pytest.mark.parametrize("entry", PAIR, ids=lambda entry: entry.name)
