@@ -14,10 +14,9 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.core.chance import student
 from tasks.core.contracts import InputError
 from tasks.evaluation.intervals import paired_moments
-
-_QUANTILE = 0.975
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,8 @@ def method_interval(only_a: int, only_b: int, n: int, trained: int, spread: Trai
     seen. It takes the other methods to spread as those with replicates do, and two runs of one order, which share its
     luck, as independent.
     """
-    # Imported here: scipy takes long to load, and flows import this module.
-    from scipy.special import stdtrit
-
     difference, problems = paired_moments(only_a, only_b, n)
     total = problems + trained * spread.own
     freedom = max(spread.df, total**2 / ((trained * spread.seen) ** 2 / spread.df + problems**2 / (n + 1)))
-    half = float(stdtrit(freedom, _QUANTILE)) * total**0.5
+    half = float(student(freedom)) * total**0.5
     return difference - half, difference + half

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import combinations
 
 from tasks.core.contracts import FEW_LAYERS
+from tasks.reporting.estimates import Estimate
 from tasks.reporting.formats import listed, number
 from tasks.reporting.views.floors import INITIALISATION, ORDER
 from tasks.reporting.views.join import Versus
-from tasks.reporting.views.pairs import Estimate, Geometry
+from tasks.reporting.views.pairs import Geometry, PairEstimate
 
 MOST_NAMED = 3
 """Pairs or modules that a sentence names; the tables have them all."""
@@ -97,17 +99,15 @@ def count(n: int, noun: str) -> str:
 
 def interval(found: Estimate, decimals: int) -> str:
     """``[low, high]``; empty where there is none."""
-    if found.low is None or found.high is None:
-        return ""
-    return f"[{number(found.low, decimals)}, {number(found.high, decimals)}]"
+    return found.interval(partial(number, decimals=decimals))
 
 
-def percentile(found: Estimate) -> str:
+def percentile(found: PairEstimate) -> str:
     """The percentile with one decimal where it is neither 0 nor 100, so that 99.96 does not read as 100."""
     return "" if found.percentile is None else _percent(found.percentile)
 
 
-def both_nulls(found: Estimate) -> str:
+def both_nulls(found: PairEstimate) -> str:
     """Of a cosine: how far random directions spread it, and random ones in the common input subspace; empty where
     unknown."""
     if found.null_sd is None or found.shared_null_sd is None or found.shared_percentile is None:

@@ -24,7 +24,6 @@ from tasks.reporting.publish.published import HEAT_MAP, data_uri, descriptions, 
 from tasks.reporting.publish.write import write_report
 from tasks.reporting.tables.rollouts import rollout_record
 from tasks.reporting.views.join import SCHEMAS, StudyTables, judged
-from tasks.reporting.views.pairs import geometry
 from tasks.storage.store import open_store
 
 _OPTIONAL = ("samples", "differences", "connectivity", "barriers", "cka", "lens", "divergence")
@@ -99,7 +98,7 @@ def _training(trained: dict[RunInfo, StageResult]) -> pl.DataFrame:
 def _prefect_artifacts(tables: StudyTables, files: Sequence[Path]) -> None:
     """The same tables, heat-map and text as in the folder."""
     page = files[0].absolute()
-    described = descriptions(tables, geometry(tables))
+    described = descriptions(tables, tables.geometry)
     for key, description in described.items():
         file = files[0].parent / "tables" / f"{key}.csv"
         if file in files:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tasks.core.chance import student
 from tasks.core.contracts import InputError
 from tasks.geometry.chance.bootstrap import Array
 
@@ -40,9 +41,6 @@ def t_interval(
     NaN in ``layers_PL`` is left out; NaN where fewer than 2 are left, and where the value is NaN. `InputError` unless
     ``0 < level < 1``.
     """
-    # Imported here: flows import this module.
-    from scipy.special import stdtrit
-
     if not 0 < level < 1:
         raise InputError(f"level is {level}; a confidence level lies between 0 and 1")
     known = ~np.isnan(layers_PL)
@@ -51,5 +49,5 @@ def t_interval(
     half = np.full(len(value_P), np.nan)
     if enough.any():
         sd = np.nanstd(layers_PL[enough], axis=1, ddof=1)
-        half[enough] = stdtrit(n[enough] - 1, (1 + level) / 2) * sd / np.sqrt(n[enough])
+        half[enough] = student(n[enough] - 1, level) * sd / np.sqrt(n[enough])
     return np.clip(value_P - half, *span), np.clip(value_P + half, *span)

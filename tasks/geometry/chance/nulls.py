@@ -20,13 +20,13 @@ The inner product is linear in L, a sum of many small terms, so the law of a cos
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tasks.core.chance import mean_overlap
 from tasks.core.contracts import InputError
 
 Array = NDArray[np.float64]
@@ -73,12 +73,9 @@ def extreme_angles(overlaps: Array, k: int, which: Literal["largest", "smallest"
 
 
 def expected_overlap(n: int) -> float:
-    """``E |<u, u'>|`` of two independent uniform unit vectors of R^n: ``Gamma(n/2) / (sqrt(pi) Gamma((n+1)/2))``.
-
-    ``<u, u'>^2`` is Beta(1/2, (n-1)/2); this is the mean of its root. About ``sqrt(2 / (pi n))`` for large n.
-    """
+    """`tasks.core.chance.mean_overlap` of R^n, whose n is checked."""
     _check_dimension(n)
-    return math.exp(math.lgamma(n / 2) - math.lgamma((n + 1) / 2)) / math.sqrt(math.pi)
+    return mean_overlap(n)
 
 
 def expected_similarity(n: int, k: int) -> float:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
 from tasks.core.contracts import RunInfo
 from tasks.reporting.charts.picture import colour_of, label_of
+from tasks.reporting.metrics import INVERSE, PAIRS, REVERSED, Metric, pair_metric
 from tasks.reporting.views.floors import KINDS
 from tasks.reporting.views.pairs import Geometry
 
@@ -21,65 +21,6 @@ MOST_VALUES = 40_000
 Key = tuple[str, int | None]
 Series = dict[int | None, tuple[float | None, float | None]]
 """Layer (None: over everything) -> value and mean of the null."""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """How a metric reads.
-
-    ``nearer``: which end means that two updates are alike; ``bounds``: of its axis, widened where the values go beyond
-    (None: those of the values); ``over``: how the modules of one layer are joined.
-    """
-
-    title: str
-    axis: str
-    unit: str
-    nearer: Literal["high", "low", ""]
-    bounds: tuple[float, float] | None
-    decimals: int
-    over: str
-
-
-_ENTRIES, _MEDIAN, _MEAN = "over all entries of its modules", "median over its modules", "mean over its modules"
-
-_MEASURES = {
-    "cosine": Measure("Cosine", "Cosine", "", "high", (0, 1), 3, _ENTRIES),
-    "angle_left": Measure(
-        "Largest angle of the top-{k} left subspaces", "Angle", "degrees", "low", (0, 90), 1, _MEDIAN
-    ),
-    "angle_min_left": Measure(
-        "Smallest angle of the top-{k} left subspaces", "Angle", "degrees", "low", (0, 90), 1, _MEDIAN
-    ),
-    "u1_overlap": Measure("First left singular vectors |u1 u1'|", "Overlap", "", "high", (0, 1), 3, _MEAN),
-    "phi_left": Measure("phi, top-{k} left", "phi", "", "high", (0, 1), 3, _MEAN),
-    "orthogonal_fraction": Measure("Share of the first outside the second", "Share", "", "low", (0, 1), 3, _ENTRIES),
-    "norm_ratio": Measure("Norm of the first over the second", "Ratio", "", "", None, 2, _ENTRIES),
-    "v1_overlap": Measure("First right singular vectors |v1 v1'|", "Overlap", "", "high", (0, 1), 3, _MEAN),
-    "angle_right": Measure(
-        "Largest angle of the top-{k} right subspaces", "Angle", "degrees", "low", (0, 90), 1, _MEDIAN
-    ),
-    "angle_min_right": Measure(
-        "Smallest angle of the top-{k} right subspaces", "Angle", "degrees", "low", (0, 90), 1, _MEDIAN
-    ),
-    "phi_right": Measure("phi, top-{k} right", "phi", "", "high", (0, 1), 3, _MEAN),
-    "lora_a_cosine": Measure("Cosine of the trained lora_A", "Cosine", "", "high", (0, 1), 3, _ENTRIES),
-}
-"""In the order in which they are offered; a metric that is not here follows under its own name."""
-
-_TURNED = {"orthogonal_fraction": "orthogonal_fraction_reverse", "norm_ratio": "norm_ratio"}
-"""Metrics that depend on which run is first -> what they are called with the runs changed round."""
-
-
-def measure_of(metric: str, k: int | None) -> Measure:
-    """How ``metric`` reads, with its k in the title."""
-    known = _MEASURES.get(metric, Measure(metric if k is None else f"{metric} {{k}}", metric, "", "", None, 3, ""))
-    # Of one vector the largest angle is the only one.
-    title = f"Angle of the first {metric.removeprefix('angle_')} singular vectors" if _top(metric, k) else known.title
-    return replace(known, title=title.replace("{k}", str(k)))
-
-
-def _top(metric: str, k: int | None) -> bool:
-    return k == 1 and metric in ("angle_left", "angle_right")
 
 
 def pair_data(pair_metrics: pl.DataFrame, view: Geometry, most: int = MOST_VALUES) -> dict[str, Any] | None:
@@ -101,8 +42,8 @@ def pair_data(pair_metrics: pl.DataFrame, view: Geometry, most: int = MOST_VALUE
     metrics: list[dict[str, Any]] = []
     left_out, used = [], 0
     for metric, k in sorted(found.keys(), key=_rank):
-        if metric == "orthogonal_fraction_reverse" or (metric.startswith("angle_min_") and k == 1):
-            continue  # the other side of one that is here; the same as the largest
+        if metric in REVERSED.values() or (k is not None and k < pair_metric(metric).least_k):
+            continue  # the other side of one that is here, or the same as another
         entry = _metric(found, (metric, k), runs, view, [None, *layers])
         size = sum(len(row) for side in ("values", "turned", "nulls") for row in entry[side] or [])
         if metrics and used + size > most:
@@ -138,7 +79,7 @@ def finite(value: float | None) -> float | None:
 
 def _rank(key: Key) -> tuple[int, str, int]:
     metric, k = key
-    order = list(_MEASURES)
+    order = list(PAIRS)
     return order.index(metric) if metric in order else len(order), metric, k or 0
 
 
@@ -166,27 +107,27 @@ def _metric(
     places: Sequence[int | None],
 ) -> dict[str, Any]:
     metric, k = key
-    measure = measure_of(metric, k)
+    measure = pair_metric(metric)
 
     def line(a: str, b: str) -> tuple[list[float | None], list[float | None]]:
         """Values and nulls of ``a`` against ``b``, whichever way round the frame has the pair."""
         series = found[key].get((a, b))
         if series is not None:
             return _line(series, places)
-        values, nulls = _line(found.get((_TURNED.get(metric, metric), k), {}).get((b, a), {}), places)
-        if metric == "norm_ratio":
+        values, nulls = _line(found.get((REVERSED.get(metric, metric), k), {}).get((b, a), {}), places)
+        if measure.turned == INVERSE:
             return [1 / value if value else None for value in values], [None] * len(places)
         return values, nulls
 
     pairs = [(a.run, b.run) for a, b in combinations(runs, 2)]
     forward = [line(a, b) for a, b in pairs]
-    backward = [line(b, a) for a, b in pairs] if metric in _TURNED else []
+    backward = [line(b, a) for a, b in pairs] if measure.turned else []
     nulls = [null for _, null in forward]
     values = [value for side in (forward, backward) for row, _ in side for value in row if value is not None]
     return {
         "metric": metric,
         "k": k,
-        "title": measure.title,
+        "title": measure.called(k),
         "axis": f"{measure.axis}, {measure.unit}" if measure.unit else measure.axis,
         "unit": measure.unit,
         "decimals": measure.decimals,
@@ -208,14 +149,15 @@ def _line(series: Series, places: Sequence[int | None]) -> tuple[list[float | No
     return [value for value, _ in entries], [null for _, null in entries]
 
 
-def _domain(measure: Measure, values: Sequence[float]) -> tuple[float, float]:
+def _domain(measure: Metric, values: Sequence[float]) -> tuple[float, float]:
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    if measure.bounds is not None:
-        return min(low, measure.bounds[0]), max(high, measure.bounds[1])
+    ends = measure.drawn or measure.bounds
+    if ends is not None:
+        return min(low, ends[0]), max(high, ends[1])
     return (low, high) if low < high else (low - 0.5, high + 0.5)
 
 
-def _least_alike(lines: Sequence[Sequence[float | None]], measure: Measure, places: int) -> list[float | None]:
+def _least_alike(lines: Sequence[Sequence[float | None]], measure: Metric, places: int) -> list[float | None]:
     """Place by place the value at which a method is least like itself; the mean where neither end means that."""
     chosen: list[float | None] = []
     for place in range(places):

@@ -9,8 +9,9 @@ import polars as pl
 
 from tasks.reporting.charts.explore_pairs import finite
 from tasks.reporting.charts.spectra import mean_spectra
+from tasks.reporting.metrics import REVERSED
 from tasks.reporting.tables.study import LOSS
-from tasks.reporting.views.pairs import EVERYTHING, REVERSED, Geometry
+from tasks.reporting.views.pairs import EVERYTHING, Geometry
 from tasks.reporting.views.paths import READINGS
 
 MOST_ROWS = 4_000

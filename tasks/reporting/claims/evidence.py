@@ -8,9 +8,9 @@ from itertools import combinations
 
 from tasks.core.contracts import RunInfo
 from tasks.reporting.views.join import StudyTables
-from tasks.reporting.views.pairs import Geometry, geometry
-from tasks.reporting.views.paths import Paths, paths_of
-from tasks.reporting.views.similarity import Similarity, similarity_of
+from tasks.reporting.views.pairs import Geometry
+from tasks.reporting.views.paths import Paths
+from tasks.reporting.views.similarity import Similarity
 
 LR_OF_DPO = 0.1
 """DPO's learning rate over the others' in the paper."""
@@ -37,8 +37,8 @@ class Evidence:
 
 def evidence_of(tables: StudyTables) -> Evidence:
     """The views of one study."""
-    view = geometry(tables)
-    return Evidence(tables, view, paths_of(tables.barriers), similarity_of(tables.cka), main_runs(view))
+    view = tables.geometry
+    return Evidence(tables, view, tables.paths, tables.similarity, main_runs(view))
 
 
 def main_runs(view: Geometry) -> dict[str, RunInfo]:

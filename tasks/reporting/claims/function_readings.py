@@ -10,8 +10,8 @@ from tasks.core.contracts import RunInfo
 from tasks.reporting.claims.claim import Part, Reading
 from tasks.reporting.claims.evidence import Evidence
 from tasks.reporting.claims.measured import Measured, Missing, Noise, known
-from tasks.reporting.claims.spread import KIND, order_groups, spread_of
-from tasks.reporting.views.floors import INITIALISATION, ORDER
+from tasks.reporting.claims.spread import order_groups, pooled
+from tasks.reporting.views.floors import INITIALISATION, KINDS, ORDER
 from tasks.reporting.views.paths import curve
 from tasks.reporting.views.similarity import Similarity
 
@@ -51,7 +51,7 @@ def _barrier(evidence: Evidence, a: RunInfo, b: RunInfo, reading: str, matched: 
         return Missing(f"the path of {a.run} and {b.run} has no barrier ({reading}{', matched' if matched else ''})")
     twins = [pair for pair in evidence.view.twins[ORDER] if pair != (a.run, b.run)]
     floor = evidence.paths.floor(twins, matched, reading)
-    noise = Noise("data order", floor.lowest, floor.highest, floor.n) if floor else None
+    noise = Noise.of(floor, KINDS[ORDER]) if floor else None
     ends = curve(evidence.tables.connectivity, a.run, b.run, matched, reading)
     detail = f"losses {', '.join(f'{loss:.3f}' for _, loss in ends)} along the path" if ends else ""
     low, high = known(found.low), known(found.high)
@@ -134,7 +134,7 @@ def _cka(value_of: PairValue, names: Sequence[Pair]) -> Reading:
         groups = order_groups(evidence.view)
         twins = {run for group in groups for run in group}
         others = [info.run for info in evidence.view.runs if info.run not in twins]
-        spread = spread_of(groups, [partial(_swapped, value_of, found, other) for other in others])
+        spread = pooled(groups, [partial(_swapped, value_of, found, other) for other in others])
         parts: list[Part] = []
         for a, b in names:
             absent = [name for name in (a, b) if name not in evidence.main]
@@ -152,7 +152,7 @@ def _cka(value_of: PairValue, names: Sequence[Pair]) -> Reading:
             noise = None
             if spread is not None:
                 low, high = value - spread.half_width, min(value + spread.half_width, 1.0)
-                noise = Noise(KIND, 0.0, spread.largest, spread.df)
+                noise = spread.noise
             parts.append(Measured(f"{one} ~ {other}", value, low, high, noise, found.rows, "rows", detail))
         return parts
 

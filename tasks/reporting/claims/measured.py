@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tasks.reporting.estimates import Estimate, Spread
 from tasks.reporting.formats import NOT_MEASURED
 
-__all__ = ["NOT_MEASURED", "Crossed", "Measured", "Missing", "Noise", "known"]
+__all__ = ["NOT_MEASURED", "Measured", "Missing", "Noise", "known"]
 
 
 @dataclass(frozen=True)
@@ -20,15 +21,9 @@ class Noise:
     high: float
     n: int
 
-
-@dataclass(frozen=True)
-class Crossed:
-    """The mean over ``n`` pairs of runs of two methods in two data orders, with its 95 % interval if it has one."""
-
-    value: float
-    low: float | None
-    high: float | None
-    n: int
+    @classmethod
+    def of(cls, found: Spread, kind: str) -> Noise:
+        return cls(kind, found.lowest, found.highest, found.n)
 
 
 @dataclass(frozen=True)
@@ -47,8 +42,9 @@ class Measured:
     detail: str = ""
     p: float | None = None
     parts: int = 1
-    crossed: Crossed | None = None
-    """The same of runs in two data orders: what the noise floor judges (`tasks.reporting.views.across`)."""
+    crossed: Estimate | None = None
+    """The same of runs in two data orders, mean over ``n`` pairs of them: what the noise floor judges
+    (`tasks.reporting.views.across`)."""
     units: Mapping[str, float] = field(default_factory=dict)
     """What the interval is over: the value in each data order where both methods have several, else in each layer."""
     null: float | None = None

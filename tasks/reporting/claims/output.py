@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from tasks.reporting.claims.claim import Claim, ClaimResult
-from tasks.reporting.claims.measured import NOT_MEASURED, Crossed, Noise
+from tasks.reporting.claims.measured import NOT_MEASURED, Noise
 from tasks.reporting.claims.registry import Sensitivity
 from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER
 from tasks.reporting.claims.spread import KIND
+from tasks.reporting.estimates import Estimate
 from tasks.reporting.formats import number
 from tasks.reporting.tables.views import Cell, Table, said
 
@@ -133,9 +135,9 @@ def _scaled(claim: Claim, value: float | None) -> float | None:
     return None if value is None else claim.scale * value
 
 
-def _crossed(claim: Claim, found: Crossed) -> dict[str, Any]:
+def _crossed(claim: Claim, found: Estimate) -> dict[str, Any]:
     interval = None if found.low is None else [_scaled(claim, found.low), _scaled(claim, found.high)]
-    return {"value": claim.scale * found.value, "interval": interval, "n": found.n}
+    return {"value": _scaled(claim, found.value), "interval": interval, "n": found.n}
 
 
 def _noise(claim: Claim, noise: Noise) -> dict[str, Any]:
@@ -157,11 +159,10 @@ def _row(result: ClaimResult) -> tuple[Cell, ...]:
     )  # fmt: skip
 
 
-def _crossed_cell(claim: Claim, found: Crossed | None) -> Cell:
+def _crossed_cell(claim: Claim, found: Estimate | None) -> Cell:
     if found is None:
         return Cell("-")
-    known = found.low is not None and found.high is not None
-    interval = f"[{_number(claim, found.low)}, {_number(claim, found.high)}]" if known else ""
+    interval = found.interval(partial(_number, claim))
     return Cell(_number(claim, found.value), (*said(interval), f"n = {found.n}"))
 
 

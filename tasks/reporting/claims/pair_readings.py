@@ -8,7 +8,6 @@ the frame's, over layers, which stands in for it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise, product
@@ -16,15 +15,18 @@ from statistics import fmean
 
 import polars as pl
 
+from tasks.core.chance import mean_overlap
 from tasks.core.contracts import RunInfo
 from tasks.reporting.claims.claim import Part, Reading
 from tasks.reporting.claims.evidence import Evidence
-from tasks.reporting.claims.measured import Crossed, Measured, Missing, Noise, known
+from tasks.reporting.claims.measured import Measured, Missing, Noise, known
+from tasks.reporting.estimates import Estimate, Spread
 from tasks.reporting.formats import learning_rate, number
+from tasks.reporting.metrics import INVERSE, REVERSED, pair_metric
 from tasks.reporting.notes import percentile
 from tasks.reporting.views.across import Likeness, t_interval
 from tasks.reporting.views.floors import INITIALISATION, KINDS, ORDER
-from tasks.reporting.views.pairs import REVERSED, Estimate
+from tasks.reporting.views.pairs import PairEstimate
 
 LEADING = -1
 """Stands for the subspace dimension that is to this rank what the paper's 10 is to its 32."""
@@ -94,11 +96,6 @@ def _with_chance(evidence: Evidence, a: str, b: str, gap: Part) -> Part:
         return gap
     detail = f"{gap.detail}; chance {number(v1 - u1, 3)}"
     return replace(gap, null=v1 - u1, detail=detail)
-
-
-def mean_overlap(dimensions: int) -> float:
-    """``E |<u, u'>|`` of two independent uniform unit vectors: see `tasks.geometry.chance.nulls.expected_overlap`."""
-    return math.exp(math.lgamma(dimensions / 2) - math.lgamma((dimensions + 1) / 2)) / math.sqrt(math.pi)
 
 
 def seeds(metric: str) -> Reading:
@@ -245,11 +242,11 @@ def leading(ks: Sequence[int], rank: int | None) -> int | None:
     return min(fitting, key=lambda k: (abs(k - target), -k), default=None)
 
 
-def _crossed(alike: Likeness) -> Crossed | None:
+def _crossed(alike: Likeness) -> Estimate | None:
     if alike.mean is None:
         return None
     low, high = t_interval(alike.shifted, alike.mean) or (None, None)
-    return Crossed(alike.mean, low, high, len(alike.across))
+    return Estimate(alike.mean, low, high, len(alike.across))
 
 
 def _noise(evidence: Evidence, metric: str, a: RunInfo, b: RunInfo, k: int | None) -> Noise | None:
@@ -257,18 +254,18 @@ def _noise(evidence: Evidence, metric: str, a: RunInfo, b: RunInfo, k: int | Non
     view = evidence.view
     if view.one_start(a, b) is False and view.twin(a, b) is None:
         start = view.start_floor(a, b, metric, k)
-        return Noise(KINDS[INITIALISATION], start.lowest, start.highest, start.n) if start else None
+        return Noise.of(start, KINDS[INITIALISATION]) if start else None
     own = view.likeness(a, b, metric, k).floor if view.one_start(a, b) else view.likeness(a, a, metric, k).within[0]
     if own:
-        return Noise(KINDS[ORDER], min(own), max(own), len(own))
+        return Noise.of(Spread(own), KINDS[ORDER])
     floor = view.floor_of(ORDER, metric, k)
-    return Noise(f"{KINDS[ORDER]} of other methods", floor.lowest, floor.highest, floor.n) if floor else None
+    return Noise.of(floor, f"{KINDS[ORDER]} of other methods") if floor else None
 
 
-def _beats(found: Estimate, metric: str) -> bool | None:
+def _beats(found: PairEstimate, metric: str) -> bool | None:
     if found.percentile is None:
         return None
-    return found.percentile <= 100 - SURE if metric.startswith("angle") else found.percentile >= SURE
+    return found.percentile <= 100 - SURE if pair_metric(metric).nearer == "low" else found.percentile >= SURE
 
 
 def by_layer(evidence: Evidence, metric: str, run: str, other: str, k: int | None = None) -> Mapping[int, float]:
@@ -279,6 +276,6 @@ def by_layer(evidence: Evidence, metric: str, run: str, other: str, k: int | Non
         rows = kept.filter(pl.col("run_a") == a, pl.col("run_b") == b, pl.col("metric") == name).sort("layer")
         if rows.height:
             values = dict(rows.select("layer", "value").iter_rows())
-            inverted = turned and metric == "norm_ratio"
+            inverted = turned and pair_metric(metric).turned == INVERSE
             return {layer: 1 / one if inverted else one for layer, one in values.items() if one or not inverted}
     return {}

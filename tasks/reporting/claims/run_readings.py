@@ -8,13 +8,14 @@ from statistics import fmean
 
 import numpy as np
 
+from tasks.core.chance import student
 from tasks.reporting.claims.claim import Part, Reading
 from tasks.reporting.claims.evidence import Evidence
 from tasks.reporting.claims.measured import Measured, Missing, known
 from tasks.reporting.claims.pair_readings import by_layer
-from tasks.reporting.claims.spread import Spread, order_groups, spread_of
+from tasks.reporting.claims.spread import Pooled, order_groups, pooled
 from tasks.reporting.tables.functions import depths
-from tasks.reporting.views.across import LEVEL, t_interval
+from tasks.reporting.views.across import t_interval
 from tasks.reporting.views.join import spectrum_value
 
 RANK = "effective_rank"
@@ -70,7 +71,7 @@ def depth_range(*methods: str) -> Reading:
         layers = max(evidence.tables.lens["layer"].drop_nulls(), default=0)
         if absent or not layers:
             return [Missing(f"no logit-lens depth of {', '.join(absent) or 'any layer'}")]
-        spread = spread_of(order_groups(evidence.view), [deep.get])
+        spread = pooled(order_groups(evidence.view), [deep.get])
         tokens = max(evidence.tables.lens["tokens"])
         return [_range({name: found[name] for name in methods}, spread, float(layers), tokens, "tokens")]
 
@@ -120,8 +121,6 @@ def _thirds(evidence: Evidence, run: str, reference: str) -> tuple[list[float], 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> tuple[float | None, float | None]:
     """95 % interval of ``mean(a) - mean(b)`` with unequal variances (Welch 1947); None where a sample has one value."""
-    from scipy.special import stdtrit
-
     if min(len(a), len(b)) < FEWEST:
         return None, None
     difference = float(np.mean(a) - np.mean(b))
@@ -130,7 +129,7 @@ def welch(a: Sequence[float], b: Sequence[float]) -> tuple[float | None, float |
     if error == 0:
         return difference, difference
     df = sum(parts) ** 2 / sum(part**2 / (len(x) - 1) for part, x in zip(parts, (a, b), strict=True))
-    half = float(stdtrit(df, (1 + LEVEL) / 2)) * error
+    half = float(student(df)) * error
     return difference - half, difference + half
 
 
@@ -144,11 +143,11 @@ def _rank(evidence: Evidence, run: str) -> float | None:
     return known(spectrum_value(evidence.tables.spectra, run, RANK))
 
 
-def _rank_spread(evidence: Evidence) -> Spread | None:
-    return spread_of(order_groups(evidence.view), [lambda run: _rank(evidence, run)])
+def _rank_spread(evidence: Evidence) -> Pooled | None:
+    return pooled(order_groups(evidence.view), [lambda run: _rank(evidence, run)])
 
 
-def _range(values: dict[str, float], spread: Spread | None, unit: float, n: int, of: str) -> Measured:
+def _range(values: dict[str, float], spread: Pooled | None, unit: float, n: int, of: str) -> Measured:
     least, most = min(values, key=lambda name: values[name]), max(values, key=lambda name: values[name])
     width = (values[most] - values[least]) / unit
     detail = f"{values[most]:.3f} and {values[least]:.3f}"
@@ -157,10 +156,10 @@ def _range(values: dict[str, float], spread: Spread | None, unit: float, n: int,
     return Measured(found.what, width, low, found.high, found.noise, n, of, found.detail)
 
 
-def _difference(what: str, value: float, spread: Spread | None, unit: float, n: int, of: str, detail: str) -> Measured:
+def _difference(what: str, value: float, spread: Pooled | None, unit: float, n: int, of: str, detail: str) -> Measured:
     """``value`` in ``unit``s, with the interval that the order of the data gives it."""
     if spread is None:
         return Measured(what, value, None, None, None, n, of, f"{detail}; no run in another data order, so no interval")
-    scaled = Spread(spread.rms / unit, spread.df, spread.largest / unit)
+    scaled = Pooled(spread.rms / unit, spread.df, spread.largest / unit)
     half = scaled.half_width
     return Measured(what, value, value - half, value + half, scaled.noise, n, of, detail)

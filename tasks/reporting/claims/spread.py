@@ -12,16 +12,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from tasks.core.chance import student
 from tasks.reporting.claims.measured import Noise
-from tasks.reporting.views.across import LEVEL
 from tasks.reporting.views.pairs import Geometry
 
 KIND = "change with another data order"
 
 
 @dataclass(frozen=True)
-class Spread:
-    """``rms``: root mean square difference of two runs of one method, ``sqrt(2) s``; ``largest``: of all pairs."""
+class Pooled:
+    """The spread of runs, pooled over groups of replicates.
+
+    ``rms``: root mean square difference of two runs of one method, ``sqrt(2) s``; ``largest``: of all pairs.
+    """
 
     rms: float
     df: int
@@ -30,9 +33,7 @@ class Spread:
     @property
     def half_width(self) -> float:
         """Half the 95 % interval of a difference of two runs."""
-        from scipy.special import stdtrit
-
-        return float(stdtrit(self.df, (1 + LEVEL) / 2)) * self.rms
+        return float(student(self.df)) * self.rms
 
     @property
     def noise(self) -> Noise:
@@ -45,7 +46,7 @@ def order_groups(view: Geometry) -> list[tuple[str, ...]]:
     return [group for group in groups if len(group) > 1]
 
 
-def spread_of(groups: Sequence[Sequence[str]], measures: Iterable[Callable[[str], float | None]]) -> Spread | None:
+def pooled(groups: Sequence[Sequence[str]], measures: Iterable[Callable[[str], float | None]]) -> Pooled | None:
     """The spread of ``measures`` (run -> value) within ``groups``: squares averaged over the measures, which share
     their runs and so add no degrees of freedom. None where no measure is known for every run."""
     squares, largest = [], 0.0
@@ -60,4 +61,4 @@ def spread_of(groups: Sequence[Sequence[str]], measures: Iterable[Callable[[str]
         largest = max([largest, *(max(own) - min(own) for own in complete)])
     if not df or not squares:
         return None
-    return Spread((2 * sum(squares) / len(squares) / df) ** 0.5, df, largest)
+    return Pooled((2 * sum(squares) / len(squares) / df) ** 0.5, df, largest)

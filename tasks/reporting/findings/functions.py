@@ -7,14 +7,14 @@ from tasks.reporting.notes import MOST_LISTED, count, named
 from tasks.reporting.tables.functions import depths, depths_apart, divergences
 from tasks.reporting.views.join import StudyTables, base_of
 from tasks.reporting.views.pairs import Geometry
-from tasks.reporting.views.paths import READINGS, Extreme, largest, paths_of
+from tasks.reporting.views.paths import READINGS, Extreme, largest
 from tasks.reporting.views.same_method import floor_clause
-from tasks.reporting.views.similarity import POOLINGS, lowest_pair, lowest_twin, similarity_of
+from tasks.reporting.views.similarity import POOLINGS, lowest_pair, lowest_twin
 
 
 def barrier_finding(tables: StudyTables, view: Geometry) -> str:
     """The largest barrier of every reading against that of runs of one method; empty where none was measured."""
-    paths = paths_of(tables.barriers)
+    paths = tables.paths
     said = []
     for reading in paths.readings:
         found = largest(paths, view, reading)
@@ -25,13 +25,10 @@ def barrier_finding(tables: StudyTables, view: Geometry) -> str:
 
 def _barrier(reading: str, found: Extreme) -> str:
     how = READINGS[reading]
-
-    def text(value: float) -> str:
-        return number(how.scale * value, how.decimals)
-
+    text, what = how.text, how.columns[0].title.lower()
     assert found.barrier.value is not None  # `largest` takes only those that have one
     if found.barrier.value == 0:
-        return f"{how.barrier.lower()} none on any of {count(found.paths, 'path')}"
+        return f"{what} none on any of {count(found.paths, 'path')}"
     unit = f"{how.unit.replace('/', ' a ')}"
     floor = f"{text(found.floor.highest)} between runs of one method" if found.floor else "no noise floor measured"
     where = f"{found.run} and {found.other}{', norm-matched' if found.matched else ''}"
@@ -39,12 +36,12 @@ def _barrier(reading: str, found: Extreme) -> str:
         where += f", at alpha {number(found.barrier.alpha, 2)}"
     chance = f"by chance about {significant(found.by_chance, 2)}"
     shown = f"interval above 0 on {found.shown} of {count(found.paths, 'path')}, {chance}"
-    return f"{how.barrier.lower()} at most {text(found.barrier.value)} {unit} ({where}; {floor}; {shown})"
+    return f"{what} at most {text(found.barrier.value)} {unit} ({where}; {floor}; {shown})"
 
 
 def cka_finding(tables: StudyTables, view: Geometry) -> str:
     """The pair and layer of the lowest CKA, against that of runs of one method; empty where none was measured."""
-    found = similarity_of(tables.cka)
+    found = tables.similarity
     lowest = lowest_pair(found, view) if found else None
     if found is None or lowest is None:
         return ""
@@ -65,7 +62,9 @@ def cka_finding(tables: StudyTables, view: Geometry) -> str:
 def divergence_finding(tables: StudyTables, view: Geometry) -> str:
     """The runs by their forward divergence to the base, nearest first; empty where none was measured."""
     found, base = divergences(tables.divergence), base_of(tables).run
-    runs = [(found[base, info.run].value, info.run) for info in view.runs if (base, info.run) in found]
+    runs = [
+        (one.value, info.run) for info in view.runs if (one := found.get((base, info.run))) and one.value is not None
+    ]
     if not runs:
         return ""
     order = named([f"{run} {significant(value)}" for value, run in sorted(runs)], MOST_LISTED)
@@ -94,7 +93,7 @@ def _floor(tables: StudyTables, view: Geometry) -> str:
     """How far runs of one method are from each other, the farther direction of the farthest pair."""
     found = divergences(tables.divergence)
     twins = [pair for pairs in view.twins.values() for a, b in pairs for pair in ((a, b), (b, a))]
-    values = [(found[pair].value, *pair) for pair in twins if pair in found]
+    values = [(one.value, *pair) for pair in twins if (one := found.get(pair)) and one.value is not None]
     if not values:
         return "no noise floor was measured for it"
     value, a, b = max(values)

@@ -7,6 +7,7 @@ from collections import Counter
 import polars as pl
 
 from tasks.core.contracts import DIFFERS, DIFFERS_LITTLE, EQUAL, NO_POWER
+from tasks.reporting.estimates import spread
 from tasks.reporting.formats import (
     NOT_MEASURED,
     benchmark_name,
@@ -19,7 +20,7 @@ from tasks.reporting.formats import (
 )
 from tasks.reporting.many.joined import Many
 from tasks.reporting.many.rows import Rows, by_method, grouped, once, qualified, values
-from tasks.reporting.many.spread import cell, spread
+from tasks.reporting.many.spread import cell
 from tasks.reporting.notes import count
 from tasks.reporting.tables.views import Cell, Table, said
 from tasks.reporting.views.join import MARGIN, REFERENCES

@@ -8,13 +8,13 @@ from functools import partial
 
 import polars as pl
 
+from tasks.reporting.estimates import Spread, spread
 from tasks.reporting.formats import learning_rate, points, significant
 from tasks.reporting.many.accuracy_tables import verdicts_cell
 from tasks.reporting.many.direction_tables import FLOORS, ORDER, one, three, two
 from tasks.reporting.many.joined import Many
 from tasks.reporting.many.rate_tables import rate_steps
 from tasks.reporting.many.rows import Rows, grouped, values
-from tasks.reporting.many.spread import Spread, spread
 from tasks.reporting.many.sweep import Sweep, wrapped
 from tasks.reporting.tables.views import Cell, Table
 
@@ -47,7 +47,7 @@ def _told(found: Spread | None, form: Callable[[float], str]) -> str:
     """``'0.98 (0.97 to 0.99)'``; n has a column of its own."""
     if found is None:
         return "not measured"
-    return form(found.mean) + ("" if found.n == 1 else f" ({form(found.low)} to {form(found.high)})")
+    return form(found.mean) + ("" if found.n == 1 else f" ({found.range(form)})")
 
 
 def _of(rows: Rows, column: str, form: Callable[[float], str]) -> str:

@@ -11,9 +11,10 @@ import polars as pl
 
 from tasks.reporting.claims.measured import NOT_MEASURED
 from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER
+from tasks.reporting.estimates import spread
 from tasks.reporting.formats import significant
 from tasks.reporting.many.joined import Many
-from tasks.reporting.many.spread import cell, spread
+from tasks.reporting.many.spread import cell
 from tasks.reporting.tables.views import Cell, Table
 
 VERDICTS = (HOLDS, FAILS, NO_POWER, NOT_MEASURED)

@@ -7,10 +7,12 @@ from functools import partial
 
 import polars as pl
 
+from tasks.reporting.estimates import spread
 from tasks.reporting.formats import NOT_MEASURED, learning_rate, number, significant
 from tasks.reporting.many.joined import Many
-from tasks.reporting.many.rows import between, crossed, floors, grouped, values
-from tasks.reporting.many.spread import cell, spread, told
+from tasks.reporting.many.rows import Rows, between, crossed, floors, grouped, values
+from tasks.reporting.many.spread import cell, told
+from tasks.reporting.metrics import MANY
 from tasks.reporting.tables.views import Cell, Table
 
 ORDER, INITIALISATION = "data order", "initialisation"
@@ -20,14 +22,12 @@ three: Callable[[float], str] = partial(number, decimals=3)
 one: Callable[[float], str] = partial(number, decimals=1)
 two: Callable[[float], str] = partial(number, decimals=2)
 
-_MEASURES = (
-    ("cosine", three),
-    ("angle", one),
-    ("norm_ratio", two),
-    ("u1_overlap", three),
-    ("v1_overlap", three),
-)
-_HEADER = ("Cosine", "Angle of u1 and u1', deg", "Norm, times", "|u1 u1'|", "|v1 v1'|")
+_HEADER = tuple(metric.many.title for metric in MANY if metric.many)
+
+
+def _cells(rows: Rows) -> list[Cell]:
+    """Mean and spread of each metric, in the order of `_HEADER`."""
+    return [cell(spread(values(rows, metric.column)), metric.text, of=len(rows)) for metric in MANY]
 
 
 def between_tables(many: Many, pairs: pl.DataFrame, across: pl.DataFrame) -> list[Table]:
@@ -39,7 +39,7 @@ def between_tables(many: Many, pairs: pl.DataFrame, across: pl.DataFrame) -> lis
         rates = learning_rate(lr_a) if lr_a == lr_b else f"{learning_rate(lr_a)} and {learning_rate(lr_b)}"
         words = many.condition(condition)
         name = Cell(f"{a} ~ {b}", (f"lr {rates}", *([words] if words else [])))
-        cells = [cell(spread(values(own, column)), form, of=len(own)) for column, form in _MEASURES]
+        cells = _cells(own)
         itself = _floor_cell(known, dict.fromkeys([(b, lr_b), (a, lr_a)]))
         apart = crossed(pairs, own)
         orders = cell(spread(values(apart, "cosine")), three, of=len(apart))
@@ -87,7 +87,7 @@ def itself_tables(many: Many, across: pl.DataFrame, why: str) -> list[Table]:
         rates = learning_rate(lr_a) if lr_a == lr_b else f"{learning_rate(lr_a)} to {learning_rate(lr_b)}"
         crossing = sum(row["within"] is None for row in own)
         where = f"{crossing} across studies" if crossing else "within a study"
-        cells = [cell(spread(values(own, column)), form, of=len(own)) for column, form in _MEASURES]
+        cells = _cells(own)
         row = (Cell(method, (f"lr {rates}",)), Cell(differs), Cell(str(len(own)), (where,)), *cells)
         rows[differs in FLOORS].append(row)
     note = (

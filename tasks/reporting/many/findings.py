@@ -11,6 +11,7 @@ import polars as pl
 
 from tasks.core.contracts import EQUAL
 from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER
+from tasks.reporting.estimates import spread
 from tasks.reporting.findings.headline import Findings
 from tasks.reporting.formats import benchmark_name, in_sentence, learning_rate, listed, points, significant, span
 from tasks.reporting.many.claim_tables import joined_claims
@@ -18,7 +19,7 @@ from tasks.reporting.many.direction_tables import BOTH, INITIALISATION, ORDER, t
 from tasks.reporting.many.joined import Many
 from tasks.reporting.many.rate_tables import rate_steps
 from tasks.reporting.many.rows import Rows, between, by_method, crossed, floors, grouped, once, values
-from tasks.reporting.many.spread import spread, told
+from tasks.reporting.many.spread import told
 from tasks.reporting.many.sweep import Sweep, diverged_sentence
 from tasks.reporting.notes import MOST_LISTED, count, named
 from tasks.reporting.views.join import REFERENCES, SHOWN
@@ -149,7 +150,7 @@ def _most(by_rate: Mapping[float, _Of], size: Callable[[_Of], int]) -> list[floa
 def _ranged(rows: Rows) -> str:
     found = spread(values(rows, "difference"))
     assert found is not None
-    return points(found.mean) if found.n == 1 else f"{points(found.mean)} ({points(found.low)} to {points(found.high)})"
+    return points(found.mean) if found.n == 1 else f"{points(found.mean)} ({found.range(points)})"
 
 
 def _directions(many: Many, pairs: pl.DataFrame, across: pl.DataFrame) -> Iterator[str]:

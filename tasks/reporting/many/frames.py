@@ -13,7 +13,6 @@ from tasks.reporting.many.schemas import RUNS, SCORES
 from tasks.reporting.many.studies import Study
 from tasks.reporting.tables.functions import divergences
 from tasks.reporting.views.join import SCHEMAS, benchmarks, ordered_runs, score, spectrum_value, trained_runs, versus
-from tasks.reporting.views.paths import paths_of
 
 LEFT_OUT = ("items",)
 """Frames that stay with their studies: every answer's text is in them."""
@@ -61,7 +60,7 @@ def _identity(many: Many, place: int, info: RunInfo) -> tuple[Any, ...]:
 def _runs(many: Many) -> Iterator[tuple[Any, ...]]:
     for place, study in enumerate(many.studies):
         tables, view = study.tables, study.view
-        apart, paths = divergences(tables.divergence), paths_of(tables.barriers)
+        apart, paths = divergences(tables.divergence), tables.paths
         for info in trained_runs(tables):
             reference, kl = reference_of(study, info), apart.get((study.base, info.run))
             other = reference.run if reference and reference != info else None

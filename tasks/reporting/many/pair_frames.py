@@ -11,12 +11,14 @@ import polars as pl
 from tasks.reporting.many.joined import Many, Training
 from tasks.reporting.many.schemas import ACROSS, PAIRS
 from tasks.reporting.many.studies import Study
+from tasks.reporting.metrics import INVERSE, MANY, Metric, pair_metric
 from tasks.reporting.views.floors import kind_of
 from tasks.reporting.views.join import trained_runs
 from tasks.reporting.views.pairs import EVERYTHING
-from tasks.reporting.views.paths import midpoint, paths_of
+from tasks.reporting.views.paths import midpoint
 
-_MEASURES = ("cosine", "angle_left", "norm_ratio", "u1_overlap", "v1_overlap", "lora_a_cosine")
+_MEASURED = (*MANY, pair_metric("lora_a_cosine"))
+"""The metrics of ACROSS, in the order of its columns."""
 
 
 def pairs_frame(many: Many) -> pl.DataFrame:
@@ -38,7 +40,7 @@ def differences(a: Training, b: Training, many: Many) -> list[str]:
 def _pairs(many: Many) -> Iterator[tuple[Any, ...]]:
     seen: set[tuple[int, ...]] = set()
     for place, study in enumerate(many.studies):
-        paths = paths_of(study.tables.barriers)
+        paths = study.tables.paths
         for a, b in combinations(trained_runs(study.tables), 2):
             one, two = many.trainings[place, a.run], many.trainings[place, b.run]
             names, key = (a.run, b.run), tuple(sorted((one.number, two.number)))
@@ -48,16 +50,15 @@ def _pairs(many: Many) -> Iterator[tuple[Any, ...]]:
                 key in seen, (a.seed, a.data_seed) == (b.seed, b.data_seed),
                 a.seed == b.seed and a.data_seed != b.data_seed,
                 kind_of(a, b, study.view.value(*names, "lora_a_cosine")),
-                *_measures(study, *names), midpoint(study.tables.connectivity, *names),
+                *_values(study, MANY, *names), study.view.estimate(*names, "cosine").null,
+                midpoint(study.tables.connectivity, *names),
                 barrier.value if barrier else None,
             )  # fmt: skip
             seen.add(key)
 
 
-def _measures(study: Study, a: str, b: str) -> tuple[float | None, ...]:
-    cosine, value = study.view.estimate(a, b, "cosine"), study.view.value
-    ratio, overlaps = value(a, b, "norm_ratio"), [value(a, b, f"{side}1_overlap") for side in "uv"]
-    return (cosine.value, value(a, b, "angle_left", 1), ratio, *overlaps, cosine.null)
+def _values(study: Study, metrics: Sequence[Metric], a: str, b: str) -> list[float | None]:
+    return [study.view.value(a, b, metric.name, _k(metric)) for metric in metrics]
 
 
 def across_frame(many: Many, measured: pl.DataFrame | None = None) -> pl.DataFrame:
@@ -72,13 +73,13 @@ def across_frame(many: Many, measured: pl.DataFrame | None = None) -> pl.DataFra
             names = (a.run, b.run) if many.trainings[place, a.run] is one else (b.run, a.run)
             if a.method == b.method:
                 cosine = study.view.estimate(*names, "cosine")
-                values = [study.view.value(*names, name, _k(name)) for name in _MEASURES]
+                values = _values(study, _MEASURED, *names)
                 row = _row(many, one, two, values, (cosine.low, cosine.high), study.label)
                 rows.setdefault((one.number, two.number), row)
     known = {one.number: one for one in many.distinct}
     for (a_name, b_name), found in _by_pair(measured).items():
         one, two = known[int(a_name)], known[int(b_name)]
-        values = [found.get((name, _k(name)), (None,))[0] for name in _MEASURES]
+        values = [found.get((metric.name, _k(metric)), (None,))[0] for metric in _MEASURED]
         ends = found.get(("cosine", None), (None, None, None))[1:]
         if _rank(one) > _rank(two):
             one, two, values = two, one, _turned(values)
@@ -99,20 +100,20 @@ def _rank(one: Training) -> tuple[float, int]:
 def _row(
     many: Many, a: Training, b: Training, values: Sequence[float | None], ends: tuple[Any, ...], within: str | None
 ) -> tuple[Any, ...]:
-    """Numbers of a against b; the ratio of norms is turned, so that it reads as growth from a to b."""
+    """Numbers of a against b; a ratio is turned, so that it reads as growth from a to b."""
     differs = " and ".join(differences(a, b, many)) or "nothing that is recorded"
     names = (name_of(many, a), name_of(many, b))
     return (a.info.method, differs, within, *names, a.number, b.number, a.info.lr, b.info.lr, *_turned(values), *ends)
 
 
 def _turned(values: Sequence[float | None]) -> list[float | None]:
-    """All measures are symmetric but the ratio of norms."""
-    place = _MEASURES.index("norm_ratio")
-    return [(1 / value if value else None) if i == place else value for i, value in enumerate(values)]
+    """All metrics are symmetric but ratios."""
+    inverse = [metric.turned == INVERSE for metric in _MEASURED]
+    return [(1 / value if value else None) if turn else value for value, turn in zip(values, inverse, strict=True)]
 
 
-def _k(metric: str) -> int | None:
-    return 1 if metric == "angle_left" else None
+def _k(metric: Metric) -> int | None:
+    return 1 if metric.many and metric.many.ks == "first" else None
 
 
 _Found = dict[tuple[str, int | None], tuple[Any, ...]]

@@ -9,12 +9,13 @@ from typing import Any
 
 import polars as pl
 
+from tasks.reporting.estimates import spread
 from tasks.reporting.formats import learning_rate, percent, points, significant
 from tasks.reporting.many.accuracy_tables import verdicts_cell
 from tasks.reporting.many.direction_tables import three, two
 from tasks.reporting.many.joined import Many
 from tasks.reporting.many.rows import Rows, grouped, once, qualified, values
-from tasks.reporting.many.spread import cell, spread
+from tasks.reporting.many.spread import cell
 from tasks.reporting.tables.views import Cell, Table
 
 _BARRIERS = ("barrier_to_sft", "barrier_to_sft_matched")

@@ -9,6 +9,7 @@ import polars as pl
 
 from tasks.reporting.formats import learning_rate
 from tasks.reporting.many.joined import Many
+from tasks.reporting.metrics import INVERSE, MANY
 
 Rows = list[dict[str, Any]]
 
@@ -82,4 +83,5 @@ def _sft_second(row: dict[str, Any]) -> dict[str, Any]:
         return row
     turned = {f"{name}_{end}": row[f"{name}_{other}"] for name in ("run", "method", "lr", "training")
               for end, other in ("ab", "ba")}  # fmt: skip
-    return {**row, **turned, "norm_ratio": 1 / row["norm_ratio"] if row["norm_ratio"] else None}
+    ratios = {one.column: 1 / row[one.column] if row[one.column] else None for one in MANY if one.turned == INVERSE}
+    return {**row, **turned, **ratios}

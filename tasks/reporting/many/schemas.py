@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
+from tasks.reporting.metrics import MANY
+
 _IDENTITY: dict[str, pl.DataType] = {
     "study": pl.String(),
     "run": pl.String(),
@@ -16,6 +18,9 @@ _IDENTITY: dict[str, pl.DataType] = {
     "base": pl.Int64(),  # studies of one number have one base
     "condition": pl.Int64(),  # all that decides a training but its seeds and its learning rate
 }
+
+_METRICS: dict[str, pl.DataType] = {metric.column: pl.Float64() for metric in MANY}
+"""``angle``: of the first left singular vectors, degrees, median over modules; the others by their names."""
 
 RUNS: dict[str, pl.DataType] = {
     **_IDENTITY,
@@ -59,11 +64,7 @@ PAIRS: dict[str, pl.DataType] = {
     "one_start": pl.Boolean(),  # the same seed and data seed
     "two_orders": pl.Boolean(),  # the same seed, another data seed: what a noise floor of the data order judges
     "floor": pl.String(),  # the noise floor that it measures: "order", "initialisation" or null
-    "cosine": pl.Float64(),
-    "angle": pl.Float64(),  # of the first left singular vectors, degrees, median over modules
-    "norm_ratio": pl.Float64(),  # of a over b
-    "u1_overlap": pl.Float64(),
-    "v1_overlap": pl.Float64(),
+    **_METRICS,  # of a against b
     "null_cosine": pl.Float64(),
     "midpoint": pl.Float64(),  # of the path between them, solution reading, above the mean of its ends, nats a token
     "barrier": pl.Float64(),
@@ -79,11 +80,7 @@ ACROSS: dict[str, pl.DataType] = {
     "training_b": pl.Int64(),
     "lr_a": pl.Float64(),
     "lr_b": pl.Float64(),
-    "cosine": pl.Float64(),
-    "angle": pl.Float64(),
-    "norm_ratio": pl.Float64(),  # of b over a
-    "u1_overlap": pl.Float64(),
-    "v1_overlap": pl.Float64(),
+    **_METRICS,  # a ratio of norms is that of b over a
     "lora_a_cosine": pl.Float64(),
     "low": pl.Float64(),  # of the cosine
     "high": pl.Float64(),

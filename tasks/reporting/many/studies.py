@@ -15,7 +15,7 @@ from tasks.core.contracts import InputError
 from tasks.core.sections import flatten
 from tasks.reporting.seal import check_sealed
 from tasks.reporting.views.join import SCHEMAS, StudyTables, base_of
-from tasks.reporting.views.pairs import Geometry, geometry
+from tasks.reporting.views.pairs import Geometry
 from tasks.reporting.views.read import read_tables
 
 CLAIMS = "claims.json"
@@ -32,8 +32,11 @@ class Study:
     source: str
     tables: StudyTables
     claims: tuple[Mapping[str, Any], ...]
-    view: Geometry
     settings: Mapping[str, Any]
+
+    @property
+    def view(self) -> Geometry:
+        return self.tables.geometry
 
     @property
     def base(self) -> str:
@@ -70,7 +73,7 @@ def read_studies(folders: Sequence[tuple[str, Path]]) -> list[Study]:
     read = [(source, folder, *_read(source, folder)) for source, folder in folders]
     labels = _labels([str(tables.study.get("name") or "study") for _, _, tables, _ in read], [f for _, f, _, _ in read])
     studies = [
-        Study(label, source, tables, claims, geometry(tables), flatten(tables.study["settings"]))
+        Study(label, source, tables, claims, flatten(tables.study["settings"]))
         for label, (source, _, tables, claims) in zip(labels, read, strict=True)
     ]
     for i, study in enumerate(studies):

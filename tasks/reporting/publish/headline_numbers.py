@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from tasks.reporting.estimates import Estimate
+from tasks.reporting.publish.noise import range_of
 from tasks.reporting.tables.functions import depths, divergences
 from tasks.reporting.views.join import StudyTables, base_of, benchmarks, ordered_runs, score, versus
 from tasks.reporting.views.pairs import Geometry
-from tasks.reporting.views.paths import largest, paths_of
-from tasks.reporting.views.similarity import lowest_pair, lowest_twin, similarity_of
+from tasks.reporting.views.paths import largest
+from tasks.reporting.views.similarity import lowest_pair, lowest_twin
 
 
 def headline_numbers(tables: StudyTables, view: Geometry) -> dict[str, Any]:
@@ -21,9 +23,13 @@ def headline_numbers(tables: StudyTables, view: Geometry) -> dict[str, Any]:
         "barriers": _barriers(tables, view),
         "cka": _cka(tables, view),
         "lens_depth": depths(tables.lens) or None,
-        "kl_base_run": {run: asdict(value) for (a, run), value in found.items() if a == base} or None,
-        "kl_run_base": {run: asdict(value) for (run, b), value in found.items() if b == base} or None,
+        "kl_base_run": {run: _interval(value) for (a, run), value in found.items() if a == base} or None,
+        "kl_run_base": {run: _interval(value) for (run, b), value in found.items() if b == base} or None,
     }
+
+
+def _interval(found: Estimate) -> dict[str, Any]:
+    return {"value": found.value, "low": found.low, "high": found.high}
 
 
 def _accuracy(tables: StudyTables, benchmark: str) -> dict[str, Any]:
@@ -37,13 +43,17 @@ def _accuracy(tables: StudyTables, benchmark: str) -> dict[str, Any]:
 
 
 def _barriers(tables: StudyTables, view: Geometry) -> dict[str, Any] | None:
-    paths = paths_of(tables.barriers)
+    paths = tables.paths
     found = {reading: largest(paths, view, reading) for reading in paths.readings}
-    return {reading: asdict(extreme) for reading, extreme in found.items() if extreme} or None
+    return {
+        reading: {**asdict(extreme), "floor": range_of(extreme.floor) if extreme.floor else None}
+        for reading, extreme in found.items()
+        if extreme
+    } or None
 
 
 def _cka(tables: StudyTables, view: Geometry) -> dict[str, Any] | None:
-    found = similarity_of(tables.cka)
+    found = tables.similarity
     if found is None:
         return None
     ends = {"lowest": lowest_pair(found, view), "noise_floor": lowest_twin(found, view)}

@@ -20,7 +20,6 @@ from tasks.reporting.formats import NOT_MEASURED
 from tasks.reporting.publish.note import study_note
 from tasks.reporting.publish.published import run_metrics, top
 from tasks.reporting.views.join import StudyTables
-from tasks.reporting.views.pairs import geometry
 from tasks.storage.mlflow_pages import DataSet, describe, log_data, model_page, register, run_page
 from tasks.storage.store import STUDIES, Store, open_store
 
@@ -72,7 +71,7 @@ def _numbers(
     store: Store, tables: StudyTables, folder: Path, study: str, trained: Mapping[RunInfo, StageResult]
 ) -> None:
     """Accuracy and geometry as metrics of each adapter's run; the base's and counts on the study itself."""
-    found = run_metrics(tables, geometry(tables))
+    found = run_metrics(tables, tables.geometry)
     for info in trained:
         _log(store, _child(trained[info]), found.get(info, {}))
     base = next((values for info, values in found.items() if info.method == "base"), {})
@@ -160,4 +159,4 @@ def _describe(
             lines.append(f"Found in the cache; trained in run [{source}]({run_page(experiment, source)}).\n")
         describe(store.client, _child(result), "\n".join(lines))
     said = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-    describe(store.client, study, study_note(tables, geometry(tables), said["headline"], said["warnings"], pages))
+    describe(store.client, study, study_note(tables, tables.geometry, said["headline"], said["warnings"], pages))

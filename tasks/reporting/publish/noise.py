@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
+from tasks.reporting.estimates import Spread
 from tasks.reporting.tables.functions import depths_apart
 from tasks.reporting.views.floors import KINDS, ORDER
 from tasks.reporting.views.join import StudyTables, benchmarks
 from tasks.reporting.views.pairs import Geometry
-from tasks.reporting.views.same_method import Apart, accuracy_apart, loss_apart, sampled_apart
+from tasks.reporting.views.same_method import accuracy_apart, loss_apart, sampled_apart
 
 
 def noise_floor(view: Geometry) -> dict[str, Any]:
@@ -43,11 +43,17 @@ def single_floors(tables: StudyTables, view: Geometry) -> dict[str, Any]:
     }
 
 
-def _kinds(found: Mapping[str, Apart]) -> dict[str, Any]:
-    return {kind: asdict(found[kind]) if kind in found else None for kind in KINDS}
+def _kinds(found: Mapping[str, Spread]) -> dict[str, Any]:
+    known = {kind: {"n": one.n, "highest": one.largest, "sd": one.sd_of_one} for kind, one in found.items()}
+    return {kind: known.get(kind) for kind in KINDS}
+
+
+def range_of(floor: Spread) -> dict[str, float]:
+    """A floor as it stands in a record."""
+    return {"n": floor.n, "lowest": floor.lowest, "mean": floor.mean, "highest": floor.highest}
 
 
 def _floor(view: Geometry, kind: str, measures: list[tuple[str, int | None]]) -> dict[str, Any]:
     found = [(metric, k, view.floor_of(kind, metric, k)) for metric, k in measures]
-    rows = [{"metric": metric, "k": k, **asdict(floor)} for metric, k, floor in found if floor is not None]
+    rows = [{"metric": metric, "k": k, **range_of(floor)} for metric, k, floor in found if floor is not None]
     return {"pairs": view.twins[kind], "measures": rows}

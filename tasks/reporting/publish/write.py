@@ -17,7 +17,6 @@ from tasks.reporting.render.html import render_html
 from tasks.reporting.render.markdown import render_markdown
 from tasks.reporting.seal import sealed_json
 from tasks.reporting.views.join import StudyTables, frames, with_frames
-from tasks.reporting.views.pairs import geometry
 
 
 def write_report(tables: StudyTables, out: Path) -> list[Path]:
@@ -45,7 +44,7 @@ def write_report(tables: StudyTables, out: Path) -> list[Path]:
 def study_json(tables: StudyTables, document: Document, others: Mapping[str, bytes]) -> str:
     """The study's record and its headline, sealed with the ``others`` of its folder (name -> bytes); what JSON cannot
     hold becomes null (NaN) or its text (paths)."""
-    view = geometry(tables)
+    view = tables.geometry
     return sealed_json(
         {
             **tables.study,

@@ -34,9 +34,8 @@ from tasks.reporting.tables.study import (
 )
 from tasks.reporting.tables.views import Table, headline_table
 from tasks.reporting.views.join import SCHEMAS, StudyTables, base_of
-from tasks.reporting.views.pairs import Geometry, geometry
+from tasks.reporting.views.pairs import Geometry
 from tasks.reporting.views.paths import READINGS
-from tasks.reporting.views.similarity import similarity_of
 
 MOST_SHOWN = 40
 """Rows of accuracies that are not behind a fold."""
@@ -80,7 +79,7 @@ class Document:
 
 def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], list[Picture]] = pictures) -> Document:
     """Derive every view of a study. ``draw`` makes the figures; give ``lambda *_: []`` where none are wanted."""
-    view = geometry(tables)
+    view = tables.geometry
     drawn = {picture.key: picture for picture in draw(tables, view)}
 
     def figures(*keys: str) -> tuple[Picture, ...]:
@@ -99,7 +98,7 @@ def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], 
     answered, *rest = claims_tables(claims)
     folded = (matrix, *others, spectrum_table(tables.spectra, view), *([base] if base else []))
     sampled = samples_table(tables, view)
-    across = across_tables(view, similarity_of(tables.cka))
+    across = across_tables(view, tables.similarity)
     sections = (
         Section(
             "The paper's claims", (), tuple(rest[:1]), (answered, *rest[1:], sensitivity_table(judged.sensitivity))

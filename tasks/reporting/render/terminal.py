@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import polars as pl
@@ -10,8 +10,10 @@ import polars as pl
 from tasks.core.contracts import DIFFERS_LITTLE, EQUAL, NO_POWER, RunInfo
 from tasks.reporting.claims import claims_sentence, claims_table
 from tasks.reporting.findings.headline import findings
-from tasks.reporting.formats import NOT_MEASURED, in_sentence, number, p_value, percent, points, size
+from tasks.reporting.formats import NOT_MEASURED, in_sentence, number, p_value, percent, points
+from tasks.reporting.metrics import PAIR, UPDATE
 from tasks.reporting.notes import count, floor_note, interval, percentile
+from tasks.reporting.tables.pairs import Shown, columns_of
 from tasks.reporting.views.join import (
     MARGIN,
     HeadlineRow,
@@ -28,7 +30,6 @@ from tasks.reporting.views.pairs import (
     UNDEFINED,
     ZERO,
     Geometry,
-    geometry,
     geometry_of,
     headline_rows,
 )
@@ -44,7 +45,7 @@ def headline_renderable(tables: StudyTables) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    view = geometry(tables)
+    view = tables.geometry
     said, rows = findings(tables, view), headline_rows(tables, view)
     second = second_benchmark(tables)
     reference = view.reference.run if view.reference else "sft"
@@ -124,23 +125,27 @@ def comparison_renderable(frames: Mapping[str, pl.DataFrame], reference: str) ->
 
     runs = _compared(frames)
     view = geometry_of(runs, frames["pair_metrics"], next((info for info in runs if info.run == reference), None))
-    top = max(view.ks, default=None)
-    header = ["adapter", "cosine", "95 %", "pctl", "top-1", f"top-{top}" if top else "top-k", "|u1|", "|v1|", "orth."]
+    columns = columns_of(view, "terminal")
+    sizes = [(metric, column) for metric in UPDATE for column in metric.terminal]
+    header = ["adapter", "cosine", "95 %", "pctl", *(column.title for column in columns)]
     grid = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
-    for place, title in enumerate([*header, "norm", "rank"]):
+    for place, title in enumerate([*header, *(column.title for _, column in sizes)]):
         side: Literal["left", "right"] = "right" if place else "left"
         # Only the name may be broken: a number cut short would be another number.
         narrowest = None if place else 12
         grid.add_column(Text(title), justify=side, no_wrap=place > 0, overflow="fold", min_width=narrowest)
     for info in runs:
-        grid.add_row(*(Text(text.replace(NOT_MEASURED, "n/m")) for text in _against_reference(info, view, frames, top)))
+        own = [metric.text(spectrum_value(frames["spectra"], info.run, metric.name), column.decimals)
+               for metric, column in sizes]  # fmt: skip
+        texts = (*_against_reference(info, view, columns), *own)
+        grid.add_row(*(Text(text.replace(NOT_MEASURED, "n/m")) for text in texts))
     zero = "; zero: an update of zero has no direction" if view.zero else ""
     over = count(view.layers, "layer") if view.layers else "modules"
+    columns_are = "; ".join(metric.legend for metric in (*PAIR, *UPDATE) if metric.legend)
     legend = (
         f"Against {reference} over {view.modules} modules. 95 %: interval over {over}; "
-        "pctl: percent of random subspaces below the cosine; top-1, top-k: largest angle of the left subspaces, "
-        "degrees; |u1|, |v1|: overlap of the first left and right singular vectors; orth.: share outside the "
-        f"reference's direction; rank: effective rank (entropy); * at its noise floor{zero}; n/m: not measured. "
+        f"pctl: percent of random subspaces below the cosine; {columns_are}; * at its noise floor{zero}; n/m: not "
+        "measured. "
         f"{floor_note(view)}"
     )
     return Group(grid, Text(legend, style="dim"))
@@ -156,23 +161,13 @@ def _compared(frames: Mapping[str, pl.DataFrame]) -> list[RunInfo]:
     return [known.get(run, RunInfo(run, run, None, None, None)) for run in frames["adapters"]["run"]]
 
 
-def _against_reference(info: RunInfo, view: Geometry, frames: Mapping[str, pl.DataFrame], top: int | None) -> list[str]:
-    sizes = [
-        size(spectrum_value(frames["spectra"], info.run, "norm"), 3),
-        number(spectrum_value(frames["spectra"], info.run, "effective_rank"), 2),
-    ]
+def _against_reference(info: RunInfo, view: Geometry, columns: Sequence[Shown]) -> list[str]:
     if view.reference is None or info == view.reference:
-        return [info.run, "itself" if info == view.reference else NOT_MEASURED, *["-"] * 7, *sizes]
+        return [info.run, "itself" if info == view.reference else NOT_MEASURED, "-", "-", *("-" for _ in columns)]
     reference = view.reference.run
     cosine = view.estimate(info.run, reference, "cosine")
     mark = "*" if view.standing(info, view.reference) in REACHED else ""
-    measures = (
-        *(("angle_left", k, 1) for k in (1, top)),
-        ("u1_overlap", None, 2),
-        ("v1_overlap", None, 2),
-        ("orthogonal_fraction", None, 2),
-    )
-    values = [_measure(info, view.reference, name, decimals, view, k) for name, k, decimals in measures]
+    values = [_measure(info, view.reference, one.metric.name, one.decimals, view, one.k) for one in columns]
     close = interval(cosine, 2).replace("0.", ".").replace(", ", ",")
     first = _measure(info, view.reference, "cosine", 3, view) + mark
-    return [info.run, first, close, percentile(cosine), *values, *sizes]
+    return [info.run, first, close, percentile(cosine), *values]

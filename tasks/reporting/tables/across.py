@@ -8,6 +8,7 @@ from itertools import combinations
 
 from tasks.core.contracts import RunInfo
 from tasks.reporting.formats import number, percent
+from tasks.reporting.metrics import CKA
 from tasks.reporting.tables.pairs import OWN, columns_of
 from tasks.reporting.tables.views import Cell, Table, said
 from tasks.reporting.views.across import Likeness, likeness
@@ -67,14 +68,14 @@ def _cosines(chosen: Sequence[Pair], view: Geometry) -> Table:
 
 
 def _others(chosen: Sequence[Pair], view: Geometry, cka: Similarity | None) -> Table:
-    measures = [one for one in columns_of(view) if one.metric not in ("cosine", "norm_ratio") and one.k != OWN]
+    measures = [one for one in columns_of(view) if one.metric.nearer and one.metric.name != "cosine" and one.k != OWN]
     rows = []
     for a, b in chosen:
-        found = [(one.title, view.likeness(a, b, one.metric, one.k), one.decimals) for one in measures]
+        found = [(one.title, view.likeness(a, b, one.metric.name, one.k), one.decimals) for one in measures]
         if cka is not None:
             last = cka.layers[-1]
             states = likeness(view.replicates(a), view.replicates(b), partial(cka.value, layer=last))
-            found.append((f"CKA at the last layer ({last})", states, 4))
+            found.append((f"CKA at the last layer ({last})", states, CKA.decimals))
         rows += [(Cell(a.run), Cell(b.run), Cell(title), *_like(one, decimals)) for title, one, decimals in found]
     header = ("Method", "and", "Measure", "In one data order", "Across data orders", "Noise floor")
     title = "Like with like: angles, overlaps and CKA"

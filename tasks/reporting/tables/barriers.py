@@ -19,7 +19,6 @@ from tasks.reporting.views.paths import (
     Paths,
     base_readings,
     near_and_other,
-    paths_of,
 )
 
 Column = tuple[str, bool]
@@ -28,7 +27,7 @@ Column = tuple[str, bool]
 
 def barrier_tables(tables: StudyTables, view: Geometry) -> list[Table]:
     """The pairs with the reference and the noise floors, then all others that were measured."""
-    paths = paths_of(tables.barriers)
+    paths = tables.paths
     if not paths.readings:
         return [Table("barriers", "Barriers", (), (), "No path between two updates was read in this study.")]
     near, others = near_and_other(view, paths.pairs())
@@ -91,7 +90,7 @@ def barrier_note(paths: Paths) -> str:
         counts = sorted({barrier.n for key, barrier in paths.barriers.items() if key[3] == reading and barrier.n})
         if counts:
             many = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-            sizes.append(f"{READINGS[reading].barrier.lower()} {many}")
+            sizes.append(f"{READINGS[reading].columns[0].title.lower()} {many}")
     return (
         "The model on the way is the base with (1 - alpha) of the first update and alpha of the second, the products "
         "B A interpolated, not the factors. Barrier: largest height, over the alphas that were read, of the loss above "
@@ -117,8 +116,7 @@ def _base_cell(own: Mapping[str, float], reading: str, matched: bool) -> Cell:
     """The base has no path; what it reads itself stands beside that, once."""
     if matched or reading not in own:
         return Cell(NO_UPDATE)
-    how = READINGS[reading]
-    value = number(how.scale * own[reading], how.decimals)
+    value = READINGS[reading].text(own[reading])
     return Cell(NO_UPDATE, (f"accuracy {value} %" if reading == "accuracy" else f"loss {value}",))
 
 
@@ -128,7 +126,7 @@ def _has(paths: Paths, column: Column) -> bool:
 
 def _title(column: Column) -> str:
     reading = READINGS[column[0]]
-    return f"{reading.barrier}, {'norm-matched, ' if column[1] else ''}{reading.unit}"
+    return f"{reading.columns[0].title}, {'norm-matched, ' if column[1] else ''}{reading.unit}"
 
 
 def _height(pair: Names, columns: Sequence[Column], paths: Paths) -> float:
@@ -140,12 +138,9 @@ def _height(pair: Names, columns: Sequence[Column], paths: Paths) -> float:
 def _cell(found: Barrier | None, reading: str) -> Cell:
     if found is None or found.value is None:
         return Cell(NOT_MEASURED)
-    scale, decimals = READINGS[reading].scale, READINGS[reading].decimals
-    value = number(scale * found.value, decimals)
-    subs = said(f"at alpha {number(found.alpha, 2)}" if found.alpha is not None else "")
-    if found.low is not None and found.high is not None:
-        subs = (f"[{number(scale * found.low, decimals)}, {number(scale * found.high, decimals)}]", *subs)
-    return Cell(value, subs)
+    text = READINGS[reading].text
+    where = f"at alpha {number(found.alpha, 2)}" if found.alpha is not None else ""
+    return Cell(text(found.value), (*said(found.interval(text)), *said(where)))
 
 
 def _floor_cell(twins: Sequence[Names], column: Column, paths: Paths) -> Cell:
@@ -153,6 +148,5 @@ def _floor_cell(twins: Sequence[Names], column: Column, paths: Paths) -> Cell:
     found = paths.floor(twins, matched, reading)
     if found is None:
         return Cell(NOT_MEASURED)
-    scale, decimals = READINGS[reading].scale, READINGS[reading].decimals
-    low, high = number(scale * found.lowest, decimals), number(scale * found.highest, decimals)
-    return Cell(number(scale * found.mean, decimals), said(f"{low} to {high}" if found.n > 1 else ""))
+    text = READINGS[reading].text
+    return Cell(text(found.mean), said(found.range(text) if found.n > 1 else ""))

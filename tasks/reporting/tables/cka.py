@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tasks.reporting.formats import NOT_MEASURED, number
+from tasks.reporting.metrics import CKA
 from tasks.reporting.notes import MOST_NAMED, named
 from tasks.reporting.tables.pairs import MOST_PAIRS
 from tasks.reporting.tables.views import Cell, Table, said
 from tasks.reporting.views.join import StudyTables, base_of
 from tasks.reporting.views.pairs import Geometry
-from tasks.reporting.views.similarity import BIASED, POOLINGS, Similarity, similarity_of
+from tasks.reporting.views.similarity import BIASED, POOLINGS, Similarity
 
 MOST_LAYERS = 13
 """Columns of the table of layers; the frame beside the page has all."""
@@ -22,7 +23,7 @@ Names = tuple[str, str]
 
 def cka_tables(tables: StudyTables, view: Geometry) -> tuple[Table, ...]:
     """What a reader needs of each run, and the layers one by one; one empty table where nothing was measured."""
-    found = similarity_of(tables.cka)
+    found = tables.similarity
     if found is None:
         return (Table("cka", TITLE, (), (), "No hidden states were compared in this study."),)
     return _summary(found, tables, view), _layers(cka_pairs(tables, view), found, view)
@@ -60,12 +61,12 @@ def _pair_cells(run: str, other: str, last: int, found: Similarity) -> tuple[Cel
     place = found.lowest(run, other)
     if place is None:
         return Cell(_missing(run, other, last, found)), Cell(_missing(run, other, last, found)), measured
-    beside = f"biased {number(found.value(run, other, place.layer, BIASED), 4)}"
-    lowest = Cell(number(place.value, 4), (f"at layer {place.layer}", beside))
+    beside = f"biased {CKA.text(found.value(run, other, place.layer, BIASED))}"
+    lowest = Cell(CKA.text(place.value), (f"at layer {place.layer}", beside))
     value = found.value(run, other, last)
     if value is None:
         return lowest, Cell(_missing(run, other, last, found)), measured
-    return lowest, Cell(number(value, 4), (f"biased {number(found.value(run, other, last, BIASED), 4)}",)), measured
+    return lowest, Cell(CKA.text(value), (f"biased {CKA.text(found.value(run, other, last, BIASED))}",)), measured
 
 
 def _layers(pairs: Sequence[Names], found: Similarity, view: Geometry) -> Table:

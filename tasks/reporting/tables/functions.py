@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import polars as pl
 
 from tasks.core.contracts import RunInfo
-from tasks.reporting.formats import NOT_MEASURED, number, significant
+from tasks.reporting.estimates import Estimate, Spread
+from tasks.reporting.formats import NOT_MEASURED, significant
+from tasks.reporting.metrics import DEPTH
 from tasks.reporting.tables.views import Cell, Table, said
 from tasks.reporting.views.join import StudyTables, base_of
 from tasks.reporting.views.pairs import NO_FLOOR, Geometry
-from tasks.reporting.views.same_method import FLOOR_NOTE, SAME_METHOD, Apart, apart, difference_of, floor_words
+from tasks.reporting.views.same_method import FLOOR_NOTE, SAME_METHOD, apart, difference_of, floor_words
 
 MOST_RUNS = 12
 """Rows and columns of the matrix of divergences; the frame beside the page has all."""
 
 
-@dataclass(frozen=True)
-class Divergence:
-    """KL in nats a token; ``low`` and ``high``: 95 % bootstrap over problems."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-
-def divergences(frame: pl.DataFrame) -> dict[tuple[str, str], Divergence]:
-    """(run_a, run_b) -> KL(p_a || p_b), from DIVERGENCE; it has a direction."""
+def divergences(frame: pl.DataFrame) -> dict[tuple[str, str], Estimate]:
+    """(run_a, run_b) -> KL(p_a || p_b), nats a token, its interval over problems, from DIVERGENCE; it has a direction.
+    All have a value."""
     rows = frame.filter(pl.col("value").is_finite()).select("run_a", "run_b", "value", "low", "high").iter_rows()
-    return {(a, b): Divergence(*rest) for a, b, *rest in rows}
+    return {(a, b): Estimate(*rest) for a, b, *rest in rows}
 
 
 def depths(lens: pl.DataFrame) -> dict[str, float]:
@@ -39,7 +32,7 @@ def depths(lens: pl.DataFrame) -> dict[str, float]:
     return dict(rows.select("run", "value").iter_rows())
 
 
-def depths_apart(tables: StudyTables, view: Geometry) -> dict[str, Apart]:
+def depths_apart(tables: StudyTables, view: Geometry) -> dict[str, Spread]:
     """How far the logit-lens depths of runs of one method are apart, layers."""
     return apart(view, difference_of(depths(tables.lens).get))
 
@@ -54,10 +47,10 @@ def functions_table(tables: StudyTables, view: Geometry) -> Table:
     others = [base, *([reference] if reference else [])]
     layers = max(tables.lens["layer"].drop_nulls(), default=None)
     against = reference or base
-    largest, _ = floor_words(depths_apart(tables, view), _layers)
+    largest, _ = floor_words(depths_apart(tables, view), DEPTH.text)
     rows = []
     for info in [base, *view.runs]:
-        cells = [Cell(number(deep.get(info.run), 2)), _deeper(deep, info.run, against.run, largest)]
+        cells = [Cell(DEPTH.text(deep.get(info.run))), _deeper(deep, info.run, against.run, largest)]
         for other in others:
             cells += [_cell(found, *pair) for pair in ((other.run, info.run), (info.run, other.run))]
         rows.append((Cell(info.run, said(_twin(info, reference, view))), *cells))
@@ -69,17 +62,13 @@ def functions_table(tables: StudyTables, view: Geometry) -> Table:
     return Table("functions", title, tuple(header), tuple(rows), f"{_note(tables)} {FLOOR_NOTE}", marks=marks)
 
 
-def _layers(depth: float) -> str:
-    return number(depth, 2)
-
-
 def _deeper(deep: Mapping[str, float], run: str, other: str, floor: str) -> Cell:
     """The difference of two depths, with that of runs of one method beneath it."""
     if run == other or run not in deep or other not in deep:
         return Cell("-", ("itself",)) if run == other else Cell(NOT_MEASURED)
     sign = "+" if round(deep[run] - deep[other], 2) > 0 else ""
     beneath = floor if floor == NO_FLOOR else f"{SAME_METHOD.lower()} {floor}"
-    return Cell(f"{sign}{_layers(deep[run] - deep[other])}", (beneath,))
+    return Cell(f"{sign}{DEPTH.text(deep[run] - deep[other])}", (beneath,))
 
 
 def divergence_matrix(tables: StudyTables, view: Geometry) -> Table | None:
@@ -123,12 +112,10 @@ def _twin(a: RunInfo, b: RunInfo | None, view: Geometry) -> str:
     return view.twin_label(a.run, b.run) if b is not None else ""
 
 
-def _cell(found: Mapping[tuple[str, str], Divergence], a: str, b: str, standing: str = "") -> Cell:
+def _cell(found: Mapping[tuple[str, str], Estimate], a: str, b: str, standing: str = "") -> Cell:
     if a == b:
         return Cell("0", ("itself",))
     if (a, b) not in found:
         return Cell(NOT_MEASURED)
     one = found[a, b]
-    known = one.low is not None and one.high is not None
-    interval = f"[{significant(one.low)}, {significant(one.high)}]" if known else ""
-    return Cell(significant(one.value), (*said(interval), *said(standing)))
+    return Cell(significant(one.value), (*said(one.interval(significant)), *said(standing)))

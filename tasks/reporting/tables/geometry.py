@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from tasks.core.contracts import RunInfo
-from tasks.reporting.formats import number, significant, size
+from tasks.reporting.formats import number, significant
+from tasks.reporting.metrics import BASE, UPDATE, Metric
+from tasks.reporting.metrics import notes as metric_notes
 from tasks.reporting.notes import MOST_LISTED, count, floor_note, named
 from tasks.reporting.tables.views import NO_UPDATE, Cell, Table, said
 from tasks.reporting.views.join import spectrum_value
 from tasks.reporting.views.pairs import REACHED, ZERO, Geometry
-
-_SIZES = (
-    ("norm", "Frobenius norm", 3),
-    ("effective_rank", "Effective rank", 2),
-    ("participation_rank", "Participation rank", 2),
-    ("stable_rank", "Stable rank", 2),
-)
-_BASE_MEASURES = (
-    ("intruder_dimensions", "Intruder dimensions", 2),
-    ("base_rotation_left", "Rotation of the base, left, deg", 2),
-    ("base_rotation_right", "Rotation of the base, right, deg", 2),
-    ("spectrum_shift", "Spectrum shift", 5),
-    ("update_sparsity", "Update sparsity", 4),
-)
 
 
 def matrix_table(view: Geometry) -> Table:
@@ -44,22 +34,32 @@ def _cosine_cell(info: RunInfo, other: RunInfo, view: Geometry) -> Cell:
 
 def spectrum_table(spectra: pl.DataFrame, view: Geometry) -> Table:
     """Size and rank of every update."""
-    rows = [(Cell("base"), *(Cell(NO_UPDATE) for _ in _SIZES))]
+    columns = _columns(UPDATE, spectra)
+    rows = [(Cell("base"), *(Cell(NO_UPDATE) for _ in columns))]
     for info in view.runs:
         nothing = spectrum_value(spectra, info.run, "norm") == 0  # which has no rank, where it was measured
-        values = [(spectrum_value(spectra, info.run, metric), decimals) for metric, _, decimals in _SIZES]
-        said_of = (ZERO if value is None and nothing else size(value, decimals) for value, decimals in values)
+        values = ((spectrum_value(spectra, info.run, metric.name, k), metric) for metric, k, _ in columns)
+        said_of = (ZERO if value is None and nothing else metric.text(value) for value, metric in values)
         rows.append((Cell(info.run), *(Cell(text) for text in said_of)))
     return Table(
         "spectra",
         "Size and rank of the updates",
-        ("Run", *(title for _, title, _ in _SIZES)),
+        ("Run", *(title for *_, title in columns)),
         tuple(rows),
-        "Frobenius norm of the update, scaling included, over all modules. Ranks from the singular values s of each "
-        "module, mean over modules: effective rank exp(H(p)), participation rank 1 / sum p^2, both with p = s / sum s; "
-        f"stable rank sum s^2 / max s^2.{_rates_note(view)}",
+        f"{metric_notes(UPDATE)}{_rates_note(view)}",
         marks={0: "base", **_twin_marks(view)},
     )
+
+
+def _columns(metrics: Sequence[Metric], spectra: pl.DataFrame) -> list[tuple[Metric, int | None, str]]:
+    """(metric, k, title) of each column: one a dimension where a metric was taken at several."""
+    measured = spectra.filter(pl.col("module") == "*")
+    found = []
+    for metric in metrics:
+        ks = measured.filter(pl.col("metric") == metric.name)["k"].unique().sort().to_list() or [None]
+        for column in metric.columns:
+            found += [(metric, k, column.title if k is None else f"{column.title}, top-{k}") for k in ks]
+    return found
 
 
 def _rates_note(view: Geometry) -> str:
@@ -80,26 +80,21 @@ def _rates_note(view: Geometry) -> str:
 
 def base_table(spectra: pl.DataFrame, view: Geometry) -> Table | None:
     """What the updates do to the base's own spectrum; None where the base's weights were not at hand."""
-    found = spectra.filter(pl.col("metric").is_in([metric for metric, *_ in _BASE_MEASURES]), pl.col("module") == "*")
+    found = spectra.filter(pl.col("metric").is_in([metric.name for metric in BASE]), pl.col("module") == "*")
     if found.is_empty():
         return None
-    keys = []
-    for metric, title, decimals in _BASE_MEASURES:
-        for k in found.filter(pl.col("metric") == metric)["k"].unique().sort().to_list():
-            keys.append((metric, k, title if k is None else f"{title}, top-{k}", decimals))
-    rows = [(Cell("base"), *(Cell("itself") for _ in keys))]
+    measured = [metric for metric in BASE if found.filter(pl.col("metric") == metric.name).height]
+    columns = _columns(measured, found)
+    rows = [(Cell("base"), *(Cell("itself") for _ in columns))]
     for info in view.runs:
-        values = (number(spectrum_value(found, info.run, metric, k), decimals) for metric, k, _, decimals in keys)
+        values = (metric.text(spectrum_value(found, info.run, metric.name, k)) for metric, k, _ in columns)
         rows.append((Cell(info.run), *(Cell(value) for value in values)))
     return Table(
         "base-measures",
         "What the updates do to the base's weights",
-        ("Run", *(title for _, _, title, _ in keys)),
+        ("Run", *(title for *_, title in columns)),
         tuple(rows),
-        "Intruder dimensions: how many of the top-k left singular vectors of W + dW have a cosine below 0.5 with every "
-        "one of W's, mean over modules. Rotation: largest principal angle between the top-k singular subspaces of W "
-        "and W + dW, median over modules. Spectrum shift: |s(W + dW) - s(W)| / |s(W)|, mean over modules. Update "
-        "sparsity: share of entries that stay as they are once the merged weight is stored in bfloat16.",
+        metric_notes(BASE),
         marks={0: "base", **_twin_marks(view)},
     )
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from tasks.core.contracts import RunInfo
-from tasks.reporting.formats import NOT_MEASURED, number, size
+from tasks.reporting.formats import NOT_MEASURED, number
+from tasks.reporting.metrics import PAIR, Ks, Metric
+from tasks.reporting.metrics import notes as metric_notes
 from tasks.reporting.notes import both_nulls, count, floor_note, interval, interval_note, percentile
 from tasks.reporting.tables.views import NO_UPDATE, Cell, Table, said
 from tasks.reporting.views.floors import KINDS
-from tasks.reporting.views.pairs import IS_FLOOR, IS_START, Estimate, Geometry, across_note, pairs
+from tasks.reporting.views.pairs import IS_FLOOR, IS_START, Geometry, PairEstimate, across_note, pairs
 
 MOST_PAIRS = 60
 """Rows of a table of pairs; the frame beside the page has all."""
@@ -20,22 +23,21 @@ NULL_ROW = "random subspaces (null)"
 OWN = -1
 """Stands for each pair's own largest k."""
 
-_WITHOUT_NULL = ("norm_ratio",)
-"""Measures of size: random subspaces have none."""
-
 Pair = tuple[RunInfo, RunInfo]
 
 
 @dataclass(frozen=True)
-class Column:
-    """One measure of the table. ``k`` may be `OWN`."""
+class Shown:
+    """One metric at one dimension, as a column of the table; ``k`` may be `OWN`. Where not `Metric.beside`, the null is
+    in the last row alone."""
 
     title: str
-    metric: str
+    metric: Metric
+    k: int | None
     decimals: int
-    k: int | None = None
-    beside: bool = False
-    """Whether interval, null and percentile stand beside every value; the others' nulls are in the last row."""
+
+    def text(self, value: float) -> str:
+        return self.metric.text(value, self.decimals)
 
 
 def pair_tables(view: Geometry) -> list[Table]:
@@ -62,37 +64,32 @@ def _pair_table(key: str, title: str, chosen: Sequence[Pair], view: Geometry) ->
     null = _null_row([_oriented(pair, view) for pair in chosen], columns, view)
     marks = {0: "base", **{i: "floor" for i, pair in enumerate(shown, start=1) if view.twin(*pair)}}
     marks |= {1 + len(rows) + i: "floor" for i in range(len(floors))} | {1 + len(rows) + len(floors): "base"}
-    note = (
-        f"{cut}Angles: principal angles between left singular subspaces, degrees, median over "
-        f"{count(view.modules, 'module')}; worst: the largest of them, smallest: that of the two directions in which "
-        'the subspaces are nearest, the other reading of a "top-1 angle". u1, v1: first left and right singular '
-        "vectors, phi: overlap of the subspaces, mean over modules; norm ratio and orthogonal fraction (share of the "
-        "first run's norm outside the second's direction, module by module) of the first run against the second. "
-        f"{interval_note(view)} {floor_note(view)}"
-    )
+    about = metric_notes(PAIR, count(view.modules, "module"))
+    note = f"{cut}{about} {interval_note(view)} {floor_note(view)}"
     header = ("Run", "and", *(column.title for column in columns))
     return Table(key, title, header, (base, *rows, *floors, null), note, words=2, marks=marks)
 
 
-def columns_of(view: Geometry) -> list[Column]:
-    """The measures of a pair that a table shows."""
-    worst = [k for k in view.ks if k > 1][-3:]
-    top = max(view.ks, default=None)
-    angles = [Column("Angle of u1 and u1', deg", "angle_left", 1, 1, beside=True)]
-    angles += [Column(f"Worst of top-{k} angles, deg", "angle_left", 1, k, beside=True) for k in worst]
-    if worst:
-        angles.append(Column(f"Smallest of top-{worst[-1]} angles, deg", "angle_min_left", 1, worst[-1], beside=True))
-    if top is not None and max(view.tops.values()) > top:
-        angles.append(Column("Worst at the largest k, deg", "angle_left", 1, OWN, beside=True))
+def columns_of(view: Geometry, where: Literal["columns", "terminal"] = "columns") -> list[Shown]:
+    """The metrics of a pair that a table shows, in the catalogue's order."""
     return [
-        Column("Cosine", "cosine", 3, beside=True),
-        *angles,
-        Column("|u1 u1'|", "u1_overlap", 3),
-        Column("|v1 v1'|", "v1_overlap", 3),
-        Column(f"phi, top-{top}" if top else "phi", "phi_left", 3, top),
-        Column("Norm ratio", "norm_ratio", 2),
-        Column("Orthogonal fraction", "orthogonal_fraction", 3),
+        Shown(column.called(k), metric, k, metric.decimals if column.decimals is None else column.decimals)
+        for metric in PAIR
+        for column in (metric.columns if where == "columns" else metric.terminal)
+        for k in _dimensions(column.ks, view)
     ]
+
+
+def _dimensions(ks: Ks, view: Geometry) -> list[int | None]:
+    """The subspace dimensions that stand in columns; that of "own" is `OWN`, in a column of its own where some pair has
+    more dimensions than all pairs have."""
+    top = max(view.ks, default=None)
+    wider = [k for k in view.ks if k > 1][-3:]
+    own = [OWN] if top is not None and max(view.tops.values()) > top else []
+    found: dict[Ks, list[int | None]] = {
+        "": [None], "first": [1], "wider": [*wider], "widest": [*wider[-1:]], "common": [top], "own": [*own],
+    }  # fmt: skip
+    return found[ks]
 
 
 def _order(pair: Pair, view: Geometry) -> tuple[bool, float]:
@@ -105,41 +102,35 @@ def _oriented(pair: Pair, view: Geometry) -> Pair:
     return (pair[1], pair[0]) if pair[0] == view.reference else pair
 
 
-def _estimate(pair: Pair, column: Column, view: Geometry) -> tuple[Estimate, int | None]:
+def _estimate(pair: Pair, column: Shown, view: Geometry) -> tuple[PairEstimate, int | None]:
     a, b = pair[0].run, pair[1].run
     k = view.top(a, b) if column.k == OWN else column.k
-    return view.estimate(a, b, column.metric, k), k
+    return view.estimate(a, b, column.metric.name, k), k
 
 
-def _pair_row(pair: Pair, columns: Sequence[Column], view: Geometry) -> tuple[Cell, ...]:
+def _pair_row(pair: Pair, columns: Sequence[Shown], view: Geometry) -> tuple[Cell, ...]:
     run, other = pair
     standing = view.standing(run, other)
     cells = []
     for column in columns:
         found, k = _estimate(pair, column, view)
         if found.value is None:
-            cells.append(Cell(view.missing(run.run, other.run, column.metric, k)))
+            cells.append(Cell(view.missing(run.run, other.run, column.metric.name, k)))
             continue
-        subs = said(interval(found, column.decimals) if column.beside else "")
+        subs = said(interval(found, column.decimals) if column.metric.beside else "")
         if column.k == OWN:
             subs += (f"top-{k}",)
-        if column.beside:
-            null = (
-                "" if found.null is None or column.metric == "cosine" else f"null {number(found.null, column.decimals)}"
-            )
-            rank = percentile(found)
+        if column.metric.beside:
+            rank, cosine = percentile(found), column.metric.name == "cosine"
+            null = "" if found.null is None or cosine else f"null {number(found.null, column.decimals)}"
             subs += said(null) + said(f"percentile {rank}" if rank else "") + said(both_nulls(found))
-        if column.metric == "cosine":
+        if column.metric.name == "cosine":
             subs += (*said(across_note(view, run, other)), *said(standing))
-        cells.append(Cell(_shown(found.value, column), subs))
+        cells.append(Cell(column.text(found.value), subs))
     return (Cell(run.run, said(standing if standing in (IS_FLOOR, IS_START) else "")), Cell(other.run), *cells)
 
 
-def _shown(value: float, column: Column) -> str:
-    return (size if column.metric in _WITHOUT_NULL else number)(value, column.decimals)
-
-
-def _floor_row(kind: str, columns: Sequence[Column], view: Geometry) -> tuple[Cell, ...]:
+def _floor_row(kind: str, columns: Sequence[Shown], view: Geometry) -> tuple[Cell, ...]:
     """Mean over the pairs that measure this floor, and their range."""
     cells = []
     for column in columns:
@@ -148,26 +139,25 @@ def _floor_row(kind: str, columns: Sequence[Column], view: Geometry) -> tuple[Ce
             cells.append(Cell("of several k"))
             continue
         k = next(iter(own), None) if column.k == OWN else column.k
-        found = view.floor_of(kind, column.metric, k)
+        found = view.floor_of(kind, column.metric.name, k)
         if found is None:
-            why = {view.missing(a, b, column.metric, k) for a, b in view.twins[kind]}
+            why = {view.missing(a, b, column.metric.name, k) for a, b in view.twins[kind]}
             cells.append(Cell(min(why, default=NOT_MEASURED)))
             continue
-        low, high = _shown(found.lowest, column), _shown(found.highest, column)
-        subs = said(f"{low} to {high}" if found.n > 1 else "") + said(f"top-{k}" if column.k == OWN else "")
-        cells.append(Cell(_shown(found.mean, column), subs))
+        subs = said(found.range(column.text) if found.n > 1 else "") + said(f"top-{k}" if column.k == OWN else "")
+        cells.append(Cell(column.text(found.mean), subs))
     pairs_of = view.twins[kind]
     of = count(len(pairs_of), "pair") if pairs_of else NOT_MEASURED
     return (Cell(f"noise floor: {KINDS[kind]}"), Cell(of, said("mean, range" if len(pairs_of) > 1 else "")), *cells)
 
 
-def _null_row(chosen: Sequence[Pair], columns: Sequence[Column], view: Geometry) -> tuple[Cell, ...]:
+def _null_row(chosen: Sequence[Pair], columns: Sequence[Shown], view: Geometry) -> tuple[Cell, ...]:
     """What random subspaces give: one value where all pairs have one shape, otherwise mean and range."""
     cells = []
     for column in columns:
         nulls = [null for pair in chosen if (null := _estimate(pair, column, view)[0].null) is not None]
         if not nulls:
-            cells.append(Cell("none" if column.metric in _WITHOUT_NULL else NOT_MEASURED))
+            cells.append(Cell(NOT_MEASURED if column.metric.null else "none"))
             continue
         low, high = number(min(nulls), column.decimals), number(max(nulls), column.decimals)
         mean = number(sum(nulls) / len(nulls), column.decimals)

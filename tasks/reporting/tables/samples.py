@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from tasks.reporting.formats import NOT_MEASURED, benchmark_name, percent, points, span
+from tasks.reporting.metrics import SAMPLED
 from tasks.reporting.notes import count
 from tasks.reporting.tables.accuracy import pair_marks
 from tasks.reporting.tables.views import Cell, Table, said
@@ -21,7 +22,7 @@ from tasks.reporting.views.same_method import (
     unsigned_points,
 )
 
-_KINDS = ("avg", "pass", "maj")
+_KINDS = tuple(metric.name for metric in SAMPLED)
 MOST_SCORES = 9
 """Columns of scores; the frame beside the page has all."""
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from statistics import fmean
 
+from tasks.core.chance import student
 from tasks.core.contracts import RunInfo
-
-LEVEL = 0.95
 
 Value = Callable[[str, str], float | None]
 """(run, other) -> a measure of the pair; None where it was not measured."""
@@ -94,14 +93,12 @@ def t_interval(values: Sequence[float], centre: float | None = None) -> tuple[fl
 
     ``centre``: a better estimate of the same mean that stands in its middle; default: the mean itself.
     """
-    from scipy.special import stdtrit
-
     n = len(values)
     if n < 2:
         return None
     mean = fmean(values)
     error = (sum((value - mean) ** 2 for value in values) / (n - 1) / n) ** 0.5
-    half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * error
+    half = float(student(n - 1)) * error
     middle = mean if centre is None else centre
     return middle - half, middle + half
 

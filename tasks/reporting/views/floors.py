@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from tasks.core.contracts import RunInfo
+from tasks.reporting.estimates import Spread
 
 ORDER, INITIALISATION = "order", "initialisation"
 KINDS = {ORDER: "data order", INITIALISATION: "initialisation"}
@@ -13,16 +13,6 @@ KINDS = {ORDER: "data order", INITIALISATION: "initialisation"}
 
 SHARED_START = 0.5
 """Cosine of two lora_A above which they began as one: training moves lora_A little, and two draws are near 0."""
-
-
-@dataclass(frozen=True)
-class Floor:
-    """One measure over the ``n`` pairs of one kind of floor, in the measure's own unit."""
-
-    n: int
-    lowest: float
-    mean: float
-    highest: float
 
 
 def same_initialisation(a: RunInfo, b: RunInfo, lora_a_cosine: float | None) -> bool | None:
@@ -53,7 +43,7 @@ def kind_of(a: RunInfo, b: RunInfo, lora_a_cosine: float | None) -> str | None:
     return None if repeated else ORDER
 
 
-def floor_of(values: Iterable[float | None]) -> Floor | None:
-    """Lowest, mean and highest of the values that were measured; None where none was."""
-    known = [value for value in values if value is not None]
-    return Floor(len(known), min(known), sum(known) / len(known), max(known)) if known else None
+def floor_of(values: Iterable[float | None]) -> Spread | None:
+    """A noise floor: the spread of the values that were measured; None where none was."""
+    known = tuple(value for value in values if value is not None)
+    return Spread(known) if known else None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -31,6 +31,11 @@ from tasks.core.contracts import (
     RunInfo,
     checked,
 )
+
+if TYPE_CHECKING:
+    from tasks.reporting.views.pairs import Geometry
+    from tasks.reporting.views.paths import Paths
+    from tasks.reporting.views.similarity import Similarity
 
 HELDOUT, HARD = "heldout", "hard"
 REFERENCES = REFERENCE_METHODS
@@ -103,6 +108,30 @@ class StudyTables:
     cka: pl.DataFrame = field(default_factory=partial(_empty, "cka"))
     lens: pl.DataFrame = field(default_factory=partial(_empty, "lens"))
     divergence: pl.DataFrame = field(default_factory=partial(_empty, "divergence"))
+
+    # Derived once, however many tables, figures and sentences read them. Imported within: these views are made of the
+    # tables below.
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """Pairs of updates, ready to look up; the reference is the first SFT."""
+        from tasks.reporting.views.pairs import geometry
+
+        return geometry(self)
+
+    @cached_property
+    def paths(self) -> Paths:
+        """Barriers between updates, ready to look up."""
+        from tasks.reporting.views.paths import paths_of
+
+        return paths_of(self.barriers)
+
+    @cached_property
+    def similarity(self) -> Similarity | None:
+        """CKA of hidden states, ready to look up; None where it was not measured."""
+        from tasks.reporting.views.similarity import similarity_of
+
+        return similarity_of(self.cka)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ import numpy as np
 import polars as pl
 
 from tasks.core.contracts import RunInfo
+from tasks.reporting.estimates import Estimate, Spread
 from tasks.reporting.formats import NOT_MEASURED, number
+from tasks.reporting.metrics import INVERSE, REVERSED, pair_metric
 from tasks.reporting.views.across import Difference, Likeness, difference, likeness
-from tasks.reporting.views.floors import INITIALISATION, KINDS, ORDER, Floor, floor_of, kind_of, same_initialisation
+from tasks.reporting.views.floors import INITIALISATION, KINDS, ORDER, floor_of, kind_of, same_initialisation
 from tasks.reporting.views.join import (
     HeadlineRow,
     StudyTables,
@@ -47,36 +49,30 @@ REACHED = (AT_FLOOR, IS_FLOOR, AT_START, IS_START)
 EVERYTHING = (pl.col("module") == "*") & pl.col("layer").is_null() & pl.col("projection").is_null()
 """Rows over all shared modules; module "*" with a layer or a projection is the value of that part."""
 
-REVERSED = {"orthogonal_fraction": "orthogonal_fraction_reverse"}
-"""Metric of a against b -> what the frame calls it of b against a, where the two differ."""
-
 IDENTICAL = 1e-9
 """Distance from 1, of cosine and norm ratio, below which two updates are one: double precision leaves less."""
 
-_Values = Mapping[tuple[str, str, str, int | None], "Estimate"]
+_Values = Mapping[tuple[str, str, str, int | None], "PairEstimate"]
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A measure of a pair; ``low`` and ``high``: 95 % interval over modules; ``null``: mean over random subspaces of
-    the same shape; ``percentile``: percent of the null's draws at or below the value. None: not measured or defined.
+class PairEstimate(Estimate):
+    """A metric of a pair, its interval over modules, beside chance. ``null``: mean over random subspaces of the same
+    shape; ``percentile``: percent of the null's draws at or below the value.
 
     Of a cosine over everything also ``null_sd``, the null's standard deviation, and ``shared_null_sd`` and
     ``shared_percentile``, those of the null given the common input subspace."""
 
-    value: float | None
-    low: float | None = None
-    high: float | None = None
     null: float | None = None
     percentile: float | None = None
     null_sd: float | None = None
     shared_null_sd: float | None = None
     shared_percentile: float | None = None
 
-    def inverse(self) -> Estimate:
-        """The estimate of one over the measure, which has no null."""
+    def inverse(self) -> PairEstimate:
+        """The estimate of one over the metric, which has no null."""
         value, low, high = (1 / part if part else None for part in (self.value, self.high, self.low))
-        return Estimate(value, low, high)
+        return PairEstimate(value, low, high)
 
 
 @dataclass(frozen=True)
@@ -101,15 +97,15 @@ class Geometry:
     zero: frozenset[str] = frozenset()
     """Runs whose update is zero."""
 
-    def estimate(self, run: str, other: str, metric: str, k: int | None = None) -> Estimate:
+    def estimate(self, run: str, other: str, metric: str, k: int | None = None) -> PairEstimate:
         """A metric of ``run`` against ``other``, whichever way round the frame has the pair."""
         if (run, other, metric, k) in self.values:
             return self.values[run, other, metric, k]
-        found = self.values.get((other, run, REVERSED.get(metric, metric), k), Estimate(None))
-        if metric != "norm_ratio":
+        found = self.values.get((other, run, REVERSED.get(metric, metric), k), PairEstimate(None))
+        if pair_metric(metric).turned != INVERSE:
             return found
         nothing = run in self.zero and other not in self.zero  # 0 over something is 0, though its inverse is undefined
-        return Estimate(0.0) if nothing and (other, run, metric, k) in self.values else found.inverse()
+        return PairEstimate(0.0) if nothing and (other, run, metric, k) in self.values else found.inverse()
 
     def value(self, run: str, other: str, metric: str, k: int | None = None) -> float | None:
         return self.estimate(run, other, metric, k).value
@@ -153,7 +149,7 @@ class Geometry:
         kind = self.kind(run, other)
         return "" if kind is None else IS_FLOOR if kind == ORDER else IS_START
 
-    def floor_of(self, kind: str, metric: str, k: int | None = None) -> Floor | None:
+    def floor_of(self, kind: str, metric: str, k: int | None = None) -> Spread | None:
         """One floor of one measure; None where it was not measured."""
         return floor_of(self.value(a, b, metric, k) for a, b in self.twins[kind])
 
@@ -167,7 +163,7 @@ class Geometry:
         """A measure of two methods of one initialisation: in one data order, across orders, and of each with itself."""
         return likeness(
             self.replicates(run), self.replicates(other), lambda a, b: self.value(a, b, metric, k),
-            distance=metric.startswith("angle") or metric.startswith("orthogonal"),
+            distance=pair_metric(metric).nearer == "low",
         )  # fmt: skip
 
     def difference(self, run: RunInfo, other: RunInfo) -> Difference | None:
@@ -180,7 +176,7 @@ class Geometry:
         """Whether two runs began from one LoRA initialisation; None where it cannot be told."""
         return same_initialisation(run, other, self.value(run.run, other.run, "lora_a_cosine"))
 
-    def start_floor(self, run: RunInfo, other: RunInfo, metric: str, k: int | None = None) -> Floor | None:
+    def start_floor(self, run: RunInfo, other: RunInfo, metric: str, k: int | None = None) -> Spread | None:
         """What the two runs' own methods give with themselves from another initialisation, at the same rate."""
         own = {(info.method, info.lr) for info in (run, other)}
         known = {info.run: info for info in self.runs}
@@ -234,7 +230,10 @@ def geometry_of(runs: Sequence[RunInfo], pair_metrics: pl.DataFrame, reference: 
     columns = ["run_a", "run_b", "metric", "k", "value", "low", "high", "null", "percentile"]
     columns += ["null_sd", "shared_null_sd", "shared_percentile"]
     rows = pair_metrics.filter(EVERYTHING).select(columns).rows()
-    values = {(a, b, metric, k): Estimate(*rest) for a, b, metric, k, *rest in rows}
+    values = {
+        (a, b, metric, k): PairEstimate(value, low, high, None, *nulls)
+        for a, b, metric, k, value, low, high, *nulls in rows
+    }
     modules = pair_metrics.filter(pl.col("module") != "*").select("module", "layer", "projection").unique()
     starts = [(a, b, _either(values, a.run, b.run, "lora_a_cosine")) for a, b in combinations(runs, 2)]
     kinds = [(kind_of(a, b, start), a.run, b.run) for a, b, start in starts]

@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
-from tasks.reporting.views.floors import Floor, floor_of
+from tasks.reporting.estimates import Estimate, Spread
+from tasks.reporting.metrics import PATH
+from tasks.reporting.views.floors import floor_of
 from tasks.reporting.views.pairs import Geometry
 
 Names = tuple[str, str]
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How one reading of a path is shown: its barrier times ``scale`` is in ``unit``."""
-
-    title: str
-    barrier: str
-    unit: str
-    scale: float
-    decimals: int
-
-
-READINGS = {
-    "boxed": Reading("Cross-entropy of the boxed answer", "Boxed answer", "nats/token", 1.0, 4),
-    "solution": Reading("Cross-entropy of the solution", "Solution", "nats/token", 1.0, 4),
-    "accuracy": Reading("Accuracy", "Error", "points", 100.0, 1),
-}
-"""Readings of CONNECTIVITY in the order in which they are shown. The barrier of accuracy is that of the error."""
+READINGS = {metric.name: metric for metric in PATH}
+"""Metrics along a path, by their name in CONNECTIVITY, in the order in which they are shown. The barrier of accuracy is
+that of the error."""
 
 
 MISSED_BELOW = 0.025
@@ -37,19 +25,10 @@ MISSED_BELOW = 0.025
 
 
 @dataclass(frozen=True)
-class Barrier:
-    """Height above the chord in the frame's units; ``low`` and ``high``: 95 % over problems; None: not known."""
+class Barrier(Estimate):
+    """Height above the chord in the frame's units, its interval over ``n`` problems; ``alpha``: where it is."""
 
-    value: float | None
-    low: float | None
-    high: float | None
-    alpha: float | None
-    n: int | None
-
-    @property
-    def shown(self) -> bool:
-        """Whether the interval lies above 0."""
-        return self.low is not None and self.low > 0
+    alpha: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +39,7 @@ class Extreme:
     other: str
     matched: bool
     barrier: Barrier
-    floor: Floor | None
+    floor: Spread | None
     """Over the twins, with the same scaling of the updates."""
     paths: int
     shown: int
@@ -86,21 +65,21 @@ class Paths:
         found = self.barriers.get((other, run, matched, reading))
         if found is None or found.alpha is None:
             return found
-        return Barrier(found.value, found.low, found.high, 1 - found.alpha, found.n)
+        return replace(found, alpha=1 - found.alpha)
 
     def pairs(self) -> list[Names]:
         """The pairs that the frame has, in its order."""
         return list(dict.fromkeys((a, b) for a, b, _, _ in self.barriers))
 
-    def floor(self, twins: Iterable[Names], matched: bool, reading: str) -> Floor | None:
-        """Lowest, mean and highest barrier of pairs of one method."""
+    def floor(self, twins: Iterable[Names], matched: bool, reading: str) -> Spread | None:
+        """The barriers of pairs of one method."""
         found = [self.find(a, b, matched, reading) for a, b in twins]
         return floor_of(barrier.value for barrier in found if barrier is not None)
 
 
 def paths_of(barriers: pl.DataFrame) -> Paths:
     """``barriers`` (BARRIERS), ready to look up."""
-    columns = ["run_a", "run_b", "matched", "reading", "barrier", "low", "high", "alpha", "n"]
+    columns = ["run_a", "run_b", "matched", "reading", "barrier", "low", "high", "n", "alpha"]
     found = {(a, b, matched, reading): Barrier(*rest) for a, b, matched, reading, *rest in barriers[columns].rows()}
     present = {reading for _, _, _, reading in found}
     return Paths(tuple(name for name in READINGS if name in present), found)
@@ -119,7 +98,7 @@ def largest(paths: Paths, view: Geometry, reading: str) -> Extreme | None:
         return None
     _, (run, other, matched, _), barrier = max(rows, key=lambda row: row[0])
     floor = paths.floor(twins, matched, reading)
-    return Extreme(run, other, matched, barrier, floor, len(rows), sum(row[2].shown for row in rows))
+    return Extreme(run, other, matched, barrier, floor, len(rows), sum(row[2].above_zero for row in rows))
 
 
 def base_readings(connectivity: pl.DataFrame, base: str) -> dict[str, float]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tasks.reporting.views.pairs import REVERSED, Geometry
+from tasks.reporting.metrics import REVERSED
+from tasks.reporting.views.pairs import Geometry
 
 
 @dataclass(frozen=True)

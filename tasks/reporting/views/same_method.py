@@ -8,10 +8,10 @@ other's. They stand for all methods: where only one method has twins, the others
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
+from tasks.reporting.estimates import Spread
 from tasks.reporting.formats import listed, number
-from tasks.reporting.views.floors import INITIALISATION, ORDER
+from tasks.reporting.views.floors import INITIALISATION, ORDER, floor_of
 from tasks.reporting.views.join import StudyTables, score, versus
 from tasks.reporting.views.pairs import NO_FLOOR, Geometry
 
@@ -25,28 +25,10 @@ Measure = Callable[[str, str], float | None]
 """(run, other) -> the difference of a number of theirs; None: not measured for one of the two."""
 
 
-@dataclass(frozen=True)
-class Apart:
-    """Replicate noise of a metric: largest difference and sd over ``n`` pairs of replicate runs, in the metric's unit.
-
-    ``highest``: the largest absolute difference. ``sd``: standard deviation of a single run, the root of half the mean
-    squared difference (over all pairs of one group of runs that is its sample variance).
-    """
-
-    n: int
-    highest: float
-    sd: float
-
-
-def apart(view: Geometry, measure: Measure) -> dict[str, Apart]:
-    """Kind of floor -> how far runs of one method are apart; without the kinds that were not measured."""
-    found: dict[str, Apart] = {}
-    for kind in HOW:
-        values = [value for pair in view.twins[kind] if (value := measure(*pair)) is not None]
-        if values:
-            variance = sum(value**2 for value in values) / (2 * len(values))
-            found[kind] = Apart(len(values), max(abs(value) for value in values), variance**0.5)
-    return found
+def apart(view: Geometry, measure: Measure) -> dict[str, Spread]:
+    """Kind of floor -> the differences of runs of one method; without the kinds that were not measured."""
+    found = {kind: floor_of(measure(*pair) for pair in view.twins[kind]) for kind in HOW}
+    return {kind: one for kind, one in found.items() if one is not None}
 
 
 def difference_of(value: Callable[[str], float | None]) -> Measure:
@@ -59,7 +41,7 @@ def difference_of(value: Callable[[str], float | None]) -> Measure:
     return measure
 
 
-def accuracy_apart(tables: StudyTables, view: Geometry, benchmark: str) -> dict[str, Apart]:
+def accuracy_apart(tables: StudyTables, view: Geometry, benchmark: str) -> dict[str, Spread]:
     """Accuracy (share) on one benchmark, over the problems that both runs answered greedily."""
 
     def measure(run: str, other: str) -> float | None:
@@ -69,7 +51,7 @@ def accuracy_apart(tables: StudyTables, view: Geometry, benchmark: str) -> dict[
     return apart(view, measure)
 
 
-def loss_apart(tables: StudyTables, view: Geometry, benchmark: str) -> dict[str, Apart]:
+def loss_apart(tables: StudyTables, view: Geometry, benchmark: str) -> dict[str, Spread]:
     """Answer loss, nats a token."""
 
     def loss(run: str) -> float | None:
@@ -79,37 +61,44 @@ def loss_apart(tables: StudyTables, view: Geometry, benchmark: str) -> dict[str,
     return apart(view, difference_of(loss))
 
 
-def sampled_apart(tables: StudyTables, view: Geometry, benchmark: str, metric: str, k: int) -> dict[str, Apart]:
+def sampled_apart(tables: StudyTables, view: Geometry, benchmark: str, metric: str, k: int) -> dict[str, Spread]:
     """One sampled score (share): avg@k, pass@k or maj@k."""
     own = tables.samples.filter(benchmark=benchmark, metric=metric, k=k)
     values = dict(own.select("run", "value").iter_rows())
     return apart(view, difference_of(values.get))
 
 
-def averages_apart(tables: StudyTables, view: Geometry, benchmark: str) -> dict[str, Apart]:
+def averages_apart(tables: StudyTables, view: Geometry, benchmark: str) -> dict[str, Spread]:
     """avg@k of all drawn answers (share), over the problems that both runs answered."""
     own = tables.differences.filter(benchmark=benchmark)
     values = {(a, b): value for a, b, value in own.select("run_a", "run_b", "difference").iter_rows()}
     return apart(view, lambda run, other: values.get((run, other), values.get((other, run))))
 
 
-def floor_words(found: Mapping[str, Apart], text: Callable[[float], str]) -> tuple[str, tuple[str, ...]]:
+def floor_words(found: Mapping[str, Spread], text: Callable[[float], str]) -> tuple[str, tuple[str, ...]]:
     """What a cell says: the largest difference of all kinds; beneath it each kind's, of several pairs with the sd."""
     if not found:
         return NO_FLOOR, ()
     lines: list[str] = []
     for kind, one in found.items():
-        lines += [f"{SHORT[kind]} {text(one.highest)}", *([f"sd {text(one.sd)}, {one.n} pairs"] if one.n > 1 else [])]
-    return text(max(one.highest for one in found.values())), tuple(lines)
+        lines += [
+            f"{SHORT[kind]} {text(one.largest)}",
+            *([_sd_words(one, text)] if one.n > 1 else []),
+        ]
+    return text(max(one.largest for one in found.values())), tuple(lines)
 
 
-def floor_clause(found: Mapping[str, Apart], text: Callable[[float], str]) -> str:
+def _sd_words(found: Spread, text: Callable[[float], str]) -> str:
+    return f"sd {text(found.sd_of_one)}, {found.n} pairs"
+
+
+def floor_clause(found: Mapping[str, Spread], text: Callable[[float], str]) -> str:
     """``the same method differs in another data order by 1.0 points``: a part of a sentence; ``text`` with the unit."""
     if not found:
         return "no noise floor was measured for it"
     said = [
         f"{HOW[kind]} by "
-        + (text(one.highest) if one.n == 1 else f"at most {text(one.highest)} (sd {text(one.sd)}, {one.n} pairs)")
+        + (text(one.largest) if one.n == 1 else f"at most {text(one.largest)} ({_sd_words(one, text)})")
         for kind, one in found.items()
     ]
     return f"the same method differs {listed(said)}"

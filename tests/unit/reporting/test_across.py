@@ -11,11 +11,12 @@ import polars as pl
 import pytest
 from scipy.stats import ttest_1samp
 
+from tasks.core.chance import mean_overlap
 from tasks.core.contracts import RunInfo
 from tasks.reporting.claims import sensitivity_table, verdicts
 from tasks.reporting.claims.evidence import Evidence, evidence_of
 from tasks.reporting.claims.measured import Measured, Noise
-from tasks.reporting.claims.pair_readings import leading, mean_overlap, order, pairs
+from tasks.reporting.claims.pair_readings import leading, order, pairs
 from tasks.reporting.claims.rules import TOLERANCES, Tolerances, apart, at_floor, near
 from tasks.reporting.findings.direction import direction
 from tasks.reporting.tables.across import across_tables

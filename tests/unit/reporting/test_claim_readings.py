@@ -28,7 +28,7 @@ from tasks.reporting.claims.measured import Measured, Missing, Noise
 from tasks.reporting.claims.pair_readings import LEADING, by_layer, matched_dpo, order, overlap_gap, pairs, rates, seeds
 from tasks.reporting.claims.rules import higher, lower, same
 from tasks.reporting.claims.run_readings import depth_range, later_third, rank_above, welch
-from tasks.reporting.claims.spread import KIND, order_groups, spread_of
+from tasks.reporting.claims.spread import KIND, order_groups, pooled
 from tasks.reporting.views.join import StudyTables
 
 
@@ -50,16 +50,16 @@ def why(parts: list[Part]) -> list[str]:
 def test_spread_pools_the_squares_of_runs_of_one_method() -> None:
     values = {"a": 1.0, "b": 3.0, "c": 10.0, "d": 10.0, "e": 13.0}
     # squares about the means 2 and 11: 1 + 1 and 1 + 1 + 4; 8 on 1 + 2 degrees of freedom, a difference has twice that
-    found = spread_of([("a", "b"), ("c", "d", "e")], [values.get])
+    found = pooled([("a", "b"), ("c", "d", "e")], [values.get])
     assert found is not None
     assert (found.rms, found.df, found.largest) == (pytest.approx((2 * 8 / 3) ** 0.5, rel=1e-15), 3, 3.0)
     assert found.half_width == pytest.approx(t.ppf(0.975, 3) * found.rms, rel=1e-12)
     # One pair: the difference itself, times 12.7.
-    single = spread_of([("a", "b")], [values.get, lambda run: 2 * values[run]])
+    single = pooled([("a", "b")], [values.get, lambda run: 2 * values[run]])
     assert single is not None
     assert single.rms == pytest.approx(((4 + 16) / 2) ** 0.5, rel=1e-15)
     assert single.half_width == pytest.approx(12.7062047 * single.rms, rel=1e-8)
-    assert spread_of([], [values.get]) is spread_of([("a", "x")], [values.get]) is None
+    assert pooled([], [values.get]) is pooled([("a", "x")], [values.get]) is None
 
 
 def test_groups_join_runs_of_several_orders(build_study: Callable[..., StudyTables]) -> None:

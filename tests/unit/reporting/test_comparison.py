@@ -256,7 +256,7 @@ def test_pairs_of_other_ranks_have_their_own_largest_angle(frames: Frames, tmp_p
     of_dpo = (pl.col("run_a") == "dpo") | (pl.col("run_b") == "dpo")
     small = {**frames, "pair_metrics": frames["pair_metrics"].filter(~(of_dpo & (pl.col("k") > 5).fill_null(False)))}
     text = write_comparison(RUNS, small, [], "sft", tmp_path)[1].read_text().split("### Against sft")[1]
-    assert "| Worst of top-5 angles, deg | Smallest of top-5 angles, deg | Worst at the largest k, deg |" in text
+    assert "| Worst of top-5 angles, deg | Worst at the largest k, deg | Smallest of top-5 angles, deg |" in text
     dpo, dft = (next(line for line in text.splitlines() if line.startswith(f"| {run} |")) for run in ("dpo", "dft"))
     assert "top-5, null 87.5" in dpo
     assert "top-8, null 89.6" in dft

@@ -16,8 +16,9 @@ import pytest
 from tasks.core.contracts import PAIR_METRICS_FRAME, RunInfo
 from tasks.reporting.charts.explore import build_explore
 from tasks.reporting.charts.explore_curves import MOST_POINTS, path_data, training_data
-from tasks.reporting.charts.explore_pairs import measure_of, pair_data
+from tasks.reporting.charts.explore_pairs import pair_data
 from tasks.reporting.charts.numbers import MOST_ROWS, figure_numbers
+from tasks.reporting.metrics import pair_metric
 from tasks.reporting.render.document import build_document
 from tasks.reporting.render.html import render_html
 from tasks.reporting.render.scripts import content_policy, script_code, script_json
@@ -118,7 +119,7 @@ def test_a_measure_of_tomorrow_is_offered_under_its_own_name(study: StudyTables,
     data = pair_data(frame, view)
     assert data is not None
     assert data["metrics"][-1]["title"] == "<new>"
-    assert measure_of("angle_left", 1).title == "Angle of the first left singular vectors"
+    assert pair_metric("angle_left").called(1) == "Angle of the first left singular vectors"
 
 
 def test_nothing_compared_gives_no_section(study: StudyTables, view: Geometry) -> None:

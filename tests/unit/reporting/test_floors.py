@@ -7,10 +7,11 @@ import polars as pl
 import pytest
 
 from tasks.core.contracts import RunInfo
+from tasks.reporting.estimates import Spread
 from tasks.reporting.findings.headline import direction
 from tasks.reporting.notes import floor_note
 from tasks.reporting.publish.noise import noise_floor
-from tasks.reporting.views.floors import INITIALISATION, ORDER, Floor, floor_of, kind_of, same_initialisation
+from tasks.reporting.views.floors import INITIALISATION, ORDER, floor_of, kind_of, same_initialisation
 from tasks.reporting.views.join import StudyTables
 from tasks.reporting.views.pairs import (
     AT_START,
@@ -61,7 +62,9 @@ def test_without_seeds_the_factors_decide() -> None:
 
 
 def test_a_floor_is_lowest_mean_and_highest_of_what_was_measured() -> None:
-    assert floor_of([0.9, None, 0.5, 0.7]) == Floor(3, 0.5, pytest.approx(0.7, rel=1e-15), 0.9)
+    found = floor_of([0.9, None, 0.5, 0.7])
+    assert found is not None
+    assert (found.n, found.lowest, found.mean, found.highest) == (3, 0.5, pytest.approx(0.7, rel=1e-15), 0.9)
     assert floor_of([None]) is floor_of([]) is None
 
 
@@ -87,9 +90,11 @@ def test_two_floors_of_every_measure(seeds: StudyTables) -> None:
         INITIALISATION: (("sft", "dft"), ("sft-order1", "dft")),
     }
     assert view.floor == 0.975
-    assert view.floor_of(ORDER, "cosine") == Floor(1, 0.975, 0.975, 0.975)
+    assert view.floor_of(ORDER, "cosine") == Spread((0.975,))
     # (.765 + .745875) / 2 = .7554375
-    assert view.floor_of(INITIALISATION, "cosine") == Floor(2, 0.745875, 0.7554375, 0.765)
+    start = view.floor_of(INITIALISATION, "cosine")
+    assert start is not None
+    assert (start.n, start.lowest, start.mean, start.highest) == (2, 0.745875, 0.7554375, 0.765)
     # arccos .765 = 40.0930 degrees, of which the made-up top-5 angle is .8
     angle = view.floor_of(INITIALISATION, "angle_left", 5)
     assert angle is not None

@@ -13,13 +13,14 @@ import polars as pl
 import pytest
 
 from tasks.core.contracts import InputError, RunInfo
+from tasks.reporting.estimates import spread
 from tasks.reporting.many.document import many_page
 from tasks.reporting.many.frames import runs_frame, scores_frame
 from tasks.reporting.many.joined import Many, join
 from tasks.reporting.many.pair_frames import across_frame, differences, pairs_frame
 from tasks.reporting.many.rate_tables import growth, rate_steps
 from tasks.reporting.many.rows import between, by_method, floors, once
-from tasks.reporting.many.spread import cell, spread, told
+from tasks.reporting.many.spread import cell, told
 from tasks.reporting.many.studies import read_studies, study_folder
 from tasks.reporting.many.write import write_many
 from tasks.reporting.tables.views import Table
@@ -71,7 +72,7 @@ def test_a_spread_by_hand() -> None:
     # Mean of 1, 2, 6 is 3; squares 4 + 1 + 9 = 14, over n - 1 = 2: 7.
     found = spread([1.0, None, 2.0, math.nan, 6.0])
     assert found is not None
-    assert (found.n, found.mean, found.low, found.high) == (3, 3.0, 1.0, 6.0)
+    assert (found.n, found.mean, found.lowest, found.highest) == (3, 3.0, 1.0, 6.0)
     assert found.sd == pytest.approx(math.sqrt(7))
     assert told(found, "{:.1f}".format) == "3.0 (1.0 to 6.0, n = 3)"
     assert cell(found, "{:.1f}".format, of=3).subs == ("sd 2.6", "1.0 to 6.0")

@@ -10,7 +10,7 @@ import polars as pl
 from tasks.reporting.notes import both_nulls
 from tasks.reporting.tables.pairs import pair_tables
 from tasks.reporting.views.join import SCHEMAS, StudyTables
-from tasks.reporting.views.pairs import EVERYTHING, Estimate, geometry
+from tasks.reporting.views.pairs import EVERYTHING, PairEstimate, geometry
 from tasks.reporting.views.read import _read
 
 NEW = ["null_sd", "shared_null_sd", "shared_percentile"]
@@ -27,8 +27,8 @@ def test_both_nulls_stand_beside_a_cosine(study: StudyTables) -> None:
     said = "random: sd 0.0026; given the common input subspace: sd 0.0090, percentile 28.9"
     shown = [cell.subs for row in table.rows for cell in row if said in cell.subs]
     assert len(shown) == len(study.runs) - 2  # all trained runs but sft against sft; the base has no update
-    assert both_nulls(Estimate(0.5, null_sd=0.0026)) == ""
-    assert both_nulls(Estimate(0.5, null_sd=0.1, shared_null_sd=0.2, shared_percentile=99.99)).endswith("99.9")
+    assert both_nulls(PairEstimate(0.5, null_sd=0.0026)) == ""
+    assert both_nulls(PairEstimate(0.5, null_sd=0.1, shared_null_sd=0.2, shared_percentile=99.99)).endswith("99.9")
 
 
 def test_a_frame_from_before_the_second_null_is_read(study: StudyTables, tmp_path: Path) -> None:

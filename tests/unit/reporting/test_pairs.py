@@ -18,7 +18,7 @@ from tasks.reporting.views.pairs import (
     IS_START,
     NO_FLOOR,
     OTHER_SEED,
-    Estimate,
+    PairEstimate,
     cosine_matrix,
     geometry,
     headline_rows,
@@ -132,7 +132,8 @@ def test_rows_of_a_layer_or_a_projection_are_not_the_whole(study: StudyTables) -
 def test_a_pair_comes_with_its_interval_null_and_percentile(study: StudyTables) -> None:
     view = geometry(study)
     # spread .01 * (.765 + .1)
-    assert view.estimate("dft", "sft", "cosine") == Estimate(0.765, 0.765 - 0.00865, 0.765 + 0.00865, 0.0, 100.0)
+    expected = PairEstimate(0.765, 0.765 - 0.00865, 0.765 + 0.00865, null=0.0, percentile=100.0)
+    assert view.estimate("dft", "sft", "cosine") == expected
     turned = view.estimate("dft", "sft", "norm_ratio")  # 1.25 with spread .0135 as (sft, dft)
     assert (turned.value, turned.low, turned.high) == pytest.approx((0.8, 1 / 1.2635, 1 / 1.2365), rel=1e-12)
     assert turned.null is None

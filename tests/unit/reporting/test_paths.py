@@ -37,8 +37,8 @@ def three(study: StudyTables) -> StudyTables:
 def test_a_barrier_is_found_whichever_way_round_and_its_alpha_turns(study: StudyTables) -> None:
     paths = paths_of(three(study).barriers)
     assert paths.readings == ("solution", "accuracy")
-    assert paths.find("sft", "dft", False, "solution") == Barrier(0.03, 0.01, 0.05, 0.25, 60)
-    assert paths.find("dft", "sft", False, "solution") == Barrier(0.03, 0.01, 0.05, 0.75, 60)
+    assert paths.find("sft", "dft", False, "solution") == Barrier(0.03, 0.01, 0.05, 60, alpha=0.25)
+    assert paths.find("dft", "sft", False, "solution") == Barrier(0.03, 0.01, 0.05, 60, alpha=0.75)
     assert paths.find("dft", "sft", True, "solution") is None
 
 

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from tasks.core.contracts import LENS, MCNEMAR, SAMPLES, RunInfo
+from tasks.reporting.estimates import Spread
 from tasks.reporting.findings.accuracy import against_base
 from tasks.reporting.findings.functions import depth_finding
 from tasks.reporting.publish.noise import single_floors
@@ -18,7 +19,7 @@ from tasks.reporting.tables.views import Cell, headline_table
 from tasks.reporting.views.floors import INITIALISATION, ORDER
 from tasks.reporting.views.join import StudyTables
 from tasks.reporting.views.pairs import Geometry, geometry
-from tasks.reporting.views.same_method import Apart, apart, difference_of, floor_clause
+from tasks.reporting.views.same_method import apart, difference_of, floor_clause
 
 RUNS = [
     RunInfo("base", "base", 0, 0, 0.0),
@@ -64,17 +65,22 @@ def view(twins: StudyTables) -> Geometry:
     return geometry(twins)
 
 
+def told(found: dict[str, Spread]) -> dict[str, tuple[int, float, float]]:
+    """Kind of floor -> number of pairs, largest difference, standard deviation of a single run."""
+    return {kind: (one.n, one.largest, one.sd_of_one) for kind, one in found.items()}
+
+
 def test_largest_and_sd_by_hand(view: Geometry) -> None:
     found = apart(view, difference_of(lambda run: float(RIGHT[run])))
     # Orders: 60, 62, 59: differences 2, 1, 3, and (4 + 1 + 9) / 6 = 7/3 is the variance of the three (mean 60 1/3).
-    assert found[ORDER] == Apart(3, 3.0, pytest.approx((7 / 3) ** 0.5, rel=1e-12))
+    assert told(found)[ORDER] == (3, 3.0, pytest.approx((7 / 3) ** 0.5, rel=1e-12))
     # Another initialisation: 66 against 60, 62, 59: (36 + 16 + 49) / 6.
-    assert found[INITIALISATION] == Apart(3, 7.0, pytest.approx((101 / 6) ** 0.5, rel=1e-12))
+    assert told(found)[INITIALISATION] == (3, 7.0, pytest.approx((101 / 6) ** 0.5, rel=1e-12))
 
 
 def test_what_one_run_lacks_does_not_count(view: Geometry) -> None:
     known = {"sft": 1.0, "sft-order1": 3.0, "dpo": 9.0}
-    assert apart(view, difference_of(known.get)) == {ORDER: Apart(1, 2.0, pytest.approx(2**0.5, rel=1e-12))}
+    assert told(apart(view, difference_of(known.get))) == {ORDER: (1, 2.0, pytest.approx(2**0.5, rel=1e-12))}
     assert apart(view, difference_of({}.get)) == {}
 
 

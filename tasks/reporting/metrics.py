@@ -1,0 +1,396 @@
+"""The catalogue of metrics: what each one means, how it reads, and where a report shows it.
+
+A new metric of updates is one function where it is computed (`PAIR_METRICS`, `RANKS` or `BASE_METRICS` in
+`tasks.geometry`) and one entry here, under the same name: the tables, the explorer, the pages of many studies, the
+terminal and docs/metrics-table.md take it from here. ``python -m tasks.reporting.metrics docs/metrics-table.md`` writes
+that page.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tasks.reporting.formats import number, size
+
+Ks = Literal["", "first", "wider", "widest", "common", "own"]
+"""Which subspace dimensions k stand in columns: none; 1; the largest three of all pairs above 1; the last of those; the
+largest of all pairs; each pair's own largest, where that is larger."""
+
+INVERSE = "inverse"
+"""What `Metric.turned` says of a metric whose value with the two runs changed round is one over it."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table. In ``title`` the dimension stands for ``{k}``; ``decimals``: other than the metric's."""
+
+    title: str
+    ks: Ks = ""
+    decimals: int | None = None
+
+    def called(self, k: int | None) -> str:
+        """Its title at this dimension; without one it says k."""
+        return self.title.replace("{k}", "k" if k is None else str(k))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured quantity. ``definition``, ``formula`` and ``source`` are for readers who do not know it."""
+
+    name: str
+    """As the frames have it."""
+    title: str
+    """Where it stands alone, as in the explorer; ``{k}`` is its subspace dimension."""
+    definition: str
+    formula: str
+    source: str
+    over: str
+    """What it is taken over, and how the parts are joined to one value."""
+    unit: str = ""
+    scale: float = 1.0
+    """What a value of the frames is multiplied by to be in ``unit``."""
+    axis: str = ""
+    decimals: int = 3
+    nearer: Literal["high", "low", ""] = ""
+    """Which end means that two updates are alike; empty: neither."""
+    bounds: tuple[float, float] | None = None
+    """Its smallest and largest value; None: it has no such range."""
+    drawn: tuple[float, float] | None = None
+    """Ends of an axis, which is wider where its values go beyond; None: ``bounds``."""
+    null: bool = False
+    """Whether random subspaces of the same shape give it a value to be held against."""
+    turned: str = ""
+    """What the frame calls it with the two runs changed round, or `INVERSE`; empty: the same either way."""
+    first: str = ""
+    """Title at k = 1, where that is another one."""
+    least_k: int = 1
+    """The smallest k at which it tells more than another metric does."""
+    columns: tuple[Column, ...] = ()
+    """In the table of its kind: of pairs, of updates, or of updates beside their base."""
+    beside: bool = False
+    """Whether its interval, null and percentile stand beside every value of the table of pairs."""
+    terminal: tuple[Column, ...] = ()
+    legend: str = ""
+    """What these columns are, below the terminal's table."""
+    many: Column | None = None
+    """On pages of many studies."""
+    joined: str = ""
+    """Its column in the joined frames of many studies, where that is not its name."""
+    is_size: bool = False
+    """Whether it reads as a size, none of which but 0 prints as 0."""
+    note: str = ""
+    """What is said of it below a table; ``{modules}`` is their number."""
+
+    @property
+    def column(self) -> str:
+        """Its column in the joined frames of many studies."""
+        return self.joined or self.name
+
+    def text(self, value: float | None, decimals: int | None = None) -> str:
+        """``value`` as a reader sees it."""
+        scaled = None if value is None else self.scale * value
+        return (size if self.is_size else number)(scaled, self.decimals if decimals is None else decimals)
+
+    def called(self, k: int | None) -> str:
+        """Its title at this dimension."""
+        title = self.first if k == 1 and self.first else self.title
+        return title.replace("{k}", "" if k is None else str(k)).rstrip()
+
+
+_ENTRIES, _MEDIAN, _MEAN = "over all entries of its modules", "median over its modules", "mean over its modules"
+_UNIT, _RIGHT_ANGLE = (0.0, 1.0), (0.0, 90.0)
+_BJORCK = "Björck and Golub 1973"
+_LORA = "Hu et al. 2021 (LoRA), arXiv 2106.09685, section 7.2"
+_PAPER = "arXiv 2606.23740"
+_LMC = "linear mode connectivity: Frankle et al. 2020, arXiv 1912.05671"
+
+PAIR = (
+    Metric(
+        "cosine", "Cosine", "How much two updates point the same way: 1 the same direction, 0 at a right angle.",
+        "<dW_a, dW_b>_F / (|dW_a|_F |dW_b|_F)", "Ilharco et al. 2023 (task arithmetic), arXiv 2212.04089", _ENTRIES,
+        axis="Cosine", nearer="high", bounds=(-1.0, 1.0), drawn=_UNIT, null=True, beside=True,
+        columns=(Column("Cosine"),), many=Column("Cosine"),
+    ),
+    Metric(
+        "angle_left", "Largest angle of the top-{k} left subspaces",
+        "The largest principal angle between the spaces that the k leading output directions of two updates span: 0 "
+        "the same space, 90 some direction of the one is at a right angle to the other.",
+        "acos(s_k(U_a^T U_b))", _BJORCK, _MEDIAN,
+        unit="degrees", axis="Angle", decimals=1, nearer="low", bounds=_RIGHT_ANGLE, null=True, beside=True,
+        first="Angle of the first left singular vectors",
+        columns=(
+            Column("Angle of u1 and u1', deg", "first"),
+            Column("Worst of top-{k} angles, deg", "wider"),
+            Column("Worst at the largest k, deg", "own"),
+        ),
+        terminal=(Column("top-1", "first"), Column("top-{k}", "common")),
+        legend="top-1, top-k: largest angle of the left subspaces, degrees",
+        many=Column("Angle of u1 and u1', deg", "first"), joined="angle",
+        note="Angles: principal angles between left singular subspaces, degrees, median over {modules}; worst: the "
+        "largest of them, smallest: that of the two directions in which the subspaces are nearest, the other reading "
+        'of a "top-1 angle".',
+    ),
+    Metric(
+        "angle_min_left", "Smallest angle of the top-{k} left subspaces",
+        "The smallest principal angle between those spaces: that of the two directions in which they are nearest.",
+        "acos(s_1(U_a^T U_b))", _BJORCK, _MEDIAN,
+        unit="degrees", axis="Angle", decimals=1, nearer="low", bounds=_RIGHT_ANGLE, null=True, beside=True, least_k=2,
+        columns=(Column("Smallest of top-{k} angles, deg", "widest"),),
+    ),
+    Metric(
+        "u1_overlap", "First left singular vectors |u1 u1'|",
+        "How much the first output directions of two updates agree, whatever their sign.",
+        "|<u_1, u_1'>|", _PAPER, _MEAN,
+        axis="Overlap", nearer="high", bounds=_UNIT, null=True,
+        columns=(Column("|u1 u1'|"),), terminal=(Column("|u1|", decimals=2),), many=Column("|u1 u1'|"),
+        legend="|u1|, |v1|: overlap of the first left and right singular vectors",
+        note="u1, v1: first left and right singular vectors, phi: overlap of the subspaces, mean over modules;",
+    ),
+    Metric(
+        "v1_overlap", "First right singular vectors |v1 v1'|",
+        "How much the first input directions of two updates agree; a shared lora_A alone brings them near.",
+        "|<v_1, v_1'>|", _PAPER, _MEAN,
+        axis="Overlap", nearer="high", bounds=_UNIT, null=True,
+        columns=(Column("|v1 v1'|"),), terminal=(Column("|v1|", decimals=2),), many=Column("|v1 v1'|"),
+    ),
+    Metric(
+        "phi_left", "phi, top-{k} left", "The share of one top-k space of output directions that lies in the other's.",
+        "|U_a^T U_b|_F^2 / k", _LORA, _MEAN,
+        axis="phi", nearer="high", bounds=_UNIT, null=True, columns=(Column("phi, top-{k}", "common"),),
+    ),
+    Metric(
+        "norm_ratio", "Norm of the first over the second", "How many times as large the first update is.",
+        "|dW_a|_F / |dW_b|_F", _PAPER, _ENTRIES,
+        axis="Ratio", decimals=2, turned=INVERSE, is_size=True,
+        columns=(Column("Norm ratio"),), many=Column("Norm, times"),
+        note="norm ratio and orthogonal fraction (share of the first run's norm outside the second's direction, module "
+        "by module) of the first run against the second.",
+    ),
+    Metric(
+        "orthogonal_fraction", "Share of the first outside the second",
+        "The share of the first update's norm that is no multiple of the second, module by module.",
+        "|dW_a - P dW_a|_F / |dW_a|_F, P on the line of dW_b", _PAPER, _ENTRIES,
+        axis="Share", nearer="low", bounds=_UNIT, null=True, turned="orthogonal_fraction_reverse",
+        columns=(Column("Orthogonal fraction"),), terminal=(Column("orth.", decimals=2),),
+        legend="orth.: share outside the reference's direction",
+    ),
+    Metric(
+        "angle_right", "Largest angle of the top-{k} right subspaces",
+        "The largest principal angle between the spaces that the k leading input directions span.",
+        "acos(s_k(V_a^T V_b))", _BJORCK, _MEDIAN,
+        unit="degrees", axis="Angle", decimals=1, nearer="low", bounds=_RIGHT_ANGLE, null=True,
+        first="Angle of the first right singular vectors",
+    ),
+    Metric(
+        "angle_min_right", "Smallest angle of the top-{k} right subspaces",
+        "The smallest principal angle between those spaces.",
+        "acos(s_1(V_a^T V_b))", _BJORCK, _MEDIAN,
+        unit="degrees", axis="Angle", decimals=1, nearer="low", bounds=_RIGHT_ANGLE, null=True, least_k=2,
+    ),
+    Metric(
+        "phi_right", "phi, top-{k} right", "The share of one top-k space of input directions that lies in the other's.",
+        "|V_a^T V_b|_F^2 / k", _LORA, _MEAN,
+        axis="phi", nearer="high", bounds=_UNIT, null=True,
+    ),
+    Metric(
+        "lora_a_cosine", "Cosine of the trained lora_A",
+        "How alike the trained lora_A of two adapters are: near 1, they began from one initialisation.",
+        "<A_a, A_b>_F / (|A_a|_F |A_b|_F)", "this project", _ENTRIES,
+        axis="Cosine", nearer="high", bounds=(-1.0, 1.0), drawn=_UNIT,
+    ),
+)  # fmt: skip
+"""Of two updates a and b, in the order in which they are shown."""
+
+UPDATE = (
+    Metric(
+        "norm", "Frobenius norm", "The size of the update, LoRA's scaling included, over all modules.",
+        "|dW|_F", _PAPER, _ENTRIES, is_size=True,
+        columns=(Column("Frobenius norm"),), terminal=(Column("norm"),),
+        note="Frobenius norm of the update, scaling included, over all modules.",
+    ),
+    Metric(
+        "effective_rank", "Effective rank",
+        "In how many directions the update moves, by the entropy of its singular values: from 1 to their number.",
+        "exp(-sum p log p), p = s / sum s", "Roy and Vetterli 2007", _MEAN, decimals=2, is_size=True,
+        columns=(Column("Effective rank"),), terminal=(Column("rank"),),
+        legend="rank: effective rank (entropy)",
+        note="Ranks from the singular values s of each module, mean over modules: effective rank exp(H(p)),",
+    ),
+    Metric(
+        "participation_rank", "Participation rank", "The same by the sum of squares, which small values count less in.",
+        "1 / sum p^2, p = s / sum s", "participation ratio: Bell and Dean 1970", _MEAN, decimals=2, is_size=True,
+        columns=(Column("Participation rank"),), note="participation rank 1 / sum p^2, both with p = s / sum s;",
+    ),
+    Metric(
+        "stable_rank", "Stable rank", "How many directions as strong as the strongest make up the update's square.",
+        "sum s^2 / max s^2", "Rudelson and Vershynin 2007", _MEAN, decimals=2, is_size=True,
+        columns=(Column("Stable rank"),), note="stable rank sum s^2 / max s^2.",
+    ),
+)  # fmt: skip
+"""Of one update."""
+
+BASE = (
+    Metric(
+        "intruder_dimensions", "Intruder dimensions, top-{k}",
+        "How many of the k leading output directions of the updated weight the base weight does not have.",
+        "#{j <= k: max_i |<u_i(W), u_j(W + dW)>| < 0.5}", "Shuttleworth et al. 2024, arXiv 2410.21228", _MEAN,
+        decimals=2, columns=(Column("Intruder dimensions"),),
+        note="Intruder dimensions: how many of the top-k left singular vectors of W + dW have a cosine below 0.5 with "
+        "every one of W's, mean over modules.",
+    ),
+    Metric(
+        "base_rotation_left", "Rotation of the base, top-{k} left",
+        "The largest principal angle between the spaces of the k leading output directions before and after.",
+        "acos(s_k(U(W)^T U(W + dW)))", _BJORCK, _MEDIAN, unit="degrees", decimals=2, bounds=_RIGHT_ANGLE,
+        columns=(Column("Rotation of the base, left, deg"),),
+        note="Rotation: largest principal angle between the top-k singular subspaces of W and W + dW, median over "
+        "modules.",
+    ),
+    Metric(
+        "base_rotation_right", "Rotation of the base, top-{k} right", "The same of the input directions.",
+        "acos(s_k(V(W)^T V(W + dW)))", _BJORCK, _MEDIAN, unit="degrees", decimals=2, bounds=_RIGHT_ANGLE,
+        columns=(Column("Rotation of the base, right, deg"),),
+    ),
+    Metric(
+        "spectrum_shift", "Spectrum shift", "How far the update moves the base's singular values, as a share of them.",
+        "|s(W + dW) - s(W)| / |s(W)|", "bound: Mirsky 1960", _MEAN, decimals=5, columns=(Column("Spectrum shift"),),
+        note="Spectrum shift: |s(W + dW) - s(W)| / |s(W)|, mean over modules.",
+    ),
+    Metric(
+        "update_sparsity", "Update sparsity",
+        "The share of entries that stay as they are once the merged weight is stored in bfloat16.",
+        "mean of |w' - w| <= 0.001 max(|w|, |w'|), w and w' in bfloat16", "Mukherjee et al. 2025, arXiv 2505.11711",
+        "over all entries", decimals=4, bounds=_UNIT, columns=(Column("Update sparsity"),),
+        note="Update sparsity: share of entries that stay as they are once the merged weight is stored in bfloat16.",
+    ),
+)  # fmt: skip
+"""Of one update beside the base weight W that it is added to."""
+
+PATH = (
+    Metric(
+        "boxed", "Cross-entropy of the boxed answer",
+        "How unlikely the reference answer is, right after the prompt, to the models on the path between two updates. "
+        "Its barrier: the largest height above the straight line between the ends.",
+        "-log p(boxed answer | prompt) / tokens", _LMC, "mean over the tokens of all problems",
+        unit="nats/token", decimals=4, columns=(Column("Boxed answer"),),
+    ),
+    Metric(
+        "solution", "Cross-entropy of the solution", "The same of the reference solution, working included.",
+        "-log p(solution | prompt) / tokens", _LMC, "mean over the tokens of all problems",
+        unit="nats/token", decimals=4, columns=(Column("Solution"),),
+    ),
+    Metric(
+        "accuracy", "Accuracy", "The share of problems that a model on the path solves. Its barrier is the error's.",
+        "correct / problems, greedy", _LMC, "mean over problems", unit="points", scale=100.0, decimals=1,
+        bounds=(0.0, 100.0), columns=(Column("Error"),),
+    ),
+)  # fmt: skip
+"""Along the straight path between two updates, by the name that CONNECTIVITY has for it. Its column is the barrier."""
+
+CKA = Metric(
+    "cka", "Linear CKA", "How alike the hidden states of two models are at one layer, up to rotation and scale.",
+    "HSIC(X, Y) / sqrt(HSIC(X, X) HSIC(Y, Y)), unbiased HSIC",
+    "Kornblith et al. 2019, arXiv 1905.00414; debiased: Nguyen et al. 2021, arXiv 2010.15327",
+    "rows: one a prompt", decimals=4, nearer="high", bounds=(-1.0, 1.0),
+)  # fmt: skip
+DEPTH = Metric(
+    "depth", "Logit-lens depth", "The first layer from which on the most likely token is the last layer's.",
+    "min l: argmax lens(h_m) = argmax lens(h_L) for all m >= l", "nostalgebraist 2020 (logit lens)",
+    "mean over the tokens of the reference solutions", unit="layers", decimals=2,
+)  # fmt: skip
+KL = Metric(
+    "kl", "KL divergence", "How far one model's next-token distribution is from another's; it has a direction.",
+    "sum p_a log(p_a / p_b), whole vocabulary", "Kullback and Leibler 1951",
+    "mean over the tokens of the reference solutions", unit="nats/token", nearer="low",
+)  # fmt: skip
+
+ANSWERS = (
+    Metric(
+        "accuracy", "Accuracy", "The share of problems whose greedy answer is right.", "correct / problems",
+        "interval: Wilson 1927; difference: Bonett and Price 2012; test: McNemar 1947, exact",
+        "mean over problems", unit="%", scale=100.0, decimals=1, bounds=(0.0, 100.0),
+    ),
+    Metric(
+        "answer_loss", "Answer loss", "How unlikely the reference solutions are to a model.",
+        "-log p(solution | prompt) / tokens", "cross-entropy", "mean over all tokens", unit="nats/token",
+    ),
+)  # fmt: skip
+SAMPLED = (
+    Metric(
+        "avg", "avg@k", "The share of the drawn answers that are right.", "c / n", "mean of the draws",
+        "mean over problems", unit="%", scale=100.0, decimals=1, bounds=(0.0, 100.0),
+    ),
+    Metric(
+        "pass", "pass@k", "The chance that at least one of k drawn answers is right.", "1 - C(n - c, k) / C(n, k)",
+        "Chen et al. 2021, arXiv 2107.03374", "mean over problems", unit="%", scale=100.0, decimals=1,
+        bounds=(0.0, 100.0),
+    ),
+    Metric(
+        "maj", "maj@k", "The chance that the most frequent of k drawn answers is right; a tie is shared.",
+        "over every choice of k of the n answers", "Wang et al. 2022, arXiv 2203.11171", "mean over problems",
+        unit="%", scale=100.0, decimals=1, bounds=(0.0, 100.0),
+    ),
+)  # fmt: skip
+"""Of several drawn answers to each problem, by the name that SAMPLES has for it."""
+
+REVERSED = {metric.name: metric.turned for metric in PAIR if metric.turned not in ("", INVERSE)}
+"""Metric of a against b -> what the frame calls it of b against a, where the two differ."""
+PAIRS = {metric.name: metric for metric in PAIR}
+MANY = tuple(metric for metric in PAIR if metric.many)
+"""Those of pages of many studies."""
+
+
+def pair_metric(name: str) -> Metric:
+    """The entry of a metric of pairs; one that has none reads by its own name."""
+    reverse = next((one for one, other in REVERSED.items() if other == name), name)
+    return PAIRS.get(reverse) or Metric(name, f"{name} {{k}}", "", "", "", "", axis=name)
+
+
+def notes(metrics: Iterable[Metric], modules: str = "") -> str:
+    """What is said of ``metrics`` below a table of them."""
+    return " ".join(metric.note for metric in metrics if metric.note).replace("{modules}", modules)
+
+
+_KINDS: dict[str, tuple[tuple[Metric, ...], str]] = {
+    "Two updates": (PAIR, "Of update a against update b, left: output directions, right: input directions."),
+    "One update": (UPDATE, "s: the singular values of a module's update."),
+    "An update and its base": (BASE, "Only where the base's weights are at hand."),
+    "What the models compute": ((CKA, KL, DEPTH), "On the prompts, or on the reference solutions."),
+    "The path between two updates": (PATH, "The base with (1 - alpha) of the one update and alpha of the other."),
+    "What the models answer": ((*ANSWERS, *SAMPLED), "n: answers drawn to a problem, c: those that are right."),
+}
+
+
+def metrics_page() -> str:
+    """docs/metrics-table.md: every metric with its definition, formula, unit and source."""
+    lines = ["<!-- Made by python -m tasks.reporting.metrics from the catalogue in tasks/reporting/metrics.py. -->"]
+    for title, (metrics, about) in _KINDS.items():
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            about,
+            "",
+            "| Metric | Definition | Formula | Over | Range | Chance | Source |",
+        ]
+        lines += ["| --- | --- | --- | --- | --- | --- | --- |", *map(_row, metrics)]
+    return "\n".join(lines) + "\n"
+
+
+def _row(metric: Metric) -> str:
+    span = f"{metric.bounds[0]:g} to {metric.bounds[1]:g}" if metric.bounds else "0 and above"
+    span += f" {metric.unit}" if metric.unit else ""
+    alike = f"; alike when {metric.nearer}" if metric.nearer else ""
+    title = metric.title.replace("{k}", "k").replace("|", "\\|")
+    formula = metric.formula.replace("|", "\\|")
+    chance = "random subspaces" if metric.null else "-"
+    cells = (f"{title}<br>`{metric.name}`", metric.definition, f"`{formula}`", metric.over, f"{span}{alike}", chance)
+    return f"| {' | '.join((*cells, metric.source))} |"
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(metrics_page(), encoding="utf-8")
