@@ -19,7 +19,7 @@ from tasks.reporting.tables import pairs as table
 from tasks.reporting.views.join import StudyTables
 from tasks.reporting.views.pairs import geometry
 
-PAGE = Path(__file__).parents[3] / "docs" / "metrics-table.md"
+PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
 
 
 def test_the_committed_page_is_made_from_the_catalogue() -> None:
