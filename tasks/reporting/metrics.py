@@ -365,16 +365,19 @@ _KINDS: dict[str, tuple[tuple[Metric, ...], str]] = {
 }
 
 
-_BEFORE = """What each number of a report is. `dW` is an *update*: what training added to one weight matrix `W`, for LoRA
+_BEFORE = """\
+What each number of a report is. `dW` is an *update*: what training added to one weight matrix `W`, for LoRA
 `alpha / r * B A`. A *module* is one such matrix (`q_proj` of layer 3). `u_1, u_2, ...` are an update's left singular
 vectors (directions of the output), `v_1, v_2, ...` its right ones (directions of the input), `U` and `V` the k first of
 them, `s` its singular values in descending order. *Over*: how the values of several modules become one. *Chance*: what
 stands beside the value, from updates of the same shapes and spectra with random singular vectors. Names in `this type`
 are those in `pair_metrics.parquet` and the other frames.
 
-This page is made from the catalogue in `tasks/reporting/metrics.py`: `python -m tasks.reporting.metrics docs/metrics.md`."""
+This page is made from the catalogue in `tasks/reporting/metrics.py`: `python -m tasks.reporting.metrics
+docs/metrics.md`."""
 
-_AFTER = """For the paper's "top-1 angle" we read the smallest at k = 10: as the angle between u_1 and u_1' its median of 54.6
+_AFTER = """\
+For the paper's "top-1 angle" we read the smallest at k = 10: as the angle between u_1 and u_1' its median of 54.6
 degrees between SFT and DPO would force a mean `|<u_1, u_1'>|` of at least .29, and the paper reports .11.
 
 A barrier's interval is a band of all heights at once over draws of problems, which is free of the bias that a maximum

@@ -8,8 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from tasks.core.sections import PathSpec
 from tasks.geometry.base.metrics import BASE_METRICS
-from tasks.geometry.paths.meter import READINGS
 from tasks.geometry.spectrum import RANKS
 from tasks.geometry.updates.metrics import PAIR_METRICS
 from tasks.reporting import metrics
@@ -31,7 +31,7 @@ def test_every_metric_that_is_computed_has_an_entry_and_the_other_way_round() ->
     assert {metric.name for metric in PAIR} | turned == set(PAIR_METRICS)
     assert {metric.name for metric in UPDATE} == {"norm", *RANKS}
     assert {metric.name for metric in BASE} == set(BASE_METRICS)
-    assert [metric.name for metric in PATH] == list(READINGS)
+    assert [metric.name for metric in PATH] == list(PathSpec().readings)
 
 
 @pytest.mark.parametrize("entry", PAIR, ids=lambda entry: entry.name)
