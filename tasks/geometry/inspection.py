@@ -46,8 +46,8 @@ CODES = {
 """Code -> (severity, what it means)."""
 
 BARELY_OF_BASE, BARELY_OF_A = 1e-5, 1e-3
-"""Below these an update is called tiny: |dW| / |W| over all modules; without the base |B| / |A|. A study of 16 steps at
-5e-5, which hardly moved its model, has 4e-4 and .02."""
+"""Below these an update is called tiny: |dW| / |W| over all modules; without the base |B| / |A|. SmolLM2 after
+16 steps of DPO at 5e-5, which hardly moved it, has 1.5e-4 and 5e-3."""
 
 ONE_DIRECTION, LEAST_RANK = 0.95, 4
 """Share of a module's squared norm in its first direction from which a module of at least that rank is named."""

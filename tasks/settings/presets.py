@@ -241,8 +241,9 @@ def smollm2() -> Values:
 
     ``colinear study smollm2 --rollouts FILE``, as `qwen-0.5b`; without the Hub
     ``--set model.base=.models/SmolLM2-135M-Instruct.Q4_1.gguf``. Expect cosines to SFT of .94 (RFT), .93 (RIFT), .61
-    (DFT), .60 (Offline GRPO), .06 (DPO), .69 for SFT in another data order, and accuracies of 0 to 3 %, a quarter of the
-    answers cut because they go in circles; planned 18 minutes on two cores, 45 at twice their load (docs/real-model.md).
+    (DFT), .60 (Offline GRPO), .06 (DPO), .69 for SFT in another data order, and accuracies of 0 to 3 %, a quarter of
+    the answers cut because they go in circles; planned 18 minutes on two cores, 45 at twice their load
+    (docs/real-model.md).
     """
     values = qwen_half_billion()
     return values | {

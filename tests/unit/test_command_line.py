@@ -109,7 +109,7 @@ def test_the_command_s_own_help_is_grouped(monkeypatch: pytest.MonkeyPatch, caps
     assert listed == {
         "Options": [],
         "Train and compare": ["study", "sweep", "presets"],
-        "Compare what is trained already": ["compare", "report"],
+        "Compare what is trained already": ["compare", "report", "accuracy", "inspect"],
         "Servers and this machine": ["ui", "serve", "doctor"],
     }
     assert "--install-completion" in said

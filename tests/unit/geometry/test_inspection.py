@@ -152,3 +152,9 @@ def test_its_json_is_plain(tmp_path: Path) -> None:
     found = json.loads(json.dumps(inspect_adapter(write(tmp_path / "a", zero_b(tensors(), NAMES))).as_json()))
     assert found["findings"] == [{"code": "zero-update", "severity": "error", "said": found["findings"][0]["said"]}]
     assert found["adapter"] == "a"
+
+
+def test_the_page_lists_every_code_with_its_severity() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "inspect.md").read_text(encoding="utf-8")
+    for code, (severity, meaning) in CODES.items():
+        assert f"| `{code}` | {severity} | {meaning} |" in page
