@@ -7,44 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.reporting.charts.picture import PALETTE
-
-Spec = dict[str, Any]
+from tasks.reporting.charts.style import FAINT, INK, MUTED, PALETTE, Spec, config
 
 PAIR, NULL = "this pair", "null (random)"
 FLOORS = ("floor: data order", "floor: initialisation")
 AS_TRAINED, MATCHED = "as trained", "scaled to one norm"
 
-_INK, _FAINT, _MUTED, _RULE = "currentColor", "var(--faint)", "var(--muted)", "var(--rule)"
 _FIRST = "var(--first)"
 """The palette's blue, its light one on a dark page."""
-
-CONFIG: Spec = {
-    "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif",
-    "background": None,
-    "view": {"stroke": None},
-    "axis": {
-        "labelColor": _INK,
-        "titleColor": _INK,
-        "labelFontSize": 12,
-        "titleFontSize": 12,
-        "titleFontWeight": "normal",
-        "domainColor": _FAINT,
-        "tickColor": _FAINT,
-        "gridColor": _RULE,
-    },
-    "legend": {
-        "labelColor": _INK,
-        "titleColor": _INK,
-        "labelFontSize": 12,
-        "titleFontSize": 12,
-        "titleFontWeight": "normal",
-        "labelLimit": 0,
-        "symbolStrokeWidth": 2,
-        "symbolSize": 300,
-        "symbolStrokeColor": _INK,
-    },
-}
 
 
 def _chart(height: int, layers: list[Spec], params: dict[str, Any] | None = None, **more: Any) -> Spec:
@@ -52,7 +22,7 @@ def _chart(height: int, layers: list[Spec], params: dict[str, Any] | None = None
         "width": "container",
         "height": height,
         "autosize": {"type": "fit", "contains": "padding"},
-        "config": CONFIG,
+        "config": config(12, 12),
         "data": {"name": "rows"},
         "params": [{"name": name, "value": value} for name, value in (params or {}).items()],
         "layer": layers,
@@ -67,7 +37,7 @@ def profile_chart() -> Spec:
         "color": {
             "field": "kind",
             "type": "nominal",
-            "scale": {"domain": kinds, "range": [_FIRST, _INK, _INK, _MUTED]},
+            "scale": {"domain": kinds, "range": [_FIRST, INK, INK, MUTED]},
             "legend": {"orient": "top", "title": None, "columns": 2, "symbolType": "stroke"},
         },
         "strokeDash": {
@@ -88,7 +58,7 @@ def profile_chart() -> Spec:
         {"field": "layer", "type": "quantitative", "title": "Layer"},
         {"field": "shown", "type": "nominal", "title": "Value"},
     ]
-    mark = {"type": "rule", "color": _FAINT, "strokeWidth": 8, "opacity": 0.45}
+    mark = {"type": "rule", "color": FAINT, "strokeWidth": 8, "opacity": 0.45}
     layers: list[Spec] = [
         {
             "transform": [{"filter": f"datum.layer === layer && datum.kind === '{PAIR}'"}],
@@ -153,7 +123,7 @@ def heat_map_chart() -> Spec:
             "mark": {
                 "type": "rect",
                 "fill": "transparent",
-                "stroke": _FAINT,
+                "stroke": FAINT,
                 "strokeDash": [1, 3],
                 "cursor": "pointer",
             },
