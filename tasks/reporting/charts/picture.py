@@ -8,7 +8,7 @@ from functools import cached_property
 
 from tasks.core.contracts import RunInfo
 from tasks.reporting.charts.style import INK, PALETTE, Spec
-from tasks.reporting.charts.svg import inline_svg, writable
+from tasks.reporting.charts.svg import inline_svg
 from tasks.reporting.views.pairs import Geometry
 
 MOST_LINES = 9
@@ -56,7 +56,7 @@ def label_of(info: RunInfo, view: Geometry) -> str:
 
 def short(name: str, most: int = _LONGEST) -> str:
     """``name``, of one longer than ``most`` characters its beginning and its end."""
-    name, keep = writable(name), most // 2
+    keep = most // 2
     return name if len(name) <= most else f"{name[: keep - 1]}…{name[-keep:]}"
 
 

@@ -21,7 +21,7 @@ def cosine_profile_picture(pair_metrics: pl.DataFrame, view: Geometry) -> Pictur
         return None
     reference, lines = view.reference, _lines(profiles, view)
     y = quantity("y", f"Cosine to {label_of(reference, view)}", pad=4, grid=True, tickCount=6)
-    spec = figure(*lines_views([lines], _layers(profiles), y), height=165)
+    spec = figure(lines_views([lines], _layers(profiles), y)[0], 165)
     title, label = (
         f"Where in the network do they agree with {reference.run}?",
         f"Cosine to {reference.run} over the layers",
@@ -64,7 +64,7 @@ def outside_picture(pair_metrics: pl.DataFrame, view: Geometry) -> Picture | Non
         return None
     reference, lines = view.reference.run, _lines(profiles, view)
     y = quantity("y", "Share of the norm", (-0.02, 1.04), grid=True, values=[0, 0.2, 0.4, 0.6, 0.8, 1])
-    spec = figure(*lines_views([lines], _layers(profiles), y), height=165)
+    spec = figure(lines_views([lines], _layers(profiles), y)[0], 165)
     note = (
         f"Orthogonal fraction |dW - proj dW| / |dW| of each run against {reference}, projected module by module, one "
         "value a layer over all entries of its modules; 0 = a multiple of the reference's update, 1 = nothing in "

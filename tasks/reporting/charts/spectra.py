@@ -29,7 +29,7 @@ def spectra_picture(spectra: pl.DataFrame, view: Geometry) -> Picture | None:
         f"{crowd_note(lines)}"
     )
     title, label = "In how many directions do they move?", "Singular values of every update"
-    return Picture("spectra", title, label, figure(*lines_views([lines], x, y), height=165), note, "spectra")
+    return Picture("spectra", title, label, figure(lines_views([lines], x, y)[0], 165), note, "spectra")
 
 
 def mean_spectra(spectra: pl.DataFrame) -> dict[str, list[tuple[int, float]]]:

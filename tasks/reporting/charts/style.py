@@ -94,8 +94,13 @@ def quantity(
     return {"field": field, "type": "quantitative", "scale": scale, "axis": {"title": title, "grid": False, **axis}}
 
 
+def straight(mark: Mapping[str, Any], **encoding: Any) -> Spec:
+    """One mark at given values of axes (`at`), whatever the rows have."""
+    return {"data": {"values": [{}]}, "mark": dict(mark), "encoding": encoding}
+
+
 def at(place: Spec, value: float) -> Spec:
-    """One ``value`` on the axis of ``place``, whatever the rows have."""
+    """One ``value`` on the axis of ``place``."""
     return {**{name: part for name, part in place.items() if name != "field"}, "datum": value}
 
 
@@ -120,8 +125,8 @@ def given(field: str) -> Spec:
     return {"expr": f"datum.{field}"}
 
 
-def layer(mark: Mapping[str, Any], when: str = "", **encoding: Any) -> Spec:
-    """Marks for the rows of which the expression ``when`` is true; ``clip``: nothing is drawn beyond the axes."""
+def layer(mark: Mapping[str, Any], when: str = "", /, **encoding: Any) -> Spec:
+    """Marks for the rows of which the expression ``when`` is true."""
     chosen = {"transform": [{"filter": when}]} if when else {}
     return {**chosen, "mark": dict(mark), "encoding": encoding}
 

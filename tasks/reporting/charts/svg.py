@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 from typing import Any
 
@@ -25,7 +26,8 @@ def inline_svg(key: str, label: str, spec: dict[str, Any]) -> str:
     """Draw ``spec`` in this process and return SVG to stand inside a page, its ids begun with ``key``."""
     import vl_convert
 
-    return _inline(vl_convert.vegalite_to_svg(json.dumps(spec, allow_nan=False), vl_version=vega_lite()), key, label)
+    text = json.dumps(_written(spec), allow_nan=False)
+    return _inline(vl_convert.vegalite_to_svg(text, vl_version=vega_lite()), key, writable(label))
 
 
 def vega_lite() -> str:
@@ -38,6 +40,15 @@ def vega_lite() -> str:
 def writable(text: str) -> str:
     """``text`` without what XML cannot hold."""
     return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _written(part: Any) -> Any:
+    """A specification in which every text is `writable`."""
+    if isinstance(part, dict):
+        return {name: _written(value) for name, value in part.items()}
+    if isinstance(part, list | tuple):
+        return [_written(value) for value in part]
+    return writable(part) if isinstance(part, str) else part
 
 
 def _inline(svg: str, key: str, label: str) -> str:
@@ -53,9 +64,9 @@ def _inline(svg: str, key: str, label: str) -> str:
     )
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', opening)
     assert box is not None
-    width, height = (float(side) for side in box.groups())
+    width, height = (math.ceil(float(side)) for side in box.groups())
     return (
-        f'<svg viewBox="0 0 {max(width, WIDTH):g} {height:g}" role="img" aria-label="{html.escape(label)}" '
+        f'<svg viewBox="0 0 {max(width, WIDTH)} {height}" role="img" aria-label="{html.escape(label)}" '
         f'font-family="sans-serif" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">{body}'
     ).strip()
 

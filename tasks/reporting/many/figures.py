@@ -24,6 +24,7 @@ from tasks.reporting.charts.style import (
     names,
     quantity,
     rows_axis,
+    straight,
 )
 from tasks.reporting.formats import benchmark_name, learning_rate
 from tasks.reporting.many.direction_tables import BOTH, INITIALISATION, ORDER
@@ -59,7 +60,7 @@ def accuracy_drawn(many: Many, scores: pl.DataFrame) -> Drawn | None:
         for row, height in zip(own, _apart(place, len(own)), strict=True)
     ]
     x = quantity("value", f"{name} accuracy less that of the base, points", pad=8, tickCount=6)
-    zero = layer({"type": "rule", "color": INK}, x=at(x, 0))
+    zero = straight({"type": "rule", "color": INK}, x=at(x, 0))
     spec = _dots([_name(many, *key) for key, _ in rows], dots, x, [zero])
     low, high = min(shown["n"]), max(shown["n"])
     note = (
@@ -99,7 +100,7 @@ def cosines_drawn(many: Many, pairs: pl.DataFrame, across: pl.DataFrame) -> Draw
     x = quantity("value", "Cosine to the update of SFT", (min([-0.05, *(dot["value"] for dot in dots)]), 1.03),
                  grid=True, tickCount=6)  # fmt: skip
     shades = [
-        layer(
+        straight(
             {"type": "rect", "color": FAINT, "opacity": opacity},
             x=at(x, low),
             x2={"datum": high},
@@ -196,7 +197,7 @@ def _rate_lines(many: Many, known: Rows, rates: list[float], y: Spec, column: st
         for dash, when in ((SOLID, "datum.line === 0"), (DASHES["order"], "datum.line > 0"))
     ]  # fmt: skip
     dots = {"type": "point", "filled": True, "size": 24, "opacity": 0.85}
-    zero = [layer({"type": "rule", "color": INK}, y=at(y, 0))] if column == "difference" else []
+    zero = [straight({"type": "rule", "color": INK}, y=at(y, 0))] if column == "difference" else []
     layers = [*zero, *lines, layer(dots, "datum.line === null", x=x, y=y, color=colour, shape=shape)]
     return figure({"data": {"values": rows}, "layer": layers}, 165)
 

@@ -37,7 +37,7 @@ def standalone(svg: str) -> str:
     for word, colour in _LIGHT.items():
         svg = svg.replace(word, colour)
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
-    assert box is not None  # `tasks.reporting.charts.svg` writes it
+    assert box is not None  # as `tasks.reporting.charts.svg` writes it
     width, height = box.groups()
     opening, rest = svg.split(">", 1)
     return f'{opening} width="{width}" height="{height}"><rect width="{width}" height="{height}" fill="#ffffff"/>{rest}'
