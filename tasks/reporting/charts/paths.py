@@ -6,7 +6,7 @@ import polars as pl
 
 from tasks.core.contracts import RunInfo
 from tasks.reporting.charts.picture import Picture, colour_of, label_of
-from tasks.reporting.charts.style import FAINT, INK, Spec, layer, panels, quantity
+from tasks.reporting.charts.style import FAINT, INK, Spec, heading, layer, panels, quantity
 from tasks.reporting.charts.svg import WIDTH
 from tasks.reporting.notes import count
 from tasks.reporting.views.join import StudyTables
@@ -77,7 +77,7 @@ def _picture(
         y = quantity("value", unit if first else None, domain, grid=True, tickCount=4, titleFontSize=9,
                      **({"minExtent": 24} if first else {"labels": False, "ticks": False}))  # fmt: skip
         colour = INK if view.twin(info, reference) else colour_of(info, view)
-        head = {"title": {"text": _title(info, view, reference), "fontSize": 9}, "height": 72,
+        head = {"title": heading(_title(info, view, reference), 9), "height": 72,
                 "width": (WIDTH - 58 - 12 * (columns - 1)) / columns}  # fmt: skip
         views.append(head | _panel(plain, matched, y, colour, last))
     total = {*frame["run_a"], *frame["run_b"]} - {reference.run}

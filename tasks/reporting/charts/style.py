@@ -80,8 +80,15 @@ def room(labels: Sequence[str], size: float = 9, beside: float = 12) -> float:
 
 def names(labels: Sequence[str]) -> str:
     """The expression that names what an axis or a legend has by number: a name such as ``__proto__`` breaks Vega's
-    look-ups by text. In ASCII, as a line separator would end it."""
-    return f"{json.dumps([writable(label) for label in labels])}[datum.value]"
+    look-ups by text. One text of all: Vega takes a text that is ``constructor`` for its own, and Vega-Lite what looks
+    like ``datum.label``; a line separator would end it."""
+    every = json.dumps("".join(f"{writable(label)}\x1f" for label in labels))
+    return f'split({every}, "\\u001f")[datum.value]'.replace("datum.label", r"datum\u002elabel")
+
+
+def heading(text: str, size: int = 10) -> Spec:
+    """A panel's title that is a name; the space keeps it apart from Vega's own, as in `names`."""
+    return {"text": f"{text} ", "fontSize": size}
 
 
 def quantity(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tasks.reporting.charts.lines import Line, lines_views
 from tasks.reporting.charts.picture import Picture, apart, colour_of, label_of
-from tasks.reporting.charts.style import panels, quantity, unnamed
+from tasks.reporting.charts.style import heading, panels, quantity, unnamed
 from tasks.reporting.tables.study import losses
 from tasks.reporting.views.join import StudyTables, trained_runs
 from tasks.reporting.views.pairs import Geometry
@@ -31,7 +31,7 @@ def training_picture(tables: StudyTables, view: Geometry) -> Picture | None:
     drawn = lines_views(lines, x, y, legend=False)
     views = [
         {
-            "title": label_of(info, view),
+            "title": heading(label_of(info, view)),
             "width": 136,
             "height": 54,
             **(one if place >= len(curves) - 2 else unnamed(one)),

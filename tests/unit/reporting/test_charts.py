@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import polars as pl
-import pytest
 
 from tasks.core.contracts import RunInfo
 from tasks.reporting.charts.accuracy import accuracy_picture
@@ -104,7 +103,7 @@ def test_spectra_and_losses_are_the_frames(study: StudyTables) -> None:
     for place, info in enumerate(view.runs):
         assert [(row["x"], row["y"]) for row in spectra if row["line"] == place] == means[info.run]
     losses = drawn(training_picture(study, view)).spec["concat"]
-    assert [panel["title"] for panel in losses] == [info.run for info in view.runs]
+    assert [panel["title"]["text"].strip() for panel in losses] == [info.run for info in view.runs]
     for panel, info in zip(losses, view.runs, strict=True):
         own = study.training.filter(run=info.run, metric="loss").sort("step")
         assert [(row["x"], row["y"]) for row in rows(panel)] == own.select("step", "value").rows()
@@ -168,9 +167,9 @@ def test_names_are_text(build_study: Callable[..., StudyTables]) -> None:
     tables = build_study(runs=runs)
     view = geometry(tables)
     heat = drawn(cosine_picture(view)).svg
-    said = {"".join(one.itertext()) for one in ElementTree.fromstring(heat).iter() if one.tag.endswith("}text")}
+    said = {"".join(one.itertext()).strip() for one in ElementTree.fromstring(heat).iter() if one.tag.endswith("}text")}
     lost = str.maketrans(dict.fromkeys("\x00\x07\x1b", "\N{REPLACEMENT CHARACTER}"))
-    assert {label_of(info, view).translate(lost) for info in view.runs} <= said
+    assert {label_of(info, view).translate(lost).strip() for info in view.runs} <= said
     for picture in pictures(tables, view):
         ElementTree.fromstring(picture.svg)
         assert "<b>" not in picture.svg

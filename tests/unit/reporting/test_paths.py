@@ -132,7 +132,7 @@ def test_one_figure_a_reading_one_panel_a_pair(study: StudyTables) -> None:
     pictures = path_pictures(study, geometry(study))
     assert [picture.key for picture in pictures] == ["path-boxed", "path-solution", "path-accuracy"]
     views = pictures[1].spec["concat"]
-    names = [view["title"]["text"] for view in views]
+    names = [view["title"]["text"].strip() for view in views]
     assert names == ["rft", "dft", "rift", "offline_grpo", "dpo", "sft-order1 (floor)"]
     for name, view in zip(names, views, strict=True):
         for matched in (False, True):
