@@ -75,7 +75,7 @@ def panels(views: Sequence[Spec], columns: int = 1, **more: Any) -> Spec:
 
 def room(labels: Sequence[str], size: float = 9, beside: float = 12) -> float:
     """Units that are left of the width by the labels of a y axis and what else stands ``beside`` the plot."""
-    return max(80.0, WIDTH - 0.54 * size * max(map(len, labels), default=0) - beside)
+    return max(80.0, WIDTH - 0.6 * size * max(map(len, labels), default=0) - beside)
 
 
 def names(labels: Sequence[str]) -> str:

@@ -12,6 +12,9 @@ from typing import Any
 WIDTH = 367
 """Units of every drawing: on a phone of 390 px its text keeps its size."""
 
+_WIDER = 1.15
+"""Fonts are laid out so much larger than they are drawn: the font of a page's reader may be wider than ours."""
+
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 """Characters that XML 1.0 has no way to write; a file's name may hold them, and vl-convert dies of them."""
 
@@ -43,9 +46,12 @@ def writable(text: str) -> str:
 
 
 def _written(part: Any) -> Any:
-    """A specification in which every text is `writable`."""
+    """A specification in which every text is `writable` and every font `_WIDER`."""
     if isinstance(part, dict):
-        return {name: _written(value) for name, value in part.items()}
+        return {
+            name: value * _WIDER if name.lower().endswith("fontsize") else _written(value)
+            for name, value in part.items()
+        }
     if isinstance(part, list | tuple):
         return [_written(value) for value in part]
     return writable(part) if isinstance(part, str) else part
@@ -72,4 +78,5 @@ def _inline(svg: str, key: str, label: str) -> str:
 
 
 def _lean(tag: str) -> str:
+    tag = re.sub(r'font-size="([\d.]+)px"', lambda found: f'font-size="{float(found[1]) / _WIDER:.3g}px"', tag)
     return re.sub(r"-?\d+\.\d{3,}(?:e-?\d+)?", lambda found: f"{float(found.group()):.2f}", _IDLE.sub("", tag))
