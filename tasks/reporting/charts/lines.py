@@ -64,7 +64,7 @@ def lines_views(groups: Sequence[Sequence[Line]], x: Spec, y: Spec, legend: bool
     """For each group the layers of its lines over the fields ``x`` and ``y``; one legend of all names above them."""
     named = list(dict.fromkeys(_look(line) for lines in groups for line in lines if line.name))
     labels = [name for name, *_ in named]
-    columns = max(1, min(3, int((WIDTH - 40) // (4.2 * max(map(len, labels), default=0) + 22))))
+    columns = max(1, min(3, int((WIDTH - 20) // (4.2 * max(map(len, labels), default=0) + 22))))
     box = {"orient": "top", "title": None, "columns": columns, "labelExpr": names(labels)} if legend else None
 
     def look(values: Sequence[object]) -> Spec:

@@ -68,7 +68,8 @@ def _picture(
     frame = tables.connectivity.filter(pl.col("reading") == reading, pl.col("run_a") != pl.col("run_b"))
     title = f"{READINGS[reading].title} on the way to {reference.run}"
     heights = [value for _, plain, matched in curves for _, value in (*plain, *matched)]
-    pad = 0.04 * (max(heights) - min(heights)) or 0.04 * abs(max(heights)) or 1.0
+    # Of values that differ by their rounding only, an axis would name every digit.
+    pad = max(0.04 * (max(heights) - min(heights)), 2e-4 * abs(max(heights))) or 1.0
     domain = (min(heights) - pad, max(heights) + pad)
     unit = "Accuracy, %" if reading == "accuracy" else f"Loss, {READINGS[reading].unit}"
     views = []
