@@ -31,6 +31,8 @@ class Line:
     colour: str = FAINT
     shape: str = "stroke"
     dash: tuple[int, int] = SOLID
+    dots: Points = ()
+    """Markers of their own, where the line goes through their means."""
 
 
 def run_lines(points: Mapping[str, Points], view: Geometry, floors: bool = True) -> list[Line]:
@@ -77,7 +79,14 @@ def lines_views(groups: Sequence[Sequence[Line]], x: Spec, y: Spec, legend: bool
     points = {"type": "point", "filled": True, "size": 20, "opacity": 1}
     layers = [
         layer(thin, "datum.line < 0", x=x, y=y, detail=of),
-        layer({"type": "line", "strokeWidth": 1.4}, "datum.line >= 0", x=x, y=y, color=colour, strokeDash=dash),
+        layer(
+            {"type": "line", "strokeWidth": 1.4},
+            "datum.line >= 0 && !datum.dot",
+            x=x,
+            y=y,
+            color=colour,
+            strokeDash=dash,
+        ),
         layer(points, "datum.marked && isValid(datum.y)", x=x, y=y, color=colour, shape=shape),
     ]
     return [{"data": {"values": _rows(lines, named)}, "layer": layers} for lines in groups]
@@ -97,19 +106,24 @@ def _look(line: Line) -> _Look:
 
 
 def _rows(lines: Sequence[Line], named: Sequence[_Look]) -> list[Spec]:
-    """A point a row: the number of its line (below 0 in a crowd), x, y (None in a gap), whether it has a marker."""
+    """A point a row: the number of its line (below 0 in a crowd), x, y (None in a gap), whether it has a marker and
+    whether it is nothing but one."""
     return [
         {
             "line": named.index(_look(line)) if line.name else -1 - place,
             "x": at,
             "y": value if value is not None and math.isfinite(value) else None,
-            "marked": bool(line.name)
-            and step % -(-len(line.points) // _MOST_MARKS) == 0
-            and _look(line)[2] != "stroke",
+            "marked": dot or (_marked(line) and step % -(-len(points) // _MOST_MARKS) == 0),
+            "dot": dot,
         }
         for place, line in enumerate(lines)
-        for step, (at, value) in enumerate(line.points)
+        for dot, points in ((False, line.points), (True, line.dots))
+        for step, (at, value) in enumerate(points)
     ]
+
+
+def _marked(line: Line) -> bool:
+    return bool(line.name) and not line.dots and _look(line)[2] != "stroke"
 
 
 def few(ticks: Sequence[int]) -> list[int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tasks.reporting.charts.lines import DASHES, SOLID
+from tasks.reporting.charts.lines import DASHES, SOLID, Line, lines_views
 from tasks.reporting.charts.picture import KNOWN, Picture
 from tasks.reporting.charts.style import (
     FAINT,
@@ -21,7 +21,6 @@ from tasks.reporting.charts.style import (
     given,
     layer,
     log_axis,
-    names,
     quantity,
     rows_axis,
     straight,
@@ -99,14 +98,8 @@ def cosines_drawn(many: Many, pairs: pl.DataFrame, across: pl.DataFrame) -> Draw
              for (_, _, kind), found in itself if len(rates) == 1]  # fmt: skip
     x = quantity("value", "Cosine to the update of SFT", (min([-0.05, *(dot["value"] for dot in dots)]), 1.03),
                  grid=True, tickCount=6)  # fmt: skip
-    shades = [
-        straight(
-            {"type": "rect", "color": FAINT, "opacity": opacity},
-            x=at(x, low),
-            x2={"datum": high},
-        )
-        for low, high, opacity in bands
-    ]
+    band = {"type": "rect", "color": FAINT}
+    shades = [straight({**band, "opacity": dark}, x=at(x, low), x2={"datum": high}) for low, high, dark in bands]
     labels = [_name(many, method, lr, condition) for (method, _, lr, _, condition), _ in rows]
     labels += [f"sft, other {kind.replace(BOTH, 'order, init.')} {_rate(lr, rates)}".strip()
                for (_, lr, kind), _ in itself]  # fmt: skip
@@ -114,10 +107,10 @@ def cosines_drawn(many: Many, pairs: pl.DataFrame, across: pl.DataFrame) -> Draw
     floor = (
         "Diamonds: SFT beside itself, the noise floor" if itself else "No two SFTs of one rate were compared: no floor"
     )
-    band = " (its range shaded)" if itself and len(rates) == 1 else ""
+    shaded = " (its range shaded)" if itself and len(rates) == 1 else ""
     note = (
         "A dot a pair of trainings from one study, one initialisation and one order of the data; the upright bar is "
-        f"their mean. {floor}{band}.{_cut(len(groups), len(rows))}"
+        f"their mean. {floor}{shaded}.{_cut(len(groups), len(rows))}"
     )
     flat = [row for _, own in groups for row in own]
     numbers = pl.DataFrame(
@@ -157,49 +150,30 @@ def _against_rate(many: Many, rows: Rows, column: str, title: str, label: str, l
     )
     columns = ("study", "run", "method", "seed", "data_seed", "lr", "reference_lr", column)
     numbers = pl.DataFrame([{name: row[name] for name in columns} for row in known], infer_schema_length=None)
-    heights = [row[column] for row in known]
-    y = log_axis("value", heights, label, grid=True) if log else quantity("value", label, pad=6, grid=True)
-    spec = _rate_lines(many, known, rates, y, column)
-    return Drawn(Picture(key, title, title, spec, note, "rates"), numbers)
-
-
-def _rate_lines(many: Many, known: Rows, rates: list[float], y: Spec, column: str) -> Spec:
-    """Dots of the trainings, set apart by method, and a line a method and condition through their means."""
     methods = [method for method in many.methods if any(row["method"] == method for row in known)]
-    rows: list[Spec] = []
-    for number, method in enumerate(methods):
-        aside = 1.045 ** (number - (len(methods) - 1) / 2)
-        means: dict[tuple[int, float], list[float]] = {}
-        for row in known:
-            if row["method"] == method:
-                means.setdefault((row["condition"], row["lr"]), []).append(row[column])
-                rows.append({"method": number, "lr": row["lr"] * aside, "value": row[column], "line": None})
-        conditions = sorted({condition for condition, _ in means})
-        rows += [
-            {"method": number, "lr": lr * aside, "value": sum(own) / len(own), "line": conditions.index(condition)}
-            for (condition, lr), own in means.items()
-        ]
-    told = {"domain": [rates[0] / 1.6, rates[-1] * 1.6], "type": "log", "nice": False}
+    lines = []
+    for place, method in enumerate(methods):
+        aside, shape = 1.045 ** (place - (len(methods) - 1) / 2), MARKERS[place % len(MARKERS)]
+        conditions = sorted({row["condition"] for row in known if row["method"] == method})
+        for condition in conditions:
+            own = [row for row in known if (row["method"], row["condition"]) == (method, condition)]
+            of_rate = {lr: [row[column] for row in own if row["lr"] == lr] for lr in rates}
+            means = [(lr * aside, sum(found) / len(found)) for lr, found in of_rate.items() if found]
+            dots = [(row["lr"] * aside, row[column]) for row in own]
+            name = method if condition == conditions[0] else f"{method}{_letter(many, condition)}"
+            dash = SOLID if condition == conditions[0] else DASHES["order"]
+            lines.append(Line(means, name, colour_of(method, many), shape, dash, dots))
     texts = [learning_rate(rate) for rate in rates]
-    x = quantity("lr", "Peak learning rate of the method (log scale)", values=rates, grid=False,
-                 labelExpr=f"{texts}[indexof({rates}, datum.value)]") | {"scale": told}  # fmt: skip
-    box = {"orient": "top", "title": None, "columns": 3, "labelExpr": names(methods)}
-
-    def look(values: Sequence[str]) -> Spec:
-        scale = {"domain": list(range(len(methods))), "range": values}
-        return {"field": "method", "type": "nominal", "scale": scale, "legend": box}
-
-    colour = look([colour_of(method, many) for method in methods])
-    shape = look([MARKERS[number % len(MARKERS)] for number in range(len(methods))])
-    lines = [
-        layer({"type": "line", "strokeWidth": 1.3, "strokeDash": list(dash)}, when, x=x, y=y, color=colour,
-              detail={"field": "line", "type": "nominal"})
-        for dash, when in ((SOLID, "datum.line === 0"), (DASHES["order"], "datum.line > 0"))
-    ]  # fmt: skip
-    dots = {"type": "point", "filled": True, "size": 24, "opacity": 0.85}
-    zero = [straight({"type": "rule", "color": INK}, y=at(y, 0))] if column == "difference" else []
-    layers = [*zero, *lines, layer(dots, "datum.line === null", x=x, y=y, color=colour, shape=shape)]
-    return figure({"data": {"values": rows}, "layer": layers}, 165)
+    scale = {"domain": [rates[0] / 1.6, rates[-1] * 1.6], "type": "log", "nice": False}
+    x = quantity("x", "Peak learning rate of the method (log scale)", values=rates,
+                 labelExpr=f"{texts}[indexof({rates}, datum.value)]") | {"scale": scale}  # fmt: skip
+    y = quantity("y", label, pad=6, grid=True)
+    if log:
+        y = log_axis("y", [row[column] for row in known], label, grid=True)
+    (drawn,) = lines_views([lines], x, y)
+    if column == "difference":
+        drawn["layer"].insert(0, straight({"type": "rule", "color": INK}, y=at(y, 0)))
+    return Drawn(Picture(key, title, title, figure(drawn, 165), note, "rates"), numbers)
 
 
 def colour_of(method: str, many: Many) -> str:
