@@ -97,12 +97,8 @@ _Look = tuple[str, str, str, tuple[int, int]]
 
 def _look(line: Line) -> _Look:
     """How a line is known. One without markers shows a single point, which would else not be seen."""
-    return (
-        line.name,
-        line.colour,
-        "circle" if len(line.points) == 1 and line.shape == "stroke" else line.shape,
-        line.dash,
-    )
+    lone = len(line.points) == 1 and line.shape == "stroke"
+    return line.name, line.colour, "circle" if lone else line.shape, line.dash
 
 
 def _rows(lines: Sequence[Line], named: Sequence[_Look]) -> list[Spec]:
