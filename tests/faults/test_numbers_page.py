@@ -13,6 +13,7 @@ import pytest
 
 from tasks.core.contracts import RunInfo
 from tasks.evaluation.accuracy import accuracy_table, mcnemar_table
+from tasks.reporting.charts.training import training_picture
 from tasks.reporting.findings.headline import findings
 from tasks.reporting.findings.oddities import risen_losses, uniform_rewards
 from tasks.reporting.formats import number, significant, size
@@ -84,8 +85,10 @@ def test_one_run_of_one_layer_and_one_step(study: StudyTables, tmp_path: Path) -
     )
     text = page(tables, tmp_path)
     assert "| sft | " in text
-    figure = (tmp_path / "page" / "figures" / "training.svg").read_text(encoding="utf-8")
-    assert figure.count("<use") > 2  # ticks, and the mark of the one point: a line through it would not be seen
+    figure = training_picture(tables, geometry(tables))
+    assert figure is not None
+    (row,) = figure.spec["concat"][0]["data"]["values"]
+    assert row["marked"]  # a line through one point would not be seen
 
 
 def test_values_that_are_none_are_counted_and_shown_as_not_measured(study: StudyTables, tmp_path: Path) -> None:
@@ -109,7 +112,7 @@ def test_values_that_are_none_are_counted_and_shown_as_not_measured(study: Study
 
 
 def test_no_name_makes_a_figure_warn(tmp_path: Path) -> None:
-    """One that no axis has room for, others in scripts that matplotlib's font has not, control characters, markup."""
+    """One that no axis has room for, others in scripts that the drawing's font has not, control characters, markup."""
     long = "a-name-that-no-axis-has-room-for " * 8
     names = (long, "日本語の名前 👩‍🚀 \u202e\u05d0", "$\\alpha$ \x00\x07\x1b{}%_^<b>")
     runs = [BASE, *(RunInfo(name, "sft", 0, place, 1e-3) for place, name in enumerate(names))]

@@ -5,106 +5,69 @@ Colours are CSS where they must follow the page (``currentColor``, ``var(--faint
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from tasks.reporting.charts.picture import PALETTE
-
-Spec = dict[str, Any]
+from tasks.reporting.charts.style import FAINT, INK, MUTED, PALETTE, Spec, config, layer, quantity
 
 PAIR, NULL = "this pair", "null (random)"
 FLOORS = ("floor: data order", "floor: initialisation")
 AS_TRAINED, MATCHED = "as trained", "scaled to one norm"
 
-_INK, _FAINT, _MUTED, _RULE = "currentColor", "var(--faint)", "var(--muted)", "var(--rule)"
 _FIRST = "var(--first)"
 """The palette's blue, its light one on a dark page."""
 
-CONFIG: Spec = {
-    "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif",
-    "background": None,
-    "view": {"stroke": None},
-    "axis": {
-        "labelColor": _INK,
-        "titleColor": _INK,
-        "labelFontSize": 12,
-        "titleFontSize": 12,
-        "titleFontWeight": "normal",
-        "domainColor": _FAINT,
-        "tickColor": _FAINT,
-        "gridColor": _RULE,
-    },
-    "legend": {
-        "labelColor": _INK,
-        "titleColor": _INK,
-        "labelFontSize": 12,
-        "titleFontSize": 12,
-        "titleFontWeight": "normal",
-        "labelLimit": 0,
-        "symbolStrokeWidth": 2,
-        "symbolSize": 300,
-        "symbolStrokeColor": _INK,
-    },
-}
 
-
-def _chart(height: int, layers: list[Spec], params: dict[str, Any] | None = None, **more: Any) -> Spec:
+def _chart(height: int, layers: list[Spec], **params: Any) -> Spec:
     return {
         "width": "container",
         "height": height,
         "autosize": {"type": "fit", "contains": "padding"},
-        "config": CONFIG,
+        "config": config(12, 12),
         "data": {"name": "rows"},
-        "params": [{"name": name, "value": value} for name, value in (params or {}).items()],
+        "params": [{"name": name, "value": value} for name, value in params.items()],
         "layer": layers,
-        **more,
     }
+
+
+def _nominal(field: str, **more: Any) -> Spec:
+    return {"field": field, "type": "nominal", **more}
+
+
+def _tooltip(**titles: str) -> list[Spec]:
+    return [_nominal(field, title=title) for field, title in titles.items()]
+
+
+def _strokes(field: str, domain: Sequence[str], colours: Sequence[str], dashes: Sequence[list[int]]) -> Spec:
+    """A colour and a dash for each value of ``field``; without a ``domain`` explore.js gives their scales."""
+    legend = {"orient": "top", "title": None, "columns": 2, "symbolType": "stroke"}
+
+    def scale(values: Sequence[object]) -> Spec:
+        return {"scale": {"domain": domain, "range": values}} if domain else {}
+
+    return {"color": _nominal(field, legend=legend, **scale(colours)), "strokeDash": _nominal(field, **scale(dashes))}
+
+
+def _found(size: int, tooltip: list[Spec], **place: Spec) -> Spec:
+    """Points wide and unseen: what the pointer finds."""
+    return layer({"type": "point", "size": size, "opacity": 0}, **place, tooltip=tooltip)
 
 
 def profile_chart() -> Spec:
     """Rows: layer, value, kind, shown. The parameter ``layer`` is the one that is marked. explore.js sets the axes."""
-    kinds = [PAIR, *FLOORS, NULL]
-    strokes: Spec = {
-        "color": {
-            "field": "kind",
-            "type": "nominal",
-            "scale": {"domain": kinds, "range": [_FIRST, _INK, _INK, _MUTED]},
-            "legend": {"orient": "top", "title": None, "columns": 2, "symbolType": "stroke"},
-        },
-        "strokeDash": {
-            "field": "kind",
-            "type": "nominal",
-            "scale": {"domain": kinds, "range": [[1, 0], [6, 4], [1, 3], [3, 3]]},
-        },
-    }
-    x = {
-        "field": "layer",
-        "type": "quantitative",
-        "scale": {"zero": False, "nice": False, "padding": 12},
-        "axis": {"title": "Layer (0 = nearest the input)", "format": "d", "grid": False},
-    }
+    strokes = _strokes("kind", [PAIR, *FLOORS, NULL], [_FIRST, INK, INK, MUTED], [[1, 0], [6, 4], [1, 3], [3, 3]])
+    x = quantity("layer", "Layer (0 = nearest the input)", pad=12, format="d")
     y = {"field": "value", "type": "quantitative"}
-    tooltip = [
-        {"field": "kind", "type": "nominal", "title": "Line"},
-        {"field": "layer", "type": "quantitative", "title": "Layer"},
-        {"field": "shown", "type": "nominal", "title": "Value"},
+    of_pair = f"datum.kind === '{PAIR}'"
+    chosen = {"type": "rule", "color": FAINT, "strokeWidth": 8, "opacity": 0.45}
+    points = {"type": "point", "filled": True, "size": 50, "color": _FIRST, "opacity": 1}
+    layers = [
+        layer(chosen, f"datum.layer === layer && {of_pair}", x=x),
+        layer({"type": "line", "strokeWidth": 2}, x=x, y=y, **strokes),
+        layer(points, of_pair, x=x, y=y),
+        _found(500, _tooltip(kind="Line", layer="Layer", shown="Value"), x=x, y=y),
     ]
-    mark = {"type": "rule", "color": _FAINT, "strokeWidth": 8, "opacity": 0.45}
-    layers: list[Spec] = [
-        {
-            "transform": [{"filter": f"datum.layer === layer && datum.kind === '{PAIR}'"}],
-            "mark": mark,
-            "encoding": {"x": x},
-        },
-        {"mark": {"type": "line", "strokeWidth": 2}, "encoding": {"x": x, "y": y, **strokes}},
-        {
-            "transform": [{"filter": f"datum.kind === '{PAIR}'"}],
-            "mark": {"type": "point", "filled": True, "size": 50, "color": _FIRST, "opacity": 1},
-            "encoding": {"x": x, "y": y},
-        },
-        # Wide and unseen: what the pointer finds.
-        {"mark": {"type": "point", "size": 500, "opacity": 0}, "encoding": {"x": x, "y": y, "tooltip": tooltip}},
-    ]
-    return _chart(280, layers, {"layer": -1})
+    return _chart(280, layers, layer=-1)
 
 
 def heat_map_chart() -> Spec:
@@ -114,106 +77,39 @@ def heat_map_chart() -> Spec:
     explore.js sets the order of the axes, the colour scale's domain and the height.
     """
 
-    name = "labels[datum.value]"
-
     def axis(field: str, **more: Any) -> Spec:
-        labels = {"title": None, "domain": False, "ticks": False, "labelLimit": 150, "labelExpr": name, **more}
-        return {"field": field, "type": "nominal", "axis": labels, "scale": {"padding": 0.04}}
+        words = {"title": None, "domain": False, "ticks": False, "labelLimit": 150, "labelExpr": "labels[datum.value]"}
+        return _nominal(field, axis={**words, **more}, scale={"padding": 0.04})
 
-    spoken = {"field": "spoken", "type": "nominal"}
-    place: Spec = {"y": axis("i"), "x": axis("j", labelAngle=-40)}
-    tooltip = [
-        {"field": "a", "type": "nominal", "title": "Run"},
-        {"field": "b", "type": "nominal", "title": "Against"},
-        {"field": "where", "type": "nominal", "title": "Where"},
-        {"field": "shown", "type": "nominal", "title": "Value"},
-    ]
-    colour: Spec = {
-        "field": "value",
-        "type": "quantitative",
-        "scale": {"scheme": "cividis"},
-        "legend": {
-            "orient": "bottom",
-            "direction": "horizontal",
-            "gradientLength": 180,
-            "gradientThickness": 10,
-            "titleLimit": 0,
-            "title": None,
-            "tickCount": 4,
-        },
-    }
-    layers: list[Spec] = [
-        {
-            "transform": [{"filter": "isValid(datum.value)"}],
-            "mark": {"type": "rect", "cursor": "pointer"},
-            "encoding": {**place, "color": colour, "description": spoken},
-        },
-        {
-            "transform": [{"filter": "!isValid(datum.value)"}],
-            "mark": {
-                "type": "rect",
-                "fill": "transparent",
-                "stroke": _FAINT,
-                "strokeDash": [1, 3],
-                "cursor": "pointer",
-            },
-            "encoding": place,
-        },
-        {
-            "mark": {"type": "text", "fontSize": 11, "cursor": "pointer", "color": {"expr": "datum.ink"}},
-            "encoding": {**place, "text": {"field": "text", "type": "nominal"}},
-        },
-        {
-            "transform": [
-                {
-                    "filter": "(datum.i === first && datum.j === second) || (datum.i === second && datum.j === first)",
-                }
-            ],
-            "mark": {"type": "rect", "filled": False, "stroke": PALETTE[4], "strokeWidth": 3},
-            "encoding": place,
-        },
-    ]
+    bar = {"orient": "bottom", "direction": "horizontal", "gradientLength": 180, "gradientThickness": 10,
+           "titleLimit": 0, "title": None, "tickCount": 4}  # fmt: skip
+    colour = {"field": "value", "type": "quantitative", "scale": {"scheme": "cividis"}, "legend": bar}
     # The number is what the pointer finds in the middle of its cell.
-    for layer in layers:
-        layer["encoding"] = {**layer["encoding"], "tooltip": tooltip}
-    return _chart(300, layers, {"first": -1, "second": -1, "labels": []})
+    cell = {"y": axis("i"), "x": axis("j", labelAngle=-40),
+            "tooltip": _tooltip(a="Run", b="Against", where="Where", shown="Value")}  # fmt: skip
+    dotted = {"type": "rect", "fill": "transparent", "stroke": FAINT, "strokeDash": [1, 3], "cursor": "pointer"}
+    text = {"type": "text", "fontSize": 11, "cursor": "pointer", "color": {"expr": "datum.ink"}}
+    frame = {"type": "rect", "filled": False, "stroke": PALETTE[4], "strokeWidth": 3}
+    chosen = "(datum.i === first && datum.j === second) || (datum.i === second && datum.j === first)"
+    layers = [
+        layer({"type": "rect", "cursor": "pointer"}, "isValid(datum.value)", **cell, color=colour,
+              description=_nominal("spoken")),
+        layer(dotted, "!isValid(datum.value)", **cell),
+        layer(text, **cell, text=_nominal("text")),
+        layer(frame, chosen, **cell),
+    ]  # fmt: skip
+    return _chart(300, layers, first=-1, second=-1, labels=[])
 
 
 def path_chart() -> Spec:
     """Rows: alpha, value, kind, chord, shown. explore.js sets the title of the y axis."""
-    kinds = [AS_TRAINED, MATCHED]
-    x = {
-        "field": "alpha",
-        "type": "quantitative",
-        "scale": {"domain": [0, 1]},
-        "axis": {"title": "alpha", "values": [0, 0.5, 1], "grid": False},
-    }
-    y = {"type": "quantitative", "scale": {"zero": False}, "axis": {"tickCount": 5}}
-    colour = {
-        "field": "kind",
-        "type": "nominal",
-        "scale": {"domain": kinds, "range": [_FIRST, PALETTE[1]]},
-        "legend": {"orient": "top", "title": None, "symbolType": "stroke", "symbolSize": 200},
-    }
-    dash = {"field": "kind", "type": "nominal", "scale": {"domain": kinds, "range": [[1, 0], [6, 3]]}}
-    tooltip = [
-        {"field": "kind", "type": "nominal", "title": "Updates"},
-        {"field": "alpha", "type": "quantitative", "title": "alpha"},
-        {"field": "shown", "type": "nominal", "title": "Value"},
-    ]
-    layers: list[Spec] = [
-        {
-            "mark": {"type": "line", "strokeDash": [2, 3], "strokeWidth": 1.2, "opacity": 0.9},
-            "encoding": {"x": x, "y": {**y, "field": "chord"}, "color": colour},
-        },
-        {
-            "mark": {"type": "line", "strokeWidth": 2, "point": {"size": 30}},
-            "encoding": {"x": x, "y": {**y, "field": "value"}, "color": colour, "strokeDash": dash},
-        },
-        {
-            "mark": {"type": "point", "size": 400, "opacity": 0},
-            "encoding": {"x": x, "y": {**y, "field": "value"}, "tooltip": tooltip},
-        },
+    strokes = _strokes("kind", [AS_TRAINED, MATCHED], [_FIRST, PALETTE[1]], [[1, 0], [6, 3]])
+    x, y = quantity("alpha", "alpha", (0, 1), values=[0, 0.5, 1]), quantity("value", pad=6, tickCount=5, grid=True)
+    chord = {"type": "line", "strokeDash": [2, 3], "strokeWidth": 1.2, "opacity": 0.9}
+    layers = [
+        layer(chord, x=x, y={**y, "field": "chord"}, color=strokes["color"]),
+        layer({"type": "line", "strokeWidth": 2, "point": {"size": 30}}, x=x, y=y, **strokes),
+        _found(400, _tooltip(kind="Updates", alpha="alpha", shown="Value"), x=x, y=y),
     ]
     return _chart(220, layers)
 
@@ -224,41 +120,12 @@ def training_chart() -> Spec:
     explore.js sets the colours of the runs and the title of the y axis. Lines go by number for the same reason as the
     axes of the heat-map.
     """
-    x = {
-        "field": "step",
-        "type": "quantitative",
-        "scale": {"zero": False, "nice": False},
-        "axis": {"title": "Optimiser step", "format": "d", "tickMinStep": 1, "grid": False},
-    }
-    y = {"field": "value", "type": "quantitative", "scale": {"zero": False}, "axis": {"tickCount": 6}}
-    tooltip = [
-        {"field": "name", "type": "nominal", "title": "Run"},
-        {"field": "step", "type": "quantitative", "title": "Step"},
-        {"field": "shown", "type": "nominal", "title": "Value"},
+    strokes = _strokes("run", [], [], [])
+    strokes["color"]["legend"]["labelExpr"] = "labels[datum.value]"
+    x = quantity("step", "Optimiser step", format="d", tickMinStep=1)
+    y = quantity("value", pad=6, tickCount=6, grid=True)
+    layers = [
+        layer({"type": "line", "strokeWidth": 1.6}, x=x, y=y, **strokes),
+        _found(120, _tooltip(name="Run", step="Step", shown="Value"), x=x, y=y),
     ]
-    layers: list[Spec] = [
-        {
-            "mark": {"type": "line", "strokeWidth": 1.6},
-            "encoding": {
-                "x": x,
-                "y": y,
-                "color": {
-                    "field": "run",
-                    "type": "nominal",
-                    "legend": {
-                        "orient": "top",
-                        "title": None,
-                        "columns": 2,
-                        "symbolType": "stroke",
-                        "labelExpr": "labels[datum.value]",
-                    },
-                },
-                "strokeDash": {"field": "run", "type": "nominal"},
-            },
-        },
-        {
-            "mark": {"type": "point", "size": 120, "opacity": 0},
-            "encoding": {"x": x, "y": y, "tooltip": tooltip},
-        },
-    ]
-    return _chart(280, layers, {"labels": []})
+    return _chart(280, layers, labels=[])

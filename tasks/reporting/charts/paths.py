@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import polars as pl
 
 from tasks.core.contracts import RunInfo
 from tasks.reporting.charts.picture import Picture, colour_of, label_of
-from tasks.reporting.charts.svg import FAINT, INK, inline_svg
+from tasks.reporting.charts.style import FAINT, INK, Spec, heading, layer, panels, quantity
+from tasks.reporting.charts.svg import WIDTH
 from tasks.reporting.notes import count
 from tasks.reporting.views.join import StudyTables
 from tasks.reporting.views.pairs import Geometry
 from tasks.reporting.views.paths import READINGS, curve, paths_of
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure as Canvas
 
 MOST_PANELS = 9
 """Pairs that are drawn: the noise floors first, then those of the highest barriers."""
@@ -70,23 +65,22 @@ def _picture(
     if not curves:
         return None
     columns = 3 if max(len(_title(info, view, reference)) for info, *_ in curves) <= _NARROW else 2
-    rows = -(-len(curves) // columns)
-
-    def draw(canvas: Canvas) -> None:
-        panels = canvas.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-        for axes, (info, plain, matched) in zip(panels, curves, strict=False):
-            _panel(axes, info, plain, matched, view, reference)
-        for axes in panels[len(curves) :]:
-            axes.set_visible(False)
-        for axes in panels[max(len(curves) - columns, 0) : len(curves)]:
-            axes.tick_params(labelbottom=True)
-            axes.set_xlabel("alpha")
-        unit = "Accuracy, %" if reading == "accuracy" else f"Loss, {READINGS[reading].unit}"
-        canvas.supylabel(unit, fontsize=10)
-
     frame = tables.connectivity.filter(pl.col("reading") == reading, pl.col("run_a") != pl.col("run_b"))
     title = f"{READINGS[reading].title} on the way to {reference.run}"
-    svg = inline_svg(f"path-{reading}", title, 0.6 + 1.25 * rows, draw)
+    heights = [value for _, plain, matched in curves for _, value in (*plain, *matched)]
+    # Of values that differ by their rounding only, an axis would name every digit.
+    pad = max(0.04 * (max(heights) - min(heights)), 2e-4 * abs(max(heights))) or 1.0
+    domain = (min(heights) - pad, max(heights) + pad)
+    unit = "Accuracy, %" if reading == "accuracy" else f"Loss, {READINGS[reading].unit}"
+    views = []
+    for place, (info, plain, matched) in enumerate(curves):
+        first, last = place % columns == 0, place >= len(curves) - columns
+        y = quantity("value", unit if first else None, domain, grid=True, tickCount=4, titleFontSize=9,
+                     **({"minExtent": 24} if first else {"labels": False, "ticks": False}))  # fmt: skip
+        colour = INK if view.twin(info, reference) else colour_of(info, view)
+        head = {"title": heading(_title(info, view, reference), 9), "height": 72,
+                "width": (WIDTH - 58 - 12 * (columns - 1)) / columns}  # fmt: skip
+        views.append(head | _panel(plain, matched, y, colour, last))
     total = {*frame["run_a"], *frame["run_b"]} - {reference.run}
     cut = (
         f" Shown: {len(curves)} of {len(total)} runs, those of the highest barriers."
@@ -100,7 +94,7 @@ def _picture(
         f"other models; dotted: the straight line between the ends, which a barrier {_side(reading)}. Black: noise "
         f"floor. One height for all panels.{cut}"
     )
-    return Picture(f"path-{reading}", title, svg, note, "barriers")
+    return Picture(f"path-{reading}", title, title, panels(views, columns), note, "barriers")
 
 
 def _side(reading: str) -> str:
@@ -111,17 +105,25 @@ def _title(info: RunInfo, view: Geometry, reference: RunInfo) -> str:
     return f"{label_of(info, view)}{' (floor)' if view.twin(info, reference) else ''}"
 
 
-def _panel(axes: Axes, info: RunInfo, plain: Curve, matched: Curve, view: Geometry, reference: RunInfo) -> None:
-    twin = view.twin(info, reference)
-    colour = INK if twin else colour_of(info, view)
-    for points, style in ((plain, "-"), (matched, "--")):
-        if points:
-            (_, first), (_, last) = points[0], points[-1]
-            axes.plot([0, 1], [first, last], color=FAINT, linestyle=":", linewidth=1)
-            axes.plot(
-                *zip(*points, strict=True), color=colour, linestyle=style, marker="o", markersize=2.2, linewidth=1.3
-            )
-    axes.set_title(_title(info, view, reference), loc="left", fontsize=9)
-    axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
-    axes.locator_params(axis="y", nbins=4)
-    axes.grid(axis="y", alpha=0.5)
+def _panel(plain: Curve, matched: Curve, y: Spec, colour: str, last: bool) -> Spec:
+    """Rows: alpha, value, ``matched``, and the chord between the path's ends at that alpha."""
+    rows = [
+        {"alpha": alpha, "value": value, "matched": flag,
+         "chord": points[0][1] + alpha * (points[-1][1] - points[0][1])}
+        for flag, points in ((False, plain), (True, matched))
+        for alpha, value in points
+    ]  # fmt: skip
+    x = quantity("alpha", "alpha" if last else None, (0, 1), pad=4, values=[0, 0.5, 1], labels=last,
+                 labelExpr="datum.value === 0.5 ? '.5' : datum.value")  # fmt: skip
+    of = {"field": "matched", "type": "nominal"}
+    dash = {**of, "scale": {"domain": [False, True], "range": [[1, 0], [5, 3]]}, "legend": None}
+    chord = {"type": "line", "strokeDash": [1, 2], "strokeWidth": 1, "color": FAINT}
+    line = {"type": "line", "strokeWidth": 1.3, "color": colour}
+    return {
+        "data": {"values": rows},
+        "layer": [
+            layer(chord, x=x, y={**y, "field": "chord"}, detail=of),
+            layer(line, x=x, y=y, strokeDash=dash),
+            layer({"type": "point", "filled": True, "size": 7, "opacity": 1, "color": colour}, x=x, y=y),
+        ],
+    }

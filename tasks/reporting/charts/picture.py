@@ -1,45 +1,39 @@
-"""What every figure shares: its frame of words, one colour a method, markers, short names, the legend."""
+"""What every figure shares: its frame of words, one colour a method, short names."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
 
 from tasks.core.contracts import RunInfo
-from tasks.reporting.charts.svg import INK
+from tasks.reporting.charts.style import INK, PALETTE, Spec
+from tasks.reporting.charts.svg import inline_svg
 from tasks.reporting.views.pairs import Geometry
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure as Canvas
-
-PALETTE = (
-    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#6611ff", "#5577ff", "#bb1133", "#77bb66",
-    "#665566",
-)  # fmt: skip
-"""Okabe and Ito (2008) without black and yellow, which vanish on one of the two backgrounds; then five that lie farther
-from these and from each other, seen with and without red-green blindness, than the nearest two of theirs."""
-
-MARKERS = "osD^vPX*<>hp"
 
 MOST_LINES = 9
 """Lines that a panel can show apart; of more, the extremes are drawn in colour and the others thin and grey."""
 
 KNOWN = ("sft", "rft", "dft", "rift", "offline_grpo", "dpo", "ipo", "simpo", "kto", "asft", "online_grpo")
 _LONGEST = 22
-_MOST_MARKS = 16
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the report. ``note``: how it was computed and over what n; ``table``: the key of its numbers."""
+    """A figure of the report. ``label``: what it shows, for who cannot see it; ``spec``: its Vega-Lite specification
+    with the numbers drawn; ``note``: how they were computed and over what n; ``table``: the key of their table."""
 
     key: str
     title: str
-    svg: str
+    label: str
+    spec: Spec
     note: str
     table: str
+
+    @cached_property
+    def svg(self) -> str:
+        """The drawing, to stand inside a page."""
+        return inline_svg(self.key, self.label, self.spec)
 
 
 def colour_of(info: RunInfo, view: Geometry) -> str:
@@ -50,23 +44,6 @@ def colour_of(info: RunInfo, view: Geometry) -> str:
     # A study's methods keep their colours from report to report; adapters of others have methods of their own.
     methods = dict.fromkeys([*(KNOWN if present.keys() & set(KNOWN) else ()), *present])
     return PALETTE[list(methods).index(info.method) % len(PALETTE)]
-
-
-def line_style(info: RunInfo, view: Geometry, points: int) -> dict[str, Any]:
-    """How a run's line looks: colour, marker (on some of many points) and its name in the legend."""
-    return {
-        "color": colour_of(info, view),
-        "marker": MARKERS[view.runs.index(info) % len(MARKERS)],
-        "markersize": 4.5,
-        "markevery": -(-points // _MOST_MARKS),
-        "linewidth": 1.4,
-        "label": label_of(info, view),
-    }
-
-
-def lone(points: int) -> dict[str, Any]:
-    """How a line without markers shows a single point, which would else not be seen."""
-    return {"marker": "o", "markersize": 4.5} if points == 1 else {}
 
 
 def label_of(info: RunInfo, view: Geometry) -> str:
@@ -93,14 +70,3 @@ def apart(runs: Sequence[RunInfo], view: Geometry) -> list[RunInfo]:
     half = (MOST_LINES - 1) // 2
     chosen = [*others[:half], *others[-half:]]
     return [info for info in runs if info == reference or info in chosen]
-
-
-def crowd_note(total: int, shown: int) -> str:
-    """Says which lines have a name, where not all have."""
-    return "" if shown == total else f" In colour: the nearest and the farthest; the other {total - shown} in grey."
-
-
-def legend(canvas: Canvas, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    columns = 3 if max(map(len, labels), default=0) <= 20 else 2
-    canvas.legend(handles, labels, loc="outside upper left", ncols=columns, handlelength=2, columnspacing=1.2)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import polars as pl
 
-from tasks.reporting.charts.picture import Picture, apart, crowd_note, legend, line_style
-from tasks.reporting.charts.svg import FAINT, inline_svg
+from tasks.reporting.charts.lines import crowd_note, lines_views, run_lines
+from tasks.reporting.charts.picture import Picture
+from tasks.reporting.charts.style import figure, log_axis, quantity
 from tasks.reporting.notes import count
 from tasks.reporting.views.pairs import Geometry
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Canvas
 
 NOISE = 1e-6
 """Share of a run's first mean singular value below which one is rounding: a log axis would show little else."""
@@ -21,37 +17,19 @@ NOISE = 1e-6
 def spectra_picture(spectra: pl.DataFrame, view: Geometry) -> Picture | None:
     """Mean singular value over the modules against its index, on a log scale."""
     means = mean_spectra(spectra)
-    runs = [info for info in view.runs if means.get(info.run)]
-    if not runs:
+    lines = run_lines({run: line for run, line in means.items() if line}, view, floors=False)
+    if not lines:
         return None
-    shown = apart(runs, view)
-
-    def draw(canvas: Canvas) -> None:
-        axes = canvas.subplots()
-        for info in runs:
-            ks, values = zip(*means[info.run], strict=True)
-            if info in shown:
-                style = line_style(info, view, len(ks))
-                line = "--" if view.reference and view.twin(info, view.reference) else "-"
-                axes.plot(ks, values, linestyle=line, **style)
-            else:
-                axes.plot(ks, values, color=FAINT, linewidth=0.6, alpha=0.8)
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")  # powers of ten need the mathtext that is off
-        axes.yaxis.set_minor_formatter(lambda *_: "")
-        axes.set(xlabel="Index of the singular value", ylabel="Singular value (mean)")
-        axes.locator_params(axis="x", integer=True)
-        axes.grid(axis="y", alpha=0.5)
-        legend(canvas, axes)
-
-    svg = inline_svg("spectra", "Singular values of every update", 3.7, draw)
+    x = quantity("x", "Index of the singular value", pad=6, format="d", tickMinStep=1)
+    y = log_axis("y", [value for line in means.values() for _, value in line], "Singular value (mean)", grid=True)
     modules = spectra.filter(pl.col("metric") == "singular_value", pl.col("module") != "*")["module"].n_unique()
     note = (
         f"Singular values of each module's update, largest first, mean over {count(modules, 'module')} (those that "
         "have so many), log scale. Below a millionth of a run's first they are rounding and left out."
-        f"{crowd_note(len(runs), len(shown))}"
+        f"{crowd_note(lines)}"
     )
-    return Picture("spectra", "In how many directions do they move?", svg, note, "spectra")
+    title, label = "In how many directions do they move?", "Singular values of every update"
+    return Picture("spectra", title, label, figure(lines_views([lines], x, y)[0], 165), note, "spectra")
 
 
 def mean_spectra(spectra: pl.DataFrame) -> dict[str, list[tuple[int, float]]]:

@@ -1,77 +1,82 @@
-"""From a drawing to SVG inside a page: text stays text, ink follows the page, equal drawings give equal bytes."""
+"""From a Vega-Lite specification to SVG inside a page: text stays text, ink follows the page, equal input gives equal
+bytes."""
 
 from __future__ import annotations
 
 import html
-import io
+import json
+import math
 import re
-import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+WIDTH = 367
+"""Units of every drawing: on a phone of 390 px its text keeps its size."""
 
-INK, FAINT, PAPER = "#010203", "#040506", "#070809"
-"""Stand-ins: in the SVG they become ``currentColor`` and the page's ``--faint`` and ``--paper``."""
+_WIDER = 1.15
+"""Fonts are laid out so much larger than they are drawn: the font of a page's reader may be wider than ours."""
 
-WIDTH = 5.1
-"""Inches; 367 units at 72 to the inch: on a phone of 390 px the text keeps its size."""
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+"""Characters that XML 1.0 has no way to write; a file's name may hold them, and vl-convert dies of them."""
 
-_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
-"""Characters that XML 1.0 has no way to write; a file's name may hold them."""
+_UNSEEN = re.compile(r'<path class="(?:back|fore)ground"[^<>]*></path>|<path class="(?:back|fore)ground"[^<>]*/>')
+"""Frames of groups; ours have neither fill nor stroke."""
 
-_RC: Any = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,  # a run's name may hold a dollar sign
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": FAINT,
-    "axes.titlesize": 10,
-    "axes.labelsize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.5,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-}
+_IDLE = re.compile(r' (?:class|role|aria-[a-z]+|pointer-events|font-family|stroke-miterlimit)="[^"]*"| opacity="1"')
+"""Attributes that nothing on the page reads, or that the root has for all."""
 
 
-def inline_svg(key: str, label: str, height: float, draw: Callable[[Figure], None]) -> str:
-    """Draw on a canvas of `WIDTH` x ``height`` inches and return SVG to stand inside a page.
+def inline_svg(key: str, label: str, spec: dict[str, Any]) -> str:
+    """Draw ``spec`` in this process and return SVG to stand inside a page, its ids begun with ``key``."""
+    import vl_convert
 
-    No pyplot and no global state but the rc context; ids depend on the drawing only, so equal tables give equal bytes.
-    """
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
+    text = json.dumps(_written(spec), allow_nan=False)
+    return _inline(vl_convert.vegalite_to_svg(text, vl_version=vega_lite()), key, writable(label))
 
-    with matplotlib.rc_context({**_RC, "svg.hashsalt": key}):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        FigureCanvasSVG(figure)
-        draw(figure)
-        buffer = io.StringIO()
-        with warnings.catch_warnings():
-            # A name in a script that matplotlib's font has not: the page's reader draws it with a font of its own.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", _inline(buffer.getvalue(), key, label))
+
+def vega_lite() -> str:
+    """The newest version of Vega-Lite that vl-convert has."""
+    import vl_convert
+
+    return max(vl_convert.get_vegalite_versions(), key=lambda version: [int(part) for part in version.split(".")])
+
+
+def writable(text: str) -> str:
+    """``text`` without what XML cannot hold."""
+    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _written(part: Any) -> Any:
+    """A specification in which every text is `writable` and every font `_WIDER`."""
+    if isinstance(part, dict):
+        return {
+            name: value * _WIDER if name.lower().endswith("fontsize") else _written(value)
+            for name, value in part.items()
+        }
+    if isinstance(part, list | tuple):
+        return [_written(value) for value in part]
+    return writable(part) if isinstance(part, str) else part
 
 
 def _inline(svg: str, key: str, label: str) -> str:
-    """Without prolog and fixed size; ids made unique in the page; stand-in colours replaced by the page's."""
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r'\bid="', f'id="{key}-', body)
-    body = re.sub(r'(href="#|url\(#)', rf"\g<1>{key}-", body)
-    body = body.replace(INK, "currentColor").replace(FAINT, "var(--faint)").replace(PAPER, "var(--paper)")
-    opening = re.search(r'viewBox="[^"]+"', body)
-    assert opening is not None
-    attributes = f'{opening.group()} role="img" aria-label="{html.escape(label)}" xmlns="http://www.w3.org/2000/svg"'
-    return f'<svg {attributes} xmlns:xlink="http://www.w3.org/1999/xlink">{body[body.index(">") + 1 :]}'.strip()
+    """Without fixed size and idle attributes; numbers to two places; ids that no other drawing of the page has (Vega
+    counts them through the process)."""
+    opening, body = svg.split(">", 1)
+    ids: dict[str, str] = {}
+    body = re.sub(r"<[^<>]*>", lambda tag: _lean(tag.group()), _UNSEEN.sub("", body))
+    body = re.sub(
+        r'(<[^<>]* id="|href="#|url\(#)([\w-]+)',
+        lambda found: found[1] + ids.setdefault(found[2], f"{key}-{len(ids)}"),
+        body,
+    )
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', opening)
+    assert box is not None
+    width, height = (math.ceil(float(side)) for side in box.groups())
+    return (
+        f'<svg viewBox="0 0 {max(width, WIDTH)} {height}" role="img" aria-label="{html.escape(label)}" '
+        f'font-family="sans-serif" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">{body}'
+    ).strip()
+
+
+def _lean(tag: str) -> str:
+    tag = re.sub(r'font-size="([\d.]+)px"', lambda found: f'font-size="{float(found[1]) / _WIDER:.3g}px"', tag)
+    return re.sub(r"-?\d+\.\d{3,}(?:e-?\d+)?", lambda found: f"{float(found.group()):.2f}", _IDLE.sub("", tag))

@@ -15,7 +15,7 @@ from tasks.reporting.tables.views import Table
 TABLES = ("headline", "claims", "open-questions", "claims-not-measured", "accuracy", "mcnemar", "cosines")
 """Keys of the tables that are files as well; a viewer of artifacts shows a CSV file as a table."""
 
-_LIGHT = {"currentColor": "#1b1f24", "var(--faint)": "#aab2bb", "var(--paper)": "#ffffff"}
+_LIGHT = {"currentColor": "#1b1f24", "var(--faint)": "#aab2bb", "var(--rule)": "#dfe3e8", "var(--paper)": "#ffffff"}
 _SCALE = 2
 """Pixels of the PNG a unit of the drawing, whose text is 10 units high."""
 
@@ -37,7 +37,7 @@ def standalone(svg: str) -> str:
     for word, colour in _LIGHT.items():
         svg = svg.replace(word, colour)
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
-    assert box is not None  # `tasks.reporting.charts.svg` writes it
+    assert box is not None  # as `tasks.reporting.charts.svg` writes it
     width, height = box.groups()
     opening, rest = svg.split(">", 1)
     return f'{opening} width="{width}" height="{height}"><rect width="{width}" height="{height}" fill="#ffffff"/>{rest}'

@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tasks.reporting.charts.svg import vega_lite
+
 _NOTICE = (
     "/*! Vega {vega}, Vega-Lite {lite} and Vega-Embed {embed}: copyright University of Washington Interactive Data "
     "Lab, BSD-3-Clause; with D3, copyright Mike Bostock, ISC. */\n"
@@ -42,7 +44,7 @@ def vega_code() -> str:
     """Vega-Embed with all that it needs, under the global name ``vegaEmbed``; about a second, once a process."""
     import vl_convert
 
-    lite = max(vl_convert.get_vegalite_versions(), key=lambda version: [int(part) for part in version.split(".")])
+    lite = vega_lite()
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=lite)
     notice = _NOTICE.format(vega=vl_convert.get_vega_version(), lite=lite, embed=vl_convert.get_vega_embed_version())
     return script_code(f"{notice}(() => {{{bundle}}})();")

@@ -95,9 +95,19 @@ def test_deep_models_show_some_layers_and_the_last(build_study: Callable[..., St
 def test_the_profile_is_against_the_base_and_the_reference(study: StudyTables) -> None:
     picture = cka_picture(study, geometry(study))
     assert picture is not None
-    assert "Against base" in picture.svg
-    assert "Against sft" in picture.svg
-    assert "sft-order1 (floor: data order)" in picture.svg
+    assert [view["title"] for view in picture.spec["concat"]] == ["Against base", "Against sft"]
+    for text in ("Against base", "Against sft", "sft-order1 (floor: data order)"):
+        assert text in picture.svg
+    against = [{(row["x"], row["y"]) for row in view["data"]["values"]} for view in picture.spec["concat"]]
+    frame = study.cka.filter(estimator="debiased", pooling="last")
+    for other, points in zip(("base", "sft"), against, strict=True):
+        near = frame.filter((pl.col("run_a") == other) | (pl.col("run_b") == other))
+        near = near.filter(pl.col("run_a") != "base") if other == "sft" else near  # the base is no run of that panel
+        assert points == set(near.select("layer", "value").iter_rows())
+    gap = cka_picture(with_cka(study), geometry(study))
+    assert gap is not None
+    (drawn, _) = (view["data"]["values"] for view in gap.spec["concat"])
+    assert [(row["x"], row["y"]) for row in drawn] == [(0, None), (1, 0.75), (2, 0.875)]  # a gap, not a zero
     assert "200 rows" in picture.note
     assert cka_picture(replace(study, cka=study.cka.clear()), geometry(study)) is None
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tasks.methods import METHOD_NAMES
-from tasks.reporting.charts.picture import KNOWN, PALETTE
+from tasks.reporting.charts.picture import KNOWN
+from tasks.reporting.charts.style import MARKERS, PALETTE
 
 # Machado, Oliveira and Fernandes (2009), severity 1.0, on linear RGB.
 SEEN = {
@@ -63,3 +64,4 @@ def test_colours_are_seen_on_both_backgrounds() -> None:
 def test_every_method_has_a_colour_of_its_own() -> None:
     assert KNOWN == METHOD_NAMES
     assert len(PALETTE) >= len(KNOWN)
+    assert len(set(MARKERS)) >= len(KNOWN)  # and a shape: nobody needs to see the colour

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -132,10 +131,16 @@ def test_pairs_are_sorted_by_what_they_are(study: StudyTables) -> None:
 def test_one_figure_a_reading_one_panel_a_pair(study: StudyTables) -> None:
     pictures = path_pictures(study, geometry(study))
     assert [picture.key for picture in pictures] == ["path-boxed", "path-solution", "path-accuracy"]
-    names = re.findall(r">([^<>]+)</text>", pictures[1].svg)
-    assert [name for name in ("rft", "dft", "rift", "offline_grpo", "dpo", "sft-order1 (floor)") if name in names] == [
-        name for name in names if name[0].isalpha() and name not in ("alpha", "Loss, nats/token")
-    ]
+    views = pictures[1].spec["concat"]
+    names = [view["title"]["text"].strip() for view in views]
+    assert names == ["rft", "dft", "rift", "offline_grpo", "dpo", "sft-order1 (floor)"]
+    for name, view in zip(names, views, strict=True):
+        for matched in (False, True):
+            points = curve(study.connectivity, name.removesuffix(" (floor)"), "sft", matched, "solution")
+            drawn = [row for row in view["data"]["values"] if row["matched"] == matched]
+            assert [(row["alpha"], row["value"]) for row in drawn] == points
+            ends = [row for row in drawn if row["alpha"] in (0, 1)]
+            assert [row["chord"] for row in ends] == [pytest.approx(row["value"], abs=1e-12) for row in ends]
     assert "60 problems, 11 points a path" in pictures[1].note
     assert "3 points a path" in pictures[2].note
     assert path_pictures(replace(study, connectivity=study.connectivity.clear()), geometry(study)) == []
@@ -146,7 +151,7 @@ def test_many_runs_are_cut_and_counted(build_study: Callable[..., StudyTables]) 
     tables = build_study(runs=[*runs, *(RunInfo(f"m{i}", f"m{i}", 0, 0, 1e-3) for i in range(14))])
     view = geometry(tables)
     picture = path_pictures(tables, view)[0]
-    assert len(re.findall(r">m\d+</text>", picture.svg)) == MOST_PANELS
+    assert len(picture.spec["concat"]) == MOST_PANELS
     assert "Shown: 9 of 14 runs" in picture.note
     near, others = barrier_tables(tables, view)
     assert len(near.rows) == 1 + 14 + 2
