@@ -1,0 +1,18 @@
+"""What a sentence of a report is about: the section that it stands in."""
+
+CLAIMS, ACCURACY, GEOMETRY, PATHS, FUNCTIONS, DATA = (
+    "The paper's claims",
+    "Accuracy",
+    "Geometry of the updates",
+    "Paths between the updates",
+    "What the models compute",
+    "Data and checks",
+)
+STUDY = "The study"
+"""Titles of the sections of a study's page."""
+
+PAIRS = "Pairs"
+"""Of a comparison's."""
+
+RATES, STUDIES = "Learning rates", "The studies"
+"""Of a page of many studies."""
