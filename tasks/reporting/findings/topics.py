@@ -14,5 +14,6 @@ STUDY = "The study"
 PAIRS = "Pairs"
 """Of a comparison's."""
 
-RATES, STUDIES = "Learning rates", "The studies"
-"""Of a page of many studies."""
+STUDIES, DIRECTIONS, RATES, MIDPOINTS = "The studies", "Directions", "Learning rates", "Paths"
+MANY_CLAIMS = "The paper's claims over the studies"
+"""Of a page of many studies, and `ACCURACY`."""

@@ -91,7 +91,9 @@ def standing_mark(info: RunInfo, view: Geometry) -> Cell:
         return Cell("the reference")
     if (kind := view.twin(info, reference)) is not None:
         return Cell(
-            "≈ repeat run" if kind == ORDER else "repeat run, other start", tone="same", tip=view.standing(info, reference)
+            "≈ repeat run" if kind == ORDER else "repeat run, other start",
+            tone="same",
+            tip=view.standing(info, reference),
         )
     standing, found = view.standing(info, reference), view.likeness(info, reference, "cosine")
     start = view.start_floor(info, reference, "cosine")
