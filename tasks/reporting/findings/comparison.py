@@ -92,10 +92,13 @@ def _calibrated(view: Geometry) -> str:
     reference = view.reference
     if reference is None:
         return ""
-    if view.floor is not None:
-        return (
-            f"A repeat run of one method has a cosine of {number(view.floor, 3)} here: what is below is farther apart."
-        )
+    start = view.floor_of(INITIALISATION, "cosine")
+    known = [
+        *([f"in another data order {number(view.floor, 3)}"] if view.floor is not None else []),
+        *([f"from another initialisation {number(start.lowest, 3)}"] if start is not None else []),
+    ]
+    if known:
+        return f"A repeat run of one method has with it a cosine {listed(known)}: what is below is farther apart."
     ranks = {
         info.run: found.percentile
         for info in view.runs

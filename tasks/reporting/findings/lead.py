@@ -150,12 +150,12 @@ def _among(tables: StudyTables, runs: Sequence[str], benchmark: str, room: int) 
         f"Among each other they differ in {len(shown)} of {count(total, 'pair')}, most {best} from {worst} "
         f"({points(largest.difference)})."
     )
-    above: dict[str, list[str]] = {}
+    above: dict[str, tuple[str, ...]] = {}
     for winner, loser in shown:
-        above.setdefault(winner, []).append(loser)
+        above[winner] = (*above.get(winner, ()), loser)
     groups: dict[tuple[str, ...], list[str]] = {}
-    for winner, losers in sorted(above.items(), key=lambda entry: -len(entry[1])):
-        groups.setdefault(tuple(losers), []).append(winner)
+    for winner, beaten in sorted(above.items(), key=lambda entry: -len(entry[1])):
+        groups.setdefault(beaten, []).append(winner)
     parts = []
     for losers, winners in groups.items():
         everyone = len(losers) == len(runs) - len(winners) and len(losers) > 1

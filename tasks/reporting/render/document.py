@@ -68,7 +68,7 @@ class Section:
     @property
     def key(self) -> str:
         """Where a link finds it on the page."""
-        return "-".join(re.findall(r"[a-z0-9]+", self.title.lower().replace("'", "")))
+        return "-".join(["section", *re.findall(r"[a-z0-9]+", self.title.lower().replace("'", ""))])
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from tasks.core.visible import uncontrolled
-from tasks.reporting.render.condense import warned
+from tasks.reporting.render.condense import condensed, warned
 from tasks.reporting.render.document import Document
 from tasks.reporting.tables.views import Table
 
@@ -73,7 +73,8 @@ def _titled(table: Table) -> Iterator[str]:
         yield from _table(table)
 
 
-def _table(table: Table) -> Iterator[str]:
+def _table(full: Table) -> Iterator[str]:
+    table = condensed(full)
     if table.rows:
         yield _row([escape(title) for title in table.header])
         yield _row(["---" if place < table.words else "---:" for place in range(len(table.header))])

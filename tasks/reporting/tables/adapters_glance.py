@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import median
 
@@ -72,10 +73,12 @@ def adapters_glance(adapters: pl.DataFrame, spectra: pl.DataFrame, pair_metrics:
     reference, norms = view.reference, norms_of(spectra, view.runs)
     known = {row["run"]: row for row in adapters.iter_rows(named=True)}
     small = hardly_trained(norms)
+    bases = Counter(plain_base(base) for base in adapters["base"] if base)
+    usual = bases.most_common(1)[0][0] if bases else ""
     rows = []
     for info in view.runs:
         norm = Cell(size(norms[info.run], 3))
-        note = _note(info, view, known.get(info.run), info.run in small)
+        note = _note(info, view, known.get(info.run), usual, info.run in small)
         if reference is None or info == reference:
             rows.append((Cell(info.run), Cell(NONE), Cell("the reference"), Cell(NONE), norm, Cell(NONE), Cell(note)))
             continue
@@ -101,7 +104,7 @@ def adapters_glance(adapters: pl.DataFrame, spectra: pl.DataFrame, pair_metrics:
     name = reference.run if reference else "the reference"
     header = ("Adapter", f"Cosine to {name}", "Reads as", "Top angle", "Norm", "Shared modules", "Note")
     return Table(
-        "glance",
+        "adapters-glance",
         "Every adapter at a glance",
         header,
         tuple(rows),
@@ -134,7 +137,7 @@ def _shared(
     return NOT_MEASURED if not shared else f"{shared} of {total}" if total else str(shared)
 
 
-def _note(info: RunInfo, view: Geometry, row: Mapping[str, object] | None, small: bool) -> str:
+def _note(info: RunInfo, view: Geometry, row: Mapping[str, object] | None, usual: str, small: bool) -> str:
     parts = []
     reference = view.reference
     if info.run in view.zero:
@@ -147,6 +150,8 @@ def _note(info: RunInfo, view: Geometry, row: Mapping[str, object] | None, small
         start = view.value(info.run, reference.run, "lora_a_cosine")
         if start is not None and start > SHARED_START:
             parts.append("same lora_A")
-    if row is not None and row["update"] == "merged - base":
-        parts.append("merged - base")
+    if row is not None:
+        base = row["base"]
+        parts += ["base not named"] if not base else ["other base"] if plain_base(str(base)) != usual else []
+        parts += ["merged - base"] if row["update"] == "merged - base" else []
     return ", ".join(parts)
