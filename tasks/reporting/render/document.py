@@ -165,14 +165,15 @@ def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], 
             (),
             (*across[:1], against),
             (*across[1:], *folded),
-            "Where the updates point, how large they are, and what noise alone would give.",
+            "Where the updates point, how large they are, and what noise alone would give. A percentile among random "
+            "subspaces is high for near cosines and overlaps, low for near angles.",
         ),
         Section(
             PATHS,
             figures(*(f"path-{reading}" for reading in READINGS)),
             (barriers,),
             tuple(other_barriers),
-            "Whether the straight line from one model to the next leads over a hill of the loss.",
+            _paths_intro(tables),
         ),
         Section(
             FUNCTIONS,
@@ -218,6 +219,16 @@ def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], 
         explore=build_explore(tables.pair_metrics, view, tables.connectivity, tables.training),
         numbers=figure_numbers({name: getattr(tables, name) for name in SCHEMAS}, view, [*drawn], base_of(tables).run),
     )
+
+
+def _paths_intro(tables: StudyTables) -> str:
+    """What a path is, and on how few problems it is read."""
+    lead = (
+        "Whether the straight line from one model to the next leads over a hill of the loss. The boxed answer is "
+        "scored right after the prompt, without any working, so its loss is high even where the model solves it."
+    )
+    n = ((tables.study.get("settings") or {}).get("paths") or {}).get("n")
+    return f"{lead} On {n} problems one of them is {100 / n:.1f} points of accuracy." if n else lead
 
 
 def _tally(claims: tuple[ClaimResult, ...]) -> Tally | None:
