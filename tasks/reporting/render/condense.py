@@ -14,7 +14,10 @@ FEWEST = 4
 
 _MOST_NAMED = 12
 
-_NOTHING = ("0", "0.0", "0.00", "0.000", "0.0000", NOT_MEASURED, "-", "–")
+_BLANK = {"-", "–"}
+"""Cells of rows to which their column does not apply."""
+
+_NOTHING = {"0", "0.0", "0.00", "0.000", "0.0000", NOT_MEASURED, *_BLANK}
 """What a column says that may be left out where every row says it."""
 
 
@@ -59,11 +62,12 @@ def _without_rows(table: Table, said: list[str]) -> Table:
 
 def _without_columns(table: Table, said: list[str]) -> Table:
     """Without the columns of numbers in which every row says that there is nothing."""
-    gone = {
-        place: texts.pop()
-        for place in range(max(table.words, 1), len(table.header))
-        if len(texts := {row[place].plain for row in table.rows}) == 1 and next(iter(texts)) in _NOTHING
-    }
+    gone = {}
+    for place in range(max(table.words, 1), len(table.header)):
+        texts = {row[place].plain for row in table.rows}
+        texts = texts - _BLANK or texts
+        if len(texts) == 1 and texts <= _NOTHING:
+            gone[place] = texts.pop()
     kept = [place for place in range(len(table.header)) if place not in gone]
     if not gone or len(kept) <= table.words:
         return table
