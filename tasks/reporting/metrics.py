@@ -2,7 +2,7 @@
 
 A new metric of updates is one function where it is computed (`PAIR_METRICS`, `RANKS` or `BASE_METRICS` in
 `tasks.geometry`) and one entry here, under the same name: the tables, the explorer, the pages of many studies, the
-terminal and docs/metrics.md take it from here. ``python -m tasks.reporting.metrics docs/metrics.md`` writes
+and docs/metrics.md take it from here. ``python -m tasks.reporting.metrics docs/metrics.md`` writes
 that page.
 """
 
@@ -73,9 +73,6 @@ class Metric:
     """In the table of its kind: of pairs, of updates, or of updates beside their base."""
     beside: bool = False
     """Whether its interval, null and percentile stand beside every value of the table of pairs."""
-    terminal: tuple[Column, ...] = ()
-    legend: str = ""
-    """What these columns are, below the terminal's table."""
     many: Column | None = None
     """On pages of many studies."""
     joined: str = ""
@@ -127,8 +124,6 @@ PAIR = (
             Column("Worst of top-{k} angles, deg", "wider"),
             Column("Worst at the largest k, deg", "own"),
         ),
-        terminal=(Column("top-1", "first"), Column("top-{k}", "common")),
-        legend="top-1, top-k: largest angle of the left subspaces, degrees",
         many=Column("Angle of u1 and u1', deg", "first"), joined="angle",
         note="Angles: principal angles between left singular subspaces, degrees, median over {modules}; worst: the "
         "largest of them, smallest: that of the two directions in which the subspaces are nearest, the other reading "
@@ -146,8 +141,7 @@ PAIR = (
         "How much the first output directions of two updates agree, whatever their sign.",
         "|<u_1, u_1'>|", _PAPER, _MEAN,
         axis="Overlap", nearer="high", bounds=_UNIT, null=True,
-        columns=(Column("|u1 u1'|"),), terminal=(Column("|u1|", decimals=2),), many=Column("|u1 u1'|"),
-        legend="|u1|, |v1|: overlap of the first left and right singular vectors",
+        columns=(Column("|u1 u1'|"),), many=Column("|u1 u1'|"),
         note="u1, v1: first left and right singular vectors, phi: overlap of the subspaces, mean over modules;",
     ),
     Metric(
@@ -155,7 +149,7 @@ PAIR = (
         "How much the first input directions of two updates agree; a shared lora_A alone brings them near.",
         "|<v_1, v_1'>|", _PAPER, _MEAN,
         axis="Overlap", nearer="high", bounds=_UNIT, null=True,
-        columns=(Column("|v1 v1'|"),), terminal=(Column("|v1|", decimals=2),), many=Column("|v1 v1'|"),
+        columns=(Column("|v1 v1'|"),), many=Column("|v1 v1'|"),
     ),
     Metric(
         "phi_left", "phi, top-{k} left", "The share of one top-k space of output directions that lies in the other's.",
@@ -175,8 +169,7 @@ PAIR = (
         "The share of the first update's norm that is no multiple of the second, module by module.",
         "|dW_a - P dW_a|_F / |dW_a|_F, P on the line of dW_b", _PAPER, _ENTRIES,
         axis="Share", nearer="low", bounds=_UNIT, null=True, turned="orthogonal_fraction_reverse",
-        columns=(Column("Orthogonal fraction"),), terminal=(Column("orth.", decimals=2),),
-        legend="orth.: share outside the reference's direction",
+        columns=(Column("Orthogonal fraction"),),
     ),
     Metric(
         "angle_right", "Largest angle of the top-{k} right subspaces",
@@ -209,15 +202,14 @@ UPDATE = (
     Metric(
         "norm", "Frobenius norm", "The size of the update, LoRA's scaling included, over all modules.",
         "|dW|_F", _PAPER, _ENTRIES, is_size=True,
-        columns=(Column("Frobenius norm"),), terminal=(Column("norm"),),
+        columns=(Column("Frobenius norm"),),
         note="Frobenius norm of the update, scaling included, over all modules.",
     ),
     Metric(
         "effective_rank", "Effective rank",
         "In how many directions the update moves, by the entropy of its singular values: from 1 to their number.",
         "exp(-sum p log p), p = s / sum s", "Roy and Vetterli 2007", _MEAN, decimals=2, is_size=True,
-        columns=(Column("Effective rank"),), terminal=(Column("rank"),),
-        legend="rank: effective rank (entropy)",
+        columns=(Column("Effective rank"),),
         note="Ranks from the singular values s of each module, mean over modules: effective rank exp(H(p)),",
     ),
     Metric(

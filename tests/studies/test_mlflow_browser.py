@@ -15,6 +15,9 @@ import polars as pl
 import pytest
 
 from tasks.core.contracts import RunInfo
+from tasks.reporting.findings.lead import lead
+from tasks.reporting.views.pairs import geometry
+from tasks.reporting.views.read import read_tables
 from tasks.storage.recorded import fetch
 from tasks.storage.store import STUDIES, Store
 from tests.lab.browsing import launched
@@ -139,8 +142,8 @@ def test_the_report_opens_with_its_headline_and_its_scripts(ui: Ui, page: Any, s
     page.get_by_role("tab", name="Artifacts").click()
     page.get_by_text("report.html", exact=True).first.click()
     frame = page.frame_locator("iframe").first
-    headline = json.loads((study.folder / "study.json").read_text())["headline"][0]
-    frame.get_by_text(headline[:60]).first.wait_for()
+    tables = read_tables(study.folder)
+    frame.get_by_text(lead(tables, geometry(tables))[0][:60]).first.wait_for()
     frame.locator("#explore[data-state=ready]").wait_for()
 
 

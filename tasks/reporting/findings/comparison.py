@@ -10,9 +10,11 @@ import polars as pl
 
 from tasks.core.contracts import RunInfo
 from tasks.reporting.findings.direction import direction, weak_floor
-from tasks.reporting.findings.headline import Findings
-from tasks.reporting.formats import listed, number
+from tasks.reporting.findings.headline import Findings, about
+from tasks.reporting.findings.topics import PAIRS
+from tasks.reporting.formats import listed, number, size
 from tasks.reporting.notes import MOST_NAMED, count, interval, named, percentile
+from tasks.reporting.tables.adapters_glance import WORDS, hardly_trained, kind_of_cosine, norms_of, plain_base
 from tasks.reporting.views.alike import grouped, identical
 from tasks.reporting.views.floors import INITIALISATION, SHARED_START
 from tasks.reporting.views.pairs import AT_FLOOR, AT_START, BELOW_FLOOR, BELOW_START, Geometry, across_note
@@ -21,6 +23,9 @@ _MOST_TOLD = 12
 """Adapters above which the cosines to the reference are left to the table."""
 
 _MOST_RUNS = 6
+
+_FAR_ABOVE = 99.0
+"""Percentile among random subspaces from which on a cosine is called far above them."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,77 @@ def comparison_findings(tables: Comparison) -> Findings:
         *weak_floor(view),
     ]
     told = direction(view) if len(view.runs) <= _MOST_TOLD else ""
-    return Findings(tuple(warnings), tuple(sentence for sentence in (*_extremes(view), told) if sentence))
+    said = [(PAIRS, sentence) for sentence in (*_extremes(view), told)]
+    return Findings(tuple(warnings), **about(said), lead=comparison_lead(view, tables.spectra))
+
+
+def comparison_lead(view: Geometry, spectra: pl.DataFrame) -> tuple[str, ...]:
+    """How near the adapters are to the reference, against what that can be read, and which were hardly trained."""
+    return tuple(sentence for sentence in (_kinds(view), _calibrated(view), _hardly(view, spectra)) if sentence)
+
+
+def _kinds(view: Geometry) -> str:
+    """The adapters by how near they are to the reference: the one sentence that answers the question."""
+    reference = view.reference
+    if reference is None:
+        return ""
+    found: dict[str, list[tuple[float, str]]] = {kind: [] for kind in WORDS}
+    for info in view.runs:
+        cosine = view.cosine(info.run, reference.run)
+        if info != reference and cosine is not None:
+            found[kind_of_cosine(cosine)].append((cosine, info.run))
+    leads = {
+        "near-copy": "near-copies",
+        "alike": "alike",
+        "weakly alike": "weakly alike",
+        "near zero": "near zero",
+        "opposite": "opposite",
+    }
+    told = {
+        kind: [f"{run} {number(cosine, 3)}" for cosine, run in sorted(group, reverse=True)]
+        for kind, group in found.items()
+    }
+    parts = [f"{leads[kind]}: {named(group, _MOST_RUNS)}" for kind, group in told.items() if group]
+    return f"Cosine to {reference.run}: {'; '.join(parts)}." if parts else ""
+
+
+def _calibrated(view: Geometry) -> str:
+    """Against what the cosines can be read: a repeat run, or random subspaces only."""
+    reference = view.reference
+    if reference is None:
+        return ""
+    start = view.floor_of(INITIALISATION, "cosine")
+    known = [
+        *([f"in another data order {number(view.floor, 3)}"] if view.floor is not None else []),
+        *([f"from another initialisation {number(start.lowest, 3)}"] if start is not None else []),
+    ]
+    if known:
+        return f"A repeat run of one method has with it a cosine {listed(known)}: what is below is farther apart."
+    ranks = {
+        info.run: found.percentile
+        for info in view.runs
+        if info != reference and (found := view.estimate(info.run, reference.run, "cosine")).percentile is not None
+    }
+    if not ranks:
+        return ""
+    above = [run for run, rank in ranks.items() if rank >= _FAR_ABOVE]
+    lead = (
+        "All are far above random directions"
+        if len(above) == len(ranks)
+        else f"{named(above, _MOST_RUNS)} {'is' if len(above) == 1 else 'are'} far above random directions"
+        if above
+        else "None is far above random directions"
+    )
+    return f"{lead}; no repeat run is among them to calibrate what is near (--twin A=B names one)."
+
+
+def _hardly(view: Geometry, spectra: pl.DataFrame) -> str:
+    """Adapters whose update is next to nothing beside the others'."""
+    norms = norms_of(spectra, view.runs)
+    small = [
+        f"{run} (norm {size(norms[run], 3)} against {number(usual, 2)})" for run, usual in hardly_trained(norms).items()
+    ]
+    return f"Hardly trained: {named(small, _MOST_RUNS)}." if small else ""
 
 
 def _shared_initialisation(view: Geometry) -> Iterator[str]:
@@ -86,15 +161,24 @@ def _identical(view: Geometry) -> Iterator[str]:
 
 
 def _bases(adapters: pl.DataFrame) -> Iterator[str]:
-    by_base: dict[str, list[str]] = {}
+    """One base spelt in several ways is said as such; what names another base, or none, is singled out."""
+    groups: dict[str, dict[str, list[str]]] = {}
     for run, base in adapters.select("run", "base").iter_rows():
         if base:
-            by_base.setdefault(base, []).append(run)
-    if len(by_base) > 1:
-        who = [f"{base} ({named(runs, MOST_NAMED)})" for base, runs in by_base.items()]
+            groups.setdefault(plain_base(base), {}).setdefault(base, []).append(run)
+    if len(groups) > 1:
+        usual = max(groups, key=lambda plain: sum(map(len, groups[plain].values())))
+        who = [f"{base} ({named(runs, MOST_NAMED)})" for spelt in groups.values() for base, runs in spelt.items()]
+        others = [run for plain, spelt in groups.items() if plain != usual for runs in spelt.values() for run in runs]
         yield (
             f"Different bases: {listed(who)}. Updates of two base models have no common coordinates unless one is a "
-            "copy of the other, so their cosines and angles mean little."
+            f"copy of the other, so the cosines and angles of {named(others, _MOST_RUNS)} mean little."
+        )
+    spellings = [spelt for spelt in groups.values() if len(spelt) > 1]
+    for spelt in spellings:
+        yield (
+            f"One base, spelt in {len(spelt)} ways: {listed(list(spelt))}. They are taken for copies of one model by "
+            "their names; their weights were not compared."
         )
 
 
@@ -130,7 +214,8 @@ def _no_floor(view: Geometry) -> Iterator[str]:
     if len(view.runs) > 1 and view.floor is None and view.floor_of(INITIALISATION, "cosine") is None:
         yield (
             "No noise floor is known: no two of these adapters are said to be one training repeated, so no cosine here "
-            "can be called high or low. Name two that differ only in data order or initialisation: --twin A=B."
+            "can be called as near as training again would be. Name two that differ only in data order or "
+            "initialisation: --twin A=B."
         )
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import polars as pl
 
 from tasks.reporting.findings.accuracy import against_base
 from tasks.reporting.findings.direction import direction, weak_floor
 from tasks.reporting.findings.functions import barrier_finding, cka_finding, depth_finding, divergence_finding
+from tasks.reporting.findings.lead import lead
 from tasks.reporting.findings.lost import lost, not_measured
 from tasks.reporting.findings.oddities import (
     ceiling,
@@ -22,6 +23,7 @@ from tasks.reporting.findings.oddities import (
     split_boundary,
     uniform_rewards,
 )
+from tasks.reporting.findings.topics import ACCURACY, DATA, FUNCTIONS, GEOMETRY, PATHS
 from tasks.reporting.formats import percent
 from tasks.reporting.notes import MOST_LISTED, named
 from tasks.reporting.views.join import StudyTables, base_of, benchmarks, nobody_solves, score
@@ -33,25 +35,44 @@ MOST_BENCHMARKS = 3
 
 @dataclass(frozen=True)
 class Findings:
-    """``warnings`` stand above everything else; ``sentences`` are the headline."""
+    """``lead``: the short sentences of the first screen; ``sentences``: all that was found, in full, each in the
+    section that ``about`` names at its place; ``warnings``: what a reader must know before trusting a number."""
 
     warnings: tuple[str, ...]
     sentences: tuple[str, ...]
+    about: tuple[str, ...] = ()
+    lead: tuple[str, ...] = ()
+
+    def on(self, section: str) -> tuple[str, ...]:
+        """The sentences of one section."""
+        return tuple(said for said, topic in zip(self.sentences, self.about, strict=False) if topic == section)
+
+    def with_sentence(self, section: str, sentence: str) -> Findings:
+        """One more sentence at the end; none where it is empty."""
+        if not sentence:
+            return self
+        return replace(self, sentences=(*self.sentences, sentence), about=(*self.about, section))
+
+
+def about(pairs: Sequence[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """(section, sentence) pairs as the two fields of `Findings`, without empty sentences."""
+    said = [(section, sentence) for section, sentence in pairs if sentence]
+    return {"sentences": tuple(text for _, text in said), "about": tuple(section for section, _ in said)}
 
 
 def findings(tables: StudyTables, view: Geometry) -> Findings:
     """The headline of a study, in plain sentences with their numbers."""
-    candidates = [
-        direction(view),
-        *(against_base(tables, view, benchmark) for benchmark in benchmarks(tables)[:MOST_BENCHMARKS]),
-        barrier_finding(tables, view),
-        cka_finding(tables, view),
-        divergence_finding(tables, view),
-        depth_finding(tables, view),
-        lost(tables),
-        not_measured(tables, view),
+    said = [
+        (GEOMETRY, direction(view)),
+        *((ACCURACY, against_base(tables, view, benchmark)) for benchmark in benchmarks(tables)[:MOST_BENCHMARKS]),
+        (PATHS, barrier_finding(tables, view)),
+        (FUNCTIONS, cka_finding(tables, view)),
+        (FUNCTIONS, divergence_finding(tables, view)),
+        (FUNCTIONS, depth_finding(tables, view)),
+        (DATA, lost(tables)),
+        (DATA, not_measured(tables, view)),
     ]
-    return Findings(tuple(_warnings(tables, view)), tuple(sentence for sentence in candidates if sentence))
+    return Findings(tuple(_warnings(tables, view)), **about(said), lead=lead(tables, view))
 
 
 def _warnings(tables: StudyTables, view: Geometry) -> Iterator[str]:

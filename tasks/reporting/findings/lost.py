@@ -87,5 +87,5 @@ def _rates(tables: StudyTables) -> str:
     others = [f"{method} ({learning_rate(lr)})" for method, lr in rates.items() if lr != usual]
     return (
         f"Learning rates differ: {listed(others)} against {learning_rate(usual)} for the others, so method and "
-        "learning rate are not told apart there."
+        "learning rate cannot be distinguished there."
     )

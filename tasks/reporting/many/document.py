@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
 
 from tasks.reporting.charts.explore_pairs import finite
 from tasks.reporting.charts.numbers import MOST_ROWS
+from tasks.reporting.claims.measured import NOT_MEASURED
+from tasks.reporting.claims.rows import MARKS
+from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER
+from tasks.reporting.findings.topics import ACCURACY, DIRECTIONS, MANY_CLAIMS, MIDPOINTS, RATES, STUDIES
 from tasks.reporting.formats import learning_rate, listed
 from tasks.reporting.many.accuracy_tables import accuracy_tables, each_table
 from tasks.reporting.many.answers import answers_table
-from tasks.reporting.many.claim_tables import claim_tables, claims_frame
+from tasks.reporting.many.claim_tables import claim_tables, claims_frame, joined_claims
 from tasks.reporting.many.direction_tables import between_tables, itself_tables, midpoint_table
 from tasks.reporting.many.figures import Drawn, accuracy_drawn, cosines_drawn, rates_drawn
 from tasks.reporting.many.findings import many_findings
@@ -23,7 +28,7 @@ from tasks.reporting.many.rate_tables import dpo_table, has_rates, rates_table, 
 from tasks.reporting.many.study_table import settings_table, software, studies_table
 from tasks.reporting.many.sweep import Sweep, cells_table, midpoints_frame
 from tasks.reporting.notes import MOST_LISTED, count, named
-from tasks.reporting.render.document import Document, Section
+from tasks.reporting.render.document import Document, Section, Tally
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,32 +65,67 @@ def many_page(many: Many, measured: pl.DataFrame | None = None, why: str = "", s
         "runs": runs, "scores": scores, "pairs": pairs, "across": across, "midpoints": midpoints,
         "claims": claims_frame(many),
     }  # fmt: skip
+    found = many_findings(many, runs, scores, pairs, across, midpoints, sweep)
     document = Document(
         brand="colinear sweep" if sweep else "colinear report",
         name=f"{sweep.name}: {count(len(sweep.cells), 'cell')}" if sweep else _name(many),
         facts=_facts(many),
-        findings=many_findings(many, runs, scores, pairs, across, midpoints, sweep),
+        findings=found,
+        tally=_tally(many),
         notes=tuple(_notes(many, why)),
         pictures=() if sweep else tuple(first.values()),
         headline=answers_table(many, runs, scores, across, midpoints, sweep) if sweep else studies_table(many),
-        sections=(
-            *([Section("Cells", (), (cells_table(sweep, many),), (studies_table(many),))] if sweep else []),
-            Section(
-                "Accuracy",
-                below.get("accuracy", ()),
-                tuple(accuracy[:1]),
-                (*accuracy[1:], each_table(scores, many.benchmark)),
-            ),
-            Section("Directions", below.get("cosines", ()), (between, itself), (*others_between, *others_itself)),
-            Section("Learning rates", rest, (*([dpo] if dpo else []), steps_table(many, runs, across)), steps),
-            Section("Paths", (), (midpoint_table(midpoints),), ()),
-            Section("The paper's claims over the studies", (), tuple(claims), tuple(unread)),
-            Section("Settings", (), (settings_table(many),), ()),
+        sections=tuple(
+            replace(one, said=found.on(one.title))
+            for one in (
+                *([Section("Cells", (), (cells_table(sweep, many),), (studies_table(many),))] if sweep else []),
+                Section(
+                    ACCURACY,
+                    below.get("accuracy", ()),
+                    tuple(accuracy[:1]),
+                    (*accuracy[1:], each_table(scores, many.benchmark)),
+                    "What the methods gain or lose against the base, over all trainings.",
+                ),
+                Section(
+                    DIRECTIONS,
+                    below.get("cosines", ()),
+                    (between, itself),
+                    (*others_between, *others_itself),
+                    "How near methods are to each other, and each to itself.",
+                ),
+                Section(RATES, rest, (*([dpo] if dpo else []), steps_table(many, runs, across)), steps),
+                Section(MIDPOINTS, (), (midpoint_table(midpoints),), ()),
+                Section(MANY_CLAIMS, (), tuple(claims), tuple(unread)),
+                Section(STUDIES, (), (settings_table(many),), ()),
+            )
         ),
         files=(*(f"{name}.parquet" for name in frames), "many.json", *(f"figure-{key}.csv" for key in drawn)),
         numbers={key: _rows(one.numbers, key) for key, one in drawn.items()},
     )
     return Page(document, frames, {key: one.numbers for key, one in drawn.items()})
+
+
+def _tally(many: Many) -> Tally | None:
+    """The paper's claims by what all studies that measured them say."""
+    own = [one for one in joined_claims(many) if not one.first["open"]]
+    if not own:
+        return None
+    agreed = Counter(one.agreed for one in own if one.measured)
+    never = sum(not one.measured for one in own)
+    words = {
+        HOLDS: "hold in all that measured them",
+        FAILS: "hold in none",
+        NO_POWER: "without power",
+        None: "judged differently",
+    }
+    counts = [
+        (MARKS[verdict][1] if verdict else "far", agreed[verdict], f"{MARKS[verdict][0] if verdict else '≠'} {said}")
+        for verdict, said in words.items()
+        if agreed[verdict]
+    ]
+    counts += [("open", never, f"{MARKS[NOT_MEASURED][0]} not measured")] if never else []
+    section = Section(MANY_CLAIMS, (), (), ())
+    return Tally(f"{count(len(own), 'claim')} of the paper", tuple(counts), "", section.key)
 
 
 def _drawn(many: Many, *frames: pl.DataFrame) -> list[Drawn]:

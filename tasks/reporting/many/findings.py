@@ -12,7 +12,8 @@ import polars as pl
 from tasks.core.contracts import EQUAL
 from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER
 from tasks.reporting.estimates import spread
-from tasks.reporting.findings.headline import Findings
+from tasks.reporting.findings.headline import Findings, about
+from tasks.reporting.findings.topics import ACCURACY, DIRECTIONS, MANY_CLAIMS, MIDPOINTS, RATES, STUDIES
 from tasks.reporting.formats import benchmark_name, in_sentence, learning_rate, listed, points, significant, span
 from tasks.reporting.many.claim_tables import joined_claims
 from tasks.reporting.many.direction_tables import BOTH, INITIALISATION, ORDER, three, two
@@ -42,18 +43,64 @@ def many_findings(
     sweep: Sweep | None = None,
 ) -> Findings:
     """Warnings, then: what is joined and what diverged, accuracy, directions, floors, rates, DPO, paths, claims."""
-    answered = [] if sweep else [  # of a sweep's cells these are the table at the top
-        _noise(across), *_rates(many, runs, across), *_dpo(many, runs, scores), _paths(midpoints)
-    ]  # fmt: skip
+    answered: list[tuple[str, str]] = []
+    if not sweep:  # of a sweep's cells these are the table at the top
+        answered = [
+            (DIRECTIONS, _noise(across)),
+            *((RATES, said) for said in _rates(many, runs, across)),
+            *((RATES, said) for said in _dpo(many, runs, scores)),
+            (MIDPOINTS, _paths(midpoints)),
+        ]
     sentences = [
-        _joined(many),
-        *diverged_sentence(sweep),
-        *_accuracy(many, scores),
-        *_directions(many, pairs, across),
+        (STUDIES, _joined(many)),
+        *((STUDIES, said) for said in diverged_sentence(sweep)),
+        *((ACCURACY, said) for said in _accuracy(many, scores)),
+        *((DIRECTIONS, said) for said in _directions(many, pairs, across)),
         *answered,
-        *_claims(many),
+        *((MANY_CLAIMS, said) for said in _claims(many)),
     ]
-    return Findings(tuple(_warnings(many, scores)), tuple(sentence for sentence in sentences if sentence))
+    lead = (_direction_lead(many, pairs, across), _accuracy_lead(many, scores), *diverged_sentence(sweep))
+    return Findings(tuple(_warnings(many, scores)), **about(sentences), lead=tuple(said for said in lead if said))
+
+
+def _direction_lead(many: Many, pairs: pl.DataFrame, across: pl.DataFrame) -> str:
+    """Mean cosines to SFT at the rate that most pairs have, beside SFT's own repeat runs."""
+    by_rate: dict[float, dict[str, Rows]] = {}
+    for (method, other, _, rate, _), own in between(pairs, many).items():
+        if other == "sft":
+            by_rate.setdefault(rate, {}).setdefault(method, []).extend(own)
+    for rate in _most(by_rate, lambda groups: sum(len(own) for own in groups.values()))[:1]:
+        means = {
+            method: found.mean for method, own in by_rate[rate].items() if (found := spread(values(own, "cosine")))
+        }
+        parts = [f"{method} {three(mean)}" for method, mean in sorted(means.items(), key=lambda entry: -entry[1])]
+        order = spread(floors(across).get(("sft", rate, ORDER), []))
+        beside = f"a repeat run of sft {three(order.mean)}" if order else "no repeat run to calibrate them"
+        return (
+            f"Mean cosine to sft at lr {learning_rate(rate)}: {named(parts, MOST_LISTED)}; {beside}." if parts else ""
+        )
+    return ""
+
+
+def _accuracy_lead(many: Many, scores: pl.DataFrame) -> str:
+    """Mean differences to the base at the rate with the most trainings, and in how many of them one is shown."""
+    own = once(scores.filter(pl.col("benchmark") == many.benchmark))
+    known = [row for row in own if row["method"] not in REFERENCES and row["difference"] is not None]
+    by_rate: dict[float, dict[str, Rows]] = {}
+    for (method, rate, _), rows in by_method(known, many).items():
+        by_rate.setdefault(rate, {}).setdefault(method, []).extend(rows)
+    for rate in _most(by_rate, lambda groups: sum(len(rows) for rows in groups.values()))[:1]:
+        parts = []
+        for method, rows in by_rate[rate].items():
+            found = spread(values(rows, "difference"))
+            if found is not None:
+                shown = sum(row["verdict"] in SHOWN for row in rows)
+                parts.append(f"{method} {points(found.mean)} ({shown}/{len(rows)})")
+        return (
+            f"{benchmark_name(many.benchmark)} accuracy at lr {learning_rate(rate)}, mean points against the base "
+            f"(trainings in which a test shows it): {named(parts, MOST_LISTED)}."
+        )
+    return ""
 
 
 def _warnings(many: Many, scores: pl.DataFrame) -> Iterator[str]:

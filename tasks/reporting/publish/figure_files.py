@@ -45,9 +45,7 @@ def standalone(svg: str) -> str:
 
 def table_files(document: Document) -> dict[str, bytes]:
     """``tables/KEY.csv`` of the tables of `TABLES` that have rows."""
-    every = [*([document.headline] if document.headline else [])]
-    every += [table for section in document.sections for table in (*section.shown, *section.folded)]
-    chosen = {table.key: table for table in every if table.rows}
+    chosen = {table.key: table for table in document.tables if table.rows}
     return {f"tables/{key}.csv": table_csv(chosen[key]).encode() for key in TABLES if key in chosen}
 
 

@@ -16,6 +16,7 @@ import polars as pl
 
 from tasks.core.contracts import RunInfo, StageResult
 from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER
+from tasks.reporting.findings.lead import lead
 from tasks.reporting.formats import NOT_MEASURED
 from tasks.reporting.publish.note import study_note
 from tasks.reporting.publish.published import run_metrics, top
@@ -159,4 +160,5 @@ def _describe(
             lines.append(f"Found in the cache; trained in run [{source}]({run_page(experiment, source)}).\n")
         describe(store.client, _child(result), "\n".join(lines))
     said = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-    describe(store.client, study, study_note(tables, tables.geometry, said["headline"], said["warnings"], pages))
+    view = tables.geometry
+    describe(store.client, study, study_note(tables, view, lead(tables, view), said["warnings"], pages))

@@ -8,18 +8,20 @@ from collections.abc import Mapping, Sequence
 from tasks.core.contracts import RunInfo
 from tasks.reporting.formats import in_sentence, number, p_value, percent, points
 from tasks.reporting.notes import floor_note
+from tasks.reporting.render.condense import warned
 from tasks.reporting.render.markdown import escape
 from tasks.reporting.views.join import HeadlineRow, StudyTables, primary_benchmark, second_benchmark
 from tasks.reporting.views.pairs import AT_FLOOR, AT_START, Geometry, headline_rows
 
-DIRECTION, ACCURACY = 0, 1
-"""Places among the report's sentences. MLflow folds what is longer than a few lines: the table comes in between."""
+BEFORE = 1
+"""Sentences before the table. MLflow folds what is longer than a few lines."""
 
 
 def study_note(
-    tables: StudyTables, view: Geometry, sentences: Sequence[str], warnings: Sequence[str], pages: Mapping[RunInfo, str]
+    tables: StudyTables, view: Geometry, lead: Sequence[str], warnings: Sequence[str], pages: Mapping[RunInfo, str]
 ) -> str:
-    """Markdown in which names and messages are text. ``pages``: run -> address of its own page, where it has one."""
+    """Markdown in which names and messages are text. ``lead``: the sentences of the report's first screen; ``pages``:
+    run -> address of its own page, where it has one."""
     second = second_benchmark(tables)
     header = ["run", "accuracy %", "against base", "p", *(["2nd %"] if second else []), "cosine", "norm", "rank"]
     rows = [_cells(row, view, second is not None, pages) for row in headline_rows(tables, view)]
@@ -31,13 +33,13 @@ def study_note(
         f"cosine: to {view.reference.run if view.reference else 'sft'}, * at its noise floor",
     ]
     lines = [
-        *(f"**{escape(warning)}**\n" for warning in warnings),
-        *(f"{escape(sentence)}\n" for sentence in sentences[DIRECTION:ACCURACY]),
+        *([f"**{escape(warned(warnings))}**\n"] if warnings else []),
+        *(f"{escape(sentence)}\n" for sentence in lead[:BEFORE]),
         _row(header),
         _row(["---", *["---:"] * (len(header) - 1)]),
         *map(_row, rows),
         f"\n{escape('; '.join(legend))}. {escape(floor_note(view))}\n",
-        *(f"{escape(sentence)}\n" for sentence in sentences[ACCURACY : ACCURACY + 1]),
+        *(f"{escape(sentence)}\n" for sentence in lead[BEFORE:]),
         "The whole report: `report.html` under *Artifacts*.\n",
     ]
     return "\n".join(lines)

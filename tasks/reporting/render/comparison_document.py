@@ -11,8 +11,10 @@ from tasks.reporting.charts.picture import Picture
 from tasks.reporting.charts.profiles import angle_picture, cosine_profile_picture
 from tasks.reporting.charts.spectra import spectra_picture
 from tasks.reporting.findings.comparison import Comparison, comparison_findings
+from tasks.reporting.findings.topics import PAIRS
 from tasks.reporting.formats import listed
 from tasks.reporting.render.document import Document, Section
+from tasks.reporting.tables.adapters_glance import adapters_glance, plain_base
 from tasks.reporting.tables.comparison import adapters_table, unshared_table
 from tasks.reporting.tables.geometry import base_table, matrix_table, spectrum_table
 from tasks.reporting.tables.pairs import pair_tables
@@ -29,21 +31,30 @@ def comparison_document(tables: Comparison, notes: tuple[str, ...]) -> Document:
     base, spectrum = base_table(tables.spectra, view), spectrum_table(tables.spectra, view)
     layers = _drawn(cosine_profile_picture(tables.pair_metrics, view), spectra_picture(tables.spectra, view))
     missing = unshared_table(tables.unshared)
+    found = comparison_findings(tables)
     return Document(
         brand="colinear compare",
         name=_title(tables),
         facts=_facts(tables),
-        findings=comparison_findings(tables),
+        findings=found,
         notes=notes,
         pictures=_drawn(cosine_picture(view), angle_picture(tables.pair_metrics, view)),
-        headline=None,
+        headline=adapters_glance(tables.adapters, tables.spectra, tables.pair_metrics, view),
         sections=(
-            Section("Pairs", (), (against,), (*others, matrix_table(view))),
+            Section(
+                PAIRS,
+                (),
+                (against,),
+                (*others, matrix_table(view)),
+                "Every measure of the pairs with the reference, beside noise and chance.",
+                found.on(PAIRS),
+            ),
             Section("The updates", layers, (spectrum, *([base] if base else [])), ()),
             Section("The adapters", (), (adapters_table(tables.adapters),), (missing,) if missing else ()),
         ),
         files=FILES,
         notes_title="Notes",
+        notes_folded=True,
         explore=build_explore(tables.pair_metrics, view),
         numbers=figure_numbers(_frames(tables), view, ("cosines", "layers", "angles", "spectra")),
     )
@@ -64,11 +75,16 @@ def _drawn(*pictures: Picture | None) -> tuple[Picture, ...]:
 
 def _facts(tables: Comparison) -> tuple[tuple[str, str], ...]:
     view, n = tables.view, len(tables.view.runs)
-    bases = sorted({base for base in tables.adapters["base"] if base})
+    bases = [base for base in tables.adapters["base"] if base]
+    spelt: dict[str, set[str]] = {}
+    for base in bases:
+        spelt.setdefault(plain_base(base), set()).add(base)
+    words = [f"{name} ({len(ways)} spellings)" if len(ways) > 1 else name for name, ways in spelt.items()]
+    unnamed = n - len(bases)
     return (
         ("Adapters", str(n)),
         ("Pairs", str(n * (n - 1) // 2)),
         ("Reference", view.reference.run if view.reference else "none"),
-        ("Base", listed(bases) or "not named"),
+        ("Base", (listed(words) or "not named") + (f", {unnamed} not named" if 0 < unnamed < n else "")),
         ("Modules compared", str(view.modules)),
     )

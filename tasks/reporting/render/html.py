@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.core.visible import uncontrolled
+from tasks.reporting.render.condense import condensed, warned
 from tasks.reporting.render.document import Document
 from tasks.reporting.render.scripts import content_policy, own_code, script_json, vega_code
 
 if TYPE_CHECKING:
     from jinja2 import Template
+
+LONGEST_CAPTION = 240
+"""Characters of a caption that stands open: about two lines."""
 
 
 def render_html(document: Document) -> str:
@@ -24,7 +28,9 @@ def render_html(document: Document) -> str:
     if document.explore is not None:
         data.append(("explore-data", script_json(document.explore.data)))
         codes += [vega_code(), own_code("explore.js")]
-    return _template().render(document=document, data=data, codes=codes, policy=content_policy(codes))
+    return _template().render(
+        document=document, data=data, codes=codes, policy=content_policy(codes), longest=LONGEST_CAPTION
+    )
 
 
 def _readable(value: object) -> object:
@@ -45,4 +51,5 @@ def _template() -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters |= {"condensed": condensed, "warned": warned}
     return environment.get_template("report.html.j2")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tasks.core.visible import uncontrolled
+from tasks.reporting.render.condense import condensed, warned
 from tasks.reporting.render.document import Document
 from tasks.reporting.tables.views import Table
 
@@ -20,33 +21,60 @@ def _lines(document: Document) -> Iterator[str]:
     yield ""
     yield " | ".join(f"{escape(label)}: {escape(value)}" for label, value in document.facts).replace(" | ", "; ")
     yield ""
-    for warning in document.findings.warnings:
-        yield f"> **{escape(warning)}**"
+    if document.sample:
+        yield f"A problem: {escape(document.sample)}"
         yield ""
-    yield "## What the numbers say"
-    yield ""
-    yield from (f"- {escape(sentence)}" for sentence in document.findings.sentences)
-    yield ""
+    for sentence in document.findings.lead or document.findings.sentences:
+        yield escape(sentence)
+        yield ""
+    if document.tally:
+        counts = ", ".join(f"{number} {words}" for _, number, words in document.tally.counts)
+        yield escape(f"{document.tally.title}: {counts}. {document.tally.aside}".strip())
+        yield ""
+    warnings = document.findings.warnings
+    if warnings:
+        yield f"> **{escape(warned(warnings))}**"
+        yield ""
     if document.headline:
         yield f"## {escape(document.headline.title)}"
         yield ""
         yield from _table(document.headline)
-    if document.notes:
-        yield f"## {escape(document.notes_title)}"
-        yield ""
-        yield from (f"- {escape(note)}" for note in document.notes)
-        yield ""
+    for title, listed in (("Warnings", warnings), (document.notes_title, document.notes)):
+        if listed:
+            yield f"## {escape(title)}"
+            yield ""
+            yield from _list(listed)
     for section in document.sections:
         yield f"## {escape(section.title)}"
         yield ""
+        if section.intro:
+            yield escape(section.intro)
+            yield ""
+        if section.said:
+            yield from _list(section.said)
         for table in (*section.shown, *section.folded):
-            if table.rows or table.note:
-                yield f"### {escape(table.title)}"
-                yield ""
-                yield from _table(table)
+            yield from _titled(table)
+    if document.details:
+        yield "## In full"
+        yield ""
+    for table in document.details:
+        yield from _titled(table)
 
 
-def _table(table: Table) -> Iterator[str]:
+def _list(sentences: Sequence[str]) -> Iterator[str]:
+    yield from (f"- {escape(sentence)}" for sentence in sentences)
+    yield ""
+
+
+def _titled(table: Table) -> Iterator[str]:
+    if table.rows or table.note:
+        yield f"### {escape(table.title)}"
+        yield ""
+        yield from _table(table)
+
+
+def _table(full: Table) -> Iterator[str]:
+    table = condensed(full)
     if table.rows:
         yield _row([escape(title) for title in table.header])
         yield _row(["---" if place < table.words else "---:" for place in range(len(table.header))])

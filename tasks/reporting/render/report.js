@@ -58,6 +58,22 @@ window.colinearReport = (() => {
     table.parentElement.after(button(table.id, title, () => cells(table)));
   }
 
+  // A table that is wider than its place says so, on its edge and in words.
+  const edges = new ResizeObserver((seen) => {
+    for (const { target } of seen) {
+      const more = target.scrollWidth > target.clientWidth + 1;
+      target.classList.toggle("more", more);
+      const cue = target.previousElementSibling;
+      if (more && !cue?.matches(".cue")) {
+        const made = document.createElement("p");
+        made.className = "cue";
+        made.textContent = "more columns: scroll sideways →";
+        target.before(made);
+      } else if (!more && cue?.matches(".cue")) cue.remove();
+    }
+  });
+  document.querySelectorAll(".scroll").forEach((part) => edges.observe(part));
+
   const behind = document.getElementById("figure-numbers");
   const known = behind ? JSON.parse(behind.textContent) : {};
   for (const figure of document.querySelectorAll("figure[id^=figure-]")) {

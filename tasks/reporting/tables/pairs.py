@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from tasks.core.contracts import RunInfo
 from tasks.reporting.formats import NOT_MEASURED, number
@@ -70,12 +69,12 @@ def _pair_table(key: str, title: str, chosen: Sequence[Pair], view: Geometry) ->
     return Table(key, title, header, (base, *rows, *floors, null), note, words=2, marks=marks)
 
 
-def columns_of(view: Geometry, where: Literal["columns", "terminal"] = "columns") -> list[Shown]:
+def columns_of(view: Geometry) -> list[Shown]:
     """The metrics of a pair that a table shows, in the catalogue's order."""
     return [
         Shown(column.called(k), metric, k, metric.decimals if column.decimals is None else column.decimals)
         for metric in PAIR
-        for column in (metric.columns if where == "columns" else metric.terminal)
+        for column in metric.columns
         for k in _dimensions(column.ks, view)
     ]
 

@@ -43,13 +43,22 @@ VERDICT_NOTE = (
 """What the verdicts on a pair's accuracies mean."""
 
 
+TONES = ("good", "bad", "same", "far", "open")
+"""Colours of a verdict, whose text says the same in a sign and a word: higher or holding, lower or failing, as near as
+a repeat run, farther than one, undecided."""
+
+
 @dataclass(frozen=True)
 class Cell:
-    """What a cell says, and in smaller type, a line each, what qualifies it. ``href``: where the text leads."""
+    """What a cell says, and in smaller type, a line each, what qualifies it. ``href``: where the text leads; ``tip``:
+    what is said on hover, which stands in another table as well; ``tone``: one of `TONES`, where the text is a verdict.
+    """
 
     text: str
     subs: tuple[str, ...] = ()
     href: str = ""
+    tip: str = ""
+    tone: str = ""
 
     @property
     def plain(self) -> str:
@@ -82,7 +91,7 @@ def headline_table(tables: StudyTables, view: Geometry) -> Table:
     rows = headline_rows(tables, view)
     name, other = benchmark_name(primary_benchmark(tables)), second_benchmark(tables)
     reference = view.reference.run if view.reference else "sft"
-    floors = [_same_method(tables, view, one) for one in (primary_benchmark(tables), other) if one is not None]
+    floors = [same_method_words(tables, view, one) for one in (primary_benchmark(tables), other) if one is not None]
     header = ["Run", f"{name} accuracy, %", "Against base, points"]
     if other is not None:
         header += [f"{benchmark_name(other)} accuracy, %", f"{benchmark_name(other)} against base, points"]
@@ -99,7 +108,7 @@ def headline_table(tables: StudyTables, view: Geometry) -> Table:
     )
     return Table(
         "headline",
-        "Every run at a glance",
+        "Every run in full: intervals, tests, detectable differences, floors and nulls",
         tuple(header),
         tuple(_headline_row(row, view, floors, other is not None) for row in rows),
         note,
@@ -109,15 +118,15 @@ def headline_table(tables: StudyTables, view: Geometry) -> Table:
 
 def _headline_row(row: HeadlineRow, view: Geometry, floors: Sequence[str], with_second: bool) -> tuple[Cell, ...]:
     info, trained = row.info, row.info in view.runs
-    cells = [_run_cell(info), score_cell(row.first), _versus_cell(info, row.first_versus, floors[0])]
+    cells = [run_cell(info), score_cell(row.first), versus_cell(info, row.first_versus, floors[0])]
     if with_second:
-        cells += [score_cell(row.second), _versus_cell(info, row.second_versus, floors[1])]
-    geometry = [_cosine_cell(info, row.cosine, view), Cell(size(row.norm, 3)), _rank_cell(row, view)]
+        cells += [score_cell(row.second), versus_cell(info, row.second_versus, floors[1])]
+    geometry = [cosine_cell(info, row.cosine, view), Cell(size(row.norm, 3)), _rank_cell(row, view)]
     loss = Cell(number(row.first.answer_loss if row.first else None, 3))
     return (*cells, loss, *(geometry if trained else [_absent_update(info)] * 3))
 
 
-def _cosine_cell(info: RunInfo, cosine: float | None, view: Geometry) -> Cell:
+def cosine_cell(info: RunInfo, cosine: float | None, view: Geometry) -> Cell:
     """The cosine to the reference with its interval, where it stands in the null, and how it stands to the floor."""
     if cosine is None and info.run in view.zero:
         return Cell(ZERO)
@@ -139,7 +148,7 @@ def _absent_update(info: RunInfo) -> Cell:
     return Cell(NO_UPDATE if info.method in REFERENCES else NOT_MEASURED)
 
 
-def _run_cell(info: RunInfo) -> Cell:
+def run_cell(info: RunInfo) -> Cell:
     if info.method in REFERENCES:
         return Cell(info.run, ("untrained" if info.method == "base" else "reference",))
     order = said(f"data order {info.data_seed}" if info.data_seed != info.seed else "")
@@ -158,13 +167,13 @@ def _answers(rows: list[HeadlineRow]) -> str:
     return f"one greedy answer a problem, n = {span([row.first.n for row in rows if row.first] or [0], 0)}"
 
 
-def _same_method(tables: StudyTables, view: Geometry, benchmark: str) -> str:
+def same_method_words(tables: StudyTables, view: Geometry, benchmark: str) -> str:
     """How far accuracies of one method are apart, for under a difference."""
     largest, _ = floor_words(accuracy_apart(tables, view, benchmark), unsigned_points)
     return largest if largest == NO_FLOOR else f"{SAME_METHOD.lower()} {largest}"
 
 
-def _versus_cell(info: RunInfo, found: Versus | None, floor: str) -> Cell:
+def versus_cell(info: RunInfo, found: Versus | None, floor: str) -> Cell:
     if info.method == "base":
         return Cell("-", ("the base",))
     if found is None:

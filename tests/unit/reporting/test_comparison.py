@@ -16,6 +16,7 @@ from rich.console import Console
 from tasks.core.contracts import InputError, RunInfo
 from tasks.reporting.findings.comparison import Comparison, comparison_findings
 from tasks.reporting.publish.comparison import write_comparison
+from tasks.reporting.render.comparison_document import comparison_document
 from tasks.reporting.render.terminal import comparison_renderable
 from tasks.reporting.views.pairs import geometry_of
 
@@ -228,8 +229,8 @@ def test_the_page_shows_the_pairs_the_updates_and_the_adapters(build_comparison:
     frames = build_comparison(TWINS, base=True)
     page, text, *_ = (path.read_text() for path in write_comparison(TWINS, frames, ["a note"], "sft", tmp_path)[:3])
     assert [title for title in re.findall(r"<h2>(.*?)</h2>", page.split("<script")[0])] == [
-        "What the numbers say",
-        "Notes",
+        "Every adapter at a glance",
+        "Notes (1)",
         "Explore",
         "Pairs",
         "The updates",
@@ -308,8 +309,9 @@ def test_what_was_not_measured_is_said(frames: Frames, tmp_path: Path) -> None:
     empty = {name: frame.clear() for name, frame in frames.items()}
     page, text = (path.read_text() for path in write_comparison(RUNS, empty, [], "sft", tmp_path)[:2])
     assert "<svg" not in page
-    assert "| rft | sft | not measured | not measured |" in text
-    assert "| rft | not measured | not measured | not measured | not measured |" in text
+    for table in ("### Against sft", "### Size and rank of the updates"):
+        assert "ot measured" in text.split(table)[1].split("###")[0]
+    assert "rft and sft" in text.split("### Against sft")[1].split("Not measured: ")[1].split(".")[0]
 
 
 def test_the_terminal_has_a_row_an_adapter_in_80_columns(build_comparison: Build) -> None:
@@ -318,14 +320,14 @@ def test_the_terminal_has_a_row_an_adapter_in_80_columns(build_comparison: Build
     console.print(comparison_renderable(frames, "sft"))
     text = console.export_text()
     lines = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
-    header = "adapter cosine 95 % pctl top-1 top-8 |u1| |v1| orth. norm rank"
-    assert " ".join(lines["adapter"]) == header
-    # arccos .765 = 40.09 degrees, half of it for top-1; |u1| = .765^.5, |v1| = .765^.25;
-    # fraction (1 - .765^2)^.5 / 2 = .322: of dft outside sft, in a frame of (sft, dft)
-    expected = "0.765 [.76,.77] 100 20.0 40.1 0.87 0.94 0.32 2.800 6.50"
-    assert lines["dft"][1:] == expected.split()
-    assert lines["sft-order1"][1] == "0.975*"
-    assert lines["sft"][1:] == ["itself", *["-"] * 7, "2.800", "6.50"]
+    assert " ".join(lines["adapter"]) == "adapter cosine reads as top angle norm shared note"
+    # arccos .765 = 40.09 degrees, half of it for the first angle; 4 layers of 4 modules
+    assert lines["dft"][1:] == ["0.765", "~", "alike", "20.0°", "2.800", "16", "of", "16", "same", "lora_A"]
+    assert " ".join(lines["sft-order1"]).startswith("sft-order1 0.975 ≈ as a repeat run")
+    assert lines["sft"][1:] == ["–", "the", "reference", "–", "2.800", "–"]
+    assert "near-copies: sft-order1 0.975 and rft 0.958; alike: dft 0.765; near zero: dpo -0.021." in " ".join(
+        text.split()
+    )
     assert max(len(line) for line in text.splitlines()) <= 80
 
 
@@ -333,4 +335,35 @@ def test_seeds_that_are_known_survive_the_frame(build_comparison: Build) -> None
     runs = [RunInfo("sft", "sft", 0, 0, 1e-3), RunInfo("dft", "sft", 1, 0, 1e-3), stranger("rft")]
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(comparison_renderable(build_comparison(runs), "sft"))
-    assert "The initialisation floor is 0.765" in " ".join(console.export_text().split())
+    assert "from another initialisation 0.765" in " ".join(console.export_text().split())
+
+
+def test_copies_of_a_base_are_one_and_another_is_singled_out(frames: Frames) -> None:
+    copies = ["google/gemma-3-270m-it", "unsloth/gemma-3-270m-it", "/models/gemma-3-270m-it", "google/gemma-3-270m-it"]
+    same = {**frames, "adapters": frames["adapters"].with_columns(base=pl.Series(copies))}
+    told = warnings_of(RUNS, same)
+    assert not any("Different bases" in warning for warning in told)
+    (spelt,) = (warning for warning in told if "spelt" in warning)
+    assert spelt.startswith("One base, spelt in 3 ways: google/gemma-3-270m-it, unsloth/gemma-3-270m-it and /models/")
+    other = {
+        **frames,
+        "adapters": frames["adapters"].with_columns(base=pl.Series([*copies[:3], "google/gemma-3-1b-it"])),
+    }
+    (different,) = (warning for warning in warnings_of(RUNS, other) if "Different" in warning)
+    assert different.endswith("so the cosines and angles of dpo mean little.")
+    view = geometry_of(RUNS, same["pair_metrics"], RUNS[0])
+    facts = dict(comparison_document(Comparison(view, **same), ()).facts)
+    assert facts["Base"] == "gemma-3-270m-it (3 spellings)"
+    table = comparison_document(Comparison(view, **other), ()).headline
+    assert table is not None
+    assert [row[-1].text for row in table.rows] == ["", "same lora_A", "same lora_A", "same lora_A, other base"]
+
+
+def test_an_adapter_that_was_hardly_trained_is_said_first(frames: Frames) -> None:
+    of_dpo = (pl.col("run") == "dpo") & (pl.col("metric") == "norm")
+    small = changed(frames, "spectra", value=pl.when(of_dpo).then(0.007).otherwise("value"))
+    view = geometry_of(RUNS, small["pair_metrics"], RUNS[0])
+    document = comparison_document(Comparison(view, **small), ())
+    assert document.findings.lead[-1] == "Hardly trained: dpo (norm 0.00700 against 2.80)."
+    assert document.headline is not None
+    assert {row[0].text: row[-1].text for row in document.headline.rows}["dpo"] == "hardly trained, same lora_A"

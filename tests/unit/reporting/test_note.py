@@ -17,7 +17,7 @@ from tests.unit.reporting.conftest import HOSTILE, RUNS
 def note(study: StudyTables, pages: dict[RunInfo, str] | None = None) -> str:
     view = geometry(study)
     said = findings(study, view)
-    return study_note(study, view, said.sentences, said.warnings, pages or {})
+    return study_note(study, view, said.lead, said.warnings, pages or {})
 
 
 def rows(text: str) -> dict[str, list[str]]:
@@ -60,5 +60,5 @@ def test_names_are_text(study: StudyTables) -> None:
 def test_it_begins_with_what_the_report_says_first(study: StudyTables) -> None:
     said = findings(study, geometry(study))
     text = note(study)
-    assert text.index(said.sentences[0][:40]) < text.index("| run |")
-    assert said.sentences[-1][:60] not in text.partition("| run |")[0]
+    assert text.index(said.lead[0][:40]) < text.index("| run |") < text.index(said.lead[1][:40])
+    assert said.sentences[-1][:60] not in text

@@ -16,13 +16,17 @@ from rich.console import Console
 
 from tasks.core.contracts import PAIR_METRICS_FRAME, RunInfo
 from tasks.reporting.charts.picture import short
-from tasks.reporting.formats import number, percent
+from tasks.reporting.findings.lead import LONGEST
+from tasks.reporting.formats import number, percent, points
 from tasks.reporting.notes import interval_note
+from tasks.reporting.render.condense import condensed
 from tasks.reporting.render.document import Document, build_document
+from tasks.reporting.render.facts import study_facts
 from tasks.reporting.render.html import render_html
 from tasks.reporting.render.markdown import escape, render_markdown
 from tasks.reporting.render.terminal import headline_renderable
 from tasks.reporting.tables.study import stage_tables
+from tasks.reporting.tables.views import Cell, Table
 from tasks.reporting.views.join import StudyTables
 from tasks.reporting.views.pairs import EVERYTHING, geometry_of
 
@@ -166,8 +170,7 @@ def test_every_table_of_results_begins_with_the_base(parsed: Tables) -> None:
 
 def test_markdown_says_what_the_page_says(document: Document, parsed: Tables) -> None:
     lines = render_markdown(document).splitlines()
-    assert document.headline is not None
-    for table in (document.headline, *(t for s in document.sections for t in (*s.shown, *s.folded))):
+    for table in map(condensed, document.tables):
         cells = [[" ".join(cell) for cell in row] for row in parsed.tables[table.key][1:]]
         assert len(cells) == len(table.rows)
         for row, shown in zip(table.rows, cells, strict=True):
@@ -175,6 +178,92 @@ def test_markdown_says_what_the_page_says(document: Document, parsed: Tables) ->
             assert f"| {' | '.join(escape(cell.plain) for cell in row)} |" in lines
     for sentence in document.findings.sentences:
         assert f"- {escape(sentence)}" in lines
+    for sentence in document.findings.lead:
+        assert escape(sentence) in lines
+
+
+def test_every_sentence_stands_in_a_section(document: Document) -> None:
+    standing = [sentence for section in document.sections for sentence in section.said]
+    assert set(document.findings.sentences) <= set(standing)
+    assert len(document.findings.lead) <= 3
+    assert all(len(sentence) <= LONGEST for sentence in document.findings.lead)
+
+
+def test_the_first_screen_is_sentences_figures_and_one_table_of_a_line_a_run(page: str, document: Document) -> None:
+    table = document.headline
+    assert table is not None
+    assert table.key == "glance"
+    assert len(table.header) == 7
+    assert all(not cell.subs for row in table.rows for cell in row)
+    markup = page.split("<script")[0]
+    order = [
+        'class="lead"',
+        'class="tally"',
+        'id="figure-cosines"',
+        'id="figure-accuracy"',
+        'id="glance"',
+        "<summary>Every",
+    ]
+    assert [markup.index(one) for one in order] == sorted(markup.index(one) for one in order)
+    assert 'class="warning"' not in markup.split('id="glance"')[0]
+    for section in document.sections:
+        assert f'href="#{section.key}"' in markup
+        assert f'id="{section.key}"' in markup
+
+
+def test_verdicts_at_a_glance_are_the_frames_by_sign_word_and_colour(study: StudyTables, document: Document) -> None:
+    assert document.headline is not None
+    rows = {row[0].text: row for row in document.headline.rows}
+    for row in study.mcnemar.filter(benchmark="heldout", run_a="base").iter_rows(named=True):
+        cell = rows[row["run_b"]][4]
+        up = row["difference"] < 0  # the frame has the base first
+        sign = {"differs": "▲ higher" if up else "▼ lower", "no power": "? undecided"}[row["verdict"]]
+        assert cell.text == f"{points(-row['difference'])} {sign}"
+        assert cell.tone == {"differs": "good" if up else "bad", "no power": "open"}[row["verdict"]]
+    # .981 x .975 = .956 across data orders, below the floor .975.
+    assert [rows["rift"][1].text, rows["rift"][2].text, rows["rift"][2].tone] == ["0.981", "≠ farther (0.956)", "far"]
+    assert rows["dpo"][2].text == "⟂ nearly orthogonal (-0.020)"
+    assert rows["dpo"][6].text == "1/10 of the rate"
+    assert rows["sft-order1"][2].text == "≈ repeat run"
+
+
+def test_a_claim_is_a_line_with_its_verdict_number_interval_and_why(document: Document) -> None:
+    found = {result.claim.statement: result for result in document.claims}
+    chosen = ("claims-decided", "claims-undecided", "questions")
+    tables = [table for table in document.tables if table.key in chosen]
+    signs = {"holds": "✓ holds", "does not hold": "✗ does not hold", "no power": "? no power"}
+    seen = []
+    for table in tables:
+        for claim, verdict, *_, why in table.rows:
+            assert verdict.text == signs[found[claim.text].verdict]
+            assert why.text or verdict.text == "? no power"
+            seen.append(claim.text)
+    assert sorted(seen) == sorted(one.claim.statement for one in document.claims if one.verdict != "not measured")
+    assert document.tally is not None
+    assert sum(number for _, number, _ in document.tally.counts) == sum(not one.claim.open for one in document.claims)
+
+
+def test_what_a_table_repeats_is_said_once() -> None:
+    rows = tuple((Cell(name), Cell("1.0", ("same method 0.5", name)), Cell("0")) for name in "abcd")
+    found = condensed(Table("key", "Title", ("Run", "Accuracy", "Cut"), rows, "The note."))
+    assert found.header == ("Run", "Accuracy")
+    assert [row[1].subs for row in found.rows] == [("a",), ("b",), ("c",), ("d",)]
+    assert found.note == "In every row 0: Cut. Accuracy, in every row: same method 0.5. The note."
+    gone = (*rows[:3], *((Cell(name), Cell("not measured"), Cell("not measured")) for name in "xy"))
+    found = condensed(Table("key", "Title", ("Run", "Accuracy", "Cut"), gone, "", marks={4: "floor", 1: "base"}))
+    assert [row[0].text for row in found.rows] == ["a", "b", "c"]
+    assert found.note.startswith("Not measured: x and y.")
+    assert found.marks == {1: "base"}
+
+
+def test_the_facts_say_what_was_trained(study: StudyTables) -> None:
+    settings = {"model": {"base": "tiny"}, "tiny": {}, "lora": {"r": 8, "targets": ["q_proj"]}, "train": {"steps": 72}}
+    facts = dict(study_facts(replace(study, study={**study.study, "settings": settings})))
+    assert facts["Model"] == "3-layer Qwen3 made for this study, 0.75 M parameters"
+    assert facts["LoRA"] == "rank 8 on q"
+    assert facts["Training"] == "72 steps, lr 1e-3 and 1e-4"
+    assert facts["Rollouts"] == "4,096 on 1,024 problems, 86 % right"
+    assert facts["Seeds"] == "1 seed, 1 repeat run of sft"
 
 
 def test_the_page_is_small_self_contained_and_well_formed(page: str, parsed: Tables) -> None:
@@ -251,7 +340,8 @@ def test_missing_values_are_not_zeros(study: StudyTables) -> None:
     )
     tables = Tables(render_html(build_document(holes))).tables
     sft = next(cells for cells in tables["headline"] if cells[0][0] == "rft")
-    assert [sft[5], sft[6]] == [["not measured"], ["undefined (zero update)"]]  # no value, and a null in a row
+    assert sft[5] == ["undefined (zero update)"]  # a null in a row
+    assert "In every row not measured: Answer loss, nats/token." in render_html(build_document(holes, lambda *_: []))
     cells = {cell[0] for row in tables["pairs"][2:-1] for cell in row[2:]}
     assert cells == {"undefined (zero update)", "not measured"}  # a null in a row; a floor without any pair
     assert ["Mixed groups", "not measured"] in [[cell[0] for cell in row] for row in tables["rollouts"]]
@@ -269,7 +359,8 @@ def test_an_empty_study_still_has_a_page(study: StudyTables) -> None:
 
 def test_a_commit_with_changes_says_so(study: StudyTables) -> None:
     document = build_document(replace(study, study={**study.study, "commit": "0123456789ab+changes"}), lambda *_: [])
-    assert dict(document.facts)["Commit"] == "0123456789ab+changes"
+    (record,) = (table for table in document.tables if table.key == "record")
+    assert {row[0].text: row[1].text for row in record.rows}["Commit"] == "0123456789ab+changes"
 
 
 def test_rollouts_show_shares_and_what_was_dropped(parsed: Tables) -> None:
@@ -315,6 +406,8 @@ def test_the_terminal_prints_the_headline_in_80_columns(study: StudyTables) -> N
     lines = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
     for row in study.accuracy.filter(benchmark="heldout").iter_rows(named=True):
         assert lines[row["run"]][1] == percent(row["accuracy"])
-    assert lines["rift"][-1] == "0.981"
-    assert lines["dpo"][-1] == "-0.021"
+    assert lines["rift"][-3:] == ["0.981", "≠", "2.800"]
+    assert lines["dpo"][-3:] == ["-0.021", "⟂", "0.210"]
     assert max(len(line) for line in text.splitlines()) <= 80
+    legend = text[text.index("vs base, points:") :].rstrip().splitlines()
+    assert len(legend) <= 2

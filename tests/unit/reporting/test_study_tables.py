@@ -48,7 +48,7 @@ def test_an_update_of_zero_is_named_at_the_top_and_in_the_terminal(study: StudyT
     console.print(headline_renderable(tables))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     (row,) = (line for line in text.splitlines() if line.startswith("dpo  "))
-    assert row.rstrip().endswith("zero")
+    assert row.split()[-2:] == ["zero", "0.000"]
     assert "n/m" not in row
 
 
@@ -66,7 +66,7 @@ def test_the_terminal_counts_the_claims_and_cuts_no_name(study: StudyTables) -> 
     lines = text.splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith("offline_grpo-"))
     pieces = [line[: line.find(" ")] if " " in line else line for line in lines[first : first + 4]]
-    assert long.startswith("".join(pieces[:3]))
+    assert "".join(pieces[:2]) == long
     assert "…" not in text
 
 

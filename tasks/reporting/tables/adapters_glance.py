@@ -1,0 +1,157 @@
+"""The one table of a comparison's first screen: a line for each adapter, against the reference."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+import polars as pl
+
+from tasks.core.contracts import RunInfo
+from tasks.reporting.formats import NOT_MEASURED, number, size
+from tasks.reporting.notes import interval, percentile
+from tasks.reporting.tables.glance import NONE
+from tasks.reporting.tables.views import Cell, Table
+from tasks.reporting.views.floors import SHARED_START
+from tasks.reporting.views.join import spectrum_value
+from tasks.reporting.views.pairs import REACHED, Geometry
+
+NEAR_COPY, ALIKE, ZERO_BELOW = 0.9, 0.5, 0.05
+"""Cosines from which on two updates are called near-copies and alike, and below which near zero. Words for a reader; a
+noise floor, where there is one, is the yardstick."""
+
+HARDLY = 50
+"""Times that an update is smaller than the median of the others, from which on it is called hardly trained."""
+
+WORDS = {
+    "near-copy": ("≈ near-copy", "same"),
+    "alike": ("~ alike", "same"),
+    "weakly alike": ("≠ weakly alike", "far"),
+    "near zero": ("⟂ near zero", "far"),
+    "opposite": ("⇄ opposite", "far"),
+}
+"""Kind of a cosine -> how its cell reads and its tone."""
+
+
+def kind_of_cosine(cosine: float) -> str:
+    """A key of `WORDS`."""
+    if abs(cosine) < ZERO_BELOW:
+        return "near zero"
+    if cosine < 0:
+        return "opposite"
+    return "near-copy" if cosine >= NEAR_COPY else "alike" if cosine >= ALIKE else "weakly alike"
+
+
+def hardly_trained(norms: Mapping[str, float | None]) -> dict[str, float]:
+    """Runs whose update is far smaller than the others' median -> that median; those of zero are told elsewhere."""
+    found = {}
+    for run, norm in norms.items():
+        others = [value for name, value in norms.items() if name != run and value]
+        if norm and others and math.isfinite(norm) and median(others) > HARDLY * norm:
+            found[run] = median(others)
+    return found
+
+
+def norms_of(spectra: pl.DataFrame, runs: Sequence[RunInfo]) -> dict[str, float | None]:
+    """Run -> the norm of its update."""
+    return {info.run: spectrum_value(spectra, info.run, "norm") for info in runs}
+
+
+def plain_base(name: str) -> str:
+    """A base's name without its owner, its folder and the ways in which copies of it are spelt."""
+    last = re.split(r"[/\\]", name.rstrip("/\\"))[-1].lower()
+    if (cached := re.search(r"models--[^/\\]*--([^/\\]+)[/\\]snapshots", name)) is not None:
+        last = cached[1].lower()
+    return re.sub(r"(-unsloth|-bnb-\d+bit|-bf16|-fp16|\.gguf|-mlx|-hf)+$", "", last).replace("_", "-")
+
+
+def adapters_glance(adapters: pl.DataFrame, spectra: pl.DataFrame, pair_metrics: pl.DataFrame, view: Geometry) -> Table:
+    """Cosine, first angle, size and shared modules of every adapter."""
+    reference, norms = view.reference, norms_of(spectra, view.runs)
+    known = {row["run"]: row for row in adapters.iter_rows(named=True)}
+    small = hardly_trained(norms)
+    bases = Counter(plain_base(base) for base in adapters["base"] if base)
+    usual = bases.most_common(1)[0][0] if bases else ""
+    rows = []
+    for info in view.runs:
+        norm = Cell(size(norms[info.run], 3))
+        note = _note(info, view, known.get(info.run), usual, info.run in small)
+        if reference is None or info == reference:
+            rows.append((Cell(info.run), Cell(NONE), Cell("the reference"), Cell(NONE), norm, Cell(NONE), Cell(note)))
+            continue
+        found, angle = (view.estimate(info.run, reference.run, *key) for key in (("cosine",), ("angle_left", 1)))
+        rank = percentile(found)
+        tip = "; ".join(
+            part for part in (interval(found, 3), f"percentile {rank} of random subspaces" if rank else "") if part
+        )
+        rows.append(
+            (
+                Cell(info.run),
+                Cell(
+                    view.missing(info.run, reference.run, "cosine") if found.value is None else number(found.value, 3),
+                    tip=tip,
+                ),
+                _kind(info, reference, found.value, view),
+                Cell(NOT_MEASURED if angle.value is None else f"{number(angle.value, 1)}°", tip=interval(angle, 1)),
+                norm,
+                Cell(_shared(info, reference, pair_metrics, known)),
+                Cell(note),
+            )
+        )
+    name = reference.run if reference else "the reference"
+    header = ("Adapter", f"Cosine to {name}", "Reads as", "Top angle", "Norm", "Shared modules", "Note")
+    return Table(
+        "adapters-glance",
+        "Every adapter at a glance",
+        header,
+        tuple(rows),
+        f"Near-copy: cosine from {NEAR_COPY}; alike: from {ALIKE}; near zero: within {ZERO_BELOW}. Top angle: of the "
+        "first left singular vectors, median over modules. Hover for intervals; the pairs below have every measure.",
+    )
+
+
+def _kind(info: RunInfo, reference: RunInfo, cosine: float | None, view: Geometry) -> Cell:
+    if cosine is None:
+        return Cell(NONE)
+    standing = view.standing(info, reference)
+    if standing in REACHED:
+        return Cell("≈ as a repeat run", tip=standing, tone="same")
+    words, tone = WORDS[kind_of_cosine(cosine)]
+    return Cell(words, tip=standing, tone=tone)
+
+
+def _shared(
+    info: RunInfo, reference: RunInfo, pair_metrics: pl.DataFrame, known: Mapping[str, Mapping[str, object]]
+) -> str:
+    """``'36 of 72'``: the modules that the two share, of all that one of them has."""
+    names = [info.run, reference.run]
+    own = pair_metrics.filter(
+        pl.col("run_a").is_in(names), pl.col("run_b").is_in(names), pl.col("module") != "*"
+    )  # a run is in no pair with itself
+    modules = [row["modules"] for name in names if (row := known.get(name)) is not None]
+    total = max((int(str(one)) for one in modules if one is not None), default=0)
+    shared = own["module"].n_unique()
+    return NOT_MEASURED if not shared else f"{shared} of {total}" if total else str(shared)
+
+
+def _note(info: RunInfo, view: Geometry, row: Mapping[str, object] | None, usual: str, small: bool) -> str:
+    parts = []
+    reference = view.reference
+    if info.run in view.zero:
+        parts.append("zero update")
+    if small:
+        parts.append("hardly trained")
+    if reference is not None and info != reference:
+        if view.same(info.run, reference.run):
+            parts.append("identical")
+        start = view.value(info.run, reference.run, "lora_a_cosine")
+        if start is not None and start > SHARED_START:
+            parts.append("same lora_A")
+    if row is not None:
+        base = row["base"]
+        parts += ["base not named"] if not base else ["other base"] if plain_base(str(base)) != usual else []
+        parts += ["merged - base"] if row["update"] == "merged - base" else []
+    return ", ".join(parts)

@@ -1,0 +1,87 @@
+"""The sentences of the first screen: their numbers are the tables', and no direction is called near without a floor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import polars as pl
+
+from tasks.core.contracts import RunInfo
+from tasks.reporting.claims import claims_table
+from tasks.reporting.findings.lead import accuracy_lead, direction_lead, disagreements, doubt_lead, lead
+from tasks.reporting.formats import percent
+from tasks.reporting.views.join import StudyTables
+from tasks.reporting.views.pairs import geometry
+from tests.unit.reporting.conftest import RUNS
+
+
+def test_direction_holds_two_orders_against_two_orders(study: StudyTables) -> None:
+    # .981 x .975, .958 x .975 and so on: what the floor .975 judges.
+    assert direction_lead(geometry(study)) == (
+        "No method moves the weights as sft does, up to what a repeat run (cosine 0.975 to it) differs. Farther: rift "
+        "0.956, rft 0.934, offline_grpo 0.784 and dft 0.746; nearly orthogonal: dpo -0.020."
+    )
+
+
+def test_a_method_at_the_floor_is_said_to_move_alike(study: StudyTables) -> None:
+    pair = pl.col("run_a").is_in(["rift", "sft-order1"]) & pl.col("run_b").is_in(["rift", "sft-order1"])
+    near = study.pair_metrics.with_columns(
+        value=pl.when((pl.col("metric") == "cosine") & pair).then(0.99).otherwise("value")
+    )
+    said = direction_lead(geometry(replace(study, pair_metrics=near)))
+    assert said.startswith(
+        "rift 0.990 moves the weights as sft does, up to what a repeat run (cosine 0.975 to it) differs;"
+    )
+
+
+def test_without_a_repeat_run_nothing_is_called_near_or_far(study: StudyTables) -> None:
+    said = direction_lead(geometry(replace(study, runs=study.runs[:-1])))
+    assert said.startswith(
+        "Cosine to sft: rift 0.981, rft 0.958, offline_grpo 0.804, dft 0.765 and dpo -0.021; no repeat"
+    )
+    assert "farther" not in said.lower()
+
+
+def test_accuracy_answers_whether_it_matters(study: StudyTables) -> None:
+    said = accuracy_lead(study)
+    base = study.accuracy.filter(run="base", benchmark="heldout")["accuracy"][0]
+    assert said.startswith(f"Held-out accuracy against the base's {percent(base)} %: ")
+    asked = study.mcnemar.filter(benchmark="heldout", family="base")
+    higher = asked.filter(pl.col("verdict") == "differs", pl.col("difference") < 0)  # the base is first
+    assert higher.height
+    assert f"gain{'s' if higher.height == 1 else ''}" in said
+    assert "Among each other" in said
+    pairs = study.mcnemar.filter(benchmark="heldout", family="methods")
+    shown = pairs.filter(pl.col("verdict").str.starts_with("differs")).height
+    assert (
+        f"in {shown} of {pairs.height} pairs" in said or f"the other {pairs.height - shown} pairs" in said or not shown
+    )
+
+
+def test_a_model_that_solves_nothing_differs_in_nothing(build_study: Callable[..., StudyTables]) -> None:
+    said = accuracy_lead(build_study(solve=0.0))
+    assert "all 6 methods are equal to it within 2 points" in said
+    assert "Among each other none is shown to differ, in 15 pairs (all are equal)." in said
+
+
+def test_the_rate_is_named_where_it_may_be_the_reason(study: StudyTables) -> None:
+    said = doubt_lead(study, geometry(study))
+    assert said.startswith("dpo at 1/10 of the rate (norm 0.210 against 2.8): what sets it apart may be the rate")
+    runs = [*RUNS, RunInfo("dpo-high", "dpo", 0, 0, 1e-3)]
+    both = replace(study, runs=runs)  # a method at two rates tells the two apart
+    assert "may be the rate" not in doubt_lead(both, geometry(both))
+
+
+def test_at_most_three_sentences_of_two_lines(study: StudyTables) -> None:
+    said = lead(study, geometry(study))
+    assert len(said) == 3
+    assert max(map(len, said)) <= 260
+
+
+def test_the_claims_farthest_from_the_paper_are_named_with_their_numbers(study: StudyTables) -> None:
+    results = claims_table(study)
+    said = disagreements(results)
+    failing = [one for one in results if one.verdict == "does not hold" and one.claim.paper and not one.claim.open]
+    assert any(one.claim.statement.rstrip(".") in said for one in failing)
+    assert disagreements([one for one in results if one.verdict == "holds"]) == ""
