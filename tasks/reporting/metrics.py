@@ -1,7 +1,7 @@
 """The catalogue of metrics: what each one means, how it reads, and where a report shows it.
 
 A new metric of updates is one function where it is computed (`PAIR_METRICS`, `RANKS` or `BASE_METRICS` in
-`tasks.geometry`) and one entry here, under the same name: the tables, the explorer, the pages of many studies, the
+`tasks.geometry`) and one entry here, under the same name: the tables, the explorer, the pages of many studies
 and docs/metrics.md take it from here. ``python -m tasks.reporting.metrics docs/metrics.md`` writes
 that page.
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from tasks.core.contracts import NO_POWER, RunInfo
@@ -17,13 +19,22 @@ MOST_CHARACTERS = 40
 """Of a benchmark's name above its panel: one of a file may be longer than the figure is wide."""
 
 
-def accuracy_picture(tables: StudyTables, view: Geometry) -> Picture | None:
-    """Dots with intervals, one panel a benchmark, the base as a vertical line."""
-    names = _drawn(tables)
-    if not names:
-        return None
+OTHERS = "accuracy-others"
+"""Key of the figure of all benchmarks but the first."""
+
+
+def accuracy_pictures(tables: StudyTables, view: Geometry) -> list[Picture]:
+    """Dots with intervals, the base as a vertical line: the first benchmark, then the others in one more figure."""
+    first, *others = _drawn(tables) or [""]
+    told = "" if 1 + len(others) == len(benchmarks(tables)) else " The table has the other benchmarks."
+    found = [_picture("accuracy", "Does it change accuracy?", [first], "", tables, view)] if first else []
+    if others:
+        found.append(_picture(OTHERS, "Accuracy on other benchmarks", others, told, tables, view))
+    return found
+
+
+def _picture(key: str, title: str, names: Sequence[str], cut: str, tables: StudyTables, view: Geometry) -> Picture:
     sizes = [f"{benchmark_name(name)} n = {_most(tables, name)}" for name in names]
-    cut = "" if len(names) == len(benchmarks(tables)) else " The table has the other benchmarks."
     note = (
         f"Bars: 95 % interval over problems; {', '.join(sizes)}. The line is the base, the band its interval. Filled "
         "dot: differs from the base (exact McNemar, p up to 0.05, Holm-adjusted over the main runs); open dot: equal "
@@ -31,7 +42,7 @@ def accuracy_picture(tables: StudyTables, view: Geometry) -> Picture | None:
         f"the test, not by their overlap.{cut}"
     )
     label, spec = "Accuracy of every run with its interval", panels([_panel(tables, view, name) for name in names])
-    return Picture("accuracy", "Does it change accuracy?", label, spec, note, "accuracy")
+    return Picture(key, title, label, spec, note, "accuracy")
 
 
 def _drawn(tables: StudyTables) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.reporting.charts.accuracy import accuracy_picture
+from tasks.reporting.charts.accuracy import accuracy_pictures
 from tasks.reporting.charts.cka import cka_picture
 from tasks.reporting.charts.heat_map import cosine_picture
 from tasks.reporting.charts.paths import path_pictures
@@ -17,7 +17,7 @@ from tasks.reporting.views.pairs import Geometry
 def pictures(tables: StudyTables, view: Geometry) -> list[Picture]:
     """The figures that these tables allow; one whose numbers were not measured is left out."""
     drawn = (
-        accuracy_picture(tables, view),
+        *accuracy_pictures(tables, view),
         cosine_picture(view),
         cosine_profile_picture(tables.pair_metrics, view),
         angle_picture(tables.pair_metrics, view),

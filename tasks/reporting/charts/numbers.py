@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from tasks.reporting.charts.accuracy import OTHERS
 from tasks.reporting.charts.explore_pairs import finite
 from tasks.reporting.charts.spectra import mean_spectra
 from tasks.reporting.metrics import REVERSED
@@ -58,7 +59,7 @@ def _numbers(
     if key == "cka":
         against = _near(view) | (pl.col("run_a") == base) | (pl.col("run_b") == base)
         return key, _of(frames, key, (pl.col("estimator") == "debiased") & against)
-    return key, _of(frames, key, pl.lit(True)) if key == "accuracy" else None
+    return "accuracy", _of(frames, "accuracy", pl.lit(True)) if key in ("accuracy", OTHERS) else None
 
 
 def _of(frames: Mapping[str, pl.DataFrame], name: str, condition: pl.Expr) -> pl.DataFrame | None:

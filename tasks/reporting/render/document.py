@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tasks.reporting.charts.accuracy import OTHERS
 from tasks.reporting.charts.catalogue import pictures
 from tasks.reporting.charts.explore import Explore, build_explore
 from tasks.reporting.charts.numbers import figure_numbers
@@ -155,6 +156,7 @@ def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], 
         ),
         _folding(
             ACCURACY,
+            figures(OTHERS),
             (accuracy, sampled),
             (*tests, mcnemar, *differences_tables(tables, view)),
             "What the models get right, and which differences a test shows.",
@@ -246,7 +248,9 @@ def _tally(claims: tuple[ClaimResult, ...]) -> Tally | None:
     return Tally(f"{count(len(own), 'claim')} of the paper", counts, disagreements(own), section.key)
 
 
-def _folding(title: str, tables: tuple[Table, ...], folded: tuple[Table, ...], intro: str) -> Section:
+def _folding(
+    title: str, pictures: tuple[Picture, ...], tables: tuple[Table, ...], folded: tuple[Table, ...], intro: str
+) -> Section:
     """A section whose long tables stand behind a fold, before those that always do."""
     long = tuple(table for table in tables if len(table.rows) > MOST_SHOWN)
-    return Section(title, (), tuple(table for table in tables if table not in long), (*long, *folded), intro)
+    return Section(title, pictures, tuple(table for table in tables if table not in long), (*long, *folded), intro)

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from tasks.core.contracts import RunInfo
-from tasks.reporting.charts.accuracy import accuracy_picture
+from tasks.reporting.charts.accuracy import accuracy_pictures
 from tasks.reporting.charts.catalogue import pictures
 from tasks.reporting.charts.heat_map import MOST_LABELLED, cosine_picture
 from tasks.reporting.charts.lines import Line, few, lines_views, run_lines
@@ -40,7 +40,7 @@ def drawn(picture: Picture | None) -> Picture:
 
 
 def test_the_dots_are_the_accuracies(study: StudyTables) -> None:
-    views = drawn(accuracy_picture(study, geometry(study))).spec["concat"]
+    views = [one for picture in accuracy_pictures(study, geometry(study)) for one in picture.spec["concat"]]
     assert [view["title"] for view in views] == ["Held-out accuracy, %", "Hard accuracy, %"]
     for view, benchmark in zip(views, ("heldout", "hard"), strict=True):
         frame = study.accuracy.filter(benchmark=benchmark)
