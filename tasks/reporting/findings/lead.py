@@ -71,11 +71,10 @@ def direction_lead(view: Geometry) -> str:
         side = near if standing in (AT_FLOOR, AT_START) else far if standing in (BELOW_FLOOR, BELOW_START) else open_
         side.append((value, info.run))
     own = view.likeness(reference, reference, "cosine").within[0]
-    repeat = f" (cosine {span(own, 3)} to it)" if own else ""
+    again = f"{reference.run} trained again" + (f" (cosine {span(own, 3)})" if own else "")
     if not near and not far:
         why = "no repeat run was trained that could say what is near" if open_ else ""
         return f"Cosine to {reference.run}: {_cosines(open_)}; {why}." if open_ else ""
-    as_it_does = f"the weights as {reference.run} does, up to what a repeat run{repeat} differs"
     groups = {
         "farther": [entry for entry in far if entry[0] >= NEAR_ORTHOGONAL],
         "nearly orthogonal": [entry for entry in far if abs(entry[0]) < NEAR_ORTHOGONAL],
@@ -85,8 +84,10 @@ def direction_lead(view: Geometry) -> str:
     rest = "; ".join(f"{words}: {_cosines(group)}" for words, group in groups.items() if group)
     if near:
         verb = "moves" if len(near) == 1 else "move"
-        return f"{_cosines(near)} {verb} {as_it_does}{f'; {rest}' if rest else ''}."
-    return f"No method moves {as_it_does}. {rest[0].upper()}{rest[1:]}."
+        return (
+            f"{_cosines(near)} {verb} the weights as near to {reference.run} as {again}{f'; {rest}' if rest else ''}."
+        )
+    return f"No method moves the weights as near to {reference.run} as {again}; {rest}."
 
 
 def _cosines(group: Sequence[tuple[float, str]]) -> str:

@@ -283,7 +283,7 @@ def test_the_page_is_small_self_contained_and_well_formed(page: str, parsed: Tab
 
 def test_figures_are_text_in_the_pages_colours(document: Document, page: str, study: StudyTables) -> None:
     assert [picture.key for picture in document.drawn] == [
-        *("cosines", "accuracy", "path-boxed", "path-solution", "path-accuracy", "cka"),
+        *("cosines", "accuracy", "accuracy-others", "path-boxed", "path-solution", "path-accuracy", "cka"),
         *("layers", "angles", "outside", "spectra", "training"),
     ]
     for picture in document.drawn:
