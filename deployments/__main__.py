@@ -16,7 +16,7 @@ from deployments.deploy import FILE
 from deployments.pools import make_pools
 from flows.servers.automations import register
 from tasks.core import home
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 
 
 def deploy() -> int:

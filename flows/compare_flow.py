@@ -18,8 +18,9 @@ from flows.form import titled
 from flows.record import end_recorded
 from flows.servers.crashed_runs import open_recorded
 from tasks.core.clock import now
-from tasks.core.contracts import InputError, StageResult
+from tasks.core.errors import InputError
 from tasks.core.events import Event, emit
+from tasks.core.results import StageResult
 from tasks.core.sections import flatten
 from tasks.geometry.adapters.arguments import label_all, parse
 from tasks.geometry.task import compare_task

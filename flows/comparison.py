@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import polars as pl
 
-    from tasks.core.contracts import RunInfo
+    from tasks.core.results import RunInfo
     from tasks.geometry.adapters.arguments import Argument
     from tasks.geometry.compare import Named
     from tasks.models.gguf_file import Gguf
@@ -64,7 +64,7 @@ def resolve(
     A base that is a GGUF file is dequantised once, as an artifact; with ``plain`` for this process alone.
     """
     from tasks.core import home
-    from tasks.core.contracts import InputError
+    from tasks.core.errors import InputError
     from tasks.core.visible import dated_folder
     from tasks.geometry.adapters.arguments import is_model, label_all, locate, parse
     from tasks.geometry.adapters.identities import choose_reference, identify

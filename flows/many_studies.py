@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.core.contracts import InputError, Progress, no_progress
+from tasks.core.errors import InputError
+from tasks.core.results import Progress, no_progress
 
 if TYPE_CHECKING:
     import polars as pl

@@ -19,8 +19,9 @@ from flows.notes.world import world_notes
 from flows.servers.crashed_runs import open_recorded
 from flows.servers.prefect_server import send_rest, wait_until_there
 from tasks.core.clock import now
-from tasks.core.contracts import InputError, ModelRef, RunInfo, StageError, StageResult
+from tasks.core.errors import InputError, StageError
 from tasks.core.events import Event, emit
+from tasks.core.results import ModelRef, RunInfo, StageResult
 from tasks.core.secrets import without_password
 from tasks.core.sections import flatten
 from tasks.core.stages import DEQUANTISE, EVALUATE, TRAIN

@@ -15,7 +15,7 @@ from prefect.futures import wait
 from flows.cluster.ray_cluster import task_runner
 from flows.record import first_failure
 from flows.sweep_record import CellOutcome, called
-from tasks.core.contracts import ModelRef, RunInfo, StageResult
+from tasks.core.results import ModelRef, RunInfo, StageResult
 from tasks.core.sections import EvaluationSpec, PathSpec
 from tasks.geometry.function_tasks import end_task, path_task
 from tasks.settings.study import StudySpec
@@ -37,7 +37,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class SeedPaths:
-    """``pairs``: the two trainings of each path. Frames as `tasks.core.contracts` has them, over all of them."""
+    """``pairs``: the two trainings of each path. Frames as `tasks.core.frames` has them, over all of them."""
 
     pairs: tuple[tuple[RunInfo, RunInfo], ...]
     connectivity: pl.DataFrame

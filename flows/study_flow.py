@@ -18,7 +18,7 @@ from flows.cluster.ray_cluster import for_nodes, task_runner
 from flows.form import titled
 from flows.record import Recorder
 from tasks.core.clock import now
-from tasks.core.contracts import ModelRef, RunInfo, StageResult
+from tasks.core.results import ModelRef, RunInfo, StageResult
 from tasks.evaluation.task import accuracy_task, evaluate_task
 from tasks.geometry.function_tasks import base_task, end_task, functions_task, path_task
 from tasks.geometry.task import pair_task, spectrum_task

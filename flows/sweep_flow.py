@@ -21,7 +21,7 @@ from flows.study_flow import study_flow
 from flows.sweep_page import write_page
 from flows.sweep_record import CellOutcome, SweepRecorder, every_diverged
 from tasks.core.clock import now
-from tasks.core.contracts import InputError, StageError
+from tasks.core.errors import InputError, StageError
 from tasks.core.events import Event, emit
 from tasks.core.sections import PathSpec
 from tasks.core.visible import dated_folder

@@ -11,7 +11,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from flows.many_studies import across
 from flows.seed_paths import SeedPaths
 from flows.sweep_record import SWEEP, CellOutcome
-from tasks.core.contracts import InputError, StageError
+from tasks.core.errors import InputError, StageError
 from tasks.core.events import Event, emit
 from tasks.reporting.many.joined import join
 from tasks.reporting.many.studies import FEWEST, read_studies

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from flows.record import end_recorded
 from flows.servers.crashed_runs import open_recorded
 from flows.study_flow import StudyOutcome
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.publish.record import commit, versions
 from tasks.settings.study import StudySpec
 from tasks.settings.sweeps import Cell, SweepSpec

@@ -19,9 +19,10 @@ from prefect.tasks import Task
 
 from tasks.core import home
 from tasks.core.clock import now
-from tasks.core.contracts import InputError, Progress, StageError, StageResult
 from tasks.core.digests import StageKey
+from tasks.core.errors import InputError, StageError
 from tasks.core.events import Event, at_work, emit, highest
+from tasks.core.results import Progress, StageResult
 from tasks.storage import outbox
 from tasks.storage.patience import Aside
 from tasks.storage.store import CACHE, Entry, open_store

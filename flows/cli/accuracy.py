@@ -48,7 +48,7 @@ def _show(found: Compared) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from tasks.core.contracts import NO_POWER
+    from tasks.core.results import NO_POWER
     from tasks.core.visible import visible
     from tasks.reporting.formats import p_value
 

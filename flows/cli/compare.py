@@ -53,7 +53,7 @@ def run(
 
 
 def _dimensions(text: str) -> list[int]:
-    from tasks.core.contracts import InputError
+    from tasks.core.errors import InputError
 
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) for part in parts):

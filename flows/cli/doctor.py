@@ -18,8 +18,9 @@ from urllib.parse import unquote, urlsplit
 
 from flows.servers import processes as servers
 from tasks.core import home, login
-from tasks.core.contracts import TEMPLATE_DATE, InputError
+from tasks.core.errors import InputError
 from tasks.core.login import prefect_address
+from tasks.core.results import TEMPLATE_DATE
 from tasks.core.secrets import without_password
 from tasks.engines.vllm_installation import VARIABLE, installation
 from tasks.storage.state import check_mlflow, check_proxies, revisions

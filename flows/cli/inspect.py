@@ -17,7 +17,7 @@ SEVERITIES = ("error", "warning", "info")
 def run(adapters: Sequence[str], base: str | None, *, as_json: bool, fail_on: str | None) -> int:
     """Look into each adapter; the exit code is 1 where one has a finding as grave as ``fail_on`` or graver."""
     from tasks.core import home
-    from tasks.core.contracts import InputError
+    from tasks.core.errors import InputError
     from tasks.geometry.adapters.arguments import label_all, locate, parse
     from tasks.geometry.adapters.checkpoint import Checkpoint
     from tasks.geometry.inspection import inspect_all

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 128 + signal.SIGTERM
     except Exception as error:
-        from tasks.core.contracts import InputError
+        from tasks.core.errors import InputError
 
         return _refused(str(error)) if isinstance(error, InputError) else _failed(error)
 

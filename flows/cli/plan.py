@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 
 if TYPE_CHECKING:
     from tasks.settings.study import StudySpec

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from flows.servers import processes as servers
 from flows.servers.automations import HEARTBEAT_SECONDS, register
 from tasks.core import home
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.core.login import served
 from tasks.storage.state import check_writable
 

@@ -64,7 +64,7 @@ def run(
     from rich.console import Console
 
     from flows.cli.commands import quiet
-    from tasks.core.contracts import InputError
+    from tasks.core.errors import InputError
     from tasks.engines import named
 
     spec = study_spec(preset, assignments, rollouts)

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from flows.servers import embedded
 from flows.servers import processes as servers
 from tasks.core import home, login
-from tasks.core.contracts import InputError, StageError
+from tasks.core.errors import InputError, StageError
 from tasks.storage.making import making
 from tasks.storage.state import check_writable, mlflow_database, tracking_uri
 

@@ -23,7 +23,8 @@ from prefect.settings import get_current_settings
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from tasks.core import home
-from tasks.core.contracts import EXTERNAL, InputError, ModelRef
+from tasks.core.errors import InputError
+from tasks.core.results import EXTERNAL, ModelRef
 from tasks.core.secrets import redact, without_password
 from tasks.models.external import FILES
 from tasks.storage.published import publish

@@ -17,8 +17,9 @@ from prefect_ray.task_runners import PrefectRayFuture, RayTaskRunner
 
 from flows.cluster.ray_cluster import connect
 from tasks.core import home
-from tasks.core.contracts import InputError, StageError, StageResult
+from tasks.core.errors import InputError, StageError
 from tasks.core.events import Event, emit
+from tasks.core.results import StageResult
 from tasks.evaluation.task import accuracy_task
 from tasks.geometry.task import pair_task, spectrum_task
 from tasks.grading.task import grade_task

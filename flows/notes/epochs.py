@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.core.contracts import RunInfo, StageResult
+from tasks.core.results import RunInfo, StageResult
 from tasks.methods import METHOD_TITLES
 from tasks.methods.online_grpo import OnlineGrpo
 from tasks.reporting.formats import listed, significant

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tasks.core.contracts import StageResult
+from tasks.core.results import StageResult
 from tasks.core.stages import FUNCTIONS, PATH
 from tasks.reporting.notes import count, named
 

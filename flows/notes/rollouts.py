@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tasks.core.contracts import StageResult
+from tasks.core.results import StageResult
 from tasks.reporting.notes import count, named
 from tasks.settings.study import StudySpec
 

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from flows.servers import orphans
 from tasks.core import home, login
-from tasks.core.contracts import InputError, StageError
+from tasks.core.errors import InputError, StageError
 from tasks.core.secrets import without_password
 from tasks.storage.mlflow_door import APP
 

@@ -16,8 +16,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from tasks.core.contracts import InputError
 from tasks.core.digests import file_digest
+from tasks.core.errors import InputError
 from tasks.core.small_files import TwiceError, parse
 from tasks.core.visible import visible
 

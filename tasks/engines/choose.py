@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.core.sections import RolloutSpec
 from tasks.engines import named
 from tasks.engines.endpoint import Endpoint, read_key

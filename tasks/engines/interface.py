@@ -83,8 +83,8 @@ class Engine(Protocol):
     def complete(self, requests: Sequence[Request], sampling: Sampling, deliver: Deliver) -> None:
         """Complete all ``requests``, calling ``deliver`` for each as soon as it is finished.
 
-        Raises `tasks.core.contracts.InputError` for what the user must mend (an endpoint that refuses the key, an
-        adapter that the engine cannot serve), `tasks.core.contracts.StageError` where the engine failed (its process
+        Raises `tasks.core.errors.InputError` for what the user must mend (an endpoint that refuses the key, an
+        adapter that the engine cannot serve), `tasks.core.errors.StageError` where the engine failed (its process
         died, an endpoint stayed away): what was delivered until then is whole.
         """
 

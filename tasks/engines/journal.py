@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tasks.core.contracts import StageError
+from tasks.core.errors import StageError
 from tasks.core.events import damaged
 from tasks.engines.interface import Completion, Deliver, Engine, Request, Sampling
 

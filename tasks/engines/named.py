@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from tasks.core import home
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.core.sections import RolloutSpec
 
 FILE = "endpoints"

@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from tasks.core.contracts import InputError, StageError
+from tasks.core.errors import InputError, StageError
 from tasks.engines.endpoint import CHECK, Conversation, Endpoint, Refused, Stopped, Unusable, whole_characters
 from tasks.engines.interface import Completion, Deliver, Request, Sampling
 from tasks.workers.worker import LOOK_SECONDS, beat

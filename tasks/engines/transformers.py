@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.engines.interface import Completion, Deliver, Request, Sampling
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.core.contracts import InputError, StageError
+from tasks.core.errors import InputError, StageError
 from tasks.engines.interface import Completion, Deliver, Request, Sampling
 from tasks.engines.vllm_adapters import check_adapters
 from tasks.engines.vllm_installation import interpreter

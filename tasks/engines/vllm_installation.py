@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 
 VARIABLE = "COLINEAR_VLLM_PYTHON"
 FOLDER = ".venv-vllm"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core import home
-from tasks.core.contracts import InputError, StageError
+from tasks.core.errors import InputError, StageError
 from tasks.engines.vllm_installation import interpreter
 from tasks.workers.worker import beat
 

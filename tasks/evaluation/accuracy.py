@@ -13,7 +13,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tasks.core.contracts import ACCURACY, ITEMS, LEVEL, MCNEMAR, REFERENCE_METHODS, InputError, checked
+from tasks.core.errors import InputError
+from tasks.core.frames import ACCURACY, ITEMS, MCNEMAR, checked
+from tasks.core.results import LEVEL, REFERENCE_METHODS
 from tasks.evaluation.intervals import holm, paired_interval, share_interval, wilson
 from tasks.evaluation.mcnemar import mcnemar
 from tasks.evaluation.power import detectable_difference, verdict

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.core.contracts import Progress, RunInfo, no_progress
+from tasks.core.results import Progress, RunInfo, no_progress
 from tasks.engines.journal import append_lines
 from tasks.evaluation.questions import Question
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from tasks.core.contracts import ITEMS, LocalBase, Progress, StageError, checked, no_progress
+from tasks.core.errors import StageError
+from tasks.core.frames import ITEMS, checked
+from tasks.core.results import LocalBase, Progress, no_progress
 from tasks.core.sections import EvaluationSpec
 from tasks.engines.interface import seed_of
 from tasks.engines.journal import read_lines

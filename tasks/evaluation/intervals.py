@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 
 _CONSTANT = 1e-12
 """Scores closer than this differ by rounding only."""

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import polars as pl
 import pyarrow as pa
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.core.rows import Row, name_of, read_rows, show
 from tasks.core.small_files import parse
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 
 
 @dataclass(frozen=True)

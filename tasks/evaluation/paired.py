@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tasks.core.contracts import EFFECT, LEVEL, InputError
+from tasks.core.errors import InputError
+from tasks.core.results import EFFECT, LEVEL
 from tasks.evaluation.intervals import holm, paired_bootstrap, paired_interval, share_interval, wilson
 from tasks.evaluation.logs import Log
 from tasks.evaluation.mcnemar import mcnemar

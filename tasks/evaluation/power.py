@@ -7,7 +7,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.core.contracts import DIFFERS, DIFFERS_LITTLE, EFFECT, EQUAL, LEVEL, NO_POWER, InputError
+from tasks.core.errors import InputError
+from tasks.core.results import DIFFERS, DIFFERS_LITTLE, EFFECT, EQUAL, LEVEL, NO_POWER
 
 POWER = 0.8
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from tasks.core.contracts import PROBLEMS, InputError, checked
+from tasks.core.errors import InputError
+from tasks.core.frames import PROBLEMS, checked
 from tasks.core.sections import EvaluationSpec
 
 if TYPE_CHECKING:

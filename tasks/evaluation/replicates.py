@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.core.chance import student
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.evaluation.intervals import paired_moments
 
 

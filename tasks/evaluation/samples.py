@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tasks.core.contracts import DIFFERENCES, SAMPLES, InputError, checked
+from tasks.core.errors import InputError
+from tasks.core.frames import DIFFERENCES, SAMPLES, checked
 from tasks.core.sections import MOST_SAMPLES
 from tasks.evaluation.accuracy import checked_items
 from tasks.evaluation.intervals import paired_bootstrap, share_interval

@@ -13,8 +13,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.core import home
-from tasks.core.contracts import ModelRef, Progress, RunInfo, StageResult
 from tasks.core.digests import StageKey
+from tasks.core.results import ModelRef, Progress, RunInfo, StageResult
 from tasks.core.sections import EvaluationSpec
 from tasks.core.stages import ACCURACY, EVALUATE
 from tasks.engines.vllm_installation import engine_identity
@@ -29,7 +29,7 @@ from tasks.storage.store import open_store
 from tasks.workers.devices import run_pinned, slots
 
 INSTRUCTED = ("base-instructed", "teacher")
-"""Those of `tasks.core.contracts.REFERENCE_METHODS` that are asked in the teacher's style."""
+"""Those of `tasks.core.results.REFERENCE_METHODS` that are asked in the teacher's style."""
 
 
 @task(task_run_name="evaluate {title}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)

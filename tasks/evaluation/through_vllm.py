@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.core.contracts import LocalBase, Progress
+from tasks.core.results import LocalBase, Progress
 from tasks.core.sections import EvaluationSpec
 from tasks.engines.interface import Completion, Request, Sampling, seed_of
 from tasks.engines.journal import read_lines

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from tasks.core.contracts import Progress
+from tasks.core.results import Progress
 from tasks.core.sections import EvaluationSpec
 from tasks.engines.vllm_installation import vllm_version
 from tasks.evaluation.evaluate import collect

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.geometry.delta import Array, LoraDelta, shared
 from tasks.geometry.factored import Factored, factor
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.geometry.cka_sums import Array, Sums
 
 Route = Literal["gram", "covariance"]

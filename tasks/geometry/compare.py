@@ -10,7 +10,9 @@ from pathlib import Path
 
 import polars as pl
 
-from tasks.core.contracts import ADAPTERS, UNSHARED, InputError, Progress, RunInfo, checked, no_progress
+from tasks.core.errors import InputError
+from tasks.core.frames import ADAPTERS, UNSHARED, checked
+from tasks.core.results import Progress, RunInfo, no_progress
 from tasks.geometry.adapters.checkpoint import Checkpoint
 from tasks.geometry.adapters.opened import Named, check, open_adapter
 from tasks.geometry.delta import Source, aligned, shared
@@ -23,7 +25,7 @@ FRAMES = ("pair_metrics", "spectra", "adapters", "unshared")
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What was measured, in the schemas of `tasks.core.contracts`. ``notes``: what a reader must know beside the
+    """What was measured, in the schemas of `tasks.core.frames`. ``notes``: what a reader must know beside the
     numbers.
 
     Where the adapters lie stands in ``adapters.source`` only; everywhere else they have their labels.

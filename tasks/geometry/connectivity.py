@@ -13,7 +13,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike
 
-from tasks.core.contracts import BARRIERS, CONNECTIVITY, InputError, checked
+from tasks.core.errors import InputError
+from tasks.core.frames import BARRIERS, CONNECTIVITY, checked
 from tasks.geometry.chance.bootstrap import Array, cluster_counts
 
 ENDS: dict[str, pl.DataType] = {

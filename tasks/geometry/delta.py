@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 
 Array = NDArray[np.float64]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from tasks.core.contracts import checked
+from tasks.core.frames import checked
 from tasks.geometry.delta import places
 
 Row = tuple[str, str, int | None, float]

@@ -11,7 +11,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.core import home
-from tasks.core.contracts import ModelRef, Progress, RunInfo, StageResult
+from tasks.core.results import ModelRef, Progress, RunInfo, StageResult
 from tasks.core.sections import EvaluationSpec, FunctionSpec, GeometrySpec, PathSpec
 from tasks.core.stages import BASE_MEASURES, FUNCTIONS, PATH, PATH_END
 from tasks.geometry.base.measures import measure_base

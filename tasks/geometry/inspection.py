@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.core.contracts import InputError
 from tasks.core.digests import file_digest
+from tasks.core.errors import InputError
 from tasks.core.small_files import not_weights
 from tasks.core.visible import visible
 from tasks.geometry.adapters.adapter import ODD, WEIGHTS, AdapterSource

@@ -13,7 +13,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.core import home
-from tasks.core.contracts import Progress, RunInfo, StageResult
+from tasks.core.results import Progress, RunInfo, StageResult
 from tasks.core.sections import GeometrySpec
 from tasks.core.stages import COMPARE, GEOMETRY, SPECTRUM
 from tasks.geometry.adapters.adapter import AdapterSource

@@ -11,7 +11,7 @@ from fractions import Fraction
 from functools import cached_property
 from math import isnan
 
-from tasks.core.contracts import Progress, no_progress
+from tasks.core.results import Progress, no_progress
 from tasks.grading.grade import judge_equal, magnitude
 from tasks.grading.pool import POOL
 from tasks.grading.tidy import NUMBER, same_text, tidy

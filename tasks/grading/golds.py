@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.grading.grade import unparsed_golds
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 
-from tasks.core.contracts import Progress, no_progress
+from tasks.core.results import Progress, no_progress
 from tasks.grading.locate import MAX_FORMULA, PROSE, concluded, locate, predicate, said, spoken, tagged, unheaded
 from tasks.grading.pool import POOL
 from tasks.grading.tidy import INTEGER, NUMBER, balanced, choices, powers, same_text, several, tidy

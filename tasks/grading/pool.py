@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from math import nan
 from typing import IO, Any, TypeVar
 
-from tasks.core.contracts import StageError
+from tasks.core.errors import StageError
 from tasks.grading.child import Reply
 
 T = TypeVar("T")

@@ -7,8 +7,9 @@ from typing import Any
 
 import polars as pl
 
-from tasks.core.contracts import GRADED, ROLLOUTS, Progress, checked, no_progress
 from tasks.core.digests import StageKey
+from tasks.core.frames import GRADED, ROLLOUTS, checked
+from tasks.core.results import Progress, no_progress
 from tasks.core.stages import GRADE
 from tasks.grading import grade as grader
 from tasks.grading.grade import agreement, grade_many

@@ -7,7 +7,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.core.contracts import StageResult
+from tasks.core.results import StageResult
 from tasks.grading.rollouts import grade_key, grade_rollouts
 from tasks.stage import can_heal, log_file, run_stage, state_of
 from tasks.storage.store import open_store

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import polars as pl
 from pydantic import Field
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.methods.common import RowMethod, examples
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import polars as pl
 from pydantic import Field
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.core.sections import TrainSpec
 from tasks.methods.common import PROMPT_EXAMPLES, Kind, Method
 

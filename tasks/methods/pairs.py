@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import polars as pl
 from pydantic import Field
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.methods.common import PAIR_EXAMPLES, Kind, Method
 
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 import polars as pl
 from pydantic import Field
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.methods.common import RowMethod, examples
 
 

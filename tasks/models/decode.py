@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from tasks.core.contracts import Progress
+from tasks.core.results import Progress
 from tasks.models.attention import Kept, packed, row_of, why_padded
 from tasks.models.generate import Ended, Generated, mixed
 from tasks.models.load import computing, core

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core import home
-from tasks.core.contracts import EXTERNAL, ArtifactRef, InputError, Progress, StageError, no_progress
 from tasks.core.digests import StageKey
+from tasks.core.errors import InputError, StageError
 from tasks.core.events import Event, emit
+from tasks.core.results import EXTERNAL, ArtifactRef, Progress, no_progress
 from tasks.core.stages import DEQUANTISE
 from tasks.models.external import WEIGHTS, file_sha256, layout
 from tasks.models.gguf_file import INSTEAD, Gguf, read_gguf

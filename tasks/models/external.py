@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core import home
-from tasks.core.contracts import EXTERNAL, TEMPLATE_DATE, ArtifactRef, InputError, Progress, no_progress
 from tasks.core.digests import file_digest, manifest_digest
+from tasks.core.errors import InputError
+from tasks.core.results import EXTERNAL, TEMPLATE_DATE, ArtifactRef, Progress, no_progress
 from tasks.core.small_files import expanded, not_weights, read_object
 from tasks.models.gguf_file import find_gguf
 from tasks.problems.overlap import instructed

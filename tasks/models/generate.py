@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tasks.core.contracts import InputError, Progress, no_progress
+from tasks.core.errors import InputError
+from tasks.core.results import Progress, no_progress
 from tasks.workers.worker import beat
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.core.small_files import expanded
 
 SUFFIX = ".gguf"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.workers import cpu
 
 

@@ -8,7 +8,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from tasks.core.contracts import TEMPLATE_DATE, InputError
+from tasks.core.errors import InputError
+from tasks.core.results import TEMPLATE_DATE
 from tasks.models.limits import OverLimit, limited
 from tasks.problems.files import QUESTION_ALONE
 

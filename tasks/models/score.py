@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from tasks.core.contracts import Progress, no_progress
+from tasks.core.results import Progress, no_progress
 from tasks.models.generate import mixed
 
 LOGITS_BYTES = 2**28

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.core.contracts import ArtifactRef, StageResult
+from tasks.core.results import ArtifactRef, StageResult
 from tasks.core.sections import TinySpec
 from tasks.models.dequantise import dequantise, dequantise_key
 from tasks.models.tiny.model import pretrain, pretrain_key

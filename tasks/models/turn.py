@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.core.contracts import TEMPLATE_DATE, InputError, LocalBase, TurnRecord
+from tasks.core.errors import InputError
+from tasks.core.results import TEMPLATE_DATE, LocalBase, TurnRecord
 from tasks.core.small_files import read_object
 from tasks.models.load import load_tokenizer
 from tasks.models.prompts import has_date, prompt_ids, render

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.workers import cpu
 from tasks.workers.devices import slots
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.core import home
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.models.load import light, native_bfloat16
 from tasks.planning import disk, memory
 from tasks.planning.machine import Machine, here

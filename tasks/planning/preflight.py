@@ -9,7 +9,8 @@ from pathlib import Path
 import polars as pl
 
 from tasks.core import home
-from tasks.core.contracts import ArtifactRef, InputError, ModelRef
+from tasks.core.errors import InputError
+from tasks.core.results import ArtifactRef, ModelRef
 from tasks.core.sections import ModelSpec, RolloutSpec
 from tasks.core.small_files import expanded
 from tasks.engines import named

@@ -18,7 +18,7 @@ from typing import Literal
 
 import polars as pl
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.core.rows import Row, name_of, read_rows
 from tasks.core.small_files import expanded
 from tasks.problems.files import QUESTION_ALONE, Gold, Layout, Problems, collect, read_problems

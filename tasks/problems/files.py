@@ -11,7 +11,8 @@ from typing import Literal
 
 import polars as pl
 
-from tasks.core.contracts import PROBLEMS, InputError
+from tasks.core.errors import InputError
+from tasks.core.frames import PROBLEMS
 from tasks.core.rows import Row, name_of, number_text, question_id, read_rows, show
 
 Gold = Literal["text", "number", "integer"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.core.rows import Row
 
 PREFIX = "hub:"

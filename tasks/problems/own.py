@@ -8,7 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from tasks.core.contracts import PROBLEMS, InputError, checked
+from tasks.core.errors import InputError
+from tasks.core.frames import PROBLEMS, checked
 from tasks.problems.benchmarks import Loaded, keyed
 from tasks.problems.files import QUESTION_ALONE
 from tasks.problems.overlap import bare_key, instructed

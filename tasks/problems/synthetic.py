@@ -17,7 +17,8 @@ from typing import Literal
 
 import polars as pl
 
-from tasks.core.contracts import PROBLEMS, InputError, checked
+from tasks.core.errors import InputError
+from tasks.core.frames import PROBLEMS, checked
 from tasks.core.sections import TinySpec
 from tasks.problems.overlap import question_key, split_of
 

@@ -7,7 +7,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.core.contracts import StageResult
+from tasks.core.results import StageResult
 from tasks.core.rows import rows_digest
 from tasks.core.sections import EvaluationSpec, RolloutSpec, TinySpec
 from tasks.core.small_files import expanded

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.core.contracts import StageError
 from tasks.core.digests import StageKey
+from tasks.core.errors import StageError
 from tasks.core.sections import EvaluationSpec, RolloutSpec, TinySpec
 from tasks.core.stages import WORLD_PROBLEMS
 from tasks.problems.overlap import overlap_report

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import combinations
 
-from tasks.core.contracts import FEW_LAYERS
+from tasks.core.frames import FEW_LAYERS
 from tasks.reporting.estimates import Estimate
 from tasks.reporting.formats import listed, number
 from tasks.reporting.views.floors import INITIALISATION, ORDER

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tasks.core.contracts import InputError
 from tasks.core.digests import file_digest
+from tasks.core.errors import InputError
 from tasks.reporting.files import json_text
 
 FILES, OWN = "files", "sha256"

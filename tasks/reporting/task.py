@@ -17,8 +17,9 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 
-from tasks.core.contracts import PAIR_METRICS_FRAME, SPECTRA, RunInfo, StageResult
 from tasks.core.events import Event, emit
+from tasks.core.frames import PAIR_METRICS_FRAME, SPECTRA
+from tasks.core.results import RunInfo, StageResult
 from tasks.reporting.publish.mlflow_record import record_study
 from tasks.reporting.publish.published import HEAT_MAP, data_uri, descriptions, table_rows, top
 from tasks.reporting.publish.write import write_report

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.core.rows import Row, name_of, read_rows, show
 from tasks.models.prompts import MARKS, adds_nothing
 from tasks.rollouts.layouts import Reading, completions

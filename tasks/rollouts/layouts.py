@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.core.rows import Row, number_text, question_id, show
 from tasks.models.prompts import MARKS
 from tasks.problems.files import worked

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from tasks.core.contracts import COMPLETIONS, PROBLEMS, ROLLOUTS, InputError, LocalBase, Progress, checked, no_progress
+from tasks.core.errors import InputError
+from tasks.core.frames import COMPLETIONS, PROBLEMS, ROLLOUTS, checked
+from tasks.core.results import LocalBase, Progress, no_progress
 from tasks.models.prompts import special_marks
 from tasks.problems.overlap import instructed
 from tasks.rollouts.teacher import TEACHER, tokenizer_digest

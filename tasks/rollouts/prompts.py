@@ -7,8 +7,9 @@ from typing import Any
 
 import polars as pl
 
-from tasks.core.contracts import PROBLEMS, InputError, checked
 from tasks.core.digests import StageKey
+from tasks.core.errors import InputError
+from tasks.core.frames import PROBLEMS, checked
 from tasks.core.sections import RolloutSpec
 from tasks.core.stages import PROMPTS
 from tasks.grading import grade

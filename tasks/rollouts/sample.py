@@ -10,8 +10,10 @@ from typing import Any
 
 import polars as pl
 
-from tasks.core.contracts import COMPLETIONS, PROBLEMS, ROLLOUTS, InputError, Progress, checked, no_progress
 from tasks.core.digests import StageKey
+from tasks.core.errors import InputError
+from tasks.core.frames import COMPLETIONS, PROBLEMS, ROLLOUTS, checked
+from tasks.core.results import Progress, no_progress
 from tasks.core.sections import RolloutSpec
 from tasks.core.stages import UNTRUNCATED, WORLD_ROLLOUTS
 from tasks.engines.interface import Completion, Engine, Request, Sampling, seed_of

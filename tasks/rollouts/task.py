@@ -10,7 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.core import home
-from tasks.core.contracts import ModelRef, StageResult
+from tasks.core.results import ModelRef, StageResult
 from tasks.core.rows import rows_digest
 from tasks.core.sections import RolloutSpec
 from tasks.core.small_files import expanded

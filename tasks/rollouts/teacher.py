@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core import home
-from tasks.core.contracts import InputError, Progress, no_progress
 from tasks.core.digests import StageKey
+from tasks.core.errors import InputError
+from tasks.core.results import Progress, no_progress
 from tasks.core.sections import RolloutSpec
 from tasks.core.small_files import expanded
 from tasks.core.stages import COMPLETIONS, JOURNAL
@@ -119,7 +120,7 @@ _rules: dict[str, dict[str, Any] | None] = {}
 
 
 def _turn_rule(spec: RolloutSpec, folder: Path | None) -> dict[str, Any] | None:
-    """`tasks.core.contracts.TurnRecord.rule` of the teacher: transformers says it, so a worker is asked, once."""
+    """`tasks.core.results.TurnRecord.rule` of the teacher: transformers says it, so a worker is asked, once."""
     if folder is None and spec.teacher_tokenizer is None:
         return None
     who = reference(folder).sha256 if folder else _tokenizer_identity(spec)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.engines.named import DEEPSEEK
 from tasks.problems.overlap import INSTRUCTIONS
 from tasks.settings.study import nearest

@@ -22,7 +22,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from tasks.core.contracts import InputError, RunInfo, short_rate
+from tasks.core.errors import InputError
+from tasks.core.results import RunInfo, short_rate
 from tasks.core.sections import (
     LARGEST_NUMBER,
     LARGEST_SEED,

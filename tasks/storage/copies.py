@@ -12,8 +12,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from tasks.core import home
-from tasks.core.contracts import ArtifactRef
 from tasks.core.digests import Damaged, last_written, verify_entry
+from tasks.core.results import ArtifactRef
 
 FOLDER = "output"  # within a run's artifacts
 

@@ -18,7 +18,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tasks.core.contracts import InputError, StageError
+from tasks.core.errors import InputError, StageError
 from tasks.core.events import Event, emit, stopping
 from tasks.core.secrets import without_password
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tasks.core.contracts import ArtifactRef, StageError
 from tasks.core.digests import MANIFEST, StageKey, file_digest, manifest_digest
+from tasks.core.errors import StageError
+from tasks.core.results import ArtifactRef
 from tasks.core.stages import PUBLISHED
 from tasks.storage.store import CACHE, FOLDER, Store
 

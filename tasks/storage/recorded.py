@@ -9,8 +9,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tasks.core.contracts import ArtifactRef, InputError, RunInfo
 from tasks.core.digests import Damaged
+from tasks.core.errors import InputError
+from tasks.core.results import ArtifactRef, RunInfo
 from tasks.storage.mlflow_pages import registered_run
 from tasks.storage.store import FOLDER, open_store
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tasks.core import home, login
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.core.login import prefect_address
 from tasks.core.secrets import without_password
 

@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from tasks.core import home
-from tasks.core.contracts import EXTERNAL, ArtifactRef, InputError, StageError
 from tasks.core.digests import MANIFEST, Damaged, StageKey, manifest_digest, seal
+from tasks.core.errors import InputError, StageError
 from tasks.core.events import damaged
+from tasks.core.results import EXTERNAL, ArtifactRef
 from tasks.core.secrets import redact
 from tasks.core.visible import parameter_names
 from tasks.storage import mlflow_pages, outbox

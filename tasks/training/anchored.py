@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.methods.asft import Asft, divergence
 from tasks.training.trainers import WeightedSFTTrainer
 

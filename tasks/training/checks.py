@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 
 
 def shared_initialisation(digests: Mapping[RunInfo, str]) -> dict[str, object]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from tasks.core.contracts import StageError
+from tasks.core.errors import StageError
 from tasks.methods.common import Kind
 from tasks.training.order import stream_order
 

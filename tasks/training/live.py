@@ -9,8 +9,8 @@ from pathlib import Path
 
 import polars as pl
 
-from tasks.core.contracts import Progress
 from tasks.core.digests import StageKey
+from tasks.core.results import Progress
 from tasks.storage.outbox import Row
 from tasks.storage.patience import Aside
 from tasks.storage.store import open_store

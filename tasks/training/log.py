@@ -10,7 +10,9 @@ from typing import Any
 
 import polars as pl
 
-from tasks.core.contracts import TRAINING, Progress, RunInfo, StageError
+from tasks.core.errors import StageError
+from tasks.core.frames import TRAINING
+from tasks.core.results import Progress, RunInfo
 
 LOG = "log.jsonl"  # one line a step while training runs
 DIVERGED = "training diverged"

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-from tasks.core.contracts import StageError
+from tasks.core.errors import StageError
 from tasks.training.metrics import Pass, of_step
 from tasks.workers.worker import beat
 

@@ -14,7 +14,9 @@ from typing import Any
 
 import polars as pl
 
-from tasks.core.contracts import GRADED, Progress, StageError, checked, no_progress
+from tasks.core.errors import StageError
+from tasks.core.frames import GRADED, checked
+from tasks.core.results import Progress, no_progress
 from tasks.core.sections import TrainSpec
 from tasks.methods import Method
 

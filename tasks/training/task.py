@@ -13,9 +13,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.core import home
-from tasks.core.contracts import ModelRef, Progress, RunInfo, StageError, StageResult
 from tasks.core.digests import StageKey
+from tasks.core.errors import StageError
 from tasks.core.events import Event, emit
+from tasks.core.results import ModelRef, Progress, RunInfo, StageResult
 from tasks.core.sections import LoraSpec, TrainSpec, flatten
 from tasks.core.stages import REFERENCE_LOGPROBS, TRAIN
 from tasks.methods import Method

@@ -11,7 +11,9 @@ from typing import Any
 
 import polars as pl
 
-from tasks.core.contracts import GRADED, InputError, Progress, RunInfo, checked, no_progress
+from tasks.core.errors import InputError
+from tasks.core.frames import GRADED, checked
+from tasks.core.results import Progress, RunInfo, no_progress
 from tasks.core.sections import LoraSpec, TrainSpec
 from tasks.methods import Method
 from tasks.methods.common import chosen

@@ -28,9 +28,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tasks.core import home
-from tasks.core.contracts import InputError, Progress, StageError, no_progress
+from tasks.core.errors import InputError, StageError
 from tasks.core.events import Event, damaged, emit, held
 from tasks.core.events import stopping as _stopping
+from tasks.core.results import Progress, no_progress
 from tasks.workers import cpu
 from tasks.workers.worker import Silence, Slot, hang_seconds, held_memory, work
 
@@ -285,7 +286,7 @@ def run_pinned(
     """
     warm_up()
     with take(processes) as held:
-        progress(0, 0, "")  # waiting is over: see `tasks.core.contracts.Progress`
+        progress(0, 0, "")  # waiting is over: see `tasks.core.results.Progress`
         return _run_ranks(function, kwargs, held, log, progress, several=processes > 1)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from tasks.core.contracts import ArtifactRef, LocalBase, RunInfo
+from tasks.core.results import ArtifactRef, LocalBase, RunInfo
 from tasks.core.sections import EvaluationSpec
 from tasks.evaluation.evaluate import Asked, collect, evaluate_models
 from tasks.models.generate import generate

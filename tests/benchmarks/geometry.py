@@ -94,7 +94,7 @@ def read_only(folders: list[Path], workers: int) -> None:
 
 def ours(folders: list[Path], out: Path) -> None:
     """`compare` without the base, and its frames on disk."""
-    from tasks.core.contracts import RunInfo
+    from tasks.core.results import RunInfo
     from tasks.geometry.compare import Named, compare
 
     adapters = [Named(RunInfo(one.name, one.name, None, None, None), one, str(one)) for one in folders]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from tasks.core.contracts import ITEMS
+from tasks.core.frames import ITEMS
 from tasks.core.rows import question_id, read_rows
 from tasks.evaluation.accuracy import accuracy_table, mcnemar_table
 from tasks.grading.grade import grade_many

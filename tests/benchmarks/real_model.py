@@ -34,7 +34,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tasks.core.contracts import GRADED, RunInfo, checked
+from tasks.core.frames import GRADED, checked
+from tasks.core.results import RunInfo
 from tasks.core.sections import LoraSpec, TrainSpec
 from tasks.methods import Methods
 from tasks.workers.devices import KEEP_MEMORY, describe_machine

@@ -40,7 +40,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from tasks.core.contracts import GRADED, RunInfo, checked
+from tasks.core.frames import GRADED, checked
+from tasks.core.results import RunInfo
 from tasks.core.sections import LoraSpec, TrainSpec
 from tasks.methods import Method, Methods
 from tasks.methods.dpo import Dpo

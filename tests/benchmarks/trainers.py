@@ -12,7 +12,7 @@ import polars as pl
 import torch
 from torch.nn.functional import logsigmoid
 
-from tasks.core.contracts import ArtifactRef
+from tasks.core.results import ArtifactRef
 from tasks.core.sections import TrainSpec
 from tasks.methods import Method, RowMethod
 from tasks.methods.dpo import Dpo

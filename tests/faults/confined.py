@@ -46,7 +46,7 @@ def confined(words: list[str], *, memory: int = 4 * 2**30, seconds: float = 60.0
 READ = """
 import sys
 from pathlib import Path
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.{module} import {function} as read
 try:
     print(read(Path(sys.argv[1])))

@@ -26,9 +26,9 @@ from safetensors.numpy import save_file
 
 from flows.cli.terminal import StudyDisplay
 from flows.record import damage_notes
-from tasks.core.contracts import ArtifactRef, StageResult
 from tasks.core.digests import Damaged, StageKey, build_manifest, manifest_digest
 from tasks.core.events import Event, at_work, damaged, listening
+from tasks.core.results import ArtifactRef, StageResult
 from tasks.storage.copies import Copies
 from tasks.storage.store import Store
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.core.contracts import RunInfo
 from tasks.core.digests import build_manifest
 from tasks.core.events import Event, listening
+from tasks.core.results import RunInfo
 from tasks.core.sections import TrainSpec
 from tasks.engines.interface import Completion, Deliver, Request, Sampling
 from tasks.engines.journal import Journal, append_lines, complete, read_lines

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.reporting.many.studies import read_studies
 from tasks.reporting.publish.write import write_report
 from tasks.reporting.views.join import SCHEMAS

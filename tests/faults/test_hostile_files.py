@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tasks.core.contracts import LONGEST_MESSAGE, InputError
+from tasks.core.errors import LONGEST_MESSAGE, InputError
 from tasks.problems.files import read_problems, worked
 from tasks.rollouts.files import read_rollouts
 from tasks.settings.study import build, load_toml
@@ -163,7 +163,7 @@ def test_a_damaged_parquet_file_says_nothing_on_the_terminal(tmp_path: Path) -> 
     code = """
 import sys
 from pathlib import Path
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.rollouts.files import read_rollouts
 path, content, refused = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes(), 0
 for place in range(0, len(content), 7):

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from tasks.core.contracts import InputError, RunInfo, StageError
+from tasks.core.errors import InputError, StageError
+from tasks.core.results import RunInfo
 from tasks.geometry.adapters.adapter import WEIGHTS, AdapterSource
 from tasks.geometry.adapters.opened import Named, check
 from tasks.models.external import check_base, locate

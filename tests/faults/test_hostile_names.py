@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from flows.cli.terminal import StudyDisplay
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.core.events import Event
 from tasks.core.visible import dated_folder, file_name, parameter_names, visible
 from tasks.geometry.adapters.arguments import label_all, parse

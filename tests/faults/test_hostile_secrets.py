@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tasks.core.contracts import InputError, StageError
+from tasks.core.errors import InputError, StageError
 from tasks.core.secrets import guard, redact, secrets
 from tests.faults.confined import ROOT
 from tests.lab.living import environment
@@ -150,7 +150,7 @@ def test_every_secret_of_the_environment_is_known() -> None:
 def test_the_login_of_the_state_folder_is_known_from_the_start(tmp_path: Path) -> None:
     """As the commands begin: whatever is said afterwards, in an error or a log, is without it."""
     asked = (
-        "import sys; from tasks import home, login; home.quiet_environment(); from tasks.core.secrets import redact; "
+        "import sys; from tasks.core import home, login; home.quiet_environment(); from tasks.core.secrets import redact; "
         "both = login.of(home.home()); print(redact(f'<{both}> <{both.partition(chr(58))[2]}>'))"
     )
     done = subprocess.run(

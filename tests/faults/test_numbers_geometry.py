@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tasks.core.contracts import PAIR_METRICS_FRAME, InputError
+from tasks.core.errors import InputError
+from tasks.core.frames import PAIR_METRICS_FRAME
 from tasks.geometry.base.metrics import base_module, base_rows
 from tasks.geometry.base.sparsity import update_sparsity
 from tasks.geometry.connectivity import PATH_ITEMS, barrier_frame

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import polars as pl
 import pytest
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.evaluation.accuracy import accuracy_table, mcnemar_table
 from tasks.reporting.charts.training import training_picture
 from tasks.reporting.findings.headline import findings

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.planning.preflight import preflight
 from tasks.problems.files import read_problems
 from tasks.rollouts.files import read_rollouts

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from flows.notes.rollouts import few_examples
-from tasks.core.contracts import ArtifactRef, InputError, RunInfo, StageResult
+from tasks.core.errors import InputError
+from tasks.core.results import ArtifactRef, RunInfo, StageResult
 from tasks.core.sections import TrainSpec
 from tasks.methods import Method, Methods
 from tasks.methods.dpo import Dpo

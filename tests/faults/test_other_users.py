@@ -73,7 +73,7 @@ def as_nobody(paths: list[Path] = [], requests: list[tuple[str, Any, str]] = [])
 
 REFUSED = """
 import os
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.storage.state import check_writable
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try:
@@ -88,7 +88,7 @@ def test_a_folder_of_somebody_elses_is_refused_in_one_line(common: Path) -> None
     home = common / "home"
     home.mkdir()
     home.chmod(0o2777)
-    made = "from tasks import home; home.quiet_environment()"
+    made = "from tasks.core import home; home.quiet_environment()"
     subprocess.run([sys.executable, "-c", made], env=environment(home), check=True, timeout=SECONDS)
     done = subprocess.run(
         [sys.executable, "-c", REFUSED],
@@ -124,7 +124,7 @@ def test_the_state_folder_is_closed_to_others_even_if_it_was_open(common: Path) 
     looked_at = [common / "beside", home, home / "mlflow.db", home / "token"]
     assert as_nobody(looked_at) == ["everybody's", ["mlflow.db"], "mine", "FileNotFoundError"]
     (home / "mlflow.db").unlink()
-    made = "from tasks import home; home.quiet_environment()"
+    made = "from tasks.core import home; home.quiet_environment()"
     subprocess.run([sys.executable, "-c", made], env=environment(home), check=True, timeout=SECONDS)
     assert as_nobody(looked_at) == ["everybody's", "PermissionError", "PermissionError", "PermissionError"]
     assert (home.stat().st_mode & 0o777, (home / "token").stat().st_mode & 0o777) == (0o700, 0o600)

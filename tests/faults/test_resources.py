@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from tasks.core import home
-from tasks.core.contracts import InputError, Progress, StageError
+from tasks.core.errors import InputError, StageError
+from tasks.core.results import Progress
 from tasks.storage.leftovers import drop_leftovers
 from tasks.storage.state import check_databases, check_writable
 from tasks.workers.devices import WorkerDied, run_pinned, run_unpinned, take

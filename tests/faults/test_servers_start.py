@@ -15,7 +15,7 @@ import pytest
 
 from flows.servers import prefect_server
 from flows.servers.prefect_server import named
-from tasks.core.contracts import InputError, StageError
+from tasks.core.errors import InputError, StageError
 from tasks.storage import tracking
 from tasks.storage.tracking import Tracking
 from tests.faults.proxy import answering, refusing, silent

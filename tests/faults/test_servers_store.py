@@ -12,8 +12,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tasks.core.contracts import StageError
 from tasks.core.digests import StageKey
+from tasks.core.errors import StageError
 from tasks.core.events import Event, listening
 from tasks.storage import outbox, patience
 from tasks.storage.store import Entry, Store, open_store

@@ -17,7 +17,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from tasks.core.contracts import LONGEST_MESSAGE, InputError
+from tasks.core.errors import LONGEST_MESSAGE, InputError
 from tests.fuzz.guards import Watch, confine
 from tests.fuzz.targets import TARGETS, Run
 

@@ -16,7 +16,8 @@ import numpy as np
 import polars as pl
 from hypothesis import strategies as st
 
-from tasks.core.contracts import PROBLEMS, InputError
+from tasks.core.errors import InputError
+from tasks.core.frames import PROBLEMS
 from tasks.core.rows import name_of, read_rows
 from tasks.grading.grade import Grade, grade, unparsed_golds
 from tasks.problems.files import Layout, collect, read_problems
@@ -281,7 +282,7 @@ MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj")
 
 def opened(folder: Path) -> object:
     """As ``colinear compare`` opens one, first the headers, then module by module."""
-    from tasks.core.contracts import RunInfo
+    from tasks.core.results import RunInfo
     from tasks.geometry.adapters.opened import Named, check
     from tasks.geometry.delta import load_delta
 

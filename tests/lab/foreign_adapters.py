@@ -20,7 +20,8 @@ import polars as pl
 import torch
 from safetensors import safe_open
 
-from tasks.core.contracts import InputError, RunInfo
+from tasks.core.errors import InputError
+from tasks.core.results import RunInfo
 from tasks.geometry.adapters.opened import FACTORED, open_adapter
 from tasks.geometry.adapters.opened import check as openable
 from tasks.geometry.compare import Comparison, Named, compare, examine

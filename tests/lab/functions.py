@@ -7,7 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from tasks.core.contracts import BARRIERS, CKA, CONNECTIVITY, DIFFERENCES, DIVERGENCE, LENS, SAMPLES, RunInfo, checked
+from tasks.core.frames import BARRIERS, CKA, CONNECTIVITY, DIFFERENCES, DIVERGENCE, LENS, SAMPLES, checked
+from tasks.core.results import RunInfo
 
 COSINE_TO_SFT = {"rft": 0.958, "dft": 0.765, "rift": 0.981, "offline_grpo": 0.804, "dpo": -0.021, "sft-order1": 0.975}
 GAIN = {"sft": 0.06, "rft": 0.07, "dft": 0.02, "rift": 0.06, "offline_grpo": 0.05, "dpo": 0.0, "sft-order1": 0.06}

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from tasks.core.contracts import GRADED
+from tasks.core.frames import GRADED
 
 
 def graded(*rows: tuple[str, float], texts: Sequence[str] | None = None, logprobs: bool = False) -> pl.DataFrame:

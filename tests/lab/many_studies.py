@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.claims import claims_json, claims_table
 from tasks.reporting.files import json_text, parquet, write_files
 from tasks.reporting.views.join import StudyTables, frames

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.geometry.delta import Dense, Factors, LoraDelta, Update, checked_factors
 
 Shape = tuple[int, int, int, int]

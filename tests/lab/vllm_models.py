@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.engines.interface import Completion, Engine, Request, Sampling
 from tasks.engines.vllm_installation import interpreter
 

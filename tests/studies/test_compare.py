@@ -13,7 +13,8 @@ import polars as pl
 import pytest
 
 from flows.comparison import Request, write
-from tasks.core.contracts import InputError, RunInfo
+from tasks.core.errors import InputError
+from tasks.core.results import RunInfo
 from tasks.geometry.adapters.opened import FACTORED, MERGED
 from tasks.geometry.compare import Named
 from tasks.geometry.compare import compare as measure

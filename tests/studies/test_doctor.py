@@ -12,7 +12,7 @@ import pytest
 
 from flows.cli import doctor as doctor_command
 from flows.cli.doctor import Finding, _database, findings, turn_lines
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.engines.vllm_installation import VARIABLE
 from tasks.storage.state import revisions
 from tests.lab.families import FAMILIES, write_parrot

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flows.notes.epochs import epoch_notes, read_often
-from tasks.core.contracts import ArtifactRef, RunInfo, StageResult
+from tasks.core.results import ArtifactRef, RunInfo, StageResult
 from tasks.core.sections import TrainSpec
 from tasks.settings.study import StudySpec
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flows.notes.functions import function_notes
-from tasks.core.contracts import ArtifactRef, StageResult
+from tasks.core.results import ArtifactRef, StageResult
 
 REF = ArtifactRef("uri", "sha", "kind", "run")
 READINGS = ("boxed", "solution", "accuracy")

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.findings.lead import lead
 from tasks.reporting.views.pairs import geometry
 from tasks.reporting.views.read import read_tables

@@ -15,7 +15,7 @@ import pytest
 
 from flows.cli.doctor import findings
 from tasks.core import home
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.storage.state import check_proxies
 from tests.lab.living import ROOT, environment
 

@@ -11,7 +11,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.cluster.ray_cluster import connect, disk_complaint, task_runner
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tests.lab.ray_lab import run_study
 
 

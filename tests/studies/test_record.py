@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flows.record import Recorder, judged_by, unparsed_golds
-from tasks.core.contracts import ArtifactRef, StageResult
+from tasks.core.results import ArtifactRef, StageResult
 from tasks.settings.presets import preset
 from tasks.settings.study import StudySpec, build
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from flows.notes.rollouts import rollout_notes, unjudged
 from flows.record import engine_versions
-from tasks.core.contracts import ArtifactRef, StageResult
+from tasks.core.results import ArtifactRef, StageResult
 from tasks.settings.study import build
 
 

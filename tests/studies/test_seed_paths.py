@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from flows.seed_paths import Trained, distinct, neighbours
 from flows.study_flow import StudyOutcome
 from flows.sweep_record import CellOutcome
-from tasks.core.contracts import ArtifactRef, ModelRef, RunInfo, StageResult
+from tasks.core.results import ArtifactRef, ModelRef, RunInfo, StageResult
 from tasks.core.sections import EvaluationSpec
 from tasks.settings.study import StudySpec, build
 from tasks.settings.sweeps import Cell, build_sweep, cells

@@ -10,8 +10,8 @@ from rich.console import Console
 from flows.cli.terminal import StudyDisplay
 from flows.notes.world import world_notes
 from flows.record import Recorder
-from tasks.core.contracts import ArtifactRef, StageResult
 from tasks.core.events import Event, listening
+from tasks.core.results import ArtifactRef, StageResult
 from tasks.core.sections import TinySpec
 from tasks.settings.presets import preset
 from tasks.settings.study import build

@@ -14,7 +14,7 @@ from typer.main import get_group
 
 from flows.cli.app import app
 from flows.cli.main import main
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.settings import presets, sweep_presets
 from tasks.settings.study import StudySpec
 

@@ -24,7 +24,7 @@ import json, sys, threading, time
 from tasks.core import home
 home.quiet_environment()
 from prefect import flow
-from tasks.core.contracts import InputError, StageError
+from tasks.core.errors import InputError, StageError
 from tasks.workers.devices import WorkerDied
 from tasks.core.events import listening
 from tasks.stage import Part, run_stage, run_stages

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.core.visible import visible
 from tasks.geometry.adapters.patterns import BY_KEY, LONGEST, check_patterns
 from tasks.geometry.adapters.peft_config import CONFIG, read_config, read_json

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.core.secrets import without_password
 from tasks.core.small_files import expanded
 from tasks.core.visible import visible

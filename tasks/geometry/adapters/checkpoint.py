@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.core.small_files import read_object
 from tasks.geometry.adapters.tensors import TensorFile, check_gathered
 from tasks.geometry.delta import Array, core

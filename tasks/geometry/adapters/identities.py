@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from tasks.core.contracts import InputError, RunInfo
+from tasks.core.errors import InputError
+from tasks.core.results import RunInfo
 from tasks.settings.study import nearest
 
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.geometry.adapters.adapter import WEIGHTS
 from tasks.geometry.adapters.checkpoint import Checkpoint
 from tasks.geometry.adapters.patterns import check_patterns

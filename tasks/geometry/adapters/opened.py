@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.core.contracts import InputError, RunInfo
+from tasks.core.errors import InputError
+from tasks.core.results import RunInfo
 from tasks.core.visible import visible
 from tasks.geometry.adapters.adapter import WEIGHTS, AdapterSource, LoraA, no_weights
 from tasks.geometry.adapters.checkpoint import Checkpoint, changed

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.core.small_files import parse, read_object
 from tasks.geometry.adapters.adapter import WEIGHTS
 from tasks.geometry.adapters.peft_config import CONFIG

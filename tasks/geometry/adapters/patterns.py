@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 
 SECONDS = 5
 """Of a core, for all patterns on all names; what people write takes milliseconds."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.core.small_files import read_object
 
 CONFIG = "adapter_config.json"

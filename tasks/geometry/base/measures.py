@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tasks.core.contracts import SPECTRA, Progress, RunInfo, no_progress
+from tasks.core.frames import SPECTRA
+from tasks.core.results import Progress, RunInfo, no_progress
 from tasks.geometry.adapters.adapter import AdapterSource
 from tasks.geometry.adapters.checkpoint import Checkpoint
 from tasks.geometry.delta import natural

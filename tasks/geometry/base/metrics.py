@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.geometry.angles import Overlap
 from tasks.geometry.base.intruders import intruder_dimensions
 from tasks.geometry.base.rotation import rotation

@@ -14,7 +14,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]

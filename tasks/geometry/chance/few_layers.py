@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 
 from tasks.core.chance import student
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.geometry.chance.bootstrap import Array
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tasks.core.chance import mean_overlap
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 
 Array = NDArray[np.float64]
 

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tasks.core.contracts import DIVERGENCE, checked
+from tasks.core.frames import DIVERGENCE, checked
 from tasks.geometry.chance.bootstrap import cluster_counts, interval
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tasks.core.contracts import LENS, checked
+from tasks.core.frames import LENS, checked
 from tasks.geometry.functions.readout import Readout
 
 if TYPE_CHECKING:

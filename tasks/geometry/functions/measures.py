@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from tasks.core.contracts import CKA, DIVERGENCE, LENS, InputError, LocalBase, Progress, checked, no_progress
+from tasks.core.errors import InputError
+from tasks.core.frames import CKA, DIVERGENCE, LENS, checked
+from tasks.core.results import LocalBase, Progress, no_progress
 from tasks.core.sections import FunctionSpec
 from tasks.geometry.cka import Accumulator, Similarities
 from tasks.geometry.functions.divergence import BYTES_A_LOGIT, divergence_frame, pair_divergences

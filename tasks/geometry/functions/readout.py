@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from tasks.core.contracts import PROBLEMS, InputError, checked
+from tasks.core.errors import InputError
+from tasks.core.frames import PROBLEMS, checked
 
 if TYPE_CHECKING:
     from tasks.models.turn import Turn

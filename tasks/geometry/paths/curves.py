@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from tasks.core.contracts import LocalBase, Progress, no_progress
+from tasks.core.results import LocalBase, Progress, no_progress
 from tasks.core.sections import PathSpec
 from tasks.geometry.connectivity import (
     ENDS,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.geometry.adapters.adapter import AdapterSource
 from tasks.geometry.adapters.peft_config import explain, read_json
 from tasks.geometry.cosine import module_inner

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from tasks.core.contracts import InputError, LocalBase, checked
+from tasks.core.errors import InputError
+from tasks.core.frames import checked
+from tasks.core.results import LocalBase
 from tasks.geometry.connectivity import ENDS
 from tasks.geometry.paths.chosen import Chosen, choose
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from tasks.core.contracts import Progress
+from tasks.core.results import Progress
 
 
 def with_rate(progress: Progress, unit: str) -> Progress:

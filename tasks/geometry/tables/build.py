@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import polars as pl
 
-from tasks.core.contracts import SPECTRA, InputError, Progress, RunInfo, no_progress
+from tasks.core.errors import InputError
+from tasks.core.frames import SPECTRA
+from tasks.core.results import Progress, RunInfo, no_progress
 from tasks.geometry.adapters.checkpoint import Checkpoint
 from tasks.geometry.delta import Source, Update, natural
 from tasks.geometry.frames import Row, long_frame

@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tasks.core.contracts import FEW_LAYERS, PAIR_METRICS_FRAME, RunInfo, checked
+from tasks.core.frames import FEW_LAYERS, PAIR_METRICS_FRAME, checked
+from tasks.core.results import RunInfo
 from tasks.geometry.chance.bootstrap import Counts, cluster_counts, cluster_members, interval
 from tasks.geometry.chance.few_layers import pseudo_values, t_interval
 from tasks.geometry.chance.nulls import mean_null, median_null, normal_percentile, percentile

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.core.contracts import InputError, Progress, no_progress
+from tasks.core.errors import InputError
+from tasks.core.results import Progress, no_progress
 from tasks.geometry.delta import Array, NotFinite, Source, Update, check_size, natural, shared
 from tasks.geometry.frames import Row
 from tasks.geometry.spectrum import Spectrum

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from math import exp, log
 from typing import TYPE_CHECKING, Any
 
-from tasks.core.contracts import InputError, Progress
+from tasks.core.errors import InputError
+from tasks.core.results import Progress
 from tasks.core.sections import TinySpec
 from tasks.models.tiny.corpus import batch_share, opening_batches
 from tasks.models.tiny.learner import Learner

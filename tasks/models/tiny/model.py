@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.core.contracts import InputError, Progress, no_progress
 from tasks.core.digests import StageKey
+from tasks.core.errors import InputError
+from tasks.core.results import Progress, no_progress
 from tasks.core.sections import TinySpec
 from tasks.core.stages import PRETRAIN
 from tasks.models.generate import generate

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor, device

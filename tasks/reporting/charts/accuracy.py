@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from tasks.core.contracts import NO_POWER, RunInfo
+from tasks.core.results import NO_POWER, RunInfo
 from tasks.reporting.charts.picture import Picture, colour_of, label_of, short
 from tasks.reporting.charts.style import CROSS, FAINT, INK, PAPER, Spec, given, layer, panels, quantity, room, rows_axis
 from tasks.reporting.formats import benchmark_name, percent

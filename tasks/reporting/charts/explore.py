@@ -59,7 +59,7 @@ def build_explore(
     connectivity: pl.DataFrame | None = None,
     training: pl.DataFrame | None = None,
 ) -> Explore | None:
-    """The section of these frames (schemas of `tasks.core.contracts`); None where no two runs were compared."""
+    """The section of these frames (schemas of `tasks.core.frames`); None where no two runs were compared."""
     pairs = pair_data(pair_metrics, view)
     if pairs is None:
         return None

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.charts.picture import colour_of, label_of
 from tasks.reporting.metrics import INVERSE, PAIRS, REVERSED, Metric, pair_metric
 from tasks.reporting.views.floors import KINDS

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.charts.picture import apart, colour_of, label_of
 from tasks.reporting.charts.style import FAINT, INK, MARKERS, Spec, layer, names
 from tasks.reporting.charts.svg import WIDTH

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.charts.picture import Picture, colour_of, label_of
 from tasks.reporting.charts.style import FAINT, INK, Spec, heading, layer, panels, quantity
 from tasks.reporting.charts.svg import WIDTH

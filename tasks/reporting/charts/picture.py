@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.charts.style import INK, PALETTE, Spec
 from tasks.reporting.charts.svg import inline_svg
 from tasks.reporting.views.pairs import Geometry

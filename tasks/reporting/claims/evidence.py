@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.views.join import StudyTables
 from tasks.reporting.views.pairs import Geometry
 from tasks.reporting.views.paths import Paths

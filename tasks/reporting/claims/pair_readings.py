@@ -16,7 +16,7 @@ from statistics import fmean
 import polars as pl
 
 from tasks.core.chance import mean_overlap
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.claims.claim import Part, Reading
 from tasks.reporting.claims.evidence import Evidence
 from tasks.reporting.claims.measured import Measured, Missing, Noise, known

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from tasks.core.contracts import EFFECT, LEVEL, NO_POWER
+from tasks.core.results import EFFECT, LEVEL, NO_POWER
 from tasks.reporting.claims.measured import Measured
 from tasks.reporting.formats import number
 

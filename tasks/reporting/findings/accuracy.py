@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.core.contracts import DIFFERS_LITTLE, EQUAL, NO_POWER
+from tasks.core.results import DIFFERS_LITTLE, EQUAL, NO_POWER
 from tasks.reporting.formats import benchmark_name, p_value, percent, points, points_interval, span
 from tasks.reporting.notes import MOST_LISTED, count, named, spread_words
 from tasks.reporting.views.join import (

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import polars as pl
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.findings.direction import direction, weak_floor
 from tasks.reporting.findings.headline import Findings, about
 from tasks.reporting.findings.topics import PAIRS
@@ -30,7 +30,7 @@ _FAR_ABOVE = 99.0
 
 @dataclass(frozen=True)
 class Comparison:
-    """Adapters compared: the geometry ready to look up, and the frames of `tasks.core.contracts` that it came from."""
+    """Adapters compared: the geometry ready to look up, and the frames of `tasks.core.frames` that it came from."""
 
     view: Geometry
     pair_metrics: pl.DataFrame

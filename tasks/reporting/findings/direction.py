@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.formats import number
 from tasks.reporting.notes import MOST_LISTED, floor_note, named
 from tasks.reporting.views.floors import INITIALISATION

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tasks.core.contracts import EQUAL, NO_POWER, RunInfo
+from tasks.core.results import EQUAL, NO_POWER, RunInfo
 from tasks.reporting.claims.claim import ClaimResult
 from tasks.reporting.claims.measured import known
 from tasks.reporting.claims.output import paper_text

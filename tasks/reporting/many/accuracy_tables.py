@@ -6,7 +6,7 @@ from collections import Counter
 
 import polars as pl
 
-from tasks.core.contracts import DIFFERS, DIFFERS_LITTLE, EQUAL, NO_POWER
+from tasks.core.results import DIFFERS, DIFFERS_LITTLE, EQUAL, NO_POWER
 from tasks.reporting.estimates import spread
 from tasks.reporting.formats import (
     NOT_MEASURED,

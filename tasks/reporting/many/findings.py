@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import polars as pl
 
-from tasks.core.contracts import EQUAL
+from tasks.core.results import EQUAL
 from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER
 from tasks.reporting.estimates import spread
 from tasks.reporting.findings.headline import Findings, about

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.many.joined import Many
 from tasks.reporting.many.schemas import RUNS, SCORES
 from tasks.reporting.many.studies import Study

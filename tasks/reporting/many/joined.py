@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.many.studies import Study
 from tasks.reporting.views.join import primary_benchmark, spectrum_value, trained_runs
 

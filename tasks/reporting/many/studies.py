@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.core.sections import flatten
 from tasks.reporting.seal import check_sealed
 from tasks.reporting.views.join import SCHEMAS, StudyTables, base_of

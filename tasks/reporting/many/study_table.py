@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.formats import NOT_MEASURED, learning_rate, listed, percent
 from tasks.reporting.many.joined import Many, data_seed, differing, show
 from tasks.reporting.many.studies import Study

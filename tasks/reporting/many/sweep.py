@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.formats import NOT_MEASURED, learning_rate, seconds
 from tasks.reporting.many.direction_tables import BOTH, INITIALISATION, ORDER
 from tasks.reporting.many.joined import Many
@@ -38,7 +38,7 @@ class Sweep:
 def paths_frame(
     pairs: Sequence[tuple[RunInfo, RunInfo]], connectivity: pl.DataFrame | None, barriers: pl.DataFrame | None
 ) -> pl.DataFrame:
-    """MIDPOINTS of paths that were read on the solutions. ``connectivity``, ``barriers``: as `tasks.core.contracts`."""
+    """MIDPOINTS of paths that were read on the solutions. ``connectivity``, ``barriers``: as `tasks.core.frames`."""
     rows = []
     if connectivity is not None and barriers is not None:
         paths = paths_of(barriers)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import polars as pl
 
-from tasks.core.contracts import ADAPTERS, PAIR_METRICS_FRAME, SPECTRA, UNSHARED, InputError, RunInfo, checked
+from tasks.core.errors import InputError
+from tasks.core.frames import ADAPTERS, PAIR_METRICS_FRAME, SPECTRA, UNSHARED, checked
+from tasks.core.results import RunInfo
 from tasks.reporting.files import json_text, parquet, write_files
 from tasks.reporting.findings.comparison import Comparison
 from tasks.reporting.publish.figure_files import figure_files
@@ -26,7 +28,7 @@ def write_comparison(
 ) -> list[Path]:
     """Write the comparison of ``runs`` into ``out`` (made if need be) and return the paths, report.html first.
 
-    ``frames``: pair_metrics, spectra, adapters, unshared, in the schemas of `tasks.core.contracts`. Two runs of one
+    ``frames``: pair_metrics, spectra, adapters, unshared, in the schemas of `tasks.core.frames`. Two runs of one
     ``method`` (and ``lr``) are taken for twins, which measure a noise floor: give what is not known to be one method
     names of its own. ``reference``: the run that the others are compared with.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from tasks.core.contracts import RunInfo, StageResult
+from tasks.core.results import RunInfo, StageResult
 from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER
 from tasks.reporting.findings.lead import lead
 from tasks.reporting.formats import NOT_MEASURED

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.formats import in_sentence, number, p_value, percent, points
 from tasks.reporting.notes import floor_note
 from tasks.reporting.render.condense import warned

@@ -8,7 +8,7 @@ import math
 import re
 from pathlib import Path
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.formats import in_sentence
 from tasks.reporting.notes import floor_note
 from tasks.reporting.tables.functions import depths, divergences

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.claims import claims_sentence, claims_table
 from tasks.reporting.findings.comparison import comparison_lead
 from tasks.reporting.findings.headline import findings
@@ -99,7 +99,7 @@ def comparison_renderable(frames: Mapping[str, pl.DataFrame], reference: str) ->
     """What the adapters are to ``reference``, and one row each; for ``rich``'s ``console.print``. No markup in names is
     obeyed.
 
-    ``frames``: at least pair_metrics, spectra and adapters, in the schemas of `tasks.core.contracts`; the rows are in
+    ``frames``: at least pair_metrics, spectra and adapters, in the schemas of `tasks.core.frames`; the rows are in
     the order of adapters.
     """
     from rich.box import SIMPLE_HEAD

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import combinations
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.formats import number, percent
 from tasks.reporting.metrics import CKA
 from tasks.reporting.tables.pairs import OWN, columns_of

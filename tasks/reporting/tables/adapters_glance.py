@@ -10,7 +10,7 @@ from statistics import median
 
 import polars as pl
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.formats import NOT_MEASURED, number, size
 from tasks.reporting.notes import interval, percentile
 from tasks.reporting.tables.glance import NONE

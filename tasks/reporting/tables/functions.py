@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.estimates import Estimate, Spread
 from tasks.reporting.formats import NOT_MEASURED, significant
 from tasks.reporting.metrics import DEPTH

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.formats import number, significant
 from tasks.reporting.metrics import BASE, UPDATE, Metric
 from tasks.reporting.metrics import notes as metric_notes

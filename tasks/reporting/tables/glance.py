@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.core.contracts import DIFFERS, DIFFERS_LITTLE, EQUAL, NO_POWER, RunInfo
+from tasks.core.results import DIFFERS, DIFFERS_LITTLE, EQUAL, NO_POWER, RunInfo
 from tasks.reporting.formats import NOT_MEASURED, benchmark_name, number, percent, points, significant, size
 from tasks.reporting.tables.views import Cell, Table, cosine_cell, reference_marks, same_method_words, versus_cell
 from tasks.reporting.views.floors import ORDER

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.core.contracts import DIFFERS_LITTLE, EQUAL
+from tasks.core.results import DIFFERS_LITTLE, EQUAL
 from tasks.reporting.formats import benchmark_name, in_sentence, points, points_interval
 from tasks.reporting.tables.views import Cell, Table, p_words, reference_marks
 from tasks.reporting.views.join import MARGIN, StudyTables, benchmarks, ordered_runs, versus_of

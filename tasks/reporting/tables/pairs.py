@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.formats import NOT_MEASURED, number
 from tasks.reporting.metrics import PAIR, Ks, Metric
 from tasks.reporting.metrics import notes as metric_notes

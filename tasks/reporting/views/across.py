@@ -14,7 +14,7 @@ from itertools import combinations, product
 from statistics import fmean
 
 from tasks.core.chance import student
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 
 Value = Callable[[str, str], float | None]
 """(run, other) -> a measure of the pair; None where it was not measured."""

@@ -8,29 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from tasks.core.contracts import (
+from tasks.core.frames import (
     ACCURACY,
     BARRIERS,
     CKA,
     CONNECTIVITY,
     DIFFERENCES,
-    DIFFERS,
-    DIFFERS_LITTLE,
     DIVERGENCE,
-    EFFECT,
     ITEMS,
     LENS,
-    LEVEL,
     MCNEMAR,
-    NO_POWER,
     PAIR_METRICS_FRAME,
-    REFERENCE_METHODS,
     SAMPLES,
     SPECTRA,
     TRAINING,
-    RunInfo,
     checked,
 )
+from tasks.core.results import DIFFERS, DIFFERS_LITTLE, EFFECT, LEVEL, NO_POWER, REFERENCE_METHODS, RunInfo
 
 if TYPE_CHECKING:
     from tasks.reporting.views.pairs import Geometry
@@ -82,7 +76,7 @@ def _empty(name: str) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class StudyTables:
-    """Everything a report is made of. The frames are in the schemas of `tasks.core.contracts`, empty where not
+    """Everything a report is made of. The frames are in the schemas of `tasks.core.frames`, empty where not
     measured.
 
     ``rollouts``: counts by name (``prompts``, ``rows``, ``correct``, ``mixed_groups``, ``dropped`` {rule: rows}, ...);

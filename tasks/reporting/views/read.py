@@ -7,7 +7,8 @@ from pathlib import Path
 
 import polars as pl
 
-from tasks.core.contracts import InputError, RunInfo
+from tasks.core.errors import InputError
+from tasks.core.results import RunInfo
 from tasks.reporting.seal import check_sealed
 from tasks.reporting.views.join import SCHEMAS, StudyTables, frames, judged, with_frames
 

@@ -78,7 +78,7 @@ def given(folder: Path, *, held: bool = True, record: dict[str, str] = OURS, our
     """What a process of its own has in its environment after `quiet_environment`; ``held``: `colinear ui` runs."""
     folder.mkdir(exist_ok=True)
     login.remember(folder, record["prefect"], record["mlflow"], list(record.values()) if ours else [])
-    asked = f"import json, os; from tasks import home; home.quiet_environment(); print(json.dumps({{n: os.environ.get(n) for n in {GIVEN}}}))"  # noqa: E501
+    asked = f"import json, os; from tasks.core import home; home.quiet_environment(); print(json.dumps({{n: os.environ.get(n) for n in {GIVEN}}}))"  # noqa: E501
     lock = FileLock(folder / login.LOCK)
     if held:
         lock.acquire()

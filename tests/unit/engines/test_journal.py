@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.contracts import StageError
+from tasks.core.errors import StageError
 from tasks.engines.interface import Completion, Deliver, Request, Sampling, seed_of
 from tasks.engines.journal import Journal, append_lines, complete, read_lines
 

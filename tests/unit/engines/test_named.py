@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.core.sections import RolloutSpec
 from tasks.engines import named
 from tasks.engines.choose import open_engine, probe_endpoint

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tasks.core.contracts import InputError, StageError
+from tasks.core.errors import InputError, StageError
 from tasks.core.sections import RolloutSpec
 from tasks.engines import endpoint as module
 from tasks.engines import named

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.engines.interface import Completion, Request, Sampling, seed_of
 from tasks.engines.transformers import TransformersEngine
 from tasks.models.load import load_model, load_tokenizer

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.core.contracts import InputError, StageError
+from tasks.core.errors import InputError, StageError
 from tasks.engines.interface import Completion, Request, Sampling
 from tasks.engines.journal import Journal, complete
 from tasks.engines.transformers import TransformersEngine

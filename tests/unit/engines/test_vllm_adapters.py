@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.engines.vllm import VllmEngine
 from tasks.engines.vllm_adapters import check_adapters
 from tests.lab.vllm_models import make_adapter, make_base

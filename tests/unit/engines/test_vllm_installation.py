@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.engines import vllm_installation
 from tasks.engines.interface import Request, Sampling
 from tasks.engines.vllm import VllmEngine, room

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.contracts import InputError, StageError
+from tasks.core.errors import InputError, StageError
 from tasks.engines import vllm_installation
 from tasks.engines.vllm import CPU_HEADS, check_cpu, check_head
 from tasks.engines.vllm_installation import VARIABLE, interpreter

@@ -9,7 +9,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tasks.core.contracts import ITEMS, PROBLEMS, LocalBase, RunInfo, StageError
+from tasks.core.errors import StageError
+from tasks.core.frames import ITEMS, PROBLEMS
+from tasks.core.results import LocalBase, RunInfo
 from tasks.core.sections import EvaluationSpec
 from tasks.engines.vllm import VllmEngine
 from tasks.evaluation.evaluate import Asked, collect, evaluate_models, rows_of

@@ -7,7 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tasks.core.contracts import ACCURACY, DIFFERS, EQUAL, ITEMS, MCNEMAR, NO_POWER, InputError
+from tasks.core.errors import InputError
+from tasks.core.frames import ACCURACY, ITEMS, MCNEMAR
+from tasks.core.results import DIFFERS, EQUAL, NO_POWER
 from tasks.evaluation.accuracy import accuracy_table, families, mcnemar_table
 from tasks.evaluation.intervals import holm, paired_interval, share_interval, wilson
 from tasks.evaluation.power import detectable_difference, verdict

@@ -10,7 +10,9 @@ import polars as pl
 import pytest
 import torch
 
-from tasks.core.contracts import ITEMS, PROBLEMS, InputError, LocalBase, RunInfo, StageError, no_progress
+from tasks.core.errors import InputError, StageError
+from tasks.core.frames import ITEMS, PROBLEMS
+from tasks.core.results import LocalBase, RunInfo, no_progress
 from tasks.core.sections import EvaluationSpec
 from tasks.engines.journal import append_lines
 from tasks.evaluation import evaluate as module

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.evaluation.intervals import holm, paired_bootstrap, paired_interval, share_interval, wilson
 from tasks.evaluation.mcnemar import mcnemar
 

@@ -12,7 +12,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from tasks.core.contracts import ITEMS, InputError
+from tasks.core.errors import InputError
+from tasks.core.frames import ITEMS
 from tasks.evaluation.logs import Columns, Log, read_logs
 from tasks.evaluation.mcnemar import mcnemar
 from tasks.evaluation.paired import Compared, _sign_flips, compare_logs

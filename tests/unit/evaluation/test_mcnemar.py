@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binom
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.evaluation.mcnemar import McNemar, mcnemar
 
 

@@ -7,7 +7,8 @@ from itertools import product
 import pytest
 from scipy.stats import norm
 
-from tasks.core.contracts import DIFFERS, DIFFERS_LITTLE, EFFECT, EQUAL, NO_POWER, InputError
+from tasks.core.errors import InputError
+from tasks.core.results import DIFFERS, DIFFERS_LITTLE, EFFECT, EQUAL, NO_POWER
 from tasks.evaluation.intervals import paired_interval
 from tasks.evaluation.mcnemar import mcnemar
 from tasks.evaluation.power import detectable_difference, exact_power, smallest_significant, verdict

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from tasks.core.contracts import ITEMS
+from tasks.core.frames import ITEMS
 from tasks.evaluation.samples import maj_at_k, samples_table
 from tasks.grading.grade import grade_many
 from tasks.rollouts.files import read_rollouts

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.evaluation.intervals import paired_interval, paired_moments
 from tasks.evaluation.replicates import TrainingSpread, method_interval, training_spread
 

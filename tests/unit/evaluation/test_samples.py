@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tasks.core.contracts import DIFFERENCES, ITEMS, SAMPLES, InputError
+from tasks.core.errors import InputError
+from tasks.core.frames import DIFFERENCES, ITEMS, SAMPLES
 from tasks.evaluation.intervals import paired_bootstrap, share_interval, wilson
 from tasks.evaluation.samples import differences_table, maj_at_k, pass_at_k, samples_table
 

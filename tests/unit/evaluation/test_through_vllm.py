@@ -11,7 +11,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tasks.core.contracts import PROBLEMS, LocalBase, RunInfo, StageError
+from tasks.core.errors import StageError
+from tasks.core.frames import PROBLEMS
+from tasks.core.results import LocalBase, RunInfo
 from tasks.core.sections import EvaluationSpec
 from tasks.engines.transformers import TransformersEngine
 from tasks.evaluation import through_vllm

@@ -7,7 +7,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tasks.core.contracts import PROBLEMS, LocalBase, RunInfo
+from tasks.core.frames import PROBLEMS
+from tasks.core.results import LocalBase, RunInfo
 from tasks.core.sections import EvaluationSpec
 from tasks.evaluation.evaluate import Asked, collect, evaluate_models
 from tests.lab.families import FAMILIES, write_parrot

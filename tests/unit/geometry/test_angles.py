@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.geometry.angles import overlap, principal_angles, subspace_angles
 from tasks.geometry.delta import Factors, LoraDelta
 from tasks.geometry.factored import factor

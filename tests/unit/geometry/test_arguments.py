@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.contracts import InputError, RunInfo
+from tasks.core.errors import InputError
+from tasks.core.results import RunInfo
 from tasks.geometry.adapters.arguments import Argument, is_model, label_all, locate, parse
 from tasks.geometry.adapters.identities import choose_reference, identify
 

@@ -8,7 +8,9 @@ import polars as pl
 import pytest
 import torch
 
-from tasks.core.contracts import SPECTRA, InputError, RunInfo
+from tasks.core.errors import InputError
+from tasks.core.frames import SPECTRA
+from tasks.core.results import RunInfo
 from tasks.geometry.base.measures import measure_base
 from tasks.geometry.base.metrics import BASE_METRICS
 from tasks.geometry.compare import Named, compare

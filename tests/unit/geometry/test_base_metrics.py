@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.geometry.base.intruders import intruder_dimensions
 from tasks.geometry.base.metrics import BASE_METRICS, base_module, base_rows, moved, overall_rows
 from tasks.geometry.base.shift import spectrum_shift

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.geometry.chance.bootstrap import cluster_counts, cluster_members, interval, weighted_mean, weighted_median
 
 Statistic = Callable[..., np.ndarray]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.geometry.adapters.checkpoint import Checkpoint, changed
 
 Q, K, NORM = (f"model.layers.0.self_attn.{p}.weight" for p in ("q_proj", "k_proj", "q_norm"))

@@ -8,7 +8,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tasks.core.contracts import PROBLEMS, InputError
+from tasks.core.errors import InputError
+from tasks.core.frames import PROBLEMS
 from tasks.geometry.paths.chosen import Chosen, choose
 from tasks.geometry.paths.texts import as_texts
 from tasks.models.turn import Turn, open_turn

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.geometry.cka import Accumulator, Similarities, cka_with_reason, linear_cka
 
 Array = np.ndarray

@@ -15,7 +15,8 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3ForCausalLM
 
-from tasks.core.contracts import InputError, RunInfo
+from tasks.core.errors import InputError
+from tasks.core.results import RunInfo
 from tasks.geometry.adapters.checkpoint import Checkpoint
 from tasks.geometry.adapters.opened import FACTORED, MERGED
 from tasks.geometry.compare import FRAMES, Comparison, compare, examine

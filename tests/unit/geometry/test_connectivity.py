@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tasks.core.contracts import BARRIERS, CONNECTIVITY, InputError
+from tasks.core.errors import InputError
+from tasks.core.frames import BARRIERS, CONNECTIVITY
 from tasks.geometry.connectivity import (
     PATH_ITEMS,
     barrier,

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.geometry.cosine import cosine_matrix, inner, module_cosines, norm, orthogonal_fraction
 from tasks.geometry.delta import Factors, LoraDelta
 from tests.lab.updates import SHAPES, Shape, deltas, dense, flat, mapped, random_delta, rotation, zero

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.geometry.chance.bootstrap import cluster_counts, cluster_members, interval
 from tasks.geometry.chance.few_layers import pseudo_values, t_interval
 from tasks.geometry.updates.metrics import PAIR_METRICS

@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tasks.core.contracts import InputError, RunInfo
+from tasks.core.errors import InputError
+from tasks.core.results import RunInfo
 from tasks.geometry.adapters.adapter import AdapterSource
 from tasks.geometry.adapters.arguments import label_all, locate, parse
 from tasks.geometry.adapters.checkpoint import Checkpoint, changed

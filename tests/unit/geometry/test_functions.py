@@ -16,7 +16,9 @@ import polars as pl
 import pytest
 import torch
 
-from tasks.core.contracts import CKA, DIVERGENCE, LENS, PROBLEMS, InputError, LocalBase, checked
+from tasks.core.errors import InputError
+from tasks.core.frames import CKA, DIVERGENCE, LENS, PROBLEMS, checked
+from tasks.core.results import LocalBase
 from tasks.core.sections import FunctionSpec
 from tasks.geometry.cka import linear_cka
 from tasks.geometry.functions import measures as functions

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.geometry.adapters.checkpoint import Checkpoint
 from tasks.geometry.inspection import CODES, Inspected, inspect_adapter, inspect_all
 

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.geometry.delta import Dense, Factors, NotFinite, Source, Update, natural
 from tasks.geometry.factored import DENSE_LIMIT
 from tasks.geometry.tables.build import Measured, geometry, pair_frame, spectrum_frame

@@ -13,7 +13,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.geometry.adapters.checkpoint import Checkpoint, changed
 from tasks.geometry.adapters.merged import merge
 from tasks.geometry.adapters.peft_config import NOT_PLAIN, explain

@@ -6,7 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tasks.core.contracts import PAIR_METRICS_FRAME, InputError, RunInfo
+from tasks.core.errors import InputError
+from tasks.core.frames import PAIR_METRICS_FRAME
+from tasks.core.results import RunInfo
 from tasks.geometry.angles import principal_angles
 from tasks.geometry.cosine import cosine_matrix, module_cosines, norm, orthogonal_fraction
 from tasks.geometry.delta import LoraDelta

@@ -6,7 +6,7 @@ from scipy.special import beta
 from scipy.stats import beta as beta_law
 from scipy.stats import ks_2samp, kstest, ortho_group
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.geometry.chance.nulls import (
     expected_overlap,
     expected_similarity,

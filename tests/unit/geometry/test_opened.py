@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3ForCausalLM
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.geometry.adapters.adapter import WEIGHTS, AdapterSource
 from tasks.geometry.adapters.checkpoint import Checkpoint
 from tasks.geometry.adapters.opened import FACTORED, MERGED, check, open_adapter

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tasks.core.contracts import PAIR_METRICS_FRAME
+from tasks.core.frames import PAIR_METRICS_FRAME
 from tasks.geometry.chance.bootstrap import cluster_counts
 from tasks.geometry.delta import Dense, Factors, natural
 from tasks.geometry.tables.build import geometry, pair_frame

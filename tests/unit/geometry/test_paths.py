@@ -13,7 +13,9 @@ import polars as pl
 import pytest
 import torch
 
-from tasks.core.contracts import BARRIERS, CONNECTIVITY, PROBLEMS, InputError, LocalBase
+from tasks.core.errors import InputError
+from tasks.core.frames import BARRIERS, CONNECTIVITY, PROBLEMS
+from tasks.core.results import LocalBase
 from tasks.core.sections import PathSpec
 from tasks.geometry.connectivity import ENDS, PATH_ITEMS
 from tasks.geometry.delta import LoraDelta, load_delta

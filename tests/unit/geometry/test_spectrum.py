@@ -6,7 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tasks.core.contracts import SPECTRA, RunInfo
+from tasks.core.frames import SPECTRA
+from tasks.core.results import RunInfo
 from tasks.geometry.cosine import norm
 from tasks.geometry.delta import Factors, LoraDelta
 from tasks.geometry.spectrum import effective_rank, participation_rank, singular_values, stable_rank

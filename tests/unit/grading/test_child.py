@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from tasks.core.contracts import StageError
+from tasks.core.errors import StageError
 from tasks.grading import pool as module
 from tasks.grading.child import HARD_SECONDS
 from tasks.grading.grade import Grade, grade, grade_many

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.grading.golds import check_golds
 from tasks.grading.grade import Grade, grade, grade_many, unparsed_golds
 from tasks.grading.locate import MAX_FORMULA, locate, said

@@ -8,7 +8,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tasks.core.contracts import GRADED, ROLLOUTS, InputError
+from tasks.core.errors import InputError
+from tasks.core.frames import GRADED, ROLLOUTS
 from tasks.grading.grade import GRADER
 from tasks.grading.rollouts import counts, grade_rollouts
 

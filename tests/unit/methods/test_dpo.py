@@ -11,7 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.methods.common import PAIR_EXAMPLES
 from tasks.methods.dpo import Dpo, preference_loss
 from tests.lab.groups import graded

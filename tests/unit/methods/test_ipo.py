@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.methods.dpo import Dpo
 from tasks.methods.ipo import Ipo, identity_loss
 from tests.lab.groups import graded

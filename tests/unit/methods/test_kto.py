@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.methods.kto import Kto, prospect_loss
 from tasks.settings.study import StudySpec
 from tests.lab.groups import graded, weights

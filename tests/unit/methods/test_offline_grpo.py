@@ -7,7 +7,7 @@ from math import log, sqrt
 import pytest
 import torch
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.methods.offline_grpo import OfflineGrpo
 from tests.lab.groups import graded, weights
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.core.sections import TrainSpec
 from tasks.methods.common import PROMPT_EXAMPLES
 from tasks.methods.online_grpo import OnlineGrpo, group_advantages

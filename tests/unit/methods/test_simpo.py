@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.methods.simpo import Simpo, margin_loss
 from tests.lab.groups import graded
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.methods import Methods
 from tasks.methods.common import chosen
 from tests.lab.groups import graded

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from tasks.core.contracts import no_progress
+from tasks.core.results import no_progress
 from tasks.models import decode as module
 from tasks.models.decode import can_decode, decode
 from tasks.models.generate import generate, nobody

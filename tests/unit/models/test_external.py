@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.models import external
 from tasks.models.external import check_base, locate, reference
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.models.generate import Generated, InverseSampler, generate
 
 EOS, PAD = 2, 0

@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks.core.contracts import InputError, StageError
 from tasks.core.digests import StageKey
+from tasks.core.errors import InputError, StageError
 from tasks.models import gguf_file
 from tasks.models.dequantise import dequantise, dequantise_key, describe
 from tasks.models.external import check_base, file_sha256, locate

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.models.load import (
     Arithmetic,
     arithmetic,

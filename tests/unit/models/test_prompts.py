@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.models.load import load_tokenizer
 from tasks.models.prompts import check_template, prompt_ids
 from tasks.models.turn import Turn, open_turn, turn_of

@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.core.sections import TinySpec
 from tasks.models.tiny import model as tiny
 from tasks.models.tiny.corpus import batch_share

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.core.contracts import InputError, no_progress
+from tasks.core.errors import InputError
+from tasks.core.results import no_progress
 from tasks.core.sections import TinySpec
 from tasks.models.tiny import branch as tiny_branch
 from tasks.models.tiny import model as tiny

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tasks.core.contracts import ArtifactRef, InputError, ModelRef
+from tasks.core.errors import InputError
+from tasks.core.results import ArtifactRef, ModelRef
 from tasks.models.prompts import prompt_ids
 from tasks.models.turn import CHAT_TEMPLATE, CONFIG, GENERATION, TOKENIZER, Turn, open_turn
 from tests.lab.families import FAMILIES, Family, write_tokenizer

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.planning.machine import GPUS, UNKNOWN_GPU, cpu_peak, here, named, read_gpu, with_peak
 
 

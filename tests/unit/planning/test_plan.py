@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.planning.machine import Machine, named
 from tasks.planning.plan import Plan, _disk_refusals, check_machine, plan_study
 from tasks.planning.stages import Stage

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.methods import Methods
 from tasks.planning import preflight as module
 from tasks.planning.preflight import check_selections, preflight

@@ -10,7 +10,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tasks.core.contracts import PROBLEMS, InputError
+from tasks.core.errors import InputError
+from tasks.core.frames import PROBLEMS
 from tasks.core.rows import question_id
 from tasks.problems.benchmarks import (
     BENCHMARKS,
@@ -184,7 +185,7 @@ def test_a_data_set_is_read_by_datasets(tmp_path: Path) -> None:
 
 def test_without_network_file_or_cache_one_line_says_so(tmp_path: Path) -> None:
     done = by_datasets(
-        "from tasks.core.contracts import InputError\nfrom tasks.problems.benchmarks import load_benchmark\n"
+        "from tasks.core.errors import InputError\nfrom tasks.problems.benchmarks import load_benchmark\n"
         "try: load_benchmark('gsm8k')\nexcept InputError as error: print(error)",
         tmp_path,
     )

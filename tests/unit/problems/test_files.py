@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.core.contracts import PROBLEMS, InputError
+from tasks.core.errors import InputError
+from tasks.core.frames import PROBLEMS
 from tasks.problems.files import read_problems
 
 Write = Callable[..., Path]

@@ -44,7 +44,7 @@ REPOSITORIES = {
 }
 ASK = """
 import json, sys
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.problems.benchmarks import open_benchmark
 
 try:

@@ -8,7 +8,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tasks.core.contracts import PROBLEMS, ArtifactRef, InputError, ModelRef
+from tasks.core.errors import InputError
+from tasks.core.frames import PROBLEMS
+from tasks.core.results import ArtifactRef, ModelRef
 from tasks.core.rows import Row
 from tasks.problems.benchmarks import BOXED, Loaded, open_heldout
 from tasks.problems.files import Layout, Problems, collect

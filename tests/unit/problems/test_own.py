@@ -9,7 +9,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tasks.core.contracts import PROBLEMS, InputError
+from tasks.core.errors import InputError
+from tasks.core.frames import PROBLEMS
 from tasks.core.rows import Row
 from tasks.problems.benchmarks import BOXED, Loaded, open_heldout
 from tasks.problems.files import Layout, Problems, collect

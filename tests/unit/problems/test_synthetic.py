@@ -7,7 +7,8 @@ from random import Random
 import polars as pl
 import pytest
 
-from tasks.core.contracts import PROBLEMS, InputError
+from tasks.core.errors import InputError
+from tasks.core.frames import PROBLEMS
 from tasks.core.sections import TinySpec
 from tasks.problems import synthetic
 from tasks.problems.overlap import overlap_report, question_key, split_of

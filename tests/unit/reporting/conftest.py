@@ -11,17 +11,8 @@ import polars as pl
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
-from tasks.core.contracts import (
-    ACCURACY,
-    ADAPTERS,
-    ITEMS,
-    PAIR_METRICS_FRAME,
-    SPECTRA,
-    TRAINING,
-    UNSHARED,
-    RunInfo,
-    checked,
-)
+from tasks.core.frames import ACCURACY, ADAPTERS, ITEMS, PAIR_METRICS_FRAME, SPECTRA, TRAINING, UNSHARED, checked
+from tasks.core.results import RunInfo
 from tasks.evaluation.accuracy import mcnemar_table
 from tasks.reporting.views.join import StudyTables
 from tests.lab.functions import (

@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from tasks.core.chance import mean_overlap
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.claims import sensitivity_table, verdicts
 from tasks.reporting.claims.evidence import Evidence, evidence_of
 from tasks.reporting.claims.measured import Measured, Noise

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.formats import number
 from tasks.reporting.publish.write import write_report
 from tasks.reporting.tables.rollouts import rollout_record

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import polars as pl
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.charts.accuracy import accuracy_pictures
 from tasks.reporting.charts.catalogue import pictures
 from tasks.reporting.charts.heat_map import MOST_LABELLED, cosine_picture

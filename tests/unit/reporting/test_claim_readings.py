@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from scipy.stats import t, ttest_ind
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.evaluation.accuracy import accuracy_table, mcnemar_table
 from tasks.reporting.claims.accuracy_readings import accuracy
 from tasks.reporting.claims.claim import Part

@@ -9,7 +9,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.claims import CLAIMS, ClaimResult, claims_json, claims_sentence, claims_table, claims_tables
 from tasks.reporting.claims.claim import Claim, Part, check
 from tasks.reporting.claims.evidence import evidence_of, main_runs

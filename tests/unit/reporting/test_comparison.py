@@ -13,7 +13,8 @@ import pytest
 from polars.testing import assert_frame_equal
 from rich.console import Console
 
-from tasks.core.contracts import InputError, RunInfo
+from tasks.core.errors import InputError
+from tasks.core.results import RunInfo
 from tasks.reporting.findings.comparison import Comparison, comparison_findings
 from tasks.reporting.publish.comparison import write_comparison
 from tasks.reporting.render.comparison_document import comparison_document

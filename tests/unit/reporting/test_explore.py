@@ -13,7 +13,8 @@ from itertools import combinations
 import polars as pl
 import pytest
 
-from tasks.core.contracts import PAIR_METRICS_FRAME, RunInfo
+from tasks.core.frames import PAIR_METRICS_FRAME
+from tasks.core.results import RunInfo
 from tasks.reporting.charts.explore import build_explore
 from tasks.reporting.charts.explore_curves import MOST_POINTS, path_data, training_data
 from tasks.reporting.charts.explore_pairs import pair_data

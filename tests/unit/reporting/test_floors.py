@@ -6,7 +6,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.estimates import Spread
 from tasks.reporting.findings.headline import direction
 from tasks.reporting.notes import floor_note

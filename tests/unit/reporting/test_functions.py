@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import polars as pl
 
-from tasks.core.contracts import CKA, DIVERGENCE, LENS, RunInfo
+from tasks.core.frames import CKA, DIVERGENCE, LENS
+from tasks.core.results import RunInfo
 from tasks.reporting.charts.cka import cka_picture
 from tasks.reporting.findings.functions import cka_finding, divergence_finding
 from tasks.reporting.formats import significant

@@ -6,7 +6,8 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from tasks.core.contracts import DIFFERS, DIFFERS_LITTLE, EQUAL, NO_POWER, InputError, RunInfo
+from tasks.core.errors import InputError
+from tasks.core.results import DIFFERS, DIFFERS_LITTLE, EQUAL, NO_POWER, RunInfo
 from tasks.reporting.views.join import (
     StudyTables,
     Versus,

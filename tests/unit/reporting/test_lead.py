@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import polars as pl
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.claims import claims_table
 from tasks.reporting.findings.lead import accuracy_lead, direction_lead, disagreements, doubt_lead, lead
 from tasks.reporting.formats import percent

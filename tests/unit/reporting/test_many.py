@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tasks.core.contracts import InputError, RunInfo
+from tasks.core.errors import InputError
+from tasks.core.results import RunInfo
 from tasks.reporting.estimates import spread
 from tasks.reporting.many.document import many_page
 from tasks.reporting.many.frames import runs_frame, scores_frame

@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tasks.core.contracts import RunInfo, StageResult
+from tasks.core.results import RunInfo, StageResult
 from tasks.reporting.publish.mlflow_record import describe_by_report, record_study
 from tasks.reporting.publish.write import write_report
 from tasks.reporting.views.join import StudyTables

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import polars as pl
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.findings.headline import findings
 from tasks.reporting.publish.note import study_note
 from tasks.reporting.views.join import StudyTables

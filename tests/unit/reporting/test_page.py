@@ -14,7 +14,8 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from tasks.core.contracts import PAIR_METRICS_FRAME, RunInfo
+from tasks.core.frames import PAIR_METRICS_FRAME
+from tasks.core.results import RunInfo
 from tasks.reporting.charts.picture import short
 from tasks.reporting.findings.lead import LONGEST
 from tasks.reporting.formats import number, percent, points

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.views.floors import INITIALISATION, ORDER
 from tasks.reporting.views.join import StudyTables
 from tasks.reporting.views.pairs import (

@@ -6,7 +6,8 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from tasks.core.contracts import BARRIERS, CONNECTIVITY, RunInfo
+from tasks.core.frames import BARRIERS, CONNECTIVITY
+from tasks.core.results import RunInfo
 from tasks.reporting.charts.paths import MOST_PANELS, path_pictures
 from tasks.reporting.findings.functions import barrier_finding
 from tasks.reporting.tables.barriers import barrier_tables

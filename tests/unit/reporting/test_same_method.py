@@ -7,7 +7,8 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from tasks.core.contracts import LENS, MCNEMAR, SAMPLES, RunInfo
+from tasks.core.frames import LENS, MCNEMAR, SAMPLES
+from tasks.core.results import RunInfo
 from tasks.reporting.estimates import Spread
 from tasks.reporting.findings.accuracy import against_base
 from tasks.reporting.findings.functions import depth_finding

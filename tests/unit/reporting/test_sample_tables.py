@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import polars as pl
 
-from tasks.core.contracts import DIFFERENCES
+from tasks.core.frames import DIFFERENCES
 from tasks.reporting.findings.lost import not_measured
 from tasks.reporting.tables.samples import differences_tables
 from tasks.reporting.tables.study import benchmarks_tables

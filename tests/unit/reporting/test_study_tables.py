@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from tasks.core.contracts import DIFFERS, DIFFERS_LITTLE, EQUAL, NO_POWER
+from tasks.core.results import DIFFERS, DIFFERS_LITTLE, EQUAL, NO_POWER
 from tasks.core.secrets import without_password
 from tasks.reporting.claims import CLAIMS
 from tasks.reporting.findings.headline import findings

@@ -9,7 +9,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tasks.core.contracts import BARRIERS, CONNECTIVITY, EQUAL, RunInfo
+from tasks.core.frames import BARRIERS, CONNECTIVITY
+from tasks.core.results import EQUAL, RunInfo
 from tasks.reporting.many.document import Page, many_page
 from tasks.reporting.many.findings import many_findings
 from tasks.reporting.many.frames import runs_frame, scores_frame

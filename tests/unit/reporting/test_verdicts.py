@@ -9,7 +9,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tasks.core.contracts import DIFFERS, DIFFERS_LITTLE, EQUAL, MCNEMAR, NO_POWER, SAMPLES, RunInfo
+from tasks.core.frames import MCNEMAR, SAMPLES
+from tasks.core.results import DIFFERS, DIFFERS_LITTLE, EQUAL, NO_POWER, RunInfo
 from tasks.reporting.findings.accuracy import against_base
 from tasks.reporting.findings.lost import lost
 from tasks.reporting.tables.accuracy import MOST_TESTS, accuracy_table, mcnemar_table

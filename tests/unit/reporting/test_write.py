@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.reporting.publish.write import write_report
 from tasks.reporting.views.join import SCHEMAS, StudyTables
 from tasks.reporting.views.read import read_tables

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.core.contracts import GRADED, InputError
+from tasks.core.errors import InputError
+from tasks.core.frames import GRADED
 from tasks.rollouts.files import ROLLOUT_FILE, describe, heldout_split, read_rollouts
 from tasks.rollouts.layouts import bare_gold
 

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.models.prompts import MARKS
 from tasks.rollouts.files import marks_of, read_into, read_rollouts
 from tasks.rollouts.layouts import FINISHED, LAYOUTS, Reading

@@ -10,7 +10,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tasks.core.contracts import PROBLEMS, ROLLOUTS, InputError, LocalBase
+from tasks.core.errors import InputError
+from tasks.core.frames import PROBLEMS, ROLLOUTS
+from tasks.core.results import LocalBase
 from tasks.models.load import load_tokenizer
 from tasks.models.turn import open_turn
 from tasks.rollouts.files import heldout_split

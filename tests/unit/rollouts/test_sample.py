@@ -12,7 +12,9 @@ import polars as pl
 import pytest
 import torch
 
-from tasks.core.contracts import COMPLETIONS, PROBLEMS, ROLLOUTS, InputError, LocalBase
+from tasks.core.errors import InputError
+from tasks.core.frames import COMPLETIONS, PROBLEMS, ROLLOUTS
+from tasks.core.results import LocalBase
 from tasks.core.sections import RolloutSpec
 from tasks.engines.interface import Completion, seed_of
 from tasks.engines.journal import read_lines

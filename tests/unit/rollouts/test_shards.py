@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 
 from tasks.core import rows as rows_module
-from tasks.core.contracts import InputError
 from tasks.core.digests import file_digest
+from tasks.core.errors import InputError
 from tasks.core.rows import number_text, read_rows, rows_bytes, rows_digest
 from tasks.problems.files import read_problems
 from tasks.rollouts.files import read_rollouts

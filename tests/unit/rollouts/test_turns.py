@@ -10,7 +10,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tasks.core.contracts import COMPLETIONS, PROBLEMS, InputError, LocalBase
+from tasks.core.errors import InputError
+from tasks.core.frames import COMPLETIONS, PROBLEMS
+from tasks.core.results import LocalBase
 from tasks.models.turn import open_turn
 from tasks.rollouts.own import own_rollouts, taught_rollouts
 from tasks.rollouts.teacher import TEACHER, tokenizer_digest

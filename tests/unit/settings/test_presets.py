@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from flows.cli.main import main, study_spec
-from tasks.core.contracts import InputError, RunInfo
+from tasks.core.errors import InputError
+from tasks.core.results import RunInfo
 from tasks.core.sections import flatten
 from tasks.settings.presets import PRESETS, preset, summary
 from tasks.settings.study import StudySpec, build, override

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.settings.study import StudySpec, build
 from tasks.settings.sweep_presets import SWEEPS, sweep_preset
 from tasks.settings.sweeps import build_sweep, cells

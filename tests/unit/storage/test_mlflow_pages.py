@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tasks.core.contracts import InputError, RunInfo
+from tasks.core.errors import InputError
+from tasks.core.results import RunInfo
 from tasks.storage import mlflow_pages
 from tasks.storage.mlflow_pages import DataSet, describe, log_data, model_name, prepare, register, shortened
 from tasks.storage.recorded import fetch, method_tags, recall

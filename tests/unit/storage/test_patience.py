@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import requests
 
-from tasks.core.contracts import InputError, StageError
+from tasks.core.errors import InputError, StageError
 from tasks.core.events import Event, listening, stopping
 from tasks.storage import patience
 from tasks.storage.patience import Aside, Server, trouble_of

@@ -18,9 +18,10 @@ from typing import Any
 
 import pytest
 
-from tasks.core.contracts import ArtifactRef, InputError, StageError
 from tasks.core.digests import Damaged, build_manifest
+from tasks.core.errors import InputError, StageError
 from tasks.core.events import Event, listening
+from tasks.core.results import ArtifactRef
 from tasks.storage import outbox
 from tasks.storage.store import STUDIES, Entry, StageKey, Store, open_store
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tasks.core.contracts import StageError
 from tasks.core.digests import Damaged
+from tasks.core.errors import StageError
 from tasks.models.external import FILES, reference
 from tasks.storage.published import publish
 from tasks.storage.store import Entry, StageKey, Store

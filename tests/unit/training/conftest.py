@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.core.sections import TrainSpec
 from tasks.methods import METHOD_NAMES, Methods
 from tests.lab.world import World, make_graded, write_base

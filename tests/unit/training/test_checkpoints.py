@@ -15,8 +15,9 @@ import pytest
 import torch
 from transformers import Trainer
 
-from tasks.core.contracts import RunInfo, StageError
 from tasks.core.digests import build_manifest
+from tasks.core.errors import StageError
+from tasks.core.results import RunInfo
 from tasks.core.sections import TrainSpec
 from tasks.methods import Method
 from tasks.methods.dpo import Dpo

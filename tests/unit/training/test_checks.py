@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.training.checks import shared_initialisation, shared_stream
 
 SFT = RunInfo("sft", "sft", 0, 0, 1e-3)

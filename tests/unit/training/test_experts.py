@@ -12,7 +12,7 @@ import torch
 from transformers import MixtralConfig, MixtralForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from flows.record import router_notes
-from tasks.core.contracts import ArtifactRef, StageResult
+from tasks.core.results import ArtifactRef, StageResult
 from tasks.core.sections import TrainSpec
 from tasks.methods import METHOD_NAMES, Methods
 from tasks.methods.common import RowMethod

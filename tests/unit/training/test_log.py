@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.contracts import RunInfo, StageError
+from tasks.core.errors import StageError
+from tasks.core.results import RunInfo
 from tasks.core.sections import TrainSpec
 from tasks.methods.sft import Sft
 from tasks.training.log import _refuse_rise, read_log

@@ -11,7 +11,8 @@ import torch
 from transformers import Trainer
 from trl import SFTConfig, SFTTrainer
 
-from tasks.core.contracts import RunInfo, StageError
+from tasks.core.errors import StageError
+from tasks.core.results import RunInfo
 from tasks.core.sections import TrainSpec
 from tasks.methods import Method
 from tasks.methods.asft import Asft

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 import torch
 
-from tasks.core.contracts import InputError
+from tasks.core.errors import InputError
 from tasks.core.sections import TrainSpec
 from tasks.methods.asft import Asft, divergence
 from tasks.methods.ipo import Ipo, identity_loss

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 import torch
 
-from tasks.core.contracts import InputError
 from tasks.core.digests import build_manifest
+from tasks.core.errors import InputError
 from tasks.core.sections import TrainSpec
 from tasks.methods.online_grpo import OnlineGrpo, group_advantages
 from tasks.methods.sft import Sft

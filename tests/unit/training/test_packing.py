@@ -12,7 +12,8 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
-from tasks.core.contracts import InputError, RunInfo
+from tasks.core.errors import InputError
+from tasks.core.results import RunInfo
 from tasks.core.sections import TrainSpec
 from tasks.methods import Method
 from tasks.methods.asft import Asft

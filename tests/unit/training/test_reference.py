@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 import torch
 
-from tasks.core.contracts import RunInfo, StageError
+from tasks.core.errors import StageError
+from tasks.core.results import RunInfo
 from tasks.core.sections import TrainSpec
 from tasks.methods.dpo import Dpo
 from tasks.methods.sft import Sft

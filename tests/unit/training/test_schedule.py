@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.core.sections import TrainSpec
 from tasks.methods import Methods
 from tests.lab.world import World, read_adapter

@@ -22,7 +22,8 @@ from tasks.core import home
 home.quiet_environment()
 import polars as pl
 from prefect import flow
-from tasks.core.contracts import ArtifactRef, ModelRef, RunInfo, StageError, StageResult
+from tasks.core.errors import StageError
+from tasks.core.results import ArtifactRef, ModelRef, RunInfo, StageResult
 from tasks.methods.dpo import Dpo
 from tasks.methods.sft import Sft
 from tasks.core.sections import LoraSpec, TrainSpec

@@ -12,8 +12,10 @@ import polars as pl
 import pytest
 import torch
 
-from tasks.core.contracts import TRAINING, InputError, RunInfo, StageError
 from tasks.core.digests import build_manifest
+from tasks.core.errors import InputError, StageError
+from tasks.core.frames import TRAINING
+from tasks.core.results import RunInfo
 from tasks.core.sections import TrainSpec
 from tasks.methods import Methods
 from tasks.methods.dpo import Dpo

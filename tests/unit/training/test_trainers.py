@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 import torch
 
-from tasks.core.contracts import RunInfo
+from tasks.core.results import RunInfo
 from tasks.core.sections import TrainSpec
 from tasks.methods import Methods
 from tasks.methods.common import Method, RowMethod

@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 
 from tasks.core import home
-from tasks.core.contracts import InputError, Progress, StageError
+from tasks.core.errors import InputError, StageError
 from tasks.core.events import at_work, highest
+from tasks.core.results import Progress
 from tasks.workers import devices
 from tasks.workers.devices import OutOfMemory, Slot, Stopped, WorkerDied, run_pinned, run_unpinned, slots, take
 
