@@ -150,7 +150,8 @@ def test_every_secret_of_the_environment_is_known() -> None:
 def test_the_login_of_the_state_folder_is_known_from_the_start(tmp_path: Path) -> None:
     """As the commands begin: whatever is said afterwards, in an error or a log, is without it."""
     asked = (
-        "import sys; from tasks.core import home, login; home.quiet_environment(); from tasks.core.secrets import redact; "
+        "import sys; from tasks.core import home, login; home.quiet_environment(); "
+        "from tasks.core.secrets import redact; "
         "both = login.of(home.home()); print(redact(f'<{both}> <{both.partition(chr(58))[2]}>'))"
     )
     done = subprocess.run(

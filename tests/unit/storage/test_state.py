@@ -81,7 +81,10 @@ def test_a_file_that_names_a_server_is_named(folder: Path, name: str, text: str)
     (folder / name).write_text(text.format("http://127.0.0.1:1/api"))
     assert prefect_address() == (str(folder / name), "http://127.0.0.1:1/api")
     # Of a process of its own: Prefect reads its settings once.
-    asked = "from flows.servers import prefect_server as p\ntry:\n    p.check()\nexcept Exception as e:\n    print(p.api(), e)"
+    asked = (
+        "from flows.servers import prefect_server as p\n"
+        "try:\n    p.check()\nexcept Exception as e:\n    print(p.api(), e)"
+    )
     root = str(Path(__file__).resolve().parents[3])
     done = subprocess.run(
         [sys.executable, "-c", asked], cwd=folder, env=os.environ | {"PYTHONPATH": root}, capture_output=True, text=True
