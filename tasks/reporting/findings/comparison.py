@@ -94,11 +94,11 @@ def _calibrated(view: Geometry) -> str:
         return ""
     start = view.floor_of(INITIALISATION, "cosine")
     known = [
-        *([f"in another data order {number(view.floor, 3)}"] if view.floor is not None else []),
-        *([f"from another initialisation {number(start.lowest, 3)}"] if start is not None else []),
+        *([f"{number(view.floor, 3)} in another data order"] if view.floor is not None else []),
+        *([f"{number(start.lowest, 3)} from another initialisation"] if start is not None else []),
     ]
     if known:
-        return f"A repeat run of one method has with it a cosine {listed(known)}: what is below is farther apart."
+        return f"A method and its repeat run have a cosine of {listed(known)}: what lies below is more than noise."
     ranks = {
         info.run: found.percentile
         for info in view.runs

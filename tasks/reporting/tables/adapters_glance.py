@@ -17,7 +17,7 @@ from tasks.reporting.tables.glance import NONE
 from tasks.reporting.tables.views import Cell, Table
 from tasks.reporting.views.floors import SHARED_START
 from tasks.reporting.views.join import spectrum_value
-from tasks.reporting.views.pairs import REACHED, Geometry
+from tasks.reporting.views.pairs import BELOW_FLOOR, BELOW_START, REACHED, Geometry
 
 NEAR_COPY, ALIKE, ZERO_BELOW = 0.9, 0.5, 0.05
 """Cosines from which on two updates are called near-copies and alike, and below which near zero. Words for a reader; a
@@ -119,7 +119,10 @@ def _kind(info: RunInfo, reference: RunInfo, cosine: float | None, view: Geometr
     standing = view.standing(info, reference)
     if standing in REACHED:
         return Cell("≈ as a repeat run", tip=standing, tone="same")
-    words, tone = WORDS[kind_of_cosine(cosine)]
+    kind = kind_of_cosine(cosine)
+    if standing in (BELOW_FLOOR, BELOW_START) and kind in ("near-copy", "alike"):
+        return Cell("≠ farther", tip=standing, tone="far")
+    words, tone = WORDS[kind]
     return Cell(words, tip=standing, tone=tone)
 
 
