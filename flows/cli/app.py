@@ -176,7 +176,10 @@ def presets() -> int:
     epilog=_examples(
         ("colinear compare sft/adapter rft/adapter dpo/adapter", "three adapters; the first is the reference"),
         ("colinear compare ours=out/final theirs=owner/name --reference ours", "with names, one from the Hub"),
-        ("colinear compare sft sft-again dpo --twin sft=sft-again", "with a noise floor: one method, trained twice"),
+        (
+            "colinear compare sft sft-again dpo --replicate sft=sft-again",
+            "with a noise floor: one method, trained twice",
+        ),
         ("colinear compare sft tuned-model --base owner/base", "a whole model, and what compares to the base"),
         ("colinear compare 0f3c...e1 runs:/77aa...02/adapter", "adapters of MLflow runs"),
         ("colinear compare a b --plain --out report", "without Prefect and MLflow, for scripts"),
@@ -198,9 +201,16 @@ def compare(
     reference: Annotated[
         str | None, typer.Option(metavar="NAME", help="The adapter to hold the others against. Default: the first.")
     ] = None,
-    twin: Annotated[
+    replicate: Annotated[
         list[str],
-        typer.Option(metavar="A=B", default_factory=list, show_default=False, help="B is A's method trained again."),
+        typer.Option(
+            "--replicate",
+            "--twin",
+            metavar="A=B",
+            default_factory=list,
+            show_default=False,
+            help="B is A's method trained again.",
+        ),
     ],
     k: Annotated[str, typer.Option("--k", metavar="K,K,...", help="Dimensions of the subspaces.")] = "1,5,10",
     out: Out = None,
@@ -211,7 +221,7 @@ def compare(
     """Compare the weight updates of adapters or models that exist already, every pair of them."""
     from flows.cli.compare import run
 
-    return run(adapters, base, reference, twin, k, out, plain=plain)
+    return run(adapters, base, reference, replicate, k, out, plain=plain)
 
 
 @app.command(

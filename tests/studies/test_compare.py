@@ -103,7 +103,7 @@ LOADED = (
 
 @pytest.fixture(scope="module")
 def plain(lab: Lab) -> Done:
-    words = ("sft/adapter", "sft-again/adapter", "dpo/adapter", "--twin", "sft=sft-again", "--plain", "--k", "1,2")
+    words = ("sft/adapter", "sft-again/adapter", "dpo/adapter", "--replicate", "sft=sft-again", "--plain", "--k", "1,2")
     return lab.run(*words, "--out", "plain", home=lab.folder / "other", program=("-c", LOADED))
 
 

@@ -22,7 +22,9 @@ def identify(labels: Sequence[str], known: Mapping[str, RunInfo], twins: Sequenc
         first, second = _pair(twin, labels)
         a, b = infos[first], infos[second]
         if a.lr is not None and b.lr is not None and a.lr != b.lr:
-            raise InputError(f"--twin {twin}: their learning rates are {a.lr:g} and {b.lr:g}; twins share one")
+            raise InputError(
+                f"--replicate {twin}: their learning rates are {a.lr:g} and {b.lr:g}; replicates share one"
+            )
         lr = a.lr if a.lr is not None else b.lr
         infos[first], infos[second] = replace(a, lr=lr), replace(b, method=a.method, lr=lr)
     return list(infos.values())
@@ -41,12 +43,12 @@ def _pair(twin: str, labels: Sequence[str]) -> tuple[str, str]:
     """``A=B`` into two labels, either of which may hold an equals sign itself."""
     cuts = [(twin[:place], twin[place + 1 :]) for place, character in enumerate(twin) if character == "="]
     if not cuts:
-        raise InputError(f"--twin {twin}: expected A=B, two names of adapters")
+        raise InputError(f"--replicate {twin}: expected A=B, two names of adapters")
     both = [cut for cut in cuts if cut[0] in labels and cut[1] in labels]
     if not both:
         first, second = cuts[0]
         unknown = second if first in labels else first
-        raise InputError(f"--twin {twin}: no adapter {unknown!r}{nearest(unknown, labels)}")
+        raise InputError(f"--replicate {twin}: no adapter {unknown!r}{nearest(unknown, labels)}")
     if both[0][0] == both[0][1]:
-        raise InputError(f"--twin {twin}: an adapter is not its own twin")
+        raise InputError(f"--replicate {twin}: an adapter is not its own replicate")
     return both[0]

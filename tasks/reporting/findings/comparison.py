@@ -114,7 +114,7 @@ def _calibrated(view: Geometry) -> str:
         if above
         else "None is far above random directions"
     )
-    return f"{lead}; no repeat run is among them to calibrate what is near (--twin A=B names one)."
+    return f"{lead}; no repeat run is among them to calibrate what is near (--replicate A=B names one)."
 
 
 def _hardly(view: Geometry, spectra: pl.DataFrame) -> str:
@@ -215,7 +215,7 @@ def _no_floor(view: Geometry) -> Iterator[str]:
         yield (
             "No noise floor is known: no two of these adapters are said to be one training repeated, so no cosine here "
             "can be called as near as training again would be. Name two that differ only in data order or "
-            "initialisation: --twin A=B."
+            "initialisation: --replicate A=B."
         )
 
 

@@ -151,11 +151,11 @@ def test_a_twin_takes_the_method_and_the_learning_rate() -> None:
 @pytest.mark.parametrize(
     ("twin", "message"),
     [
-        ("sft", "--twin sft: expected A=B"),
-        ("sft=stf2", "--twin sft=stf2: no adapter 'stf2'; did you mean 'sft2'?"),
-        ("zzz=sft2", "--twin zzz=sft2: no adapter 'zzz'; known: sft, sft2, dpo"),
-        ("sft=sft", "--twin sft=sft: an adapter is not its own twin"),
-        ("sft=dpo", "--twin sft=dpo: their learning rates are 0.001 and 0.0001"),
+        ("sft", "--replicate sft: expected A=B"),
+        ("sft=stf2", "--replicate sft=stf2: no adapter 'stf2'; did you mean 'sft2'?"),
+        ("zzz=sft2", "--replicate zzz=sft2: no adapter 'zzz'; known: sft, sft2, dpo"),
+        ("sft=sft", "--replicate sft=sft: an adapter is not its own replicate"),
+        ("sft=dpo", "--replicate sft=dpo: their learning rates are 0.001 and 0.0001"),
     ],
 )
 def test_twins_that_cannot_be(twin: str, message: str) -> None:

@@ -98,7 +98,7 @@ def test_a_shared_initialisation_is_the_first_warning(frames: Frames) -> None:
         "Their right singular subspaces and |v1 v1'| agree because lora_A is shared, whatever was trained. Read the "
         "left side (angles of the left subspaces, |u1 u1'|), and compare with a floor of the same initialisation."
     )
-    assert "--twin A=B" in floor
+    assert "--replicate A=B" in floor
 
 
 def test_two_groups_of_initialisations_are_told_apart(frames: Frames) -> None:
@@ -207,7 +207,7 @@ def test_the_extremes_come_with_interval_floor_and_null(build_comparison: Build)
     frames = build_comparison(TWINS)
     view = geometry_of(TWINS, frames["pair_metrics"], TWINS[0])
     found = comparison_findings(Comparison(view, **frames))
-    assert not any("--twin" in warning for warning in found.warnings)
+    assert not any("--replicate" in warning for warning in found.warnings)
     assert found.sentences[:2] == (
         # Spread .01 * (.958 + .1) and .01 * (.021 + .1); sft~sft-order1 (.975) is the floor itself.
         "Nearest pair (noise floors aside): sft and rft, cosine 0.958 [0.947, 0.969], across data orders 0.934, below "
