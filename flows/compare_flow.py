@@ -53,7 +53,7 @@ def compare_flow(
     adapters: Annotated[list[str], titled("Adapters")],
     base: Annotated[str | None, titled("Base model")] = None,
     reference: Annotated[str | None, titled("Reference")] = None,
-    twins: Annotated[tuple[str, ...], titled("Twins")] = (),
+    replicates: Annotated[tuple[str, ...], titled("Twins")] = (),
     ks: Annotated[tuple[int, ...], titled("Subspace dimensions (k)")] = DEFAULT_KS,
     out: Annotated[str | None, titled("Folder of the report")] = None,
 ) -> CompareOutcome:
@@ -63,12 +63,12 @@ def compare_flow(
         adapters: PEFT or model directories, Hub ids, MLflow URIs or run ids; ``NAME=ADAPTER`` gives a name.
         base: The model that they were trained from; needed for whole models, and adds what compares to the base.
         reference: The name of the adapter that others are held against; default the first.
-        twins: ``A=B``: B is the method of A, trained again: their distance is the noise floor.
+        replicates: ``A=B``: B is the method of A, trained again: their distance is the noise floor.
         ks: Subspace dimensions.
         out: Folder of the report; by default one under ``runs/``.
     """
     began = now()
-    asked = resolve(adapters, base, reference, twins, ks, out)
+    asked = resolve(adapters, base, reference, replicates, ks, out)
     with _recorded(asked) as run:
         state = compare_task(asked.title, asked.adapters, asked.base, asked.ks, return_state=True)
         measured: StageResult = state.result()

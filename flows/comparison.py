@@ -54,7 +54,7 @@ def resolve(
     adapters: Sequence[str],
     base: str | None = None,
     reference: str | None = None,
-    twins: Sequence[str] = (),
+    replicates: Sequence[str] = (),
     ks: Sequence[int] = DEFAULT_KS,
     out: str | None = None,
     plain: bool = False,
@@ -86,7 +86,7 @@ def resolve(
         for label, argument in zip(labels, arguments, strict=True)
         if argument.location in known
     }
-    infos = identify(labels, recalled, twins)
+    infos = identify(labels, recalled, replicates)
     chosen = choose_reference(labels, reference)
     scratch = _scratch(home.subfolder("staging"))
     named = tuple(

@@ -19,7 +19,7 @@ def run(
     adapters: Sequence[str],
     base: str | None,
     reference: str | None,
-    twins: Sequence[str],
+    replicates: Sequence[str],
     dimensions: str,
     out: str | None,
     *,
@@ -36,7 +36,7 @@ def run(
     quiet()
     console = Console(soft_wrap=True)
     with StudyDisplay(console) as display, listening(display):
-        asked = resolve(adapters, base, reference, twins, _dimensions(dimensions), out, plain)
+        asked = resolve(adapters, base, reference, replicates, _dimensions(dimensions), out, plain)
     console.print(f"[bold]colinear compare[/] {len(asked.adapters)} adapters", highlight=False)
     began = time.monotonic()
     if plain:
@@ -46,7 +46,7 @@ def run(
         from flows.compare_flow import compare_flow
 
         outcome = run_flow(
-            lambda: compare_flow(list(adapters), base, reference, tuple(twins), asked.ks, str(asked.out)), console
+            lambda: compare_flow(list(adapters), base, reference, tuple(replicates), asked.ks, str(asked.out)), console
         )
         page, hit = Path(outcome.page), outcome.hit
     return _show(asked, page, hit, time.monotonic() - began, console)

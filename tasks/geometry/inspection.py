@@ -150,9 +150,11 @@ def inspect_all(folders: Sequence[tuple[str, Path]], base: Checkpoint | None = N
     digests = [file_digest(file) if file.is_file() else None for file in files]
     told = []
     for one, digest in zip(done, digests, strict=True):
-        twins = [other.adapter for other, own in zip(done, digests, strict=True) if own == digest and other is not one]
-        if digest is not None and twins:
-            said = f"its weights are those of {_listed(twins)}, bit for bit: was one copied in the other's place?"
+        replicates = [
+            other.adapter for other, own in zip(done, digests, strict=True) if own == digest and other is not one
+        ]
+        if digest is not None and replicates:
+            said = f"its weights are those of {_listed(replicates)}, bit for bit: was one copied in the other's place?"
             one = replace(one, findings=_sorted([*one.findings, Finding("duplicate", WARNING, said)]))
         told.append(one)
     return told

@@ -33,10 +33,10 @@ def floor_note(view: Geometry) -> str:
 def _order_note(view: Geometry) -> str:
     if view.floor is None:
         return f"The noise floor of the data order was not measured ({_why(view, ORDER)})."
-    twins = view.twins[ORDER]
-    what = f"one method and one LoRA initialisation in two data orders ({named_pairs(twins)})"
-    lowest = "the cosine" if len(twins) == 1 else f"the lowest of {len(twins)} cosines"
-    single = " It is one pair, so it has no spread." if len(twins) == 1 else ""
+    replicates = view.replicate_pairs[ORDER]
+    what = f"one method and one LoRA initialisation in two data orders ({named_pairs(replicates)})"
+    lowest = "the cosine" if len(replicates) == 1 else f"the lowest of {len(replicates)} cosines"
+    single = " It is one pair, so it has no spread." if len(replicates) == 1 else ""
     return (
         f"The noise floor is {number(view.floor, 3)}, {lowest} of {what}.{single} It judges two methods across data "
         "orders; in one order they share its noise, which alone brings them above it."
@@ -50,13 +50,14 @@ def _initialisation_note(view: Geometry) -> str:
     many = f"the lowest of {start.n} cosines" if start.n > 1 else "the cosine"
     return (
         f"The initialisation floor is {number(start.lowest, 3)}, {many} between runs of one method from two LoRA "
-        f"initialisations ({named_pairs(view.twins[INITIALISATION])}); it applies to pairs of two initialisations."
+        f"initialisations ({named_pairs(view.replicate_pairs[INITIALISATION])}); it applies to pairs of two "
+        "initialisations."
     )
 
 
 def _why(view: Geometry, kind: str) -> str:
-    if view.twins[kind]:
-        return f"the cosine of {named_pairs(view.twins[kind])} is missing"
+    if view.replicate_pairs[kind]:
+        return f"the cosine of {named_pairs(view.replicate_pairs[kind])} is missing"
     ones = [pair for pair in combinations(view.runs, 2) if pair[0].method == pair[1].method]
     if kind == ORDER and any(view.same(a.run, b.run) for a, b in ones):
         return "runs of one method have one and the same update"

@@ -125,7 +125,7 @@ def paper() -> Values:
     - Answers of 4,096 tokens: the base's 16.7 % on AIME 2026 point to a short budget.
     - The path at eleven points on 256 problems, as trained only; CKA of each prompt's last token, debiased beside
       biased. Divergences and the logit lens come with it; the measures against the base's weights are left out.
-    - One order of the data for all row methods (seed 42), and no twin: its noise floors are in ``paper-fixed``.
+    - One order of the data for all row methods (seed 42), and no replicate: its noise floors are in ``paper-fixed``.
     - vLLM answers the problems.
 
     Expect, from the paper: cosine to SFT .977 for RFT, .967 for RIFT, .74 for Offline GRPO, .57 for DFT, .06 for DPO;

@@ -29,7 +29,7 @@ def compare(study: dict[str, Any], steps: int, repeats: int) -> dict[str, Any]:
     base, graded = _artifacts(study)
     report = {}
     for info in spec.runs():
-        if info.run != info.method:  # twins time like their originals
+        if info.run != info.method:  # replicates time like their originals
             continue
         method = spec.method(info.method)
         pairs = [_pair(spec, method, info, base, graded, steps) for _ in range(repeats)]

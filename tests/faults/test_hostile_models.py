@@ -370,7 +370,7 @@ def test_a_base_that_an_adapter_names_is_not_fetched(
     other = shutil.copytree(copy(base_model_name_or_path="stranger/base"), tmp_path / "other")
     dora = shutil.copytree(copy(use_dora=True, base_model_name_or_path="stranger/base"), tmp_path / "dora")
     online = {"HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0", "COLINEAR_HOME": str(tmp_path / "home")}
-    words = ["-m", "flows.cli", "compare", str(other), f"twin={copy(base_model_name_or_path='stranger/base')}"]
+    words = ["-m", "flows.cli", "compare", str(other), f"replicate={copy(base_model_name_or_path='stranger/base')}"]
     words += ["--plain", "--out", str(tmp_path / "out")]
     ran = confined(words, memory=16 * 2**30, **online)
     assert ran.code == 0, ran.stderr

@@ -204,10 +204,12 @@ def test_one_update_twice_is_no_floor_and_no_evidence() -> None:
         return replace(tables, pair_metrics=frame)
 
     assert geometry(tables).floor is not None
-    twins = equal("sft", "sft-order1")
-    view = geometry(twins)
-    assert (view.floor, view.twins["order"]) == (None, ())
-    assert any(one.startswith("One and the same update: sft and sft-order1.") for one in findings(twins, view).warnings)
+    replicates = equal("sft", "sft-order1")
+    view = geometry(replicates)
+    assert (view.floor, view.replicate_pairs["order"]) == (None, ())
+    assert any(
+        one.startswith("One and the same update: sft and sft-order1.") for one in findings(replicates, view).warnings
+    )
     methods = equal("sft", "rft")
     assert any("One and the same update: sft and rft." in one for one in findings(methods, geometry(methods)).warnings)
 

@@ -434,7 +434,7 @@ def arguments() -> tuple[st.SearchStrategy[Any], Run]:
     )  # fmt: skip
     texts = PLAIN.filter(lambda text: "\0" not in text)  # no command line holds one
     one = st.one_of(places, texts, st.tuples(texts, st.one_of(places, texts)).map("=".join))
-    twins = st.lists(st.one_of(texts, st.tuples(texts, texts).map("=".join)), max_size=2)
+    replicates = st.lists(st.one_of(texts, st.tuples(texts, texts).map("=".join)), max_size=2)
 
     def nowhere(uri: str, scratch: Path) -> Path:
         raise InputError(f"{uri}: not asked here")
@@ -449,7 +449,7 @@ def arguments() -> tuple[st.SearchStrategy[Any], Run]:
         choose_reference(labels, reference)
         return infos, [locate(argument, nowhere, Path(".")) for argument in parsed]
 
-    return st.tuples(st.lists(one, min_size=2, max_size=4), twins, st.one_of(st.none(), texts)), run
+    return st.tuples(st.lists(one, min_size=2, max_size=4), replicates, st.one_of(st.none(), texts)), run
 
 
 # --- templates --------------------------------------------------------------------------------------------------------

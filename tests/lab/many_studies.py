@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def runs_of(seed: int = 0, lr: float = 1e-3, ratio: float = 0.1, twin: bool = True) -> list[RunInfo]:
+def runs_of(seed: int = 0, lr: float = 1e-3, ratio: float = 0.1, replicate: bool = True) -> list[RunInfo]:
     """The base, three methods and SFT in another order of the data."""
     runs = [
         RunInfo("base", "base", 0, 0, 0.0),
@@ -39,7 +39,7 @@ def runs_of(seed: int = 0, lr: float = 1e-3, ratio: float = 0.1, twin: bool = Tr
         RunInfo("rft", "rft", seed, seed, lr),
         RunInfo("dpo", "dpo", seed, seed, lr * ratio),
     ]
-    return [*runs, *([RunInfo(f"sft-order{seed + 1}", "sft", seed, seed + 1, lr)] if twin else [])]
+    return [*runs, *([RunInfo(f"sft-order{seed + 1}", "sft", seed, seed + 1, lr)] if replicate else [])]
 
 
 def changed(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,9 @@ REFUSED = {
     "slip below a folder": ("sft sft/adaptor", "sft/adaptor: no such folder; "),
     "one label twice": ("a=sft a=dpo", "label 'a' is given twice; "),
     "unknown reference": ("sft dpo --reference dop", "--reference dop: no adapter of that name; did you mean 'dpo'?"),
-    "unknown twin": ("sft dpo --replicate sft=sft2", "--replicate sft=sft2: no adapter 'sft2'; did you mean 'sft'?"),
+    "unknown replicate": (
+        "sft dpo --replicate sft=sft2", "--replicate sft=sft2: no adapter 'sft2'; did you mean 'sft'?",
+    ),
     "dimensions": ("sft dpo --k 1,x", "--k: expected whole numbers of at least 1, such as 1,5,10; got '1,x'"),
     "other URI": ("sft s3://bucket/x", "s3://bucket/x: not a URI that is read; "),
     "unknown to the Hub": ("sft nobody/nothing", "'nobody/nothing' is neither a folder here nor to be had from the "),

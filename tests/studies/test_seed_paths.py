@@ -62,12 +62,12 @@ def test_a_training_that_two_cells_share_counts_once_and_each_has_one_name() -> 
     found = distinct(outcomes(seeds=[0, 1], lrs=[1e-3, 1e-2]))
     names = [one.info.run for one in found]
     assert len(set(names)) == len(names)
-    # Of a seed: SFT and its twin at two rates, DPO at 1e-4, 1e-3 (in both cells) and 1e-2.
+    # Of a seed: SFT and its replicate at two rates, DPO at 1e-4, 1e-3 (in both cells) and 1e-2.
     assert len(found) == 2 * (2 * 2 + 3)
     joined = pairs(found)
     assert ("dpo seed=0 data_seed=0 lr=1e-3", "dpo seed=1 data_seed=0 lr=1e-3") not in joined  # 0 is its own order
     assert ("dpo seed=0 lr=1e-3", "dpo seed=1 data_seed=0 lr=1e-3") in joined
-    # SFT and its twin: two seeds x two orders a rate are 4 paths; DPO: one for each of three rates.
+    # SFT and its replicate: two seeds x two orders a rate are 4 paths; DPO: one for each of three rates.
     assert len(joined) == 2 * 4 + 3
 
 

@@ -132,7 +132,7 @@ def test_controls_are_checked_and_recorded(first: Study) -> None:
 
 def test_noise_floor_is_the_twins_cosine(first: Study) -> None:
     table = pl.read_parquet(first.folder / "pair_metrics.parquet")
-    twin = table.filter(
+    replicate = table.filter(
         (pl.col("run_a") == "sft")
         & (pl.col("run_b") == "sft-order1")
         & (pl.col("metric") == "cosine")
@@ -140,8 +140,8 @@ def test_noise_floor_is_the_twins_cosine(first: Study) -> None:
         & pl.col("layer").is_null()
         & pl.col("projection").is_null()
     )["value"].item()
-    assert first.record["noise_floor"]["cosine"] == twin
-    assert 0.3 < twin < 1.0
+    assert first.record["noise_floor"]["cosine"] == replicate
+    assert 0.3 < replicate < 1.0
 
 
 def test_prefect_has_one_named_run_per_method_and_pair_and_all_are_final(lab: Lab, first: Study) -> None:

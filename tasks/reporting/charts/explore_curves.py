@@ -100,7 +100,9 @@ def training_data(training: pl.DataFrame, view: Geometry, most: int = MOST_VALUE
         "runs": trained,
         "labels": [label_of(runs[run], view) for run in trained],
         "colours": [colour_of(runs[run], view) for run in trained],
-        "floors": [view.reference is not None and view.twin(runs[run], view.reference) is not None for run in trained],
+        "floors": [
+            view.reference is not None and view.replicate(runs[run], view.reference) is not None for run in trained
+        ],
         "curves": curves,
         "left_out": left_out,
         "thinned": any(curve["of"] > len(curve["value"]) for curve in curves),

@@ -69,7 +69,7 @@ def pair_data(pair_metrics: pl.DataFrame, view: Geometry, most: int = MOST_VALUE
 
 
 def _floors(runs: Sequence[RunInfo], view: Geometry, i: int) -> bool:
-    return view.reference is not None and view.twin(runs[i], view.reference) is not None
+    return view.reference is not None and view.replicate(runs[i], view.reference) is not None
 
 
 def finite(value: float | None) -> float | None:
@@ -93,7 +93,7 @@ def _kept(view: Geometry, places: int, most: int) -> list[RunInfo]:
 
     def rank(info: RunInfo) -> tuple[bool, bool, float]:
         cosine = view.cosine(info.run, reference.run)
-        return info != reference, view.twin(info, reference) is None, 2.0 if cosine is None else -cosine
+        return info != reference, view.replicate(info, reference) is None, 2.0 if cosine is None else -cosine
 
     kept = sorted(view.runs, key=rank)[:room]
     return [info for info in view.runs if info in kept]
@@ -138,7 +138,7 @@ def _metric(
         "turned": [row for row, _ in backward] or None,
         "nulls": nulls[:1] if all(null == nulls[0] for null in nulls) else nulls,
         "floors": {
-            name: _least_alike([line(a, b)[0] for a, b in view.twins[kind]], measure, len(places))
+            name: _least_alike([line(a, b)[0] for a, b in view.replicate_pairs[kind]], measure, len(places))
             for kind, name in KINDS.items()
         },
     }

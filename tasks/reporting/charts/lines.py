@@ -46,7 +46,7 @@ def run_lines(points: Mapping[str, Points], view: Geometry, floors: bool = True)
 
 
 def _line(info: RunInfo, points: Points, view: Geometry, shown: bool, floors: bool) -> Line:
-    kind = view.twin(info, view.reference) if view.reference else None
+    kind = view.replicate(info, view.reference) if view.reference else None
     name = label_of(info, view)
     if kind and floors:
         return Line(points, f"{name} (floor: {KINDS[kind]})", INK, "stroke", DASHES[kind])

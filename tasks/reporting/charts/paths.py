@@ -40,7 +40,7 @@ def _chosen(tables: StudyTables, view: Geometry, reference: RunInfo) -> list[Run
     def rank(info: RunInfo) -> tuple[bool, float]:
         found = (paths.find(info.run, reference.run, False, reading) for reading in paths.readings)
         highest = max((barrier.value for barrier in found if barrier and barrier.value is not None), default=0.0)
-        return view.twin(info, reference) is None, -highest
+        return view.replicate(info, reference) is None, -highest
 
     runs = [info for info in view.runs if info.run in measured]
     kept = sorted(runs, key=rank)[:MOST_PANELS]
@@ -77,7 +77,7 @@ def _picture(
         first, last = place % columns == 0, place >= len(curves) - columns
         y = quantity("value", unit if first else None, domain, grid=True, tickCount=4, titleFontSize=9,
                      **({"minExtent": 24} if first else {"labels": False, "ticks": False}))  # fmt: skip
-        colour = INK if view.twin(info, reference) else colour_of(info, view)
+        colour = INK if view.replicate(info, reference) else colour_of(info, view)
         head = {"title": heading(_title(info, view, reference), 9), "height": 72,
                 "width": (WIDTH - 58 - 12 * (columns - 1)) / columns}  # fmt: skip
         views.append(head | _panel(plain, matched, y, colour, last))
@@ -102,7 +102,7 @@ def _side(reading: str) -> str:
 
 
 def _title(info: RunInfo, view: Geometry, reference: RunInfo) -> str:
-    return f"{label_of(info, view)}{' (floor)' if view.twin(info, reference) else ''}"
+    return f"{label_of(info, view)}{' (floor)' if view.replicate(info, reference) else ''}"
 
 
 def _panel(plain: Curve, matched: Curve, y: Spec, colour: str, last: bool) -> Spec:

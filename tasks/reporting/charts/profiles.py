@@ -75,7 +75,7 @@ def outside_picture(pair_metrics: pl.DataFrame, view: Geometry) -> Picture | Non
 
 
 def _floor_lines(profiles: dict[str, Profile], view: Geometry) -> str:
-    found = {view.twin(info, view.reference) for info in view.runs if view.reference and info.run in profiles}
+    found = {view.replicate(info, view.reference) for info in view.runs if view.reference and info.run in profiles}
     names = " and ".join(f"the floor of the {KINDS[kind]}" for kind in KINDS if kind in found)
     return f"Black broken lines: {names}." if names else "No run here is a noise floor of the reference."
 

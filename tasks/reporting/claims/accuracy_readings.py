@@ -115,7 +115,7 @@ def _told(found: Versus) -> str:
 
 def _noise(evidence: Evidence, benchmark: str) -> Noise | None:
     """Accuracies of one method in two data orders: how far they lie apart."""
-    found = [versus(evidence.tables, a, b, benchmark) for a, b in evidence.view.twins[ORDER]]
+    found = [versus(evidence.tables, a, b, benchmark) for a, b in evidence.view.replicate_pairs[ORDER]]
     apart = [abs(one.difference) for one in found if one is not None]
     df = sum(len(group) - 1 for group in order_groups(evidence.view))
     return Noise(KIND, 0.0, max(apart), df) if apart else None

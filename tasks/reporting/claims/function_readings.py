@@ -37,9 +37,9 @@ def barrier(a: str, b: str, reading: str = "boxed", matched: bool = False) -> Re
 def seed_barriers(evidence: Evidence) -> list[Part]:
     """Barriers between runs of one method from two initialisations."""
     info = {run.run: run for run in evidence.view.runs}
-    twins = evidence.view.twins[INITIALISATION]
+    replicates = evidence.view.replicate_pairs[INITIALISATION]
     none = Missing("no method was trained from two LoRA initialisations (init_replicates does that)")
-    return [_barrier(evidence, info[a], info[b], "boxed", False) for a, b in twins] or [none]
+    return [_barrier(evidence, info[a], info[b], "boxed", False) for a, b in replicates] or [none]
 
 
 def _barrier(evidence: Evidence, a: RunInfo, b: RunInfo, reading: str, matched: bool) -> Part:
@@ -49,8 +49,8 @@ def _barrier(evidence: Evidence, a: RunInfo, b: RunInfo, reading: str, matched: 
     value = known(found.value) if found else None
     if found is None or value is None:
         return Missing(f"the path of {a.run} and {b.run} has no barrier ({reading}{', matched' if matched else ''})")
-    twins = [pair for pair in evidence.view.twins[ORDER] if pair != (a.run, b.run)]
-    floor = evidence.paths.floor(twins, matched, reading)
+    replicates = [pair for pair in evidence.view.replicate_pairs[ORDER] if pair != (a.run, b.run)]
+    floor = evidence.paths.floor(replicates, matched, reading)
     noise = Noise.of(floor, KINDS[ORDER]) if floor else None
     ends = curve(evidence.tables.connectivity, a.run, b.run, matched, reading)
     detail = f"losses {', '.join(f'{loss:.3f}' for _, loss in ends)} along the path" if ends else ""
@@ -132,8 +132,8 @@ def _cka(value_of: PairValue, names: Sequence[Pair]) -> Reading:
         if found is None:
             return [Missing("CKA was not measured")]
         groups = order_groups(evidence.view)
-        twins = {run for group in groups for run in group}
-        others = [info.run for info in evidence.view.runs if info.run not in twins]
+        replicates = {run for group in groups for run in group}
+        others = [info.run for info in evidence.view.runs if info.run not in replicates]
         spread = pooled(groups, [partial(_swapped, value_of, found, other) for other in others])
         parts: list[Part] = []
         for a, b in names:

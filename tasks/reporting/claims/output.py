@@ -1,4 +1,4 @@
-"""Verdicts as ``claims.json``, as tables of the report and its Markdown twin, and as a sentence."""
+"""Verdicts as ``claims.json``, as tables of the report and its Markdown form, and as a sentence."""
 
 from __future__ import annotations
 

@@ -102,8 +102,8 @@ def seeds(metric: str) -> Reading:
     """The metric between runs of one method and learning rate from two LoRA initialisations."""
 
     def read(evidence: Evidence) -> list[Part]:
-        twins = _twins(evidence)
-        return [_measured(evidence, metric, a, b) for a, b in twins] or [Missing(_NO_SEEDS)]
+        replicates = _twins(evidence)
+        return [_measured(evidence, metric, a, b) for a, b in replicates] or [Missing(_NO_SEEDS)]
 
     return read
 
@@ -111,8 +111,8 @@ def seeds(metric: str) -> Reading:
 def seeds_below_methods(evidence: Evidence) -> list[Part]:
     """Cosine of two methods at one seed less that of one method at two seeds."""
     near = _of_methods(evidence, "cosine", "sft", "rft")
-    twins = _twins(evidence)
-    return [less(near, _measured(evidence, "cosine", a, b)) for a, b in twins] or [Missing(_NO_SEEDS)]
+    replicates = _twins(evidence)
+    return [less(near, _measured(evidence, "cosine", a, b)) for a, b in replicates] or [Missing(_NO_SEEDS)]
 
 
 def rates(metric: str) -> Reading:
@@ -187,7 +187,7 @@ def _noise_of_difference(upper: Noise | None, lower: Noise | None) -> Noise | No
 def _twins(evidence: Evidence) -> list[tuple[RunInfo, RunInfo]]:
     """Pairs of one method from two initialisations; those in one data order where there are some."""
     info = {run.run: run for run in evidence.view.runs}
-    found = [(info[a], info[b]) for a, b in evidence.view.twins[INITIALISATION]]
+    found = [(info[a], info[b]) for a, b in evidence.view.replicate_pairs[INITIALISATION]]
     return [(a, b) for a, b in found if a.data_seed == b.data_seed] or found
 
 
@@ -217,7 +217,7 @@ def _measured(evidence: Evidence, metric: str, a: RunInfo, b: RunInfo, k: int | 
     low, high, crossed, noise = known(found.low), known(found.high), None, _noise(evidence, metric, a, b, k)
     units = {f"layer {layer}": one for layer, one in by_layer(evidence, metric, a.run, b.run, k).items()}
     n, over = view.modules, f"modules, {view.layers} layers"
-    if view.one_start(a, b) and view.twin(a, b) is None:
+    if view.one_start(a, b) and view.replicate(a, b) is None:
         alike = view.likeness(a, b, metric, k)
         crossed = _crossed(alike)
         if len(alike.one_order) > 1:
@@ -252,7 +252,7 @@ def _crossed(alike: Likeness) -> Estimate | None:
 def _noise(evidence: Evidence, metric: str, a: RunInfo, b: RunInfo, k: int | None) -> Noise | None:
     """What the two methods give with themselves; of methods without replicates, what those that have some do."""
     view = evidence.view
-    if view.one_start(a, b) is False and view.twin(a, b) is None:
+    if view.one_start(a, b) is False and view.replicate(a, b) is None:
         start = view.start_floor(a, b, metric, k)
         return Noise.of(start, KINDS[INITIALISATION]) if start else None
     own = view.likeness(a, b, metric, k).floor if view.one_start(a, b) else view.likeness(a, a, metric, k).within[0]

@@ -3,8 +3,8 @@
 Norms, ranks, depths and CKA are exact for the models at hand; what is random is the training. Runs of one method and
 one initialisation in several data orders tell how much. With pooled variance s^2 of one run on ``df`` degrees of
 freedom (runs less groups), the difference of two runs of different methods, one training each, has the 95 % interval
-``d +- t(df, .975) sqrt(2) s``. It is wide where there is one twin (t = 12.7), as it should be. It takes the other
-methods to be as noisy as those that have twins.
+``d +- t(df, .975) sqrt(2) s``. It is wide where there is one replicate (t = 12.7), as it should be. It takes the other
+methods to be as noisy as those that have replicates.
 """
 
 from __future__ import annotations

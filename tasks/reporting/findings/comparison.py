@@ -226,7 +226,7 @@ def _extremes(view: Geometry) -> Iterator[str]:
         for pair in combinations(view.runs, 2)
         if (cosine := view.cosine(pair[0].run, pair[1].run)) is not None
     ]
-    between = [entry for entry in measured if view.twin(*entry[1]) is None]
+    between = [entry for entry in measured if view.replicate(*entry[1]) is None]
     aside = " (noise floors aside)" if between and len(between) < len(measured) else ""
     ranked = sorted(between or measured, key=lambda entry: -entry[0])
     if not ranked:

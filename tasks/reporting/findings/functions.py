@@ -9,7 +9,7 @@ from tasks.reporting.views.join import StudyTables, base_of
 from tasks.reporting.views.pairs import Geometry
 from tasks.reporting.views.paths import READINGS, Extreme, largest
 from tasks.reporting.views.same_method import floor_clause
-from tasks.reporting.views.similarity import POOLINGS, lowest_pair, lowest_twin
+from tasks.reporting.views.similarity import POOLINGS, lowest_pair, lowest_replicate
 
 
 def barrier_finding(tables: StudyTables, view: Geometry) -> str:
@@ -45,11 +45,11 @@ def cka_finding(tables: StudyTables, view: Geometry) -> str:
     lowest = lowest_pair(found, view) if found else None
     if found is None or lowest is None:
         return ""
-    twin = lowest_twin(found, view)
+    replicate = lowest_replicate(found, view)
     beside = (
-        f"between runs of one method it is never below {number(twin[2].value, 3)} ({twin[0]} and {twin[1]}, layer "
-        f"{twin[2].layer})"
-        if twin
+        f"between runs of one method it is never below {number(replicate[2].value, 3)} ({replicate[0]} and "
+        f"{replicate[1]}, layer {replicate[2].layer})"
+        if replicate
         else "no noise floor was measured for it"
     )
     run, other, place = lowest
@@ -92,8 +92,8 @@ def depth_finding(tables: StudyTables, view: Geometry) -> str:
 def _floor(tables: StudyTables, view: Geometry) -> str:
     """How far runs of one method are from each other, the farther direction of the farthest pair."""
     found = divergences(tables.divergence)
-    twins = [pair for pairs in view.twins.values() for a, b in pairs for pair in ((a, b), (b, a))]
-    values = [(one.value, *pair) for pair in twins if (one := found.get(pair)) and one.value is not None]
+    replicates = [pair for pairs in view.replicate_pairs.values() for a, b in pairs for pair in ((a, b), (b, a))]
+    values = [(one.value, *pair) for pair in replicates if (one := found.get(pair)) and one.value is not None]
     if not values:
         return "no noise floor was measured for it"
     value, a, b = max(values)

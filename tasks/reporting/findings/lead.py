@@ -63,7 +63,7 @@ def direction_lead(view: Geometry) -> str:
     open_: list[tuple[float, str]] = []
     for info in main_runs(view.runs):
         cosine = view.cosine(info.run, reference.run)
-        if info == reference or cosine is None or view.twin(info, reference) is not None:
+        if info == reference or cosine is None or view.replicate(info, reference) is not None:
             continue
         standing = view.standing(info, reference)
         across = view.likeness(info, reference, "cosine").mean

@@ -26,9 +26,9 @@ from tasks.reporting.tables.views import Cell, Table, said
 from tasks.reporting.views.join import MARGIN, REFERENCES
 
 POOLED = (
-    "Every training counts once, though several studies may share it; a method's twins (another data order, another "
-    "initialisation) are trainings of it. sd: over trainings, n - 1; below it lowest to highest. One training has no "
-    "spread."
+    "Every training counts once, though several studies may share it; a method's replicates (another data order, "
+    "another initialisation) are trainings of it. sd: over trainings, n - 1; below it lowest to highest. One training "
+    "has no spread."
 )
 
 

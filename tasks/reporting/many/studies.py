@@ -67,9 +67,9 @@ def read_studies(folders: Sequence[tuple[str, Path]]) -> list[Study]:
         )
     places: dict[Path, str] = {}
     for source, folder in folders:
-        twin = places.setdefault(folder.resolve(), source)
-        if twin is not source:
-            raise InputError(f"{source}: the same study as {twin}; give each study once")
+        replicate = places.setdefault(folder.resolve(), source)
+        if replicate is not source:
+            raise InputError(f"{source}: the same study as {replicate}; give each study once")
     read = [(source, folder, *_read(source, folder)) for source, folder in folders]
     labels = _labels([str(tables.study.get("name") or "study") for _, _, tables, _ in read], [f for _, f, _, _ in read])
     studies = [

@@ -1,4 +1,4 @@
-"""Write the folder of a comparison of adapters: its page, the Markdown twin, the frames and ``compare.json``."""
+"""Write the folder of a comparison of adapters: its page, the Markdown form, the frames and ``compare.json``."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def write_comparison(
     """Write the comparison of ``runs`` into ``out`` (made if need be) and return the paths, report.html first.
 
     ``frames``: pair_metrics, spectra, adapters, unshared, in the schemas of `tasks.core.frames`. Two runs of one
-    ``method`` (and ``lr``) are taken for twins, which measure a noise floor: give what is not known to be one method
-    names of its own. ``reference``: the run that the others are compared with.
+    ``method`` (and ``lr``) are taken for replicates, which measure a noise floor: give what is not known to be one
+    method names of its own. ``reference``: the run that the others are compared with.
 
     Each file is written whole or not at all; equal input gives equal bytes. Raises `InputError` for a frame that is
     missing or not in its schema, for two runs of one name, and for a reference that is none of the runs.

@@ -11,7 +11,7 @@ from tasks.reporting.tables.functions import depths, divergences
 from tasks.reporting.views.join import StudyTables, base_of, benchmarks, ordered_runs, score, versus
 from tasks.reporting.views.pairs import Geometry
 from tasks.reporting.views.paths import largest
-from tasks.reporting.views.similarity import lowest_pair, lowest_twin
+from tasks.reporting.views.similarity import lowest_pair, lowest_replicate
 
 
 def headline_numbers(tables: StudyTables, view: Geometry) -> dict[str, Any]:
@@ -56,6 +56,6 @@ def _cka(tables: StudyTables, view: Geometry) -> dict[str, Any] | None:
     found = tables.similarity
     if found is None:
         return None
-    ends = {"lowest": lowest_pair(found, view), "noise_floor": lowest_twin(found, view)}
+    ends = {"lowest": lowest_pair(found, view), "noise_floor": lowest_replicate(found, view)}
     places = {name: {"run": end[0], "other": end[1], **asdict(end[2])} if end else None for name, end in ends.items()}
     return {"pooling": found.pooling, "rows": found.rows, "estimator": "debiased", **places}

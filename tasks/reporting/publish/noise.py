@@ -19,8 +19,8 @@ def noise_floor(view: Geometry) -> dict[str, Any]:
     measures = sorted({(metric, k) for _, _, metric, k in view.values}, key=lambda key: (key[0], key[1] or 0))
     return {
         "cosine": view.floor,
-        "pairs": view.twins[ORDER],
-        **{kind: _floor(view, kind, measures) if view.twins[kind] else None for kind in KINDS},
+        "pairs": view.replicate_pairs[ORDER],
+        **{kind: _floor(view, kind, measures) if view.replicate_pairs[kind] else None for kind in KINDS},
     }
 
 
@@ -56,4 +56,4 @@ def range_of(floor: Spread) -> dict[str, float]:
 def _floor(view: Geometry, kind: str, measures: list[tuple[str, int | None]]) -> dict[str, Any]:
     found = [(metric, k, view.floor_of(kind, metric, k)) for metric, k in measures]
     rows = [{"metric": metric, "k": k, **range_of(floor)} for metric, k, floor in found if floor is not None]
-    return {"pairs": view.twins[kind], "measures": rows}
+    return {"pairs": view.replicate_pairs[kind], "measures": rows}

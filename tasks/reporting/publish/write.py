@@ -1,4 +1,4 @@
-"""Write a study's folder: the page, its Markdown twin, the frames, ``study.json``, figures and chief tables; each file
+"""Write a study's folder: the page, its Markdown form, the frames, ``study.json``, figures and chief tables; each file
 whole or not at all."""
 
 from __future__ import annotations

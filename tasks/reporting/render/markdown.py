@@ -1,4 +1,4 @@
-"""The report's Markdown twin, for pull requests and terminals: the same sentences and numbers, without the figures."""
+"""The report's Markdown form, for pull requests and terminals: the same sentences and numbers, without the figures."""
 
 from __future__ import annotations
 

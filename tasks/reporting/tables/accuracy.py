@@ -168,7 +168,7 @@ def _mcnemar_row(row: dict[str, Any], floor: Cell, view: Geometry, repeated: boo
     counts = (str(found.n), str(found.only_this), str(found.only_other))
     difference = Cell(points(found.difference), (points_interval(found.low, found.high),))
     words = (benchmark_name(row["benchmark"]), row["run_a"])
-    other = Cell(row["run_b"], said(view.twin_label(row["run_a"], row["run_b"])))
+    other = Cell(row["run_b"], said(view.replicate_label(row["run_a"], row["run_b"])))
     again = "-" if found.repeatable is None else points_interval(found.method_low, found.method_high)
     holm = Cell(p_value(found.p_holm)) if found.family else Cell("-", ("outside the families",))
     tests = (Cell(p_value(found.p_value)), Cell(p_value(found.p_mid)), holm, Cell(detectable_points(found)))

@@ -59,14 +59,14 @@ def _table(
     rows = [(Cell("base"), Cell("itself"), *(_base_cell(own, *column) for column in columns))]
     marks = {0: "base"}
     for run, other in shown:
-        twin = view.twin_label(run, other)
-        if twin:
+        replicate = view.replicate_label(run, other)
+        if replicate:
             marks[len(rows)] = "floor"
         cells = (_cell(paths.find(run, other, matched, reading), reading) for reading, matched in columns)
-        rows.append((Cell(run, said(twin)), Cell(other), *cells))
+        rows.append((Cell(run, said(replicate)), Cell(other), *cells))
     for kind in KINDS:
         marks[len(rows)] = "floor"
-        pairs = view.twins[kind]
+        pairs = view.replicate_pairs[kind]
         of = Cell(count(len(pairs), "pair") if pairs else NOT_MEASURED, said("mean, range" if len(pairs) > 1 else ""))
         rows.append(
             (Cell(f"noise floor: {KINDS[kind]}"), of, *(_floor_cell(pairs, column, paths) for column in columns))
@@ -143,9 +143,9 @@ def _cell(found: Barrier | None, reading: str) -> Cell:
     return Cell(text(found.value), (*said(found.interval(text)), *said(where)))
 
 
-def _floor_cell(twins: Sequence[Names], column: Column, paths: Paths) -> Cell:
+def _floor_cell(replicates: Sequence[Names], column: Column, paths: Paths) -> Cell:
     reading, matched = column
-    found = paths.floor(twins, matched, reading)
+    found = paths.floor(replicates, matched, reading)
     if found is None:
         return Cell(NOT_MEASURED)
     text = READINGS[reading].text

@@ -43,11 +43,11 @@ def _summary(found: Similarity, tables: StudyTables, view: Geometry) -> Table:
     rows: list[tuple[Cell, ...]] = []
     marks = {0: "base"}
     for info in [base, *view.runs]:
-        twin = view.twin_label(info.run, view.reference.run) if view.reference else ""
-        if twin:
+        replicate = view.replicate_label(info.run, view.reference.run) if view.reference else ""
+        if replicate:
             marks[len(rows)] = "floor"
         cells = [cell for other in others for cell in _pair_cells(info.run, other, last, found)]
-        rows.append((Cell(info.run, said(twin)), *cells))
+        rows.append((Cell(info.run, said(replicate)), *cells))
     header = ["Run"]
     for other in others:
         header += [f"Lowest layer, against {other}", f"Last layer ({last}), against {other}", "Layers with a value"]
@@ -99,7 +99,7 @@ def _reasons(found: Similarity) -> Iterator[str]:
 
 
 def _ends(run: str, other: str, view: Geometry) -> tuple[Cell, Cell]:
-    return Cell(run, said(view.twin_label(run, other))), Cell(other)
+    return Cell(run, said(view.replicate_label(run, other))), Cell(other)
 
 
 def _cell(run: str, other: str, layer: int, found: Similarity) -> Cell:

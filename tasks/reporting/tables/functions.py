@@ -109,7 +109,7 @@ def _note(tables: StudyTables) -> str:
 
 
 def _twin(a: RunInfo, b: RunInfo | None, view: Geometry) -> str:
-    return view.twin_label(a.run, b.run) if b is not None else ""
+    return view.replicate_label(a.run, b.run) if b is not None else ""
 
 
 def _cell(found: Mapping[tuple[str, str], Estimate], a: str, b: str, standing: str = "") -> Cell:

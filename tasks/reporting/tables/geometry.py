@@ -100,4 +100,6 @@ def base_table(spectra: pl.DataFrame, view: Geometry) -> Table | None:
 
 
 def _twin_marks(view: Geometry) -> dict[int, str]:
-    return {i: "floor" for i, info in enumerate(view.runs, 1) if view.reference and view.twin(info, view.reference)}
+    return {
+        i: "floor" for i, info in enumerate(view.runs, 1) if view.reference and view.replicate(info, view.reference)
+    }

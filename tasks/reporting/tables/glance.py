@@ -89,7 +89,7 @@ def standing_mark(info: RunInfo, view: Geometry) -> Cell:
         return Cell(NOT_MEASURED)
     if info == reference:
         return Cell("the reference")
-    if (kind := view.twin(info, reference)) is not None:
+    if (kind := view.replicate(info, reference)) is not None:
         return Cell(
             "≈ repeat run" if kind == ORDER else "repeat run, other start",
             tone="same",

@@ -44,8 +44,8 @@ def pair_tables(view: Geometry) -> list[Table]:
     every = pairs(view)
     if view.reference is None:
         return [_pair_table("pairs", "Pairs of runs", every, view)]
-    near = [pair for pair in every if view.twin(*pair) or view.reference in pair]
-    others = [pair for pair in every if view.twin(*pair) is None and view.reference not in pair]
+    near = [pair for pair in every if view.replicate(*pair) or view.reference in pair]
+    others = [pair for pair in every if view.replicate(*pair) is None and view.reference not in pair]
     first = _pair_table("pairs", f"Against {view.reference.run}", near, view)
     return [first, _pair_table("other-pairs", "All other pairs", others, view)] if others else [first]
 
@@ -61,7 +61,7 @@ def _pair_table(key: str, title: str, chosen: Sequence[Pair], view: Geometry) ->
     rows = [_pair_row(_oriented(pair, view), columns, view) for pair in shown]
     floors = [_floor_row(kind, columns, view) for kind in KINDS]
     null = _null_row([_oriented(pair, view) for pair in chosen], columns, view)
-    marks = {0: "base", **{i: "floor" for i, pair in enumerate(shown, start=1) if view.twin(*pair)}}
+    marks = {0: "base", **{i: "floor" for i, pair in enumerate(shown, start=1) if view.replicate(*pair)}}
     marks |= {1 + len(rows) + i: "floor" for i in range(len(floors))} | {1 + len(rows) + len(floors): "base"}
     about = metric_notes(PAIR, count(view.modules, "module"))
     note = f"{cut}{about} {interval_note(view)} {floor_note(view)}"
@@ -93,7 +93,7 @@ def _dimensions(ks: Ks, view: Geometry) -> list[int | None]:
 
 def _order(pair: Pair, view: Geometry) -> tuple[bool, float]:
     cosine = view.cosine(pair[0].run, pair[1].run)
-    return view.twin(*pair) is None, 2.0 if cosine is None else -cosine
+    return view.replicate(*pair) is None, 2.0 if cosine is None else -cosine
 
 
 def _oriented(pair: Pair, view: Geometry) -> Pair:
@@ -133,19 +133,19 @@ def _floor_row(kind: str, columns: Sequence[Shown], view: Geometry) -> tuple[Cel
     """Mean over the pairs that measure this floor, and their range."""
     cells = []
     for column in columns:
-        own = {view.top(a, b) for a, b in view.twins[kind]}
+        own = {view.top(a, b) for a, b in view.replicate_pairs[kind]}
         if column.k == OWN and len(own) > 1:
             cells.append(Cell("of several k"))
             continue
         k = next(iter(own), None) if column.k == OWN else column.k
         found = view.floor_of(kind, column.metric.name, k)
         if found is None:
-            why = {view.missing(a, b, column.metric.name, k) for a, b in view.twins[kind]}
+            why = {view.missing(a, b, column.metric.name, k) for a, b in view.replicate_pairs[kind]}
             cells.append(Cell(min(why, default=NOT_MEASURED)))
             continue
         subs = said(found.range(column.text) if found.n > 1 else "") + said(f"top-{k}" if column.k == OWN else "")
         cells.append(Cell(column.text(found.mean), subs))
-    pairs_of = view.twins[kind]
+    pairs_of = view.replicate_pairs[kind]
     of = count(len(pairs_of), "pair") if pairs_of else NOT_MEASURED
     return (Cell(f"noise floor: {KINDS[kind]}"), Cell(of, said("mean, range" if len(pairs_of) > 1 else "")), *cells)
 

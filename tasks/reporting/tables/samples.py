@@ -106,7 +106,7 @@ def differences_tables(tables: StudyTables, view: Geometry) -> list[Table]:
 
 
 def _words(row: dict[str, Any], view: Geometry) -> tuple[Cell, ...]:
-    other = Cell(row["run_b"], said(view.twin_label(row["run_a"], row["run_b"])))
+    other = Cell(row["run_b"], said(view.replicate_label(row["run_a"], row["run_b"])))
     words = (Cell(benchmark_name(row["benchmark"])), Cell(row["run_a"]), other)
     return (*words, Cell(str(row["n"])), Cell(str(row["samples"])))
 

@@ -1,4 +1,4 @@
-"""Views as rows of strings: one source for the HTML page, its Markdown twin and the terminal."""
+"""Views as rows of strings: one source for the HTML page, its Markdown form and the terminal."""
 
 from __future__ import annotations
 
@@ -204,5 +204,5 @@ def detectable_points(found: Versus) -> str:
 def reference_marks(infos: list[RunInfo], view: Geometry) -> dict[int, str]:
     """Rows of references and of the reference's noise floors, for `Table.marks`."""
     marks = {i: "base" for i, info in enumerate(infos) if info.method in REFERENCES}
-    floors = {i: "floor" for i, info in enumerate(infos) if view.reference and view.twin(info, view.reference)}
+    floors = {i: "floor" for i, info in enumerate(infos) if view.reference and view.replicate(info, view.reference)}
     return marks | floors

@@ -82,7 +82,7 @@ class Geometry:
     runs: tuple[RunInfo, ...]
     reference: RunInfo | None
     """The run that the others are compared with."""
-    twins: Mapping[str, tuple[tuple[str, str], ...]]
+    replicate_pairs: Mapping[str, tuple[tuple[str, str], ...]]
     """Kind of floor -> the pairs of runs that measure it; two runs with one and the same update measure nothing."""
     floor: float | None
     """The lowest cosine of a pair of `ORDER`: what the order of the data alone does to a direction."""
@@ -135,28 +135,28 @@ class Geometry:
         found = self.values.get((run, other, "cosine", None)) or self.values.get((other, run, "cosine", None))
         return found is not None and found.value is None
 
-    def twin(self, run: RunInfo, other: RunInfo) -> str | None:
+    def replicate(self, run: RunInfo, other: RunInfo) -> str | None:
         """The kind of floor that this pair measures, or None."""
         return self.kind(run.run, other.run)
 
     def kind(self, run: str, other: str) -> str | None:
         """The same by the runs' names."""
         names = {(run, other), (other, run)}
-        return next((kind for kind, pairs in self.twins.items() if names & set(pairs)), None)
+        return next((kind for kind, pairs in self.replicate_pairs.items() if names & set(pairs)), None)
 
-    def twin_label(self, run: str, other: str) -> str:
+    def replicate_label(self, run: str, other: str) -> str:
         """What stands under the name of a pair that measures a floor: `IS_FLOOR`, `IS_START`, or nothing."""
         kind = self.kind(run, other)
         return "" if kind is None else IS_FLOOR if kind == ORDER else IS_START
 
     def floor_of(self, kind: str, metric: str, k: int | None = None) -> Spread | None:
         """One floor of one measure; None where it was not measured."""
-        return floor_of(self.value(a, b, metric, k) for a, b in self.twins[kind])
+        return floor_of(self.value(a, b, metric, k) for a, b in self.replicate_pairs[kind])
 
     def replicates(self, run: RunInfo) -> tuple[RunInfo, ...]:
         """``run`` and the runs that differ from it in the order of the data alone, in the runs' order."""
         known = {info.run: info for info in self.runs}
-        found = {run.run} | {one for pair in self.twins[ORDER] if run.run in pair for one in pair}
+        found = {run.run} | {one for pair in self.replicate_pairs[ORDER] if run.run in pair for one in pair}
         return tuple(known.get(name, run) for name in [info.run for info in self.runs] if name in found) or (run,)
 
     def likeness(self, run: RunInfo, other: RunInfo, metric: str, k: int | None = None) -> Likeness:
@@ -180,7 +180,7 @@ class Geometry:
         """What the two runs' own methods give with themselves from another initialisation, at the same rate."""
         own = {(info.method, info.lr) for info in (run, other)}
         known = {info.run: info for info in self.runs}
-        pairs = [(a, b) for a, b in self.twins[INITIALISATION] if (known[a].method, known[a].lr) in own]
+        pairs = [(a, b) for a, b in self.replicate_pairs[INITIALISATION] if (known[a].method, known[a].lr) in own]
         return floor_of(self.value(a, b, metric, k) for a, b in pairs)
 
     def standing(self, run: RunInfo, other: RunInfo) -> str:
@@ -192,10 +192,10 @@ class Geometry:
         cosine = self.cosine(run.run, other.run)
         if cosine is None or run.run == other.run:
             return ""
-        twin = self.twin(run, other)
-        if twin is not None:
-            return IS_FLOOR if twin == ORDER else IS_START
-        if not any(self.twins.values()):
+        replicate = self.replicate(run, other)
+        if replicate is not None:
+            return IS_FLOOR if replicate == ORDER else IS_START
+        if not any(self.replicate_pairs.values()):
             return NO_FLOOR
         same = self.one_start(run, other)
         if same is None:
@@ -205,13 +205,13 @@ class Geometry:
             return OTHER_SEED if start is None else AT_START if cosine >= start.lowest else BELOW_START
         found = self.likeness(run, other, "cosine")
         if found.mean is None or not found.floor:
-            return COMMON_NOISE if self.twins[ORDER] else NO_FLOOR
+            return COMMON_NOISE if self.replicate_pairs[ORDER] else NO_FLOOR
         return AT_FLOOR if found.mean >= min(found.floor) else BELOW_FLOOR
 
 
 def across_note(view: Geometry, run: RunInfo, other: RunInfo) -> str:
     """What stands beside the cosine of two methods in one data order: that across orders, which the floor judges."""
-    if view.twin(run, other) is not None or not view.one_start(run, other):
+    if view.replicate(run, other) is not None or not view.one_start(run, other):
         return ""
     mean = view.likeness(run, other, "cosine").mean
     return "" if mean is None else f"across data orders {number(mean, 3)}"
@@ -237,7 +237,7 @@ def geometry_of(runs: Sequence[RunInfo], pair_metrics: pl.DataFrame, reference: 
     modules = pair_metrics.filter(pl.col("module") != "*").select("module", "layer", "projection").unique()
     starts = [(a, b, _either(values, a.run, b.run, "lora_a_cosine")) for a, b in combinations(runs, 2)]
     kinds = [(kind_of(a, b, start), a.run, b.run) for a, b, start in starts]
-    twins = {
+    replicates = {
         kind: tuple((a, b) for found, a, b in kinds if found == kind and not _same(values, a, b)) for kind in KINDS
     }
     # Two adapters of other ranks have other full dimensions, so not every k is in every pair.
@@ -248,7 +248,7 @@ def geometry_of(runs: Sequence[RunInfo], pair_metrics: pl.DataFrame, reference: 
     view = Geometry(
         runs=tuple(runs),
         reference=reference,
-        twins=twins,
+        replicate_pairs=replicates,
         floor=None,
         ks=tuple(sorted(set.intersection(*dimensions.values()))) if dimensions else (),
         tops={pair: max(found) for pair, found in dimensions.items()},
@@ -293,7 +293,7 @@ def pairs(view: Geometry) -> list[tuple[RunInfo, RunInfo]]:
     """Every pair of runs: the noise floors' first, then those with the reference, then the rest."""
 
     def rank(pair: tuple[RunInfo, RunInfo]) -> tuple[bool, bool]:
-        return view.twin(*pair) is None, view.reference not in pair
+        return view.replicate(*pair) is None, view.reference not in pair
 
     return sorted(combinations(view.runs, 2), key=rank)
 

@@ -40,7 +40,7 @@ class Extreme:
     matched: bool
     barrier: Barrier
     floor: Spread | None
-    """Over the twins, with the same scaling of the updates."""
+    """Over the replicates, with the same scaling of the updates."""
     paths: int
     shown: int
     """Paths whose barrier's interval lies above 0, of ``paths`` with a value."""
@@ -71,9 +71,9 @@ class Paths:
         """The pairs that the frame has, in its order."""
         return list(dict.fromkeys((a, b) for a, b, _, _ in self.barriers))
 
-    def floor(self, twins: Iterable[Names], matched: bool, reading: str) -> Spread | None:
+    def floor(self, replicates: Iterable[Names], matched: bool, reading: str) -> Spread | None:
         """The barriers of pairs of one method."""
-        found = [self.find(a, b, matched, reading) for a, b in twins]
+        found = [self.find(a, b, matched, reading) for a, b in replicates]
         return floor_of(barrier.value for barrier in found if barrier is not None)
 
 
@@ -87,8 +87,8 @@ def paths_of(barriers: pl.DataFrame) -> Paths:
 
 def largest(paths: Paths, view: Geometry, reading: str) -> Extreme | None:
     """The largest barrier of one reading; None where none has a value."""
-    twins = [pair for kind in view.twins.values() for pair in kind]
-    own = {frozenset(pair) for pair in twins}
+    replicates = [pair for kind in view.replicate_pairs.values() for pair in kind]
+    own = {frozenset(pair) for pair in replicates}
     rows = [
         (barrier.value, key, barrier)
         for key, barrier in paths.barriers.items()
@@ -97,7 +97,7 @@ def largest(paths: Paths, view: Geometry, reading: str) -> Extreme | None:
     if not rows:
         return None
     _, (run, other, matched, _), barrier = max(rows, key=lambda row: row[0])
-    floor = paths.floor(twins, matched, reading)
+    floor = paths.floor(replicates, matched, reading)
     return Extreme(run, other, matched, barrier, floor, len(rows), sum(row[2].above_zero for row in rows))
 
 
@@ -112,9 +112,9 @@ def near_and_other(view: Geometry, measured: Iterable[Names]) -> tuple[list[Name
 
     The reference is second in its pairs. Twins come first.
     """
-    twins = [pair for kind in view.twins.values() for pair in kind]
+    replicates = [pair for kind in view.replicate_pairs.values() for pair in kind]
     reference = view.reference.run if view.reference else None
-    near = [*twins, *((info.run, reference) for info in view.runs if reference and info.run != reference)]
+    near = [*replicates, *((info.run, reference) for info in view.runs if reference and info.run != reference)]
     near = [(b, a) if a == reference else (a, b) for a, b in near]
     known = {frozenset(pair) for pair in near}
     near = [pair for i, pair in enumerate(near) if frozenset(pair) not in {frozenset(p) for p in near[:i]}]

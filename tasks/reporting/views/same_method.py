@@ -2,7 +2,8 @@
 
 Pairs of runs of one method that differ in the order of the data, or in the LoRA initialisation too, are the same that
 give the geometry its noise floors (`tasks.reporting.views.floors`); here it is how far a number of one is from the
-other's. They stand for all methods: where only one method has twins, the others are taken to be as noisy as that one.
+other's. They stand for all methods: where only one method has replicates, the others are taken to be as noisy as that
+one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Measure = Callable[[str, str], float | None]
 
 def apart(view: Geometry, measure: Measure) -> dict[str, Spread]:
     """Kind of floor -> the differences of runs of one method; without the kinds that were not measured."""
-    found = {kind: floor_of(measure(*pair) for pair in view.twins[kind]) for kind in HOW}
+    found = {kind: floor_of(measure(*pair) for pair in view.replicate_pairs[kind]) for kind in HOW}
     return {kind: one for kind, one in found.items() if one is not None}
 
 

@@ -87,15 +87,15 @@ def similarity_of(cka: pl.DataFrame) -> Similarity | None:
 
 def lowest_pair(found: Similarity, view: Geometry) -> tuple[str, str, Place] | None:
     """The pair and layer of the lowest debiased CKA, noise floors left out; None where no pair has a value."""
-    twins = {frozenset(pair) for pairs in view.twins.values() for pair in pairs}
+    replicates = {frozenset(pair) for pairs in view.replicate_pairs.values() for pair in pairs}
     places = [
-        (a, b, place) for a, b in found.pairs() if frozenset((a, b)) not in twins and (place := found.lowest(a, b))
+        (a, b, place) for a, b in found.pairs() if frozenset((a, b)) not in replicates and (place := found.lowest(a, b))
     ]
     return min(places, key=lambda entry: entry[2].value, default=None)
 
 
-def lowest_twin(found: Similarity, view: Geometry) -> tuple[str, str, Place] | None:
+def lowest_replicate(found: Similarity, view: Geometry) -> tuple[str, str, Place] | None:
     """The same of the noise floors' pairs."""
-    twins = [pair for pairs in view.twins.values() for pair in pairs]
-    places = [(a, b, place) for a, b in twins if (place := found.lowest(a, b))]
+    replicates = [pair for pairs in view.replicate_pairs.values() for pair in pairs]
+    places = [(a, b, place) for a, b in replicates if (place := found.lowest(a, b))]
     return min(places, key=lambda entry: entry[2].value, default=None)

@@ -121,7 +121,9 @@ def test_a_study_gives_the_same_accuracies_with_either_engine(tmp_path: Path) ->
         for study in (first, second)
     )
     assert ours.select("run", "benchmark", "problem_id").equals(theirs.select("run", "benchmark", "problem_id"))
-    assert ours["run"].n_unique() == 6  # base, base-instructed, teacher is a model of its own, sft, dft, sft's twin
+    assert (
+        ours["run"].n_unique() == 6
+    )  # base, base-instructed, teacher is a model of its own, sft, dft, sft's replicate
     same = (ours["completion"] == theirs["completion"]).mean()
     assert same >= 0.995, same  # a tie of two logits may fall either way
     assert (ours["correct"] == theirs["correct"]).mean() >= 0.995

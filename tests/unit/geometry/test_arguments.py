@@ -149,7 +149,7 @@ def test_a_twin_takes_the_method_and_the_learning_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("twin", "message"),
+    ("replicate", "message"),
     [
         ("sft", "--replicate sft: expected A=B"),
         ("sft=stf2", "--replicate sft=stf2: no adapter 'stf2'; did you mean 'sft2'?"),
@@ -158,10 +158,10 @@ def test_a_twin_takes_the_method_and_the_learning_rate() -> None:
         ("sft=dpo", "--replicate sft=dpo: their learning rates are 0.001 and 0.0001"),
     ],
 )
-def test_twins_that_cannot_be(twin: str, message: str) -> None:
+def test_twins_that_cannot_be(replicate: str, message: str) -> None:
     known = {"sft": RunInfo("sft", "sft", 0, 0, 1e-3), "dpo": RunInfo("dpo", "dpo", 0, 0, 1e-4)}
     with pytest.raises(InputError) as refused:
-        identify(["sft", "sft2", "dpo"], known, [twin])
+        identify(["sft", "sft2", "dpo"], known, [replicate])
     assert str(refused.value).startswith(message)
 
 

@@ -280,8 +280,8 @@ def test_a_shared_lora_a_is_seen_through_merging(base: Path, tmp_path: Path) -> 
         assert (value > SHARED_START) == ("seed2-dora" not in (a, b)), (a, b)
     infos = [one.info for one in named(folders)]
     view = geometry_of(infos, found.pair_metrics, infos[0])
-    twins = [RunInfo(info.run, "one", None, None, None) for info in infos]
-    kinds = geometry_of(twins, found.pair_metrics, twins[0])
+    replicates = [RunInfo(info.run, "one", None, None, None) for info in infos]
+    kinds = geometry_of(replicates, found.pair_metrics, replicates[0])
     assert (kinds.kind("seed1", "seed1-dora"), kinds.kind("seed1", "seed2-dora")) == (ORDER, INITIALISATION)
     assert kinds.kind("seed1", "rank2-dora") is None
     (said, *_) = comparison_findings(Findings(view, **{name: getattr(found, name) for name in FRAMES})).warnings

@@ -483,7 +483,7 @@ def test_a_folder_of_the_hubs_cache_has_its_repositorys_name(tmp_path: Path) -> 
     for name, commit in (("models--lab--qwen3-a-lora", "8f" * 20), ("models--lab--qwen3-b-lora", "0a" * 20)):
         folders.append(save(tmp_path / "hub" / name / "snapshots" / commit, peft_names(factors(1))))
     assert label_all([parse(str(folder)) for folder in folders]) == ["qwen3-a-lora", "qwen3-b-lora"]
-    twins = [tmp_path / "hub" / f"models--{owner}--x" / "snapshots" / ("c" * 40) for owner in ("ann", "bob")]
-    for folder in twins:
+    replicates = [tmp_path / "hub" / f"models--{owner}--x" / "snapshots" / ("c" * 40) for owner in ("ann", "bob")]
+    for folder in replicates:
         save(folder, peft_names(factors(1)))
-    assert label_all([parse(str(folder)) for folder in twins]) == ["ann", "bob"]
+    assert label_all([parse(str(folder)) for folder in replicates]) == ["ann", "bob"]

@@ -94,8 +94,11 @@ def test_the_difference_and_the_cosine_without_noise(vectors: dict[str, np.ndarr
 
 def test_a_method_beside_itself_has_no_difference(vectors: dict[str, np.ndarray]) -> None:
     """Two names of one training: the value without noise is 1, the difference 0 and without direction."""
-    twin = {**vectors, **{name.replace("sft", "copy"): vectors[name] for name in vectors if name.startswith("sft")}}
-    found = difference(runs("sft"), runs("copy"), *of(twin))
+    replicate = {
+        **vectors,
+        **{name.replace("sft", "copy"): vectors[name] for name in vectors if name.startswith("sft")},
+    }
+    found = difference(runs("sft"), runs("copy"), *of(replicate))
     assert found is not None
     assert (found.deattenuated, found.share) == (pytest.approx(1.0, rel=1e-9), pytest.approx(0.0, abs=1e-7))
 
@@ -273,7 +276,7 @@ def test_the_table_shows_what_is_judged_beside_what_is_not(repeated: StudyTables
     shown = [row for row in states.rows if row[2].text == "CKA at the last layer (4)"]
     assert len(shown) == len(cosines.rows)
     assert all(cell.text != "-" for cell in shown[0][3:])
-    alone = replace(geometry(repeated), twins={ORDER: (), INITIALISATION: ()})
+    alone = replace(geometry(repeated), replicate_pairs={ORDER: (), INITIALISATION: ()})
     assert across_tables(alone, None) == []
 
 

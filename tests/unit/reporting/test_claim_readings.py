@@ -142,7 +142,7 @@ def test_ranks_differ_by_more_than_another_order_of_the_data(study: StudyTables)
 
 
 def test_depths_are_shares_of_the_layers(evidence: Evidence) -> None:
-    # runs 1 and 6 of the made-up study: 2 + 1/8 and 2 + 6/8, of 4 layers; the twin is run 7, 6/8 from sft
+    # runs 1 and 6 of the made-up study: 2 + 1/8 and 2 + 6/8, of 4 layers; the replicate is run 7, 6/8 from sft
     found = one(list(depth_range("sft", "rft", "dpo")(evidence)))
     assert (found.what, found.value) == ("dpo less sft", (5 / 8) / 4)
     assert found.noise == Noise(KIND, 0.0, 0.1875, 1)
@@ -192,7 +192,7 @@ def test_barriers_by_reading_and_scale(evidence: Evidence) -> None:
     assert (found.value, found.n) == (pytest.approx(rise, rel=1e-9), 60)
     assert found.low == pytest.approx(rise - 0.004, rel=1e-9)
     assert found.noise is not None
-    assert found.noise.high == pytest.approx(0.2 * 0.025, rel=1e-9)  # sft and its twin
+    assert found.noise.high == pytest.approx(0.2 * 0.025, rel=1e-9)  # sft and its replicate
     assert one(list(barrier("dpo", "rift", matched=True)(evidence))).value == pytest.approx(rise / 10, rel=1e-9)
 
 
@@ -201,7 +201,7 @@ def test_cka_with_the_spread_of_another_order(evidence: Evidence) -> None:
     # 1 - 4/20 (1 - .981)
     assert isinstance(last[0], Measured)
     assert last[0].value == pytest.approx(1 - 0.2 * 0.019, rel=1e-12)
-    # To x: .2 cosine(sft, x) (1 - .975) when sft gives way to its twin; x is rft, dft, rift, offline_grpo, dpo.
+    # To x: .2 cosine(sft, x) (1 - .975) when sft gives way to its replicate; x is rft, dft, rift, offline_grpo, dpo.
     moves = [0.2 * 0.025 * x for x in (0.958, 0.765, 0.981, 0.804, -0.021)]
     rms = (sum(move**2 for move in moves) / 5) ** 0.5
     assert last[0].low == pytest.approx(last[0].value - 12.7062047 * rms, rel=1e-8)

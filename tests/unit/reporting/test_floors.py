@@ -85,7 +85,7 @@ def seeds(build_study: Callable[..., StudyTables]) -> StudyTables:
 
 def test_two_floors_of_every_measure(seeds: StudyTables) -> None:
     view = geometry(seeds)
-    assert view.twins == {
+    assert view.replicate_pairs == {
         ORDER: (("sft", "sft-order1"),),
         INITIALISATION: (("sft", "dft"), ("sft-order1", "dft")),
     }
@@ -137,7 +137,7 @@ def test_an_initialisation_that_nobody_knows_has_no_floor(
     runs = [unknown("sft", "sft"), unknown("sft-order1", "sft"), unknown("rift", "rift")]
     frame = build_comparison(runs)["pair_metrics"]
     view = geometry_of(runs, frame, runs[0])
-    assert view.twins[ORDER] == (("sft", "sft-order1"),)
+    assert view.replicate_pairs[ORDER] == (("sft", "sft-order1"),)
     # Whose order rift shares nobody knows: of .981 and .956 the lower one counts.
     assert view.standing(runs[2], runs[0]) == BELOW_FLOOR
     of_rift = (pl.col("run_b") == "rift") & (pl.col("metric") == "lora_a_cosine")

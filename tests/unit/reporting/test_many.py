@@ -55,7 +55,7 @@ def rates(seeds: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) ->
     """The first of the seeds, and the same at a tenth of its learning rate, DPO at SFT's: its DPO is the first's."""
     folder = tmp_path_factory.mktemp("rates")
     low = made(
-        "low", runs_of(0, 1e-4, ratio=1.0, twin=False), norms={"sft": 0.5, "rft": 0.55, "dpo": 0.2},
+        "low", runs_of(0, 1e-4, ratio=1.0, replicate=False), norms={"sft": 0.5, "rft": 0.55, "dpo": 0.2},
         settings={"train.lr": 1e-4, "dpo.lr_ratio": 1.0},
     )  # fmt: skip
     return seeds[0], write(folder / "low", low)
@@ -279,9 +279,9 @@ def test_no_matched_dpo_is_said_with_the_way_to_it(seeds: tuple[Path, Path]) -> 
 
 
 def test_half_way_between_twins(seeds: tuple[Path, Path]) -> None:
-    twins = pairs_frame(read(*seeds)).filter(pl.col("floor") == "order")
+    replicates = pairs_frame(read(*seeds)).filter(pl.col("floor") == "order")
     # The made-up path rises 4 h a (1 - a) above its chord, h = .1 (1 - .975): its middle by h.
-    assert twins.filter(study="zero")["midpoint"].to_list() == [pytest.approx(0.1 * 0.025)]
+    assert replicates.filter(study="zero")["midpoint"].to_list() == [pytest.approx(0.1 * 0.025)]
 
 
 def test_claims_are_counted_over_the_studies(seeds: tuple[Path, Path]) -> None:

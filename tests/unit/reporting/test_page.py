@@ -1,4 +1,4 @@
-"""The page and its twin: every number in them is one of the frames', and nothing from models or data is markup."""
+"""The page and its replicate: every number in them is one of the frames', and nothing from models or data is markup."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def parsed(page: str) -> Tables:
 def test_accuracies_are_the_frames(study: StudyTables, parsed: Tables) -> None:
     rows = {(cells[0][0], cells[1][0]): cells for cells in parsed.tables["accuracy"][1:]}
     floors = [rows.pop((name, "Same method")) for name in ("Held-out", "Hard")]
-    assert all("order" in " ".join(cells[4]) for cells in floors)  # which kind of twin it is from
+    assert all("order" in " ".join(cells[4]) for cells in floors)  # which kind of replicate it is from
     assert len(rows) == study.accuracy.height
     for row in study.accuracy.iter_rows(named=True):
         cells = rows["Held-out" if row["benchmark"] == "heldout" else "Hard", row["run"]]

@@ -52,7 +52,7 @@ def test_the_matrix_holds_the_frames_cosines(study: StudyTables) -> None:
 def test_the_floor_is_the_twins_cosine_and_judges_every_pair(study: StudyTables) -> None:
     view = geometry(study)
     info = {run.run: run for run in view.runs}
-    assert view.twins == {ORDER: (("sft", "sft-order1"),), INITIALISATION: ()}
+    assert view.replicate_pairs == {ORDER: (("sft", "sft-order1"),), INITIALISATION: ()}
     assert view.floor == 0.975
     standing = {name: view.standing(info[name], info["sft"]) for name in ("rft", "rift", "sft-order1")}
     # Across data orders: .958 x .975, .981 x .975; though rift's .981 in one order is above .975.
@@ -71,7 +71,7 @@ def test_a_floor_of_several_twins_is_the_lowest(build_study: Callable[..., Study
     more = build_study(runs=[*study.runs, RunInfo("rft-order1", "rft", 0, 1, 1e-3)])
     view = geometry(more)
     # rft~rft-order1 has .958 * 1.0 in the made-up study, below sft~sft-order1's .975
-    assert view.twins[ORDER] == (("sft", "sft-order1"), ("rft", "rft-order1"))
+    assert view.replicate_pairs[ORDER] == (("sft", "sft-order1"), ("rft", "rft-order1"))
     assert view.floor == 0.958
 
 
@@ -161,11 +161,11 @@ def test_headline_rows_hold_the_frames_values(study: StudyTables) -> None:
 
 
 def test_one_look_up_tells_the_twins_apart_whichever_way_round(study: StudyTables) -> None:
-    view = replace(geometry(study), twins={ORDER: (("a", "b"),), INITIALISATION: (("a", "c"), ("d", "b"))})
+    view = replace(geometry(study), replicate_pairs={ORDER: (("a", "b"),), INITIALISATION: (("a", "c"), ("d", "b"))})
     expected = {("a", "b"): (ORDER, IS_FLOOR), ("c", "a"): (INITIALISATION, IS_START), ("a", "d"): (None, "")}
     for (a, b), (kind, label) in expected.items():
         for one, other in ((a, b), (b, a)):
-            assert (view.kind(one, other), view.twin_label(one, other)) == (kind, label)
+            assert (view.kind(one, other), view.replicate_label(one, other)) == (kind, label)
             infos = [RunInfo(name, name, None, None, None) for name in (one, other)]
-            assert view.twin(*infos) == kind
+            assert view.replicate(*infos) == kind
     assert (IS_FLOOR, IS_START) == ("noise floor: data order", "noise floor: initialisation")

@@ -23,7 +23,7 @@ def with_barriers(study: StudyTables, *rows: tuple[object, ...]) -> StudyTables:
 
 
 def three(study: StudyTables) -> StudyTables:
-    """Barriers by hand: dft at a quarter of the way from sft, the twins' lower, one between others higher."""
+    """Barriers by hand: dft at a quarter of the way from sft, the replicates' lower, one between others higher."""
     return with_barriers(
         study,
         ("sft", "dft", False, "solution", 0.03, 0.01, 0.05, 0.25, 60),

@@ -35,7 +35,7 @@ DEPTH = {"base": 2.0, "sft": 2.5, "dpo": 3.0, "sft-order1": 2.75, "sft-order2": 
 
 
 @pytest.fixture
-def twins(study: StudyTables) -> StudyTables:
+def replicates(study: StudyTables) -> StudyTables:
     """Four runs of sft: three orders of the data, two initialisations; 100 problems, shares and depths as above."""
     names = list(RIGHT)
     tests = [
@@ -62,8 +62,8 @@ def twins(study: StudyTables) -> StudyTables:
 
 
 @pytest.fixture
-def view(twins: StudyTables) -> Geometry:
-    return geometry(twins)
+def view(replicates: StudyTables) -> Geometry:
+    return geometry(replicates)
 
 
 def told(found: dict[str, Spread]) -> dict[str, tuple[int, float, float]]:
@@ -85,64 +85,64 @@ def test_what_one_run_lacks_does_not_count(view: Geometry) -> None:
     assert apart(view, difference_of({}.get)) == {}
 
 
-def test_accuracy_differences_stand_beside_it(twins: StudyTables, view: Geometry) -> None:
+def test_accuracy_differences_stand_beside_it(replicates: StudyTables, view: Geometry) -> None:
     # sd: sqrt(7/3) = 1.53, sqrt(101/6) = 4.10 points.
     beneath = ("order 3.0", "sd 1.5, 3 pairs", "initialisation 7.0", "sd 4.1, 3 pairs")
-    table = mcnemar_table(twins, view)
+    table = mcnemar_table(replicates, view)
     place = table.header.index("Same method, points")
     assert {row[place] for row in table.rows} == {Cell("7.0", beneath)}
     floors = {(row[1].text, row[2].text): row[2].subs for row in table.rows if row[2].subs}
     assert floors["sft", "sft-order1"] == ("noise floor: data order",)
     assert floors["sft-order2", "sft-init1"] == ("noise floor: initialisation",)
     assert [mark for mark in table.marks.values()].count("floor") == len(floors) == 6
-    headline = {row[0].text: row[2].subs[-1] for row in headline_table(twins, view).rows[1:]}
+    headline = {row[0].text: row[2].subs[-1] for row in headline_table(replicates, view).rows[1:]}
     assert set(headline.values()) == {"same method 7.0"}
     assert (
         "For comparison: the same method differs in another data order by at most 3.0 points (sd 1.5 points, 3 pairs) "
         "and from another initialisation by at most 7.0 points (sd 4.1 points, 3 pairs)."
-    ) in against_base(twins, view, "heldout")
+    ) in against_base(replicates, view, "heldout")
 
 
-def test_sampled_scores_and_losses_have_a_row_of_it(twins: StudyTables, view: Geometry) -> None:
+def test_sampled_scores_and_losses_have_a_row_of_it(replicates: StudyTables, view: Geometry) -> None:
     beneath = ("order 3.0", "sd 1.5, 3 pairs", "initialisation 7.0", "sd 4.1, 3 pairs")
-    sampled = samples_table(twins, view)
+    sampled = samples_table(replicates, view)
     assert sampled.rows[-1] == (Cell("Held-out"), Cell("Same method, points"), Cell("7.0", beneath))
-    table = accuracy_table(twins, view)
+    table = accuracy_table(replicates, view)
     # Losses are a tenth of the shares: .003 and .007 at most.
     last = dict(zip(table.header, table.rows[-1], strict=True))
     assert (last["Accuracy, %"].text, last["Answer loss, nats/token"].text) == ("7.0", "0.0070")
     assert table.marks[len(table.rows) - 1] == sampled.marks[len(sampled.rows) - 1] == "floor"
 
 
-def test_depths_stand_beside_it(twins: StudyTables, view: Geometry) -> None:
-    rows = {row[0].text: row for row in functions_table(twins, view).rows}
+def test_depths_stand_beside_it(replicates: StudyTables, view: Geometry) -> None:
+    rows = {row[0].text: row for row in functions_table(replicates, view).rows}
     assert rows["dpo"][2] == Cell("+0.50", ("same method 0.75",))
     assert rows["base"][2] == Cell("-0.50", ("same method 0.75",))
     assert rows["sft"][2] == Cell("-", ("itself",))
     # Orders 2.5, 2.75, 2.5: sd sqrt((.0625 + 0 + .0625) / 6) = .14; the other start 2.0: sqrt(1.0625 / 6) = .42.
-    assert depth_finding(twins, view) == (
+    assert depth_finding(replicates, view) == (
         "Logit-lens depth: from 2.00 (sft-init1) to 3.00 layers (dpo); base 2.00; the same method differs in another "
         "data order by at most 0.25 layers (sd 0.14 layers, 3 pairs) and from another initialisation by at most 0.75 "
         "layers (sd 0.42 layers, 3 pairs)."
     )
 
 
-def test_one_twin_has_no_sd_and_none_is_said_to_be_none(twins: StudyTables) -> None:
-    one = geometry(replace(twins, runs=RUNS[:4]))
+def test_one_twin_has_no_sd_and_none_is_said_to_be_none(replicates: StudyTables) -> None:
+    one = geometry(replace(replicates, runs=RUNS[:4]))
     said = floor_clause(apart(one, difference_of(lambda run: float(RIGHT[run]))), str)
     assert said == "the same method differs in another data order by 2.0"
-    alone = replace(twins, runs=RUNS[:3])
+    alone = replace(replicates, runs=RUNS[:3])
     none = geometry(alone)
     assert {row[7] for row in mcnemar_table(alone, none).rows} == {Cell("no noise floor measured")}
     assert "no noise floor was measured for it" in against_base(alone, none, "heldout")
     assert depth_finding(alone, none).endswith("; no noise floor was measured for it.")
 
 
-def test_the_record_has_the_numbers(twins: StudyTables, view: Geometry) -> None:
-    found = single_floors(twins, view)
+def test_the_record_has_the_numbers(replicates: StudyTables, view: Geometry) -> None:
+    found = single_floors(replicates, view)
     assert found["accuracy"]["heldout"][ORDER]["highest"] == pytest.approx(0.03, rel=1e-12)
     assert found["samples"][0]["k"] == 4
     assert found["samples"][0][INITIALISATION]["highest"] == pytest.approx(0.07, rel=1e-12)
     assert found["depth"][INITIALISATION] == {"n": 3, "highest": 0.75, "sd": pytest.approx((1.0625 / 6) ** 0.5)}
-    alone = single_floors(twins, geometry(replace(twins, runs=RUNS[:3])))
+    alone = single_floors(replicates, geometry(replace(replicates, runs=RUNS[:3])))
     assert alone["depth"] == {ORDER: None, INITIALISATION: None}

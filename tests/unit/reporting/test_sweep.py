@@ -44,7 +44,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Many:
     folder = tmp_path_factory.mktemp("sweep")
     one = made("one", runs_of(ratio=1.0), norms={"sft": 2.0, "dpo": 1.0}, cosines={("sft", "dpo"): 0.25},
                settings={"dpo.lr_ratio": 1.0})  # fmt: skip
-    runs = [RunInfo(info.run, info.method, 1 if info.lr else 0, 0, info.lr) for info in runs_of(twin=False)]
+    runs = [RunInfo(info.run, info.method, 1 if info.lr else 0, 0, info.lr) for info in runs_of(replicate=False)]
     two = made("two", runs, norms={"sft": 4.0, "dpo": 0.4}, settings={"seed": 1, "data_seed": 0})
     return join(read_studies([(name, write(folder / name, made)) for name, made in (("one", one), ("two", two))]))
 
@@ -102,7 +102,7 @@ def test_the_table_at_the_top_answers_the_open_questions(page: Page) -> None:
     answer, n, paper = found["Half-way to itself, other initialisation?", "lr 1e-3"]
     assert answer.startswith("0.40 nats/token (barrier 0.25")
     assert (n, paper) == ("1", "+0.004 (of the boxed answer)")
-    # The twin of the first cell is the only pair of one method that was measured: its cosine is the fixture's.
+    # The replicate of the first cell is the only pair of one method that was measured: its cosine is the fixture's.
     assert ("Same method, other data order?", "lr 1e-3") in found
     assert ("What does a higher rate do?", "lr 1e-4 to 1e-3") not in found  # DPO's two rates are of two seeds
     # One training that two cells have lost counts once.
@@ -153,7 +153,7 @@ def test_methods_without_a_difference_share_one_clause(many: Many) -> None:
         return next(sentence for sentence in sentences if "accuracy at lr 1e-3" in sentence)
 
     none = accuracy({"sft": EQUAL})
-    # At 1e-3: SFT three times (a twin), RFT twice, DPO once.
+    # At 1e-3: SFT three times (a replicate), RFT twice, DPO once.
     assert none.endswith(
         "(59.0 %): no difference is shown in any of 6 trainings of sft, rft and dpo, on average +1.0 (+1.0 to +1.0) "
         "points, 3 equal within 2 points and 3 without power."

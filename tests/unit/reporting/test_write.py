@@ -77,7 +77,7 @@ def test_study_json_is_plain_json(study: StudyTables, tmp_path: Path) -> None:
     assert len(record["headline"]) == 10  # one is the logit lens
     assert record["headline"][-1].startswith("Of ")  # the count of the paper's claims
     numbers = record["numbers"]
-    # The highest path: 4 h a (1 - a) at a = 1/2 is h = .2 (1 + .021), against .2 (1 - .975) for the twins.
+    # The highest path: 4 h a (1 - a) at a = 1/2 is h = .2 (1 + .021), against .2 (1 - .975) for the replicates.
     boxed = numbers["barriers"]["boxed"]
     assert (boxed["run"], boxed["other"], boxed["matched"]) == ("sft", "dpo", False)
     assert boxed["barrier"]["value"] == pytest.approx(0.2042, abs=1e-12)

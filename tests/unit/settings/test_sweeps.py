@@ -108,7 +108,7 @@ def test_tiny_sweep_has_each_training_once_and_shares_those_of_the_default_study
     chosen = cells(spec, build_sweep(sweep))
     assert len(chosen) == 6
     runs = {(i.method, i.seed, i.data_seed, i.lr) for cell in chosen for i in cell.spec.runs()}
-    # Of a seed: five methods and SFT's twin at three rates, DPO at four (a tenth of each, and the highest itself).
+    # Of a seed: five methods and SFT's replicate at three rates, DPO at four (a tenth of each, and the highest itself).
     assert len(runs) == 2 * (3 * 6 + 4)
     assert len([i for cell in chosen for i in cell.spec.runs()]) == 6 * 8
     assert runs >= {(i.method, i.seed, i.data_seed, i.lr) for i in default.runs()}
