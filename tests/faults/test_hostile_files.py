@@ -222,7 +222,7 @@ def test_hostile_settings_are_refused(tmp_path: Path, text: str, message: str) -
 def test_settings_of_a_gigabyte_are_not_read(tmp_path: Path) -> None:
     with (tmp_path / "x.toml").open("wb") as file:
         file.truncate(2**30)
-    ran = read("settings.load_toml", tmp_path / "x.toml", memory=2**30)
+    ran = read("settings.study.load_toml", tmp_path / "x.toml", memory=2**30)
     assert ran.code == 2, ran.stderr
     assert "it is larger than 64 MiB" in ran.stdout
 

@@ -186,6 +186,7 @@ def test_hostile_names_go_through_a_whole_comparison(tmp_path: Path) -> None:
     assert {"report.html", "report.md", "compare.json"} <= written
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "<script>alert" not in page
+    assert "Not drawn: the limit on this process" in page  # the engine would reserve more than the 16 GiB given here
     assert "\x1b" not in page + (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     for file in (tmp_path / "out" / "tables").glob("*.csv"):
         for row in csv.reader(io.StringIO(file.read_text(encoding="utf-8"))):

@@ -7,6 +7,7 @@ import html
 import json
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 WIDTH = 367
@@ -25,12 +26,47 @@ _IDLE = re.compile(r' (?:class|role|aria-[a-z]+|pointer-events|font-family|strok
 """Attributes that nothing on the page reads, or that the root has for all."""
 
 
+RESERVED = 48 * 2**30
+"""Bytes of addresses that the drawing engine (V8) reserves, and somewhat more; of memory it takes a few hundred MB."""
+
+
+def addresses_left() -> float:
+    """Bytes of addresses that this process may still reserve (``ulimit -v``); inf where nothing limits them."""
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return math.inf
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    return float(limit - used)
+
+
 def inline_svg(key: str, label: str, spec: dict[str, Any]) -> str:
-    """Draw ``spec`` in this process and return SVG to stand inside a page, its ids begun with ``key``."""
+    """Draw ``spec`` in this process and return SVG to stand inside a page, its ids begun with ``key``.
+
+    Where the process may not reserve the addresses that the engine wants, which would end it, two lines say so instead.
+    """
+    if addresses_left() < RESERVED:
+        return _not_drawn(label)
     import vl_convert
 
     text = json.dumps(_written(spec), allow_nan=False)
     return _inline(vl_convert.vegalite_to_svg(text, vl_version=vega_lite()), key, writable(label))
+
+
+def _not_drawn(label: str) -> str:
+    lines = (
+        "Not drawn: the limit on this process's addresses (ulimit -v)",
+        "is below what drawing needs. The CSV has the numbers.",
+    )
+    texts = "".join(
+        f'<text x="8" y="{18 + 16 * place}" font-size="10px" fill="currentColor">{line}</text>'
+        for place, line in enumerate(lines)
+    )
+    return (
+        f'<svg viewBox="0 0 {WIDTH} 44" role="img" aria-label="{html.escape(writable(label))}" '
+        f'font-family="sans-serif" xmlns="http://www.w3.org/2000/svg">{texts}</svg>'
+    )
 
 
 def vega_lite() -> str:
