@@ -46,4 +46,4 @@ def test_a_folder_without_an_init_hides_nothing_that_is_on_the_path(tmp_path: Pa
     (tmp_path / "tasks" / "todo.txt").write_text("")
     done = command(tmp_path, ".", "--help")
     assert done.returncode == 0, done.stderr
-    assert "usage: colinear" in done.stdout
+    assert "Usage: colinear" in done.stdout

@@ -73,7 +73,7 @@ def test_a_formula_that_never_ends_is_wrong_within_the_limit(formula: str) -> No
     grade(HALF, "0.5")
     start = time.perf_counter()
     assert grade(rf"\boxed{{{formula}}}", "72").reward == 0.0
-    assert time.perf_counter() - start < HARD_SECONDS + 10  # the limit is of processor seconds
+    assert time.perf_counter() - start < HARD_SECONDS + 30  # the limit is of processor seconds
     assert grade(HALF, "0.5").reward == 1.0
 
 
