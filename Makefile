@@ -1,5 +1,5 @@
 # make setup | study | check | docs | bench | clean (see README.md)
-# make test | test-long | test-faults | test-fuzz | test-vllm | test-ray | real-models | test-real
+# make test | test-unit | test-long | test-faults | test-fuzz | test-vllm | test-ray | real-models | test-real
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -10,7 +10,7 @@ VLLM_VENV ?= .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
 .PHONY: setup study check docs bench clean setup-vllm setup-ray
-.PHONY: test test-flows test-stages test-long test-faults test-fuzz test-fuzz-1 test-fuzz-2 test-vllm test-ray
+.PHONY: test test-unit test-flows test-stages test-long test-faults test-fuzz test-fuzz-1 test-fuzz-2 test-vllm test-ray
 .PHONY: real-models test-real
 
 setup: $(STAMP)
@@ -35,6 +35,10 @@ PYTEST = COLINEAR_DATA="$${COLINEAR_DATA:-$$(test -d ../shared/data && cd ../sha
 # Two at a time, one a core: whole studies and faults beside everything else. Each prints what it said when it has ended.
 test: setup
 	+@$(MAKE) --no-print-directory --output-sync=target --keep-going -j2 test-flows test-stages
+
+# The inner loop: plain functions, no servers, no whole studies.
+test-unit: setup
+	$(PYTEST) -m "not slow and not long and not faults and not real" tests/unit
 
 test-flows: setup
 	$(PYTEST) -m "not long and not faults and not real" tests/studies tests/faults tests/fuzz
