@@ -72,7 +72,7 @@ def _panel(tables: StudyTables, view: Geometry, benchmark: str) -> Spec:
     ends = {**x, "field": "low"}
     colour, of_base = given("colour"), f"datum.place === {infos.index(base) if base in infos else -1}"
     return {
-        "title": f"{short(benchmark_name(benchmark), MOST_CHARACTERS)} accuracy, %",
+        "title": f"{short(benchmark_name(benchmark), MOST_CHARACTERS)} accuracy, %; 95 % intervals, band: the base's",
         "width": room(labels),
         "height": 17 * len(infos),
         "data": {"values": [_row(tables, view, benchmark, place, info) for place, info in enumerate(infos)]},

@@ -38,6 +38,9 @@ LONGEST = 260
 _MOST = 6
 """Runs that a sentence names."""
 
+CLOSE = 0.9
+"""Cosine from which on an update that is farther than a repeat run is still called close."""
+
 
 def lead(tables: StudyTables, view: Geometry) -> tuple[str, ...]:
     """At most three sentences; fewer where there is nothing to say."""
@@ -71,12 +74,13 @@ def direction_lead(view: Geometry) -> str:
         side = near if standing in (AT_FLOOR, AT_START) else far if standing in (BELOW_FLOOR, BELOW_START) else open_
         side.append((value, info.run))
     own = view.likeness(reference, reference, "cosine").within[0]
-    again = f"{reference.run} trained again" + (f" (cosine {span(own, 3)})" if own else "")
+    again = f"{reference.run} trained again" + (f" on reshuffled data (cosine {span(own, 3)})" if own else "")
     if not near and not far:
         why = "no repeat run was trained that could say what is near" if open_ else ""
         return f"Cosine to {reference.run}: {_cosines(open_)}; {why}." if open_ else ""
     groups = {
-        "farther": [entry for entry in far if entry[0] >= NEAR_ORTHOGONAL],
+        "close": [entry for entry in far if entry[0] >= CLOSE],
+        "partly alike": [entry for entry in far if NEAR_ORTHOGONAL <= entry[0] < CLOSE],
         "nearly orthogonal": [entry for entry in far if abs(entry[0]) < NEAR_ORTHOGONAL],
         "opposite": [entry for entry in far if entry[0] <= -NEAR_ORTHOGONAL],
         "not judged": open_,
@@ -84,10 +88,9 @@ def direction_lead(view: Geometry) -> str:
     rest = "; ".join(f"{words}: {_cosines(group)}" for words, group in groups.items() if group)
     if near:
         verb = "moves" if len(near) == 1 else "move"
-        return (
-            f"{_cosines(near)} {verb} the weights as near to {reference.run} as {again}{f'; {rest}' if rest else ''}."
-        )
-    return f"No method moves the weights as near to {reference.run} as {again}; {rest}."
+        others = f"; {rest}" if rest else ""
+        return f"{_cosines(near)} {verb} the weights as near to {reference.run} as {again}{others}."
+    return f"No method moves the weights as near to {reference.run} as {again}. Across orders, {rest}."
 
 
 def _cosines(group: Sequence[tuple[float, str]]) -> str:
@@ -145,11 +148,11 @@ def _among(tables: StudyTables, runs: Sequence[str], benchmark: str, room: int) 
     if not shown:
         equal = sum(found.verdict == EQUAL for found in pairs.values()) // 2
         told = " (all are equal)" if equal == total else f" ({equal} are equal)" if equal else ""
-        return f"Among each other none is shown to differ, in {count(total, 'pair')}{told}."
+        return f"Between methods no difference is shown, in {count(total, 'pair')}{told}."
     (best, worst), largest = max(shown.items(), key=lambda entry: entry[1].difference)
     short = (
-        f"Among each other they differ in {len(shown)} of {count(total, 'pair')}, most {best} from {worst} "
-        f"({points(largest.difference)})."
+        f"Between methods a difference is shown in {len(shown)} of {count(total, 'pair')}, the largest from {worst} to "
+        f"{best} ({points(largest.difference)})."
     )
     above: dict[str, tuple[str, ...]] = {}
     for winner, loser in shown:
@@ -161,9 +164,9 @@ def _among(tables: StudyTables, runs: Sequence[str], benchmark: str, room: int) 
     for losers, winners in groups.items():
         everyone = len(losers) == len(runs) - len(winners) and len(losers) > 1
         parts.append(f"{listed(winners)} above {'all others' if everyone else listed(losers)}")
-    long = f"Among each other: {'; '.join(parts)}; the other {total - len(shown)} pairs are not shown to differ."
+    long = f"Between methods: {'; '.join(parts)}; the other {total - len(shown)} pairs are not shown to differ."
     if total == len(shown):
-        long = f"Among each other: {'; '.join(parts)}."
+        long = f"Between methods: {'; '.join(parts)}."
     return long if len(long) <= room else short
 
 
@@ -199,9 +202,11 @@ def _rates(tables: StudyTables, view: Geometry) -> str:
     norm = ""
     if sizes and any(value is not None for value in usual):
         low, high = size(min(sizes), 3), size(max(sizes), 3)
-        norm = f" (norm {low if low == high else f'{low} to {high}'} against {span(usual, 1)})"
-    who = listed([f"{one.run} at {one.words}" for one in others[:3]])
-    return f"{who}{norm}: what sets {'it' if len(others) == 1 else 'them'} apart may be the rate, not the method."
+        norm = f" (norm of the update {low if low == high else f'{low} to {high}'}, others {span(usual, 1)})"
+    who = listed([one.run for one in others[:3]])
+    rates = listed(sorted({one.words for one in others[:3]}))
+    verb, them = ("was", "it") if len(others) == 1 else ("were", "them")
+    return f"{who} {verb} trained at {rates}{norm}: that may set {them} apart, not the method."
 
 
 def _undecided(tables: StudyTables) -> str:
@@ -215,10 +220,12 @@ def _undecided(tables: StudyTables) -> str:
         unsure = [one for one in asked if one.verdict == NO_POWER]
         sizes = [100 * one.detectable for one in unsure if one.detectable is not None]
         if unsure:
-            seen = f" (the test would have found {span(sizes, 1)} points or more)" if sizes else ""
+            seen = f" (gaps below {span(sizes, 1)} points are mostly missed)" if sizes else ""
             where = f"the {asked[0].n:,} {in_sentence(benchmark)} problems"
-            parts.append(f"on {where} {len(unsure)} of {count(len(asked), 'method')}{seen}")
-    return f"Undecided against the base: {'; '.join(parts)}." if parts else ""
+            parts.append(
+                f"on {where} {len(unsure)} of {count(len(asked), 'method')} cannot be told from the base{seen}"
+            )
+    return f"O{'; '.join(parts)[1:]}." if parts else ""
 
 
 # The paper
@@ -242,7 +249,8 @@ def _here(one: ClaimResult) -> str:
     assert one.measured is not None
     unit = f" {one.claim.unit}" if one.claim.unit else ""
     paper = "" if one.claim.unit == "points" else f", paper {paper_text(one.claim)}"
-    return f"here {number(one.claim.scale * one.measured.value, one.claim.decimals)}{unit}, {one.measured.what}{paper}"
+    what = one.measured.what.replace(" less ", " minus ")
+    return f"here {number(one.claim.scale * one.measured.value, one.claim.decimals)}{unit}, {what}{paper}"
 
 
 def _distance(one: ClaimResult) -> float:

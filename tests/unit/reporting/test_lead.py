@@ -19,8 +19,9 @@ from tests.unit.reporting.conftest import RUNS
 def test_direction_holds_two_orders_against_two_orders(study: StudyTables) -> None:
     # .981 x .975, .958 x .975 and so on: what the floor .975 judges.
     assert direction_lead(geometry(study)) == (
-        "No method moves the weights as near to sft as sft trained again (cosine 0.975); farther: rift "
-        "0.956, rft 0.934, offline_grpo 0.784 and dft 0.746; nearly orthogonal: dpo -0.020."
+        "No method moves the weights as near to sft as sft trained again on reshuffled data (cosine 0.975). Across "
+        "orders, close: rift 0.956 and rft 0.934; partly alike: offline_grpo 0.784 and dft 0.746; nearly orthogonal: "
+        "dpo -0.020."
     )
 
 
@@ -30,7 +31,9 @@ def test_a_method_at_the_floor_is_said_to_move_alike(study: StudyTables) -> None
         value=pl.when((pl.col("metric") == "cosine") & pair).then(0.99).otherwise("value")
     )
     said = direction_lead(geometry(replace(study, pair_metrics=near)))
-    assert said.startswith("rift 0.990 moves the weights as near to sft as sft trained again (cosine 0.975);")
+    assert said.startswith(
+        "rift 0.990 moves the weights as near to sft as sft trained again on reshuffled data (cosine 0.975);"
+    )
 
 
 def test_without_a_repeat_run_nothing_is_called_near_or_far(study: StudyTables) -> None:
@@ -49,7 +52,7 @@ def test_accuracy_answers_whether_it_matters(study: StudyTables) -> None:
     higher = asked.filter(pl.col("verdict") == "differs", pl.col("difference") < 0)  # the base is first
     assert higher.height
     assert f"gain{'s' if higher.height == 1 else ''}" in said
-    assert "Among each other" in said
+    assert "Between methods" in said
     pairs = study.mcnemar.filter(benchmark="heldout", family="methods")
     shown = pairs.filter(pl.col("verdict").str.starts_with("differs")).height
     assert (
@@ -60,15 +63,18 @@ def test_accuracy_answers_whether_it_matters(study: StudyTables) -> None:
 def test_a_model_that_solves_nothing_differs_in_nothing(build_study: Callable[..., StudyTables]) -> None:
     said = accuracy_lead(build_study(solve=0.0))
     assert "all 6 methods are equal to it within 2 points" in said
-    assert "Among each other none is shown to differ, in 15 pairs (all are equal)." in said
+    assert "Between methods no difference is shown, in 15 pairs (all are equal)." in said
 
 
 def test_the_rate_is_named_where_it_may_be_the_reason(study: StudyTables) -> None:
     said = doubt_lead(study, geometry(study))
-    assert said.startswith("dpo at 1/10 of the rate (norm 0.210 against 2.8): what sets it apart may be the rate")
+    assert said.startswith(
+        "dpo was trained at 1/10 of the rate (norm of the update 0.210, others 2.8): that may set it apart, not the "
+        "method."
+    )
     runs = [*RUNS, RunInfo("dpo-high", "dpo", 0, 0, 1e-3)]
     both = replace(study, runs=runs)  # a method at two rates tells the two apart
-    assert "may be the rate" not in doubt_lead(both, geometry(both))
+    assert "of the rate" not in doubt_lead(both, geometry(both))
 
 
 def test_at_most_three_sentences_of_two_lines(study: StudyTables) -> None:
