@@ -41,7 +41,9 @@ def drawn(picture: Picture | None) -> Picture:
 
 def test_the_dots_are_the_accuracies(study: StudyTables) -> None:
     views = [one for picture in accuracy_pictures(study, geometry(study)) for one in picture.spec["concat"]]
-    assert [view["title"] for view in views] == ["Held-out accuracy, %", "Hard accuracy, %"]
+    assert [view["title"] for view in views] == [
+        f"{name} accuracy, %; 95 % intervals, band: the base's" for name in ("Held-out", "Hard")
+    ]
     for view, benchmark in zip(views, ("heldout", "hard"), strict=True):
         frame = study.accuracy.filter(benchmark=benchmark)
         for name, column in (("value", "accuracy"), ("low", "low"), ("high", "high")):
