@@ -181,8 +181,10 @@ def _after(work: Work) -> Iterator[Stage]:
         yield from _paths(work, runs, len(spec.path_pairs(spec.runs())) if spec.paths.reference else pairs)
     if spec.functions.n:
         length = sizes.prompt + sizes.reference
-        tokens = spec.functions.n * length * (runs + 1)
-        cost = flops.forward(shape, tokens, flops.causal(length), tokens)
+        passes = spec.functions.n * (runs + 1)
+        # The head: at a solution's tokens for every layer (the logit lens), and once more for the divergences.
+        heads = passes * sizes.reference * (shape.layers + 2)
+        cost = flops.forward(shape, passes * length, flops.causal(length), heads)
         seconds = start + scoring_seconds(machine, cost, exact=True)
         yield Stage("functions", 1, f"{runs + 1} models x {spec.functions.n} problems", cost, seconds, 1)
     yield Stage("accuracy, report", 1, f"{runs} runs, {pairs} pairs", 0, REPORT_SECONDS, 1)

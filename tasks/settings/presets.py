@@ -232,7 +232,7 @@ def qwen_half_billion() -> Values:
         "evaluation": {"problems": "gsm8k-train", "n": 400, "hard_n": 0, "max_new_tokens": 640, "batch_size": 128},
         "geometry": {"ks": [1, 4, 8]},
         "paths": {"n": 16, "readings": ["boxed", "solution"], "matched": False, "reference": "sft"},
-        "functions": {"n": 16, "batch_size": 8},
+        "functions": {"n": 8, "batch_size": 8},
     }
 
 
@@ -242,8 +242,8 @@ def smollm2() -> Values:
     ``colinear study smollm2 --rollouts FILE``, as `qwen-0.5b`; without the Hub
     ``--set model.base=.models/SmolLM2-135M-Instruct.Q4_1.gguf``. Expect cosines to SFT of .94 (RFT), .93 (RIFT), .61
     (DFT), .60 (Offline GRPO), .06 (DPO), .69 for SFT in another data order, and accuracies of 0 to 3 %, a quarter of
-    the answers cut because they go in circles; planned 18 minutes on two cores, 45 at twice their load
-    (docs/real-model.md).
+    the answers cut because they go in circles. Planned 21 minutes on two cores; with twice the problems for hidden
+    states it took 45 beside other work (docs/real-model.md).
     """
     values = qwen_half_billion()
     return values | {
