@@ -41,6 +41,10 @@ rounding only, two pretraining seeds by tens of percent."""
 _FEWEST_PROBLEMS = 8
 
 
+MOST_NAMED = 3
+"""Settings that tell a condition in words; two presets may differ in twenty, which the table of settings has."""
+
+
 @dataclass(frozen=True)
 class Training:
     """One distinct training: ``number`` names it, ``condition`` (an index) is all that decides it but seeds and lr."""
@@ -80,9 +84,14 @@ class Many:
         return list(dict.fromkeys(one.info.method for one in self.distinct))
 
     def condition(self, index: int) -> str:
-        """What sets a condition apart from the others of its method, in words; empty where there is only one."""
+        """What sets a condition apart from the others of its method, in words; empty where there is only one.
+
+        Of many settings the first few.
+        """
         method, settings = self.conditions[index]
-        return ", ".join(f"{key} = {show(settings.get(key))}" for key in self.differing(method))
+        keys = self.differing(method)
+        words = ", ".join(f"{key} = {show(settings.get(key))}" for key in keys[:MOST_NAMED])
+        return words if len(keys) <= MOST_NAMED else f"{words} and {len(keys) - MOST_NAMED} more"
 
     def differing(self, method: str) -> list[str]:
         """The settings, but for seeds and learning rates, in which trainings of one method differ."""

@@ -144,6 +144,15 @@ def test_other_settings_keep_trainings_of_that_method_apart(seeds: tuple[Path, P
     ]
 
 
+def test_of_many_settings_that_differ_the_first_few_tell_a_condition(seeds: tuple[Path, Path], tmp_path: Path) -> None:
+    """As two presets differ, in twenty: the sentences of the page stay sentences."""
+    changed = {"lora.r": 4, "lora.alpha": 8, "train.steps": 9, "train.batch_size": 8, "rollouts.prompts": 7}
+    other = made("other", runs_of(1), norms=NORMS[1], settings={"seed": 1, **changed})
+    words = read(*seeds, write(tmp_path / "other", other)).condition(0)
+    assert words.endswith(" and 2 more")
+    assert words.count(" = ") == 3
+
+
 def test_other_rollouts_are_another_condition(rates: tuple[Path, Path], tmp_path: Path) -> None:
     """Of the two studies at the higher rate only the one on the same rollouts is compared with the lower one."""
     resampled = made("resampled", runs_of(), norms={**NORMS[1], "sft": 4.8}, settings={"rollouts.seed": 1})
