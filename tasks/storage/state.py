@@ -15,6 +15,7 @@ import tempfile
 from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from tasks.core import home, login
@@ -155,17 +156,35 @@ def _check_schema(path: Path, package: str, upgrade: str) -> None:
     )
 
 
+_TO_ROLL_BACK = "attempt to write a readonly database"
+"""SQLite's words where a journal must be rolled back first, which a reader may not."""
+
+
+def _looked_at(path: Path, looks: str, mode: Literal["ro", "rw"]) -> str:
+    """What the pragma ``looks`` says, or `_TO_ROLL_BACK`.
+
+    Through SQLite, not past it: it locks, and knows what of a write-ahead log belongs to the file.
+    """
+    with closing(
+        sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=BUSY_SECONDS)
+    ) as database:
+        try:
+            return str((database.execute(looks).fetchone() or ["it has no tables"])[0])
+        except sqlite3.OperationalError as error:
+            if mode == "ro" and str(error) == _TO_ROLL_BACK:
+                return _TO_ROLL_BACK
+            raise
+
+
 def _check(whose: str, path: Path, way_out: str) -> None:
     half_made = path.with_name(f"{path.name}.making").exists()  # see `tasks.storage.making`: it is made anew
     if not path.is_file() or not path.stat().st_size or half_made:
         return
     said, looks = "ok", "pragma quick_check(1)" if path.stat().st_size <= LARGEST else "select 'ok' from sqlite_master"
     try:
-        # Through SQLite, not past it: it locks, and knows what of a write-ahead log belongs to the file.
-        with closing(
-            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
-        ) as database:
-            said = (database.execute(looks).fetchone() or ["it has no tables"])[0]
+        said = _looked_at(path, looks, "ro")
+        if said == _TO_ROLL_BACK:  # a writer was killed in the middle of its transaction: who may write undoes it
+            said = _looked_at(path, looks, "rw")
     except sqlite3.DatabaseError as error:
         if "locked" not in str(error):  # else somebody works with it, so it can be worked with
             said = str(error)

@@ -101,3 +101,24 @@ def test_the_command_ends_with_2_and_one_line(tmp_path: Path, folder: Path) -> N
     assert done.returncode == 2, done.stderr[-2000:]
     (said,) = [line for line in done.stderr.splitlines() if line.startswith("colinear: ")]
     assert f"{path}: its schema ffffffffffff is of a newer mlflow" in said
+
+
+def test_a_transaction_that_was_killed_is_rolled_back_and_no_damage(folder: Path, state: Path) -> None:
+    """``kill -9`` in the middle of a write leaves a journal that a reader may not roll back: that is not damage."""
+    file = state / "mlflow.db"
+    state.mkdir(exist_ok=True)
+    with closing(sqlite3.connect(file)) as made, made:
+        made.execute("create table t (x)")
+        made.executemany("insert into t values (?)", [("kept",)] * 1000)
+    killed = (
+        "import os, sqlite3, sys\n"
+        "d = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "d.execute('pragma cache_size = 1'); d.execute('begin')\n"
+        "d.executemany('update t set x = ? where rowid = ?', [('lost' * 200, i) for i in range(1, 900)])\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", killed, str(file)], check=False).returncode == -9
+    assert file.with_name("mlflow.db-journal").stat().st_size > 0
+    check_mlflow(f"sqlite:///{file}")
+    with closing(sqlite3.connect(file)) as found:
+        assert found.execute("select distinct x from t").fetchall() == [("kept",)]
