@@ -10,6 +10,7 @@ import json
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -155,7 +156,8 @@ def _lighteval(rows: Iterator[Row], columns: Columns) -> _Found:
     found, metric = _Found("lighteval"), None
     for place, row in enumerate(rows):
         values = row.values.get("metric") or row.values.get("metrics")
-        values = json.loads(values) if isinstance(values, str) else values
+        with suppress(ValueError):
+            values = json.loads(values) if isinstance(values, str) else values
         if not isinstance(values, Mapping):
             raise row.refuse("metric", "the metrics of one answer", "give lighteval's details file")
         metric = metric or _metric(row, values, columns, set())
@@ -231,7 +233,9 @@ def _zipped(path: Path) -> Iterator[Mapping[str, Any]]:
                 if entry.filename.startswith("samples/"):
                     yield parse(_entry(packed, entry, file).decode("utf-8"))
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{name_of(path)}: not a readable log of inspect ({error}); copy it again") from error
+        raise InputError(
+            f"{name_of(path)}: not a readable log of inspect ({error}); copy it again, or write it as JSON"
+        ) from error
 
 
 def _entry(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, file: BinaryIO) -> bytes:
@@ -293,6 +297,11 @@ def _log(model: str, path: Path, found: _Found) -> Log:
             twice[key] = None
             differ += kept[at] != right
         kept.setdefault(at, right)
+    if not numbered and sampled and (most := max(times.values())) > 1:
+        notes.append(
+            f"every id is there {most} times: read as {most} samples of each problem; if the file was written twice, "
+            "or by several filters, give one of them"
+        )
     if twice:
         named = ", ".join([*twice][:MOST_NAMED])
         notes.append(

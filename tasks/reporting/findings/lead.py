@@ -15,6 +15,7 @@ from tasks.reporting.claims.output import paper_text
 from tasks.reporting.claims.rules import FAILS, TOLERANCES
 from tasks.reporting.formats import benchmark_name, in_sentence, listed, number, percent, points, size, span
 from tasks.reporting.notes import count, named
+from tasks.reporting.tables.adapters_glance import NEAR_COPY
 from tasks.reporting.tables.glance import NEAR_ORTHOGONAL, rate_words
 from tasks.reporting.views.join import (
     BASE_FAMILY,
@@ -37,9 +38,6 @@ LONGEST = 260
 
 _MOST = 6
 """Runs that a sentence names."""
-
-CLOSE = 0.9
-"""Cosine from which on an update that is farther than a repeat run is still called close."""
 
 
 def lead(tables: StudyTables, view: Geometry) -> tuple[str, ...]:
@@ -64,13 +62,16 @@ def direction_lead(view: Geometry) -> str:
     near: list[tuple[float, str]] = []
     far: list[tuple[float, str]] = []
     open_: list[tuple[float, str]] = []
+    all_across = True
     for info in main_runs(view.runs):
         cosine = view.cosine(info.run, reference.run)
         if info == reference or cosine is None or view.replicate(info, reference) is not None:
             continue
         standing = view.standing(info, reference)
         across = view.likeness(info, reference, "cosine").mean
-        value = across if standing in (AT_FLOOR, BELOW_FLOOR) and across is not None else cosine
+        judged = across if standing in (AT_FLOOR, BELOW_FLOOR) else None
+        value = cosine if judged is None else judged
+        all_across = all_across and judged is not None
         side = near if standing in (AT_FLOOR, AT_START) else far if standing in (BELOW_FLOOR, BELOW_START) else open_
         side.append((value, info.run))
     own = view.likeness(reference, reference, "cosine").within[0]
@@ -79,18 +80,19 @@ def direction_lead(view: Geometry) -> str:
         why = "no repeat run was trained that could say what is near" if open_ else ""
         return f"Cosine to {reference.run}: {_cosines(open_)}; {why}." if open_ else ""
     groups = {
-        "close": [entry for entry in far if entry[0] >= CLOSE],
-        "partly alike": [entry for entry in far if NEAR_ORTHOGONAL <= entry[0] < CLOSE],
+        "close": [entry for entry in far if entry[0] >= NEAR_COPY],
+        "partly alike": [entry for entry in far if NEAR_ORTHOGONAL <= entry[0] < NEAR_COPY],
         "nearly orthogonal": [entry for entry in far if abs(entry[0]) < NEAR_ORTHOGONAL],
         "opposite": [entry for entry in far if entry[0] <= -NEAR_ORTHOGONAL],
         "not judged": open_,
     }
     rest = "; ".join(f"{words}: {_cosines(group)}" for words, group in groups.items() if group)
+    where = "Across orders" if all_across else "Against it"
     if near:
         verb = "moves" if len(near) == 1 else "move"
         others = f"; {rest}" if rest else ""
         return f"{_cosines(near)} {verb} the weights as near to {reference.run} as {again}{others}."
-    return f"No method moves the weights as near to {reference.run} as {again}. Across orders, {rest}."
+    return f"No method moves the weights as near to {reference.run} as {again}. {where}, {rest}."
 
 
 def _cosines(group: Sequence[tuple[float, str]]) -> str:

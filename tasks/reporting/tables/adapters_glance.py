@@ -13,7 +13,7 @@ import polars as pl
 from tasks.core.results import RunInfo
 from tasks.reporting.formats import NOT_MEASURED, number, size
 from tasks.reporting.notes import interval, percentile
-from tasks.reporting.tables.glance import NONE
+from tasks.reporting.tables.glance import NEAR_ORTHOGONAL, NONE
 from tasks.reporting.tables.views import Cell, Table
 from tasks.reporting.views.floors import SHARED_START
 from tasks.reporting.views.join import spectrum_value
@@ -38,10 +38,10 @@ WORDS = {
 
 def kind_of_cosine(cosine: float) -> str:
     """A key of `WORDS`."""
-    if abs(cosine) < ZERO_BELOW:
-        return "near zero"
-    if cosine < 0:
+    if cosine <= -NEAR_ORTHOGONAL:
         return "opposite"
+    if cosine < ZERO_BELOW:
+        return "near zero"
     return "near-copy" if cosine >= NEAR_COPY else "alike" if cosine >= ALIKE else "weakly alike"
 
 
@@ -108,7 +108,8 @@ def adapters_glance(adapters: pl.DataFrame, spectra: pl.DataFrame, pair_metrics:
         "Every adapter at a glance",
         header,
         tuple(rows),
-        f"Near-copy: cosine from {NEAR_COPY}; alike: from {ALIKE}; near zero: within {ZERO_BELOW}. Top angle: of the "
+        f"Near-copy: cosine from {NEAR_COPY}; alike: from {ALIKE}; near zero: below {ZERO_BELOW}; opposite: from "
+        f"-{NEAR_ORTHOGONAL}. Top angle: of the "
         "first left singular vectors, median over modules. Hover for intervals; the pairs below have every measure.",
     )
 

@@ -161,7 +161,11 @@ def test_lines_that_are_there_twice_are_counted_and_the_first_counts(tmp_path: P
     )
     even = [{"id": i, "ok": bool(i)} for i in (0, 1, 0, 1)]  # every id as often: samples
     (sampled,) = read_logs(lines(tmp_path / "y.jsonl", even), Columns(id="id", correct="ok"))
-    assert (sampled.samples, sampled.notes) == (2, ())
+    assert sampled.samples == 2
+    assert sampled.notes == (
+        "every id is there 2 times: read as 2 samples of each problem; if the file was written twice, or by several "
+        "filters, give one of them",
+    )
 
 
 # --- pairs -----------------------------------------------------------------------------------------------------------

@@ -368,3 +368,10 @@ def test_an_adapter_that_was_hardly_trained_is_said_first(frames: Frames) -> Non
     assert document.findings.lead[-1] == "Hardly trained: dpo (norm 0.00700 against 2.80)."
     assert document.headline is not None
     assert {row[0].text: row[-1].text for row in document.headline.rows}["dpo"] == "hardly trained, same lora_A"
+
+
+def test_a_slightly_negative_cosine_is_near_zero_and_not_opposite() -> None:
+    from tasks.reporting.tables.adapters_glance import kind_of_cosine
+
+    found = [kind_of_cosine(value) for value in (0.95, 0.6, 0.06, 0.04, -0.097, -0.2)]
+    assert found == ["near-copy", "alike", "weakly alike", "near zero", "near zero", "opposite"]
