@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from tasks.core.frames import checked
-from tasks.geometry.delta import places
+from tasks.core.places import places
 
 Row = tuple[str, str, int | None, float]
 """module ("*" for all of them), metric, k or None, value (NaN where it is not defined)."""

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from tasks.core.digests import file_digest
 from tasks.core.errors import InputError
+from tasks.core.places import places
 from tasks.core.small_files import not_weights
 from tasks.core.visible import visible
 from tasks.geometry.adapters.adapter import ODD, WEIGHTS, AdapterSource
 from tasks.geometry.adapters.checkpoint import Checkpoint
 from tasks.geometry.adapters.peft_config import CONFIG, read_json
-from tasks.geometry.delta import NotFinite, places
+from tasks.geometry.delta import NotFinite
 from tasks.geometry.factored import factor
 from tasks.geometry.spectrum import effective_rank, stable_rank
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from tasks.core.errors import InputError
+from tasks.core.places import core
 from tasks.core.small_files import read_object
 from tasks.geometry.adapters.tensors import TensorFile, check_gathered
-from tasks.geometry.delta import Array, core
+from tasks.geometry.delta import Array
 from tasks.models.external import as_safetensors
 
 CONFIG = "config.json"

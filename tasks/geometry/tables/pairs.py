@@ -12,12 +12,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tasks.core.frames import FEW_LAYERS, PAIR_METRICS_FRAME, checked
+from tasks.core.places import Group, Place, groups_of, places
 from tasks.core.results import RunInfo
 from tasks.geometry.chance.bootstrap import Counts, cluster_counts, cluster_members, interval
 from tasks.geometry.chance.few_layers import pseudo_values, t_interval
 from tasks.geometry.chance.nulls import mean_null, median_null, normal_percentile, percentile
 from tasks.geometry.cosine import quotient
-from tasks.geometry.delta import Array, Place, places
+from tasks.geometry.delta import Array
 from tasks.geometry.updates.measure import ModuleMeasure
 from tasks.geometry.updates.metrics import PAIR_METRICS, PARTS, Key
 from tasks.geometry.updates.random_subspaces import SEED, TIES, TotalChance
@@ -27,16 +28,6 @@ REPLICATES = 1000
 
 _CHUNK = 32
 """Pairs whose rows are made at once: text columns are large before they are compressed."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Modules whose value is given together: all of them, those of one layer, or those of one projection."""
-
-    layer: int | None
-    projection: str | None
-    members: Counts
-    """(N,) 1 for its modules, else 0."""
 
 
 @dataclass(eq=False)
@@ -103,7 +94,7 @@ class PairTable:
         """
         if not self.columns:  # one adapter alone, or pairs whose shared modules are all damaged
             return pl.DataFrame(schema=PAIR_METRICS_FRAME)
-        groups = self._groups()
+        groups = groups_of(self.places)
         order = {name: place for place, name in enumerate(PAIR_METRICS)}
         keys = sorted(self.columns, key=lambda key: (order[key[0]], key[1] or 0))
         blocks = [self._block(key, groups) for key in keys]
@@ -120,27 +111,10 @@ class PairTable:
         ]
         return checked(pl.concat(chunks), PAIR_METRICS_FRAME, "pair_metrics")
 
-    def _groups(self) -> list[Group]:
-        def members(*chosen: bool) -> Counts:
-            return np.array(chosen, dtype=np.int64)
-
-        clusters = dict.fromkeys(place.cluster for place in self.places if place.cluster is not None)
-        projections = dict.fromkeys(place.projection for place in self.places)
-        return [
-            Group(None, None, np.ones(len(self.modules), dtype=np.int64)),
-            *(
-                Group(
-                    layer, f"{tower}.*" if tower else None, members(*(p.cluster == (tower, layer) for p in self.places))
-                )
-                for tower, layer in clusters
-            ),
-            *(Group(None, name, members(*(p.projection == name for p in self.places))) for name in projections),
-        ]
-
     def _block(self, key: Key, groups: Sequence[Group]) -> dict[str, Array]:
         """One metric: every column of the frame as (P, G + N), groups first."""
         column, metric = self.columns[key], PAIR_METRICS[key[0]]
-        members = np.stack([group.members for group in groups])
+        members = np.array([group.members for group in groups], dtype=np.int64)
         value = metric.overall(self.parts, column.value, members)
         low, high = self._interval(key)
         blank = np.full((len(self.pairs), len(groups) - 1), np.nan)
@@ -189,7 +163,7 @@ class PairTable:
 
         NaN where the cosine has no value, and where a right singular vector of a module is not known.
         """
-        counts = np.vstack([*(group.members for group in groups), np.eye(len(self.modules), dtype=np.int64)])
+        counts = np.vstack([[group.members for group in groups], np.eye(len(self.modules), dtype=np.int64)])
         cosine = values[:, :, keys.index(("cosine", None))]
         lengths = np.sqrt(self.parts["squared_a"] @ counts.T) * np.sqrt(self.parts["squared_b"] @ counts.T)
         found = {}

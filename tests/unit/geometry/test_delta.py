@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tasks.core.errors import InputError
+from tasks.core.places import places
 from tasks.geometry.adapters.adapter import AdapterSource
 from tasks.geometry.delta import (
     Dense,
@@ -20,7 +21,6 @@ from tasks.geometry.delta import (
     check_size,
     checked_factors,
     load_delta,
-    places,
     shared,
     unshared,
 )

@@ -14,13 +14,14 @@ import torch
 from safetensors.torch import save_file
 
 from tasks.core.errors import InputError
+from tasks.core.places import core, places
 from tasks.core.results import RunInfo
 from tasks.geometry.adapters.adapter import AdapterSource
 from tasks.geometry.adapters.arguments import label_all, locate, parse
 from tasks.geometry.adapters.checkpoint import Checkpoint, changed
 from tasks.geometry.adapters.other_formats import as_peft
 from tasks.geometry.compare import Comparison, Named, compare, examine
-from tasks.geometry.delta import LoraDelta, aligned, core, places, shared
+from tasks.geometry.delta import LoraDelta, aligned, shared
 from tests.lab.updates import random_factors
 
 PREFIX = "base_model.model."
