@@ -73,7 +73,9 @@ def resolve(
     from tasks.storage.recorded import fetch
 
     if len(adapters) < 2:
-        raise InputError(f"adapters: a comparison needs two or more, got {len(adapters)}")
+        raise InputError(
+            f"adapters: a comparison needs two or more, got {len(adapters)}; or one training's folder of checkpoint-N"
+        )
     if not ks or min(ks) < 1:
         raise InputError(f"--k: expected dimensions of at least 1, got {list(ks)}")
     folder = Path(out) if out else dated_folder("compare")
@@ -105,7 +107,7 @@ def write(asked: Request, frames: Mapping[str, pl.DataFrame], notes: Sequence[st
     """The report's files, the page first. Cached frames do not say where anything lies; this comparison does."""
     import polars as pl
 
-    from tasks.geometry.adapters.opened import MERGED
+    from tasks.geometry.adapters.opened import FACTORED
     from tasks.reporting.publish.comparison import write_comparison
 
     sources = {adapter.info.run: adapter.source for adapter in asked.adapters}
@@ -113,7 +115,7 @@ def write(asked: Request, frames: Mapping[str, pl.DataFrame], notes: Sequence[st
     own = frames["adapters"].with_columns(
         source=pl.col("run").replace_strict(sources, return_dtype=pl.String()),
         # What names no base itself was measured against the one that was given.
-        base=pl.when(pl.col("update") == MERGED).then(pl.coalesce("base", base)).otherwise("base"),
+        base=pl.when(pl.col("update") != FACTORED).then(pl.coalesce("base", base)).otherwise("base"),
     )
     if asked.gguf is not None:
         notes = [*notes, asked.gguf.note]

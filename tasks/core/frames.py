@@ -106,7 +106,7 @@ ADAPTERS: dict[str, pl.DataType] = {
     "source": pl.String(),  # as it was given
     "base": pl.String(),  # the model that its configuration names; null where it names none
     "kind": pl.String(),  # "LoRA", "rsLoRA", "DoRA", "LoRA (pissa)", "full fine-tune", ...
-    "update": pl.String(),  # how its dW was had: "scale * B A" or "merged - base"
+    "update": pl.String(),  # how its dW was had: "scale * B A", "diag(d) W + B A" (DoRA) or "merged - base"
     "rank": pl.Int64(),  # largest rank of a module; null for a full fine-tune
     "modules": pl.Int64(),
     "parameters": pl.Int64(),  # entries of its factors (or of the changed weights)

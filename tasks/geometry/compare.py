@@ -14,6 +14,7 @@ from tasks.core.errors import InputError
 from tasks.core.frames import ADAPTERS, UNSHARED, checked
 from tasks.core.results import Progress, RunInfo, no_progress
 from tasks.geometry.adapters.checkpoint import Checkpoint
+from tasks.geometry.adapters.dora import Weights
 from tasks.geometry.adapters.opened import Named, check, open_adapter
 from tasks.geometry.delta import Source, aligned, shared
 from tasks.geometry.tables.build import geometry
@@ -48,8 +49,8 @@ def examine(adapters: Sequence[Named], base: Path | None = None) -> None:
     """Refuse bad input before any work, reading headers only.
 
     Raises `InputError` in one line: fewer than two adapters, a label given twice, a file that is missing, damaged or
-    cut short, an adapter that needs the base where none is given, two adapters of plain LoRA without a common module or
-    with one of two shapes, a base that lacks a module of theirs or has it in another shape.
+    cut short, an adapter that needs the base where none is given, two adapters of LoRA or DoRA without a common module
+    or with one of two shapes, a base that lacks a module of theirs or has it in another shape.
     """
     if len(adapters) < 2:
         raise InputError(f"{len(adapters)} adapter given; a comparison takes two or more")
@@ -58,11 +59,11 @@ def examine(adapters: Sequence[Named], base: Path | None = None) -> None:
         twice = next(label for label in labels if labels.count(label) > 1)
         raise InputError(f"two adapters are called {twice!r}; name one of them: NAME=ADAPTER")
     checkpoint = Checkpoint(base) if base is not None else None
-    plain = [source for adapter in adapters if (source := check(adapter, base)) is not None]
-    for a, b in combinations(aligned(plain), 2):
+    known = [source for adapter in adapters if (source := check(adapter, base)) is not None]
+    for a, b in combinations(aligned(known), 2):
         shared(a, b)
     if checkpoint is not None:
-        for source in plain:
+        for source in known:
             _fits(source, checkpoint)
 
 
@@ -83,10 +84,11 @@ def compare(
     side lacks is in ``unshared``; NaN or infinite entries leave their module out of that adapter, and a note says so.
     """
     examine(adapters, base)
-    opened = [open_adapter(adapter, base, scratch) for adapter in adapters]
+    checkpoint = Checkpoint(base) if base is not None else None
+    weights = Weights(checkpoint) if checkpoint is not None else None
+    opened = [open_adapter(adapter, base, scratch, weights) for adapter in adapters]
     sources = aligned([one.source for one in opened])
     infos = [adapter.info for adapter in adapters]
-    checkpoint = Checkpoint(base) if base is not None else None
     found = geometry(sources, infos, ks, checkpoint, progress)
     return Comparison(
         pair_metrics=found.pair_metrics,

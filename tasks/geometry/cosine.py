@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tasks.geometry.delta import Array, Dense, Factors, LoraDelta, Update, shared
+from tasks.geometry.delta import Array, Dense, Factors, LoraDelta, Rescaled, Update, formed, shared
 from tasks.geometry.factored import factor
 
 CANCELS = 1e-6
@@ -19,14 +19,35 @@ def module_inner(a: Update, b: Update) -> float:
 
     ``tr(A_a^T B_a^T B_b A_b) = sum((B_a^T B_b) * (A_a A_b^T))``: two (r_a, r_b) Grams. Rounding is relative to
     ``|B_a| |A_a| |B_b| |A_b|``. With a dense update on one side ``sum((W A^T) * B)``, with two ``sum(W * W')``.
+
+    Rows rescaled beside a product: ``<diag(d) W, diag(d') W> = sum_i d_i d'_i |w_i|^2`` and ``<diag(d) W, B A> =
+    sum_i d_i <(W A^T)_i, b_i>``, so that of the base only its rows' norms and W A^T are needed. Two such updates must
+    have one base.
     """
     if isinstance(a, Dense) and isinstance(b, Dense):
         return float(np.vdot(a.W, b.W))
-    if isinstance(a, Dense):
-        return module_inner(b, a)
     if isinstance(b, Dense):
-        return float(a.scale * np.vdot(b.W @ a.A.T, a.B))
-    return float(a.scale * b.scale * np.sum((a.B.T @ b.B) * (a.A @ b.A.T)))
+        return module_inner(b, a)
+    if isinstance(a, Dense):
+        product = float(np.vdot(a.W @ b.A.T, b.B))
+        if isinstance(b, Factors):
+            return b.scale * product
+        return product + float(b.d @ np.einsum("ij,ij->i", a.W, b.base.W))
+    if isinstance(b, Rescaled) and not isinstance(a, Rescaled):
+        return module_inner(b, a)
+    product = float(np.sum((a.B.T @ b.B) * (a.A @ b.A.T)))
+    if isinstance(a, Factors):
+        assert isinstance(b, Factors)
+        return a.scale * b.scale * product
+    if isinstance(b, Factors):
+        return b.scale * (product + _rows(a.d, a.base.W @ b.A.T, b.B))
+    rows = float(np.sum(a.d * b.d * a.base.squared))
+    return rows + product + _rows(a.d, b.along, b.B) + _rows(b.d, a.along, a.B)
+
+
+def _rows(d: Array, along: Array, b: Array) -> float:
+    """``<diag(d) W, B A>`` of ``along`` = W A^T."""
+    return float(d @ np.einsum("ij,ij->i", along, b))
 
 
 def module_residual(d: Update, reference: Update) -> float:
@@ -40,9 +61,8 @@ def module_residual(d: Update, reference: Update) -> float:
 
 def remainder(d: Update, reference: Update, coefficient: float) -> float:
     """``|dW - c dW_ref|_F^2`` without cancellation: for updates that are nearly parallel."""
-    if isinstance(d, Dense) or isinstance(reference, Dense):
-        full, other = (u.W if isinstance(u, Dense) else u.scale * u.B @ u.A for u in (d, reference))
-        return float(np.sum((full - coefficient * other) ** 2))
+    if not (isinstance(d, Factors) and isinstance(reference, Factors)):
+        return float(np.sum((formed(d) - coefficient * formed(reference)) ** 2))
     # Factored as [B_d, B_r] [scale_d A_d; -c scale_r A_r].
     _, b = np.linalg.qr(np.hstack([d.B, reference.B]))
     _, a = np.linalg.qr(np.vstack([d.scale * d.A, -coefficient * reference.scale * reference.A]).T)

@@ -55,7 +55,48 @@ class Dense(NamedTuple):
         return self.W.shape[0], self.W.shape[1]
 
 
-Update = Factors | Dense
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """A module's weight in the base, which all updates that rescale its rows hold together."""
+
+    W: Array
+    """(out, in)"""
+    squared: Array
+    """(out,) ``|w_i|^2`` of its rows."""
+
+
+class Rescaled(NamedTuple):
+    """One module's update that rescales the rows of the base's weight beside a product, as DoRA's does:
+    ``dW = diag(d) W + B A``, of full rank."""
+
+    d: Array
+    """(out,)"""
+    B: Array
+    """(out, r), its scale and the rows' included"""
+    A: Array
+    """(r, in)"""
+    base: Weight
+    along: Array
+    """(out, r) ``W A^T``"""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in) of the update."""
+        return self.B.shape[0], self.A.shape[1]
+
+
+Update = Factors | Dense | Rescaled
+
+
+def formed(update: Update) -> Array:
+    """(out, in) the update multiplied out: for singular values of what has no small rank, never for inner products."""
+    if isinstance(update, Dense):
+        return update.W
+    if isinstance(update, Factors):
+        return update.scale * (update.B @ update.A)
+    dense = update.B @ update.A
+    dense += update.d[:, None] * update.base.W
+    return dense
 
 
 class NotFinite(InputError):
@@ -247,6 +288,9 @@ def check_size(update: Update, where: str) -> None:
         whole, factors = "the update", {"the update": _peak(update.W)}
         if update.lora_a is not None:
             beside["lora_A"] = _peak(update.lora_a)
+    elif isinstance(update, Rescaled):
+        parts = _peak(update.d) * _peak(update.base.W), _peak(update.B) * _peak(update.A)
+        whole, factors, beside = "the update", {"the update": max(parts)}, {"lora_A": _peak(update.A)}
     else:
         whole = "scale * B A"
         factors = {"lora_B": _peak(update.B), "lora_A": _peak(update.A), "scale": abs(update.scale)}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.geometry.delta import Array, Dense, Update
+from tasks.geometry.delta import Array, Factors, Update, formed
 
 DENSE_LIMIT = 1024
 """Smaller side up to which a dense update is decomposed whole; above it, only its leading directions are."""
@@ -37,14 +37,14 @@ class Factored:
 
 
 def factor(update: Update, leading: int = 32) -> Factored:
-    """SVD of an update; of a large `Dense` one only its ``leading`` directions.
+    """SVD of an update; of a large one that is no product only its ``leading`` directions.
 
     ``scale * B A``: from QR(B), QR(A^T) and the SVD of the small core; O((out + in) r^2). Singular values up to
     ``max(out, in) * eps * |scale| |B|_F |A|_F`` are rounding (which is relative to the factors, not to the largest
     singular value) and are set to 0, so that a zero update has rank 0.
     """
-    if isinstance(update, Dense):
-        return _dense(update.W, leading)
+    if not isinstance(update, Factors):
+        return _dense(formed(update), leading)
     basis_out, upper_out = _qr(update.B)
     basis_in, upper_in = _qr(update.A.T)
     left, s, right = np.linalg.svd(update.scale * (upper_out @ upper_in.T), full_matrices=False)

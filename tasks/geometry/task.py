@@ -17,6 +17,7 @@ from tasks.core.results import Progress, RunInfo, StageResult
 from tasks.core.sections import GeometrySpec
 from tasks.core.stages import COMPARE, GEOMETRY, SPECTRUM
 from tasks.geometry.adapters.adapter import AdapterSource
+from tasks.geometry.adapters.peft_config import is_dora
 from tasks.geometry.delta import unshared
 from tasks.geometry.paths.rate import with_rate
 from tasks.geometry.tables.build import pair_frame, spectrum_frame
@@ -77,7 +78,10 @@ def compare_task(title: str, adapters: Sequence[Named], base: Path | None, ks: S
     inputs = {f"adapter {adapter.info.run}": reference(adapter.folder, COMPARED).sha256 for adapter in adapters}
     if base is not None:
         inputs["base"] = reference(base, COMPARED).sha256
-    key = COMPARE.key(inputs, {"identities": [identity(a.info) for a in adapters], "ks": list(ks)})
+    settings: dict[str, Any] = {"identities": [identity(a.info) for a in adapters], "ks": list(ks)}
+    if any(is_dora(adapter.folder) for adapter in adapters):
+        settings["dora"] = "from factors"  # it was merged before: another result under the same version
+    key = COMPARE.key(inputs, settings)
 
     def compute(out: Path, progress: Progress) -> dict[str, Any]:
         from tasks.geometry.compare import compare

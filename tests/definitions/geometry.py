@@ -34,6 +34,13 @@ class Formed:
         return self.svd[0][:, :k] if side == "left" else self.svd[2][:k].T
 
 
+def dora(w: np.ndarray, product: np.ndarray, magnitude: np.ndarray) -> np.ndarray:
+    """DoRA (arXiv 2402.09353, eq. 5): what it adds to ``w`` (out, in); ``product``: scale * B A; norms row by row."""
+    direction = w.astype(np.longdouble) + product
+    norms = np.sqrt(np.sum(direction**2, axis=1, keepdims=True))
+    return (magnitude[:, None] * direction / norms - w).astype(np.float64)
+
+
 Modules = Mapping[str, Formed]
 
 

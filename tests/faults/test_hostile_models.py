@@ -264,7 +264,7 @@ def test_a_chat_template_can_do_nothing_but_render(
 def test_what_peft_would_do_with_a_strangers_configuration_is_refused_before(
     copy: Callable[..., Path], base: Path, fields: dict[str, Any], message: str
 ) -> None:
-    assert message in refusal(asked, copy(use_dora=True, **fields), base)
+    assert message in refusal(asked, copy(init_lora_weights="pissa", **fields), base)
 
 
 def test_patterns_that_never_end_are_refused_in_time(copy: Callable[..., Path]) -> None:
@@ -374,7 +374,7 @@ def test_a_base_that_an_adapter_names_is_not_fetched(
     words += ["--plain", "--out", str(tmp_path / "out")]
     ran = confined(words, memory=16 * 2**30, **online)
     assert ran.code == 0, ran.stderr
-    # A DoRA adapter without its magnitudes: PEFT is asked, and refuses it.
+    # A DoRA adapter without its magnitudes is refused from its header.
     ran = confined([*words, str(dora), "--base", str(base)], memory=16 * 2**30, **online)
     assert ran.code == 2, ran.stderr
     # For a base with an adapter_config.json beside it transformers would fetch what that names.

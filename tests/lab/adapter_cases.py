@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from tasks.geometry.adapters.adapter import AdapterSource
-from tasks.geometry.delta import Dense, Factors, Source, Update
-from tests.definitions.geometry import Formed
+from tasks.geometry.adapters.dora import rescaled
+from tasks.geometry.delta import Dense, Factors, Source, Update, Weight
+from tests.definitions.geometry import Formed, dora
 from tests.lab.updates import SHAPES, Memory, dense, frame_of, grid, random_factors, rotation, width
 
 PLACES = grid(2)
@@ -137,6 +138,31 @@ def _mixed() -> Case:
     return case(a, full, b, low)
 
 
+def _dora() -> Case:
+    """Three DoRA adapters of one base (as one trains them, far from the base, rank above a side's), plain LoRA, and a
+    dense update."""
+    rng = np.random.default_rng(10)
+    (plain,) = _random(10, 20, 16, 4)
+    weights = {name: rng.standard_normal((20, 16)) for name in PLACES}
+    held = {name: Weight(w, np.sum(w**2, axis=1)) for name, w in weights.items()}
+    full: dict[str, Update] = {name: Dense(rng.standard_normal((20, 16))) for name in PLACES}
+    updates: list[dict[str, Update]] = [plain, full]
+    matrices = [{name: formed(update) for name, update in modules.items()} for modules in updates]
+    for rank, size in ((4, 1e-3), (6, 1.0), (18, 0.1)):
+        modules, dense_ones = {}, {}
+        for name, w in weights.items():
+            f = random_factors(rng, 20, 16, rank)._replace(scale=size)
+            product = (size * f.B.astype(np.longdouble)) @ f.A.astype(np.longdouble)
+            magnitude = np.linalg.norm(w + product.astype(float), axis=1) * (1 + size * rng.standard_normal(20))
+            modules[name] = rescaled(held[name], f, magnitude, name)
+            update = dora(w, product, magnitude)
+            floor = 20 * np.finfo(np.float64).eps * np.linalg.norm(update, 2)
+            dense_ones[name] = Formed(update, 16, f.A, floor)
+        updates.append(modules)
+        matrices.append(dense_ones)
+    return Case([Memory(modules, str(i)) for i, modules in enumerate(updates)], matrices)
+
+
 def _large() -> Case:
     """Dense updates above the limit, where only leading directions are had: a decaying spectrum over noise."""
     rng = np.random.default_rng(8)
@@ -206,6 +232,7 @@ CASES: dict[str, Callable[[Path], Case]] = {
     **{f"angle {degrees:g}": lambda _, degrees=degrees: _turned(degrees) for degrees in ANGLES},
     "files": _files,
     "dense and factored": lambda _: _mixed(),
+    "dora": lambda _: _dora(),
     "large dense": lambda _: _large(),
     **{f"condition {c:g}": lambda _, c=c: _conditioned(c) for c in CONDITIONS},
 }

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from tasks.core.results import RunInfo
-from tasks.geometry.delta import Dense, Factors, LoraDelta, Update, checked_factors
+from tasks.geometry.delta import Dense, Factors, LoraDelta, Rescaled, Update, checked_factors
 
 Shape = tuple[int, int, int, int]
 
@@ -74,7 +74,9 @@ def grid(layers: int, projections: Sequence[str] = ("q_proj", "k_proj")) -> dict
 
 
 def dense(update: Update) -> np.ndarray:
-    """The definition: (out, in) ``scale * B A``."""
+    """The definition: (out, in) ``scale * B A``, with DoRA's rows ``diag(d) W + B A``."""
+    if isinstance(update, Rescaled):
+        return update.d[:, None] * update.base.W + update.B @ update.A
     return update.W if isinstance(update, Dense) else update.scale * update.B @ update.A
 
 

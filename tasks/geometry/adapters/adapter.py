@@ -18,6 +18,7 @@ WEIGHTS = "adapter_model.safetensors"
 _LORA_KEY = re.compile(
     r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>A|B|embedding_A|embedding_B)(\.default)?(\.weight)?"
 )
+_MAGNITUDE_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_magnitude_vector(\.default)?(\.weight)?")
 
 WHOLE, BIASES, ODD = "whole tensors", "biases", "modules that are no matrices"
 _ONE = {WHOLE: "whole tensor", BIASES: "bias", ODD: "module that is no matrix"}
@@ -41,13 +42,15 @@ class AdapterSource:
     What else the file holds is in ``left_out``, to be said and not compared: whole tensors (a saved head, an embedding
     with new tokens), biases, factors that are no matrices (convolutions, stacked experts).
 
+    ``dora``: take DoRA's factors too, with the names of their magnitudes, for `tasks.geometry.adapters.dora`.
+
     Raises `InputError` naming the file and the field or module: a file that is missing or damaged, an adapter whose
     true update is not ``scale * B A`` (DoRA, PiSSA, ...), a module without its A or its B.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.source = str(folder)
-        self.config = read_config(folder)
+    def __init__(self, folder: Path, *, dora: bool = False) -> None:
+        self.source, self._dora = str(folder), dora
+        self.config = read_config(folder, dora=dora)
         file = folder / WEIGHTS
         if not file.is_file():
             raise InputError(no_weights(folder))
@@ -55,6 +58,8 @@ class AdapterSource:
         check_gathered(self.weights.shapes, file)
         self.left_out: dict[str, list[str]] = {}
         """What kind of thing -> its names, of all in the file that is no factor of a matrix."""
+        self.magnitudes: dict[str, str] = {}
+        """Module -> its tensor with DoRA's magnitudes."""
         self._modules = self._found()
         self.shapes = {name: self._shape(module) for name, module in self._modules.items()}
         self.ranks = {name: self.weights.shapes[module.A][0] for name, module in self._modules.items()}
@@ -84,6 +89,9 @@ class AdapterSource:
         found: dict[str, dict[str, str]] = {}
         for key, shape in self.weights.shapes.items():
             match = _LORA_KEY.fullmatch(key) if len(key) <= LONGEST else None
+            if self._dora and len(key) <= LONGEST and (magnitude := _MAGNITUDE_KEY.fullmatch(key)):
+                self.magnitudes[magnitude["module"]] = key
+                continue
             name = key.removeprefix("base_model.model.")
             if match is None:
                 if "lora_" in name and not name.endswith(".bias"):
@@ -123,6 +131,10 @@ class AdapterSource:
                 f"{SMALLEST:g} and {LARGEST:g}, or squared norms leave double precision"
             )
         return _Module(a, b, scale)
+
+    def is_embedding(self, module: str) -> bool:
+        """Whether the module's weight is stored (in, out), as embeddings' are."""
+        return ".lora_embedding_" in self._modules[module].A
 
 
 class LoraA:

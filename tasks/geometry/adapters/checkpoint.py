@@ -114,25 +114,25 @@ class Checkpoint:
             raise InputError(f"{self.folder}: tensor {name} is {shape}; only matrices are compared")
         return (shape[1], shape[0]) if self._is_conv1d(module) else (shape[0], shape[1])
 
-    def read_weight(self, module: str, shape: tuple[int, int]) -> Array:
+    def read_weight(self, module: str, shape: tuple[int, int], *, embedding: bool = False) -> Array:
         """(out, in) float64 weight of ``module``, which must be of ``shape``.
 
-        Conv1D (GPT-2) is stored (in, out) and is transposed; so is any other matrix where only that fits.
+        Conv1D (GPT-2) is stored (in, out) and is transposed; so is an ``embedding``, which LoRA takes as (hidden,
+        vocabulary), and any other matrix where only that fits.
 
         Raises `InputError`: no such tensor, another shape, entries that are NaN or infinite (with their share).
         """
         name, (out, n_in) = self.weight_of(module), shape
-        stored = self.shapes[name]
-        if stored not in ((out, n_in), (n_in, out)) or (self._is_conv1d(module) and stored != (n_in, out)):
+        stored, turned = self.shapes[name], embedding or self._is_conv1d(module)
+        if stored not in ((out, n_in), (n_in, out)) or (turned and stored != (n_in, out)):
             raise InputError(
                 f"module {module} is {(out, n_in)} in the update and {stored} in {self.folder} ({name}); give the base "
                 "model that the adapter was trained on"
             )
-        turned = self._is_conv1d(module) or stored != (out, n_in)
         weight = self.read(name)
         if bad := int(np.count_nonzero(~np.isfinite(weight))):
             raise InputError(f"{self.folder}: {bad} of {weight.size} entries of {name} are NaN or infinite")
-        return weight.T if turned else weight
+        return weight.T if turned or stored != (out, n_in) else weight
 
     def kind_of(self, module: str) -> str:
         """How a module's weight is stored, in safetensors' names."""

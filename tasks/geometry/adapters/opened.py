@@ -14,6 +14,7 @@ from tasks.core.results import RunInfo
 from tasks.core.visible import visible
 from tasks.geometry.adapters.adapter import WEIGHTS, AdapterSource, LoraA, no_weights
 from tasks.geometry.adapters.checkpoint import Checkpoint, changed
+from tasks.geometry.adapters.dora import DoraSource, Weights
 from tasks.geometry.adapters.merged import check_mergeable, merge
 from tasks.geometry.adapters.other_formats import SCALING
 from tasks.geometry.adapters.peft_config import CONFIG, check_known_start, explain, read_json
@@ -21,8 +22,8 @@ from tasks.geometry.adapters.rounding import LIMIT, NAMES, NOTHING, Rounding, ro
 from tasks.geometry.adapters.tensors import TensorFile
 from tasks.geometry.delta import Dense, Source, check_finite, natural
 
-FACTORED, MERGED = "scale * B A", "merged - base"
-"""The two ways to have an update."""
+FACTORED, RESCALED, MERGED = "scale * B A", "diag(d) W + B A", "merged - base"
+"""The ways to have an update: from factors, from factors and the base's rows (DoRA), from weights that were merged."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ class Opened:
         return {**self.about, **stored}
 
     def warning(self) -> str | None:
-        """What rounding did to a difference; None where it is nowhere above `LIMIT` of a module's update."""
+        """What rounding did to a difference, or to DoRA's start; None where it is below `LIMIT` of an update."""
+        if isinstance(self.source, DoraSource):
+            return self.source.warning()
         if not isinstance(self.source, Difference):
             return None
         found, whole = self.source.rounding, self.source.whole
@@ -112,10 +115,11 @@ class Difference:
         return Dense(update, lora_a, found.too_large)
 
 
-def check(adapter: Named, base: Path | None) -> AdapterSource | None:
+def check(adapter: Named, base: Path | None, weights: Weights | None = None) -> AdapterSource | DoraSource | None:
     """Refuse what cannot be opened, reading no weights: an `InputError` names the folder or file and the way out.
 
-    Returns the adapter where its update is scale * B A, and None where it has to be had from the base weights.
+    Returns the adapter where its update is had from its factors, DoRA's with ``weights`` (by default those of
+    ``base``), and None where it has to be had by merging.
     """
     folder = adapter.folder
     if not (folder / CONFIG).is_file() and (folder / "config.json").is_file():
@@ -131,8 +135,12 @@ def check(adapter: Named, base: Path | None) -> AdapterSource | None:
     if not (folder / WEIGHTS).is_file():
         raise InputError(no_weights(folder))
     file = TensorFile(folder / WEIGHTS)
-    if explain(raw, beside=False) is None and (base is None or not _mergeable(raw, file, Checkpoint(base))):
-        return AdapterSource(folder)
+    rescaled, product = bool(raw.get("use_dora")), {**raw, "use_dora": False}
+    if explain(product, beside=False) is None:
+        if base is None and not rescaled:
+            return AdapterSource(folder)
+        if base is not None and (explain(product) is None or not _mergeable(raw, file, Checkpoint(base))):
+            return DoraSource(folder, weights or Weights(Checkpoint(base))) if rescaled else AdapterSource(folder)
     if base is None:
         named = raw.get("base_model_name_or_path")
         raise InputError(
@@ -158,12 +166,13 @@ def _mergeable(raw: Mapping[str, Any], file: TensorFile, base: Checkpoint) -> bo
     return True
 
 
-def open_adapter(adapter: Named, base: Path | None, scratch: Path) -> Opened:
-    """Open one adapter. ``scratch``: where a merged model is written, for one whose update is not scale * B A.
+def open_adapter(adapter: Named, base: Path | None, scratch: Path, weights: Weights | None = None) -> Opened:
+    """Open one adapter. ``scratch``: where a merged model is written, for one whose update no factors give.
 
-    Raises `InputError` as `check` does, and for what PEFT cannot merge.
+    ``weights``: those of ``base``, for adapters that are to share them. Raises `InputError` as `check` does, and for
+    what PEFT cannot merge.
     """
-    source, folder = check(adapter, base), adapter.folder
+    source, folder = check(adapter, base, weights), adapter.folder
     if not (folder / CONFIG).is_file():
         assert base is not None
         whole = Difference(Checkpoint(base), Checkpoint(folder), str(folder))
@@ -171,6 +180,11 @@ def open_adapter(adapter: Named, base: Path | None, scratch: Path) -> Opened:
     raw = read_json(folder)
     reason = explain(raw)
     about = {"base": raw.get("base_model_name_or_path") or None, "kind": _kind(raw)}
+    if isinstance(source, DoraSource):
+        factored = _factored(source.factors, reason)
+        rows = sum(out for out, _ in source.shapes.values())
+        more = {"update": RESCALED, "rank": None, "parameters": factored["parameters"] + rows}
+        return Opened(source, {**about, **factored, **more, **_common(adapter)})
     if source is not None:
         return Opened(source, {**about, **_factored(source, raw.get(SCALING)), **_common(adapter)})
     assert base is not None

@@ -102,11 +102,14 @@ class LoraConfig:
         return _lookup(self.alpha_pattern, module, self.alpha) / (math.sqrt(rank) if self.rslora else rank)
 
 
-def read_config(folder: Path) -> LoraConfig:
-    """Read ``folder/adapter_config.json``; `InputError` naming the field where an update is not scale * B A."""
+def read_config(folder: Path, *, dora: bool = False) -> LoraConfig:
+    """Read ``folder/adapter_config.json``; `InputError` naming the field where an update is not scale * B A.
+
+    ``dora``: whether DoRA's rescaled rows beside it are taken.
+    """
     raw, file = read_json(folder), folder / CONFIG
     check_known_start(raw, file)
-    if reason := explain(raw, beside=False):
+    if reason := explain({**raw, "use_dora": False} if dora else raw, beside=False):
         raise InputError(
             f"{file}: its update is not scale * B A ({reason}); compare it with the base weights at hand: "
             "`colinear compare ... --base MODEL`"
@@ -153,6 +156,11 @@ def explain(config: Mapping[str, Any], beside: bool = True) -> str | None:
         known = next((text for name, text in _INITS.items() if str(init).startswith(name)), None)
         reasons.append(known or f"init_lora_weights is {init!r}")
     return "; ".join(reasons) or None
+
+
+def is_dora(folder: Path) -> bool:
+    """Whether a folder holds an adapter that rescales rows."""
+    return (folder / CONFIG).is_file() and bool(read_json(folder).get("use_dora"))
 
 
 def read_json(folder: Path) -> dict[str, Any]:

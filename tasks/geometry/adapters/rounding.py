@@ -71,6 +71,12 @@ class Rounding:
 NOTHING = Rounding(0.0, 0.0, 0.0, 0.0, 0.0, 0, 0)
 
 
+def rounded_to(values: Array, kind: str) -> Array:
+    """Normal numbers rounded to a type's precision, to nearest, ties to even."""
+    steps = np.ldexp(1.0, np.frexp(values)[1] - 1 - _BITS[kind])
+    return np.asarray(steps * np.rint(values / steps))
+
+
 def rounding(update: Array, weight: Array, kind: str, base_kind: str) -> Rounding:
     """Of ``update`` = ``weight`` less the base's, (out, in) each, stored as ``kind`` and ``base_kind``."""
     stored, changed = float(np.vdot(update, update)), int(np.count_nonzero(update))

@@ -18,7 +18,7 @@ from tasks.geometry.base.intruders import intruder_dimensions
 from tasks.geometry.base.rotation import rotation
 from tasks.geometry.base.shift import spectrum_shift
 from tasks.geometry.base.sparsity import update_sparsity
-from tasks.geometry.delta import Array, Dense, Update
+from tasks.geometry.delta import Array, Update, formed
 from tasks.geometry.frames import Row, mean, median
 
 DEFAULT_KS = (1, 5, 10)
@@ -73,7 +73,7 @@ def moved(base: BaseModule, update: Update, k: int) -> Moved:
     """
     if update.shape != base.W.shape:
         raise InputError(f"the update is {update.shape}, the base weight {base.W.shape}: give the adapter's own base")
-    weight = base.W + (update.W if isinstance(update, Dense) else update.scale * (update.B @ update.A))
+    weight = base.W + formed(update)
     after = base if np.array_equal(weight, base.W) else base_module(weight)
     known, rank = base.rank, min(base.rank, after.rank)
     sides = []

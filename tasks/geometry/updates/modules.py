@@ -26,10 +26,10 @@ class Decomposed:
 
     def __init__(self, update: Update, leading: int) -> None:
         self.svd: Factored = factor(update, leading)
-        self.exact: Update = update if isinstance(update, Dense) else self._compact()
-        self.dense = isinstance(update, Dense)
+        self.product = isinstance(update, Factors)
+        self.exact: Update = self._compact() if self.product else update
         self.rounded = isinstance(update, Dense) and update.rounded
-        self.squared = module_inner(update, update) if self.dense else float(np.sum(self.svd.s**2))
+        self.squared = float(np.sum(self.svd.s**2)) if self.product else module_inner(update, update)
         self.lora_a: Array | None = update.lora_a if isinstance(update, Dense) else update.A
         self.shape = update.shape
 
@@ -136,7 +136,8 @@ def pair_up(updates: Sequence[Decomposed], first: Index, second: Index) -> Modul
     width = max(u.width for u in updates)
     s = np.stack([np.pad(update.svd.s, (0, width - update.width)) for update in updates])
     inner = np.einsum("pi,pij,pj->p", s[first], left.cosines * right.cosines, s[second], optimize=True)
-    for p in np.flatnonzero([updates[i].dense or updates[j].dense for i, j in zip(first, second, strict=True)]):
+    products = np.array([update.product for update in updates])
+    for p in np.flatnonzero(~(products[first] & products[second])):
         inner[p] = module_inner(updates[first[p]].exact, updates[second[p]].exact)
     squared = np.array([update.squared for update in updates])
     out, n_in = updates[0].shape

@@ -18,7 +18,7 @@ from transformers import Qwen3ForCausalLM
 from tasks.core.errors import InputError
 from tasks.core.results import RunInfo
 from tasks.geometry.adapters.checkpoint import Checkpoint
-from tasks.geometry.adapters.opened import FACTORED, MERGED
+from tasks.geometry.adapters.opened import FACTORED, MERGED, RESCALED
 from tasks.geometry.compare import FRAMES, Comparison, compare, examine
 from tasks.reporting.findings.comparison import Comparison as Findings
 from tasks.reporting.findings.comparison import comparison_findings
@@ -137,7 +137,7 @@ def test_every_kind_is_named_with_the_way_its_update_was_had(found: Comparison) 
     rows = {row["run"]: row for row in found.adapters.iter_rows(named=True)}
     other = "1 other tensor differs and is not compared (model.norm.weight)"
     assert {run: (row["kind"], row["update"], row["rank"], row["note"]) for run, row in rows.items()} == {
-        "dora": ("DoRA", MERGED, None, "DoRA rescales the rows"),
+        "dora": ("DoRA", RESCALED, None, "DoRA rescales the rows"),
         "full": ("full fine-tune", MERGED, None, other),
         "lora": ("LoRA", FACTORED, 4, None),
         "pissa": ("LoRA (pissa)", MERGED, None, "PiSSA changes the base weights"),

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tasks.geometry.adapters.opened import FACTORED, MERGED
+from tasks.geometry.adapters.opened import FACTORED, RESCALED
 from tasks.geometry.compare import Comparison
 from tests.lab.foreign_adapters import Missing, check, groups, make, named
 
@@ -54,7 +54,7 @@ def test_what_they_are(comparison: Comparison, made: tuple[Path, Path]) -> None:
     found = {row["run"]: row for row in comparison.adapters.iter_rows(named=True)}
     assert {run: (row["kind"], row["update"], row["rank"]) for run, row in found.items()} == {
         "seed0": ("LoRA", FACTORED, 8),
-        "seed0-dora": ("DoRA", MERGED, None),
+        "seed0-dora": ("DoRA", RESCALED, None),
         "seed0-order1": ("LoRA", FACTORED, 8),
         "seed1": ("LoRA", FACTORED, 8),
     }

@@ -89,7 +89,6 @@ def test_plain_lora_is_read_from_its_factors_with_or_without_a_base(base: Path, 
 @pytest.mark.parametrize(
     ("settings", "kind", "note"),
     [
-        ({"use_dora": True}, "DoRA", "DoRA rescales the rows"),
         ({"init_lora_weights": "pissa"}, "LoRA (pissa)", "PiSSA changes the base weights"),
         ({"modules_to_save": ["lm_head"]}, "LoRA", "modules_to_save holds whole weights: lm_head"),
         (
@@ -144,7 +143,7 @@ def test_full_fine_tune_is_its_difference_also_between_shards(base: Path, tmp_pa
 def test_two_runs_whose_names_differ_in_a_slash_do_not_share_a_merged_model(base: Path, tmp_path: Path) -> None:
     updates = []
     for name, alpha in (("x/y", 6), ("x-y", 60)):
-        train(base, tmp_path / str(alpha), lora(use_dora=True, lora_alpha=alpha))
+        train(base, tmp_path / str(alpha), lora(init_lora_weights="pissa", lora_alpha=alpha))
         adapter = one(tmp_path / str(alpha))
         info = type(adapter.info)(name, name, None, None, None)
         updates.append(open_adapter(Named(info, adapter.folder, "x"), base, tmp_path / "scratch"))
