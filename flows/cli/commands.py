@@ -41,24 +41,22 @@ def run_flow(run: Callable[[], Returned], console: Console) -> Returned:
     Raises `InputError` before anything is begun where a configured server does not answer.
     """
     from flows.cli.terminal import StudyDisplay
-    from flows.servers import prefect_server
-    from flows.servers.embedded import load_tables, prepare, settle
+    from flows.servers import embedded, prefect_server
     from tasks.core.events import listening
     from tasks.storage.state import check_databases
     from tasks.storage.store import open_store
     from tasks.workers import devices
 
     check_databases()
-    load_tables()
+    embedded.begin()
     logging.raiseExceptions = False  # Prefect would write to the terminal what it cannot log while its server is away
     with ThreadPoolExecutor(1) as pool:
         opening = pool.submit(open_store)  # overlaps with Prefect's start
         if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
             opening.result()
         prefect_server.check()
-        prepare()
+        embedded.prepare()
         opening.result()
-    prefect_server.watch()
     display = StudyDisplay(console)
     try:
         with display, listening(display), prefect_server.retries():
@@ -69,5 +67,5 @@ def run_flow(run: Callable[[], Returned], console: Console) -> Returned:
             prefect_server.leave_within()
             raise said from error
         raise
-    settle(outcome.flow_run)
+    prefect_server.settle(outcome.flow_run)
     return outcome

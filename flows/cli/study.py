@@ -79,10 +79,12 @@ def run(
             raise InputError(f"{option}: it is for --dry-run; leave it out to run the study")
     named.allow(spec.rollouts)
     from flows.cluster.ray_cluster import connect
+    from flows.servers import embedded
     from tasks.planning.preflight import preflight
 
     connect()
     preflight(spec, out)
+    embedded.begin()  # Prefect is imported beside it
     return _run(spec, out, Console(soft_wrap=True))
 
 

@@ -127,7 +127,7 @@ def run(
 
     connect()
     from flows.cli.commands import run_flow
-    from flows.servers.embedded import settle
+    from flows.servers.prefect_server import settle
     from flows.sweep_flow import check_cells, sweep_flow
 
     out = Path(folder or dated_folder(spec.name)).absolute()

@@ -19,9 +19,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from prefect.settings import get_current_settings
-from prefect.task_runners import ThreadPoolTaskRunner
-
+from flows.servers import prefect_server
 from tasks.core import home
 from tasks.core.errors import InputError
 from tasks.core.results import EXTERNAL, ModelRef
@@ -48,6 +46,8 @@ def wanted() -> str | None:
 def task_runner() -> Any:
     """Where a flow's tasks run: in threads of this process, which wait for device slots; or on the cluster."""
     if wanted() is None:
+        from prefect.task_runners import ThreadPoolTaskRunner
+
         return ThreadPoolTaskRunner(max_workers=64)
     _import_ray()
     from flows.cluster.ray_runner import ClusterRunner
@@ -148,7 +148,7 @@ def _check_servers() -> None:
             f"MLFLOW_TRACKING_URI: {tracking or 'the local database'} is on this machine, and {VARIABLE} needs a store "
             "that all nodes reach: start `mlflow server --artifacts-destination DIR` and give its http:// address"
         )
-    if not get_current_settings().api.url:
+    if not prefect_server.api():
         raise InputError(
             f"PREFECT_API_URL: not set, and {VARIABLE} needs a Prefect server that all nodes reach: start `prefect "
             "server start` and give its http://HOST:PORT/api"
@@ -193,7 +193,7 @@ def _check_nodes(ray: Any) -> None:
     asked = {
         f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}:{node['NodeManagerPort']})": ask.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(str(get_current_settings().api.url))
+        ).remote(str(prefect_server.api()))
         for node in ray.nodes()
         if node["Alive"]
     }

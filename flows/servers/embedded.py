@@ -1,89 +1,126 @@
-"""Prefect's embedded server: started once under a lock, ended with us, and given time to write down what happened."""
+"""Prefect's embedded server: where no other is configured, a command starts one beside its imports, and ends it.
+
+Prefect starts one by itself with the first client, but it imports all of the server's code into the command to do so,
+and waits: twice the seconds, and a hundred megabytes. Everything in this process and its children finds ours as it
+finds any other, by ``PREFECT_API_URL``.
+"""
 
 from __future__ import annotations
 
-import time
+import atexit
+import logging
+import os
+import socket
+import sys
+import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from contextlib import AbstractContextManager, ExitStack
+from importlib.util import find_spec
+from pathlib import Path
 
 from filelock import FileLock
 
-from flows.servers import orphans, prefect_server
+from flows.servers import processes
 from tasks.core import home
+from tasks.core.login import prefect_address
 from tasks.storage.making import making
-from tasks.storage.patience import Aside
-from tasks.storage.state import prefect_database
+from tasks.storage.state import check_databases, prefect_database
 
-if TYPE_CHECKING:
-    import subprocess
-
-SETTLE_SECONDS = 20.0
+WATCH_SECONDS = 1.0
+WAITING = 2048
+"""Connections that may wait for the server while it starts."""
 
 
-def load_tables() -> None:
-    """Define Prefect's database classes now. MLflow's first connection makes SQLAlchemy configure every class that it
-    knows; in another thread, half of Prefect's being defined, that fails for the whole process."""
-    import prefect.server.database.orm_models  # noqa: F401
+class Embedded:
+    """The server. Its socket is ours, so that its address stays where the process is started again, and whoever asks
+    meanwhile waits for the answer."""
+
+    def __init__(self) -> None:
+        self._starting = ExitStack()  # two processes that make a fresh database at once race
+        self._starting.enter_context(FileLock(home.home() / "prefect-init.lock"))
+        self._made = self._starting.enter_context(making_database())
+        self._socket = socket.create_server((processes.LOOPBACK, 0), backlog=WAITING)
+        url = f"http://{processes.LOOPBACK}:{self._socket.getsockname()[1]}"
+        self.url = f"{url}/api"
+        self._server = processes.Server(
+            "embedded-prefect",
+            _words(self._socket.fileno()),
+            # As Prefect sets them: no pages, no scheduler.
+            {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+            url,
+            f"{self.url}/health",
+            Path.cwd(),  # Prefect's settings may lie in a file there
+            [self._socket.fileno()],
+        )
+        self._over = threading.Event()
+        self._reviving = threading.Lock()
+        atexit.register(self._end)
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._server.process.pid
+
+    def wait(self) -> None:
+        """Wait until it answers; from then on it is started again where it is killed. Raises `StageError`."""
+        with self._starting:
+            self._server.wait(self._over.is_set)
+            self._made()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while not self._over.wait(WATCH_SECONDS):
+            with self._reviving:
+                if self._server.process.poll() is not None and not self._over.is_set():
+                    logging.getLogger("colinear").warning("Prefect's embedded server ended; it is started again")
+                    self._server.start()
+
+    def _end(self) -> None:
+        with self._reviving:
+            self._over.set()
+        self._starting.close()
+        processes.stop([self._server])
+
+
+def _words(listening: int) -> list[str]:
+    """What Prefect itself runs as its embedded server."""
+    spec = find_spec("prefect")
+    assert spec is not None and spec.origin is not None
+    return [
+        "uvicorn", "--app-dir", str(Path(spec.origin).parents[1]), "--factory", "prefect.server.api.server:create_app",
+        "--fd", str(listening), "--log-level", "error", "--lifespan", "on",
+    ]  # fmt: skip
+
+
+_ours: list[Embedded] = []
+
+
+def own() -> Embedded | None:
+    """The server that this process started."""
+    return _ours[0] if _ours else None
+
+
+def begin() -> None:
+    """Start the server, unless it runs or another is configured. Of most use before Prefect is imported: both take
+    seconds. Raises `InputError` where its database is damaged."""
+    if _ours or prefect_address()[1]:
+        return
+    check_databases()
+    _ours.append(Embedded())
+    os.environ["PREFECT_API_URL"] = _ours[0].url
+    if "prefect" in sys.modules:  # it has read its settings
+        from prefect.context import refresh_global_settings_context
+
+        refresh_global_settings_context()
 
 
 def prepare() -> None:
-    """Start what the first flow run would start: two processes that make a fresh Prefect database at once race."""
-    from prefect.client.orchestration import get_client
-    from prefect.settings import get_current_settings
-
-    with FileLock(home.home() / "prefect-init.lock"), making_database() as made:
-        if not get_current_settings().api.url:
-            _watch_server()
-        with get_client(sync_client=True) as client:
-            client.hello()
-        made()
+    """`begin`, and wait for it."""
+    begin()
+    if (server := own()) is not None:
+        server.wait()
 
 
 def making_database() -> AbstractContextManager[Callable[[], None]]:
     """Around the first start of a server on Prefect's database, where it is a file of this machine."""
     return making(prefect_database())
-
-
-def _watch_server() -> None:
-    """Have every embedded server that this process starts end with it, also where it is killed.
-
-    Prefect has no hook for this. ``SubprocessASGIServer()`` gives the one instance that there is, to everything in
-    Prefect that asks for it, and the first to be made is that instance (Prefect's own test utilities put theirs there).
-    """
-    from prefect.server.api.server import SubprocessASGIServer
-
-    class Watched(SubprocessASGIServer):
-        def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
-            process = super()._run_uvicorn_command()
-            orphans.watch(process.pid)
-            return process
-
-    orphans.prepare()
-    Watched()
-
-
-def settle(flow_run: str) -> None:
-    """Wait until the embedded server has recorded every task run as final; it loses those it has not when we exit."""
-    if prefect_server.api() or not flow_run:
-        return
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-    from prefect.events.worker import EventsWorker
-
-    prefect_server.send_rest()
-    sending = Aside()
-    sending.start(EventsWorker.instance().wait_until_empty)
-    sending.wait(SETTLE_SECONDS)
-    mine = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(flow_run)]))
-    deadline = time.monotonic() + SETTLE_SECONDS
-    with get_client(sync_client=True) as client:
-        while time.monotonic() < deadline:
-            offset, pending = 0, 0
-            while page := client.read_task_runs(flow_run_filter=mine, limit=200, offset=offset):
-                pending += sum(run.state is None or not run.state.is_final() for run in page)
-                offset += len(page)
-            if not pending:
-                return
-            time.sleep(0.2)

@@ -7,19 +7,20 @@ here before they do either.
 
 from __future__ import annotations
 
-import atexit
-import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from uuid import UUID
 
+from flows.servers import embedded
 from tasks.core.errors import InputError, StageError
 from tasks.core.login import prefect_address
 from tasks.core.secrets import without_password
-from tasks.storage.patience import Server, trouble_of
+from tasks.storage.patience import Aside, Server, trouble_of
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -28,15 +29,16 @@ VARIABLE = "PREFECT_API_URL"
 REACH_SECONDS = 5.0
 """Of a try; there are two at the start."""
 
-WATCH_SECONDS = 1.0
+SETTLE_SECONDS = 20.0
 LEAVE_SECONDS = 30.0
 
 
 def api() -> str | None:
-    """The server that is configured; None where Prefect runs an embedded one."""
+    """The server that is configured; None where it is the embedded one."""
     from prefect.settings import get_current_settings
 
-    return get_current_settings().api.url
+    url = get_current_settings().api.url
+    return None if (ours := embedded.own()) and url == ours.url else url
 
 
 def check() -> None:
@@ -151,33 +153,26 @@ def _ask() -> None:
         raise ConnectionError from failed
 
 
-class _Watch:
-    """Starts the embedded server again where it was killed; what it knew is in its database."""
+def settle(flow_run: str) -> None:
+    """Wait until the embedded server has recorded every task run as final; it loses those it has not when we exit."""
+    if api() or not flow_run:
+        return
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+    from prefect.events.worker import EventsWorker
 
-    def __init__(self, server: Any) -> None:
-        self._server = server
-        self._over = threading.Event()
-        self._starting = threading.Lock()
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def end(self) -> None:
-        """Before Prefect stops its server: that is no accident."""
-        with self._starting:
-            self._over.set()
-
-    def _run(self) -> None:
-        while not self._over.wait(WATCH_SECONDS):
-            with self._starting:
-                process = self._server.server_process
-                if process is not None and process.poll() is not None and not self._over.is_set():
-                    logging.getLogger("colinear").warning("Prefect's embedded server ended; it is started again")
-                    self._server.server_process = self._server._run_uvicorn_command()
-
-
-@lru_cache(maxsize=1)
-def watch() -> None:
-    """Watch over the embedded server, which runs since the first client asked for it."""
-    if api() is None:
-        from prefect.server.api.server import SubprocessASGIServer
-
-        atexit.register(_Watch(SubprocessASGIServer()).end)
+    send_rest()
+    sending = Aside()
+    sending.start(EventsWorker.instance().wait_until_empty)
+    sending.wait(SETTLE_SECONDS)
+    mine = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(flow_run)]))
+    deadline = time.monotonic() + SETTLE_SECONDS
+    with get_client(sync_client=True) as client:
+        while time.monotonic() < deadline:
+            offset, pending = 0, 0
+            while page := client.read_task_runs(flow_run_filter=mine, limit=200, offset=offset):
+                pending += sum(run.state is None or not run.state.is_final() for run in page)
+                offset += len(page)
+            if not pending:
+                return
+            time.sleep(0.2)

@@ -20,7 +20,9 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from flows.servers import orphans
@@ -113,22 +115,39 @@ def _free(port: int) -> bool:
 
 
 class Server:
-    """One server, in a process group of its own, its output in a log."""
+    """One server, in a process group of its own, its output in a log.
 
-    def __init__(self, name: str, words: Sequence[str], environment: Mapping[str, str], url: str, health: str) -> None:
+    ``folder``: where it works, by default the state folder. ``sockets``: file descriptors that it gets.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        words: Sequence[str],
+        environment: Mapping[str, str],
+        url: str,
+        health: str,
+        folder: Path | None = None,
+        sockets: Sequence[int] = (),
+    ) -> None:
         self.name, self.url, self.health = name, url, health
         self.log = home.subfolder("logs") / f"{name.lower()}-server.log"
+        self._start = partial(
+            subprocess.Popen,
+            [sys.executable, "-m", *words],
+            cwd=folder or home.home(),
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            pass_fds=sockets,
+        )
         orphans.prepare()
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", *words],
-                cwd=home.home(),
-                env={**os.environ, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self.start("w")
+
+    def start(self, mode: Literal["w", "a"] = "a") -> None:
+        """Start its process, also again where that was killed; the log goes on."""
+        with self.log.open(mode) as log:
+            self.process: subprocess.Popen[bytes] = self._start(stdout=log, stderr=log)
         orphans.watch(self.process.pid, group=True)
 
     def check(self) -> None:

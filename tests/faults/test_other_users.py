@@ -52,9 +52,8 @@ from flows.servers import embedded
 embedded.prepare()
 flow(name="mine")(lambda: 7)()
 from prefect.client.orchestration import get_client
-from prefect.server.api.server import SubprocessASGIServer
 with get_client(sync_client=True) as client:
-    print(SubprocessASGIServer().api_url, client.count_flow_runs() if hasattr(client, "count_flow_runs") else
+    print(embedded.own().url, client.count_flow_runs() if hasattr(client, "count_flow_runs") else
           len(client.read_flow_runs()), flush=True)
 sys.stdin.read()
 """

@@ -15,16 +15,13 @@ FLOW = """
 import json, os, signal, time
 from tasks.core import home
 home.quiet_environment()
-from flows.servers import prefect_server
-from flows.servers.embedded import load_tables, prepare, settle
-load_tables()
+from flows.servers.embedded import own, prepare
+from flows.servers.prefect_server import settle
 prepare()
-prefect_server.watch()
 from prefect import flow, runtime, task
 from prefect.client.orchestration import get_client
-from prefect.server.api.server import SubprocessASGIServer
-server = SubprocessASGIServer()
-pids = [server.server_process.pid]
+server = own()
+pids = [server.pid]
 
 @task(task_run_name="{name}")
 def step(name):
@@ -47,7 +44,7 @@ def study():
 
 run = study()
 settle(run)
-pids.append(server.server_process.pid)
+pids.append(server.pid)
 with get_client(sync_client=True) as client:
     tasks = {one.name: one.state.type.value for one in client.read_task_runs()}
     print(json.dumps([pids, tasks, [one.state.type.value for one in client.read_flow_runs()]]))

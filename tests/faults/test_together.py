@@ -54,8 +54,8 @@ SERVERS = """
 import sys
 from tasks.core import home
 home.quiet_environment()
-from flows.servers.embedded import load_tables, prepare, settle
-load_tables()
+from flows.servers.embedded import prepare
+from flows.servers.prefect_server import settle
 from prefect import flow
 prepare()
 flow(name=f"flow {sys.argv[1]}", flow_run_name=f"run {sys.argv[1]}")(lambda: 7)()

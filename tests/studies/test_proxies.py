@@ -22,8 +22,7 @@ from tests.lab.living import ROOT, environment
 START = """
 from flows.cli.commands import quiet
 quiet()
-from flows.servers.embedded import load_tables, prepare
-load_tables()
+from flows.servers.embedded import prepare
 prepare()
 print("there")
 """

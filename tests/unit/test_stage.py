@@ -105,8 +105,7 @@ def passes():
         "one broken": alone("l", ValueError("odd")),
     }
 
-from flows.servers.embedded import load_tables, prepare
-load_tables()
+from flows.servers.embedded import prepare
 prepare()
 print("outcome " + json.dumps(passes()))
 """
