@@ -104,7 +104,8 @@ def _run(spec: StudySpec, out: Path | None, console: Console) -> int:
     for note in unjudged(spec):
         console.print(note, highlight=False, markup=False)
     devices.allow()
-    devices.warm_up()
+    if not (home.home() / "mlflow.db").exists():  # with a store there may be nothing to compute
+        devices.warm_up()
     from flows.cli.commands import run_flow
     from flows.study_flow import study_flow
 

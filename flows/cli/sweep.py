@@ -139,7 +139,8 @@ def run(
         highlight=False,
     )
     devices.allow()
-    devices.warm_up()
+    if not (home.home() / "mlflow.db").exists():  # with a store there may be nothing to compute
+        devices.warm_up()
     outcome = run_flow(lambda: sweep_flow(spec, sweep, str(out)), console)
     for flow_run in outcome.flow_runs:
         settle(flow_run)

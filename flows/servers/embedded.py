@@ -85,7 +85,8 @@ class Embedded:
 def _words(listening: int) -> list[str]:
     """What Prefect itself runs as its embedded server."""
     spec = find_spec("prefect")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     return [
         "uvicorn", "--app-dir", str(Path(spec.origin).parents[1]), "--factory", "prefect.server.api.server:create_app",
         "--fd", str(listening), "--log-level", "error", "--lifespan", "on",

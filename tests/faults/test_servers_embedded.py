@@ -12,7 +12,7 @@ import pytest
 from tests.lab.living import ROOT, SECONDS, environment, left_behind, until
 
 FLOW = """
-import json, os, signal, time
+import json, os, signal, sys, time
 from tasks.core import home
 home.quiet_environment()
 from flows.servers.embedded import own, prepare
@@ -47,7 +47,8 @@ settle(run)
 pids.append(server.pid)
 with get_client(sync_client=True) as client:
     tasks = {one.name: one.state.type.value for one in client.read_task_runs()}
-    print(json.dumps([pids, tasks, [one.state.type.value for one in client.read_flow_runs()]]))
+    flows = [one.state.type.value for one in client.read_flow_runs()]
+    print(json.dumps([pids, tasks, flows, "fastapi" in sys.modules]))
 """
 
 
@@ -58,8 +59,9 @@ def test_a_killed_embedded_server_is_started_again(tmp_path: Path) -> None:
         timeout=2 * SECONDS, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    (before, after), tasks, flows = json.loads(done.stdout.splitlines()[-1])
+    (before, after), tasks, flows, server_code = json.loads(done.stdout.splitlines()[-1])
     assert before != after
+    assert not server_code  # of the server, imported into the command
     assert tasks == dict.fromkeys(["before", "killing", "after"], "COMPLETED")
     assert flows == ["COMPLETED"]
     until(lambda: not left_behind(tmp_path), 30)
