@@ -9,21 +9,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
+import polars as pl
 from prefect import flow, runtime, task
 from prefect.artifacts import create_image_artifact, create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.comparison import DEFAULT_KS, Request, read_frames, resolve, title, write
+from flows.comparison import DEFAULT_KS, Request, modules_of, read_frames, resolve, title, with_weighted, write
 from flows.form import titled
 from flows.record import end_recorded
 from flows.servers.crashed_runs import open_recorded
 from tasks.core.clock import now
 from tasks.core.errors import InputError
 from tasks.core.events import Event, emit
-from tasks.core.results import StageResult
+from tasks.core.results import ModelRef, StageResult
 from tasks.core.sections import flatten
 from tasks.geometry.adapters.arguments import label_all, parse
-from tasks.geometry.task import compare_task
+from tasks.geometry.function_tasks import text_moments_task
+from tasks.geometry.task import compare_task, weigh_task
+from tasks.models.external import reference as as_reference
 from tasks.reporting.publish.mlflow_record import describe_by_report
 from tasks.reporting.publish.published import HEAT_MAP, data_uri
 from tasks.storage.store import open_store
@@ -56,6 +59,7 @@ def compare_flow(
     replicates: Annotated[tuple[str, ...], titled("Twins")] = (),
     ks: Annotated[tuple[int, ...], titled("Subspace dimensions (k)")] = DEFAULT_KS,
     out: Annotated[str | None, titled("Folder of the report")] = None,
+    texts: Annotated[str | None, titled("Texts for the activation-weighted cosine")] = None,
 ) -> CompareOutcome:
     """Measure the geometry of adapters' weight updates, every pair of them.
 
@@ -66,30 +70,50 @@ def compare_flow(
         replicates: ``A=B``: B is the method of A, trained again: their distance is the noise floor.
         ks: Subspace dimensions.
         out: Folder of the report; by default one under ``runs/``.
+        texts: JSONL or parquet with ``text``, or ``prompt`` and ``completion``, that the base reads: the cosine is
+            then also weighted by the inputs that its modules have on them.
     """
     began = now()
-    asked = resolve(adapters, base, reference, replicates, ks, out)
+    asked = resolve(adapters, base, reference, replicates, ks, out, texts=texts)
     with _recorded(asked) as run:
         state = compare_task(asked.title, asked.adapters, asked.base, asked.ks, return_state=True)
         measured: StageResult = state.result()
-        page = report_comparison(asked, measured, run)
-    return CompareOutcome(page, run, str(runtime.flow_run.id or ""), measured.hit, now() - began)
+        weighted = _weighted(asked, measured)
+        page = report_comparison(asked, measured, weighted, run)
+    hit = all(one.hit for one in (measured, *weighted))
+    return CompareOutcome(page, run, str(runtime.flow_run.id or ""), hit, now() - began)
+
+
+def _weighted(asked: Request, measured: StageResult) -> tuple[StageResult, ...]:
+    """The second moments on the texts, and the activation-weighted cosine; nothing where there are no texts."""
+    if asked.texts is None or asked.base is None:
+        return ()
+    base = ModelRef(as_reference(asked.base))
+    modules = modules_of(read_frames(open_store().local(measured.ref)))
+    state = text_moments_task(base, asked.texts, modules, return_state=True)
+    moments: StageResult = state.result()
+    found = weigh_task(asked.title, asked.adapters, asked.base, moments, return_state=True)
+    return moments, found.result()
 
 
 @task(task_run_name="report", cache_policy=NO_CACHE)
-def report_comparison(asked: Request, measured: StageResult, run: str) -> str:
+def report_comparison(asked: Request, measured: StageResult, weighted: tuple[StageResult, ...], run: str) -> str:
     """Write the report, make it the MLflow run's artifacts and Prefect's, and return its page."""
     began = time.perf_counter()
     emit(Event("start", "report"))
     folder = open_store().local(measured.ref)
-    frames = read_frames(folder)
-    files = write(asked, frames, json.loads((folder / "notes.json").read_text()))
+    frames, notes = read_frames(folder), json.loads((folder / "notes.json").read_text())
+    if weighted:
+        moments, cosines = weighted
+        found = pl.read_parquet(open_store().local(cosines.ref) / "pair_metrics.parquet")
+        frames, notes = with_weighted(frames, notes, found, moments.summary)
+    files = write(asked, frames, notes)
     open_store().log_files(run, files, files[0].parent)
     describe_by_report(run, files[0])
     whole = "module == '*' and metric == 'cosine' and layer is null and projection is null"
-    cosines = frames["pair_metrics"].sql(f"select run_a, run_b, value as cosine from self where {whole}")
+    table = frames["pair_metrics"].sql(f"select run_a, run_b, value as cosine from self where {whole}")
     create_table_artifact(
-        key="comparison", table=cosines.to_dicts(), description="Global cosine of the weight updates of each pair."
+        key="comparison", table=table.to_dicts(), description="Global cosine of the weight updates of each pair."
     )
     picture = files[0].parent / HEAT_MAP
     if picture in files:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import polars as pl
@@ -31,6 +31,8 @@ class Request:
     reference: str
     ks: tuple[int, ...]
     out: Path
+    texts: Path | None = None
+    """What the activation-weighted cosine is measured on; None: it is not."""
     gguf: Gguf | None = None
     """The file that ``base`` was dequantised from."""
 
@@ -58,6 +60,7 @@ def resolve(
     ks: Sequence[int] = DEFAULT_KS,
     out: str | None = None,
     plain: bool = False,
+    texts: str | None = None,
 ) -> Request:
     """Find every adapter, fetching what is elsewhere, and read the headers of its files. Raises `InputError`.
 
@@ -80,6 +83,7 @@ def resolve(
         raise InputError(f"--k: expected dimensions of at least 1, got {list(ks)}")
     folder = Path(out) if out else dated_folder("compare")
     check_out(folder)
+    read = _texts(texts, base)
     arguments = [parse(adapter) for adapter in adapters]
     known = _recalled(arguments)
     labels = label_all(arguments, {location: info.run for location, info in known.items()})
@@ -100,7 +104,7 @@ def resolve(
         if start is None and is_model(adapter.folder):
             raise InputError(f"{adapter.source}: a whole model; its update needs what it started from: --base MODEL")
     examine(named, start)
-    return Request(named, start, chosen, tuple(sorted(set(ks))), folder, gguf)
+    return Request(named, start, chosen, tuple(sorted(set(ks))), folder, read, gguf)
 
 
 def write(asked: Request, frames: Mapping[str, pl.DataFrame], notes: Sequence[str]) -> list[Path]:
@@ -122,6 +126,24 @@ def write(asked: Request, frames: Mapping[str, pl.DataFrame], notes: Sequence[st
     return write_comparison(asked.infos, {**frames, "adapters": own}, notes, asked.reference, asked.out)
 
 
+def with_weighted(
+    frames: Mapping[str, pl.DataFrame], notes: Sequence[str], weighted: pl.DataFrame, summary: Mapping[str, Any]
+) -> tuple[dict[str, pl.DataFrame], list[str]]:
+    """``frames`` and ``notes`` of a comparison with the activation-weighted cosine; ``summary``: of its moments."""
+    import polars as pl
+
+    from flows.notes.activations import moments_notes, unweighted_note
+
+    plain = frames["pair_metrics"]
+    said = [*notes, *moments_notes(summary), *unweighted_note(plain, weighted)]
+    return {**frames, "pair_metrics": pl.concat([plain, weighted])}, said
+
+
+def modules_of(frames: Mapping[str, pl.DataFrame]) -> list[str]:
+    """The modules in which some pair was compared."""
+    return sorted(set(frames["pair_metrics"]["module"]) - {"*"})
+
+
 def read_frames(folder: Path) -> dict[str, pl.DataFrame]:
     """The frames of a comparison, from its artifact or its report's folder."""
     import polars as pl
@@ -141,6 +163,20 @@ def _recalled(arguments: Sequence[Argument]) -> dict[str, RunInfo]:
 
     found = {a.location: recall(a.location) for a in arguments if a.kind == "mlflow"}
     return {location: info for location, info in found.items() if info is not None}
+
+
+def _texts(texts: str | None, base: str | None) -> Path | None:
+    """The file of texts. Raises `InputError` where there is none such, or no base to read it."""
+    from tasks.core.errors import InputError
+    from tasks.core.rows import shards
+    from tasks.core.small_files import expanded
+
+    if texts is None:
+        return None
+    if base is None:
+        raise InputError("--texts: they are read by the base, whose inputs weight the cosine; give it: --base MODEL")
+    shards(expanded(texts))
+    return expanded(texts).absolute()
 
 
 def _base(base: str | None, plain: bool, scratch: Path) -> tuple[Path | None, Gguf | None]:

@@ -12,6 +12,7 @@ import polars as pl
 from prefect.futures import PrefectFuture, wait
 
 from flows.cluster.ray_cluster import machine
+from flows.notes.activations import activation_notes
 from flows.notes.epochs import epoch_notes, read_often
 from flows.notes.functions import function_notes
 from flows.notes.rollouts import dropped, few_examples, read_as, rollout_notes, unjudged
@@ -340,6 +341,7 @@ class Recorder:
         notes += world_notes(self.results, self.spec.tiny)
         notes += router_notes(self.results)
         notes += damage_notes(self.results)
+        notes += activation_notes(self.results)
         notes += function_notes(self.results, self.spec.paths.readings)
         notes += unjudged(self.spec)
         if not self.spec.own:

@@ -20,8 +20,8 @@ from flows.record import Recorder
 from tasks.core.clock import now
 from tasks.core.results import ModelRef, RunInfo, StageResult
 from tasks.evaluation.task import accuracy_task, evaluate_task
-from tasks.geometry.function_tasks import base_task, end_task, functions_task, path_task
-from tasks.geometry.task import pair_task, spectrum_task
+from tasks.geometry.function_tasks import base_task, end_task, functions_task, moments_task, path_task
+from tasks.geometry.task import activations_task, pair_task, spectrum_task
 from tasks.grading.task import grade_task
 from tasks.models.dequantise import KIND as GGUF
 from tasks.models.task import dequantise_task, pretrain_task
@@ -123,7 +123,8 @@ def study_flow(
         page = report_task(
             str(record.out), record.study_run, record.summary(rollouts, world.problems, world.base, trained), scored,
             graded,
-            world.problems, trained, measured["pairs"], [*measured["spectra"], *measured["base"]],
+            world.problems, trained, [*measured["pairs"], *measured["activations"]],
+            [*measured["spectra"], *measured["base"]],
             [*measured["ends"], *measured["paths"], *measured["functions"]],
         )  # fmt: skip
     return StudyOutcome(
@@ -176,6 +177,8 @@ def _measure(spec: StudySpec, world: World, training: dict[RunInfo, Any]) -> dic
         "spectra": [spectrum_task.submit(info, training[info]) for info in runs],
         "pairs": [pair_task.submit(a, b, training[a], training[b], spec.geometry) for a, b in pairs],
         "base": [],
+        "moments": [],
+        "activations": [],
         "ends": [],
         "paths": [],
         "functions": [],
@@ -184,6 +187,11 @@ def _measure(spec: StudySpec, world: World, training: dict[RunInfo, Any]) -> dic
     if spec.geometry.base_measures:
         everyone: Any = [training[info] for info in runs]
         found["base"] = [base_task.submit(title, runs, world.base, everyone, spec.geometry)]
+    if spec.geometry.activations and pairs:
+        moments: Any = moments_task.submit(*on, spec.lora.targets, spec.geometry, spec.evaluation)
+        everyone = [training[info] for info in runs]
+        found["moments"] = [moments]
+        found["activations"] = [activations_task.submit(title, runs, everyone, moments)]
     alike = spec.path_pairs(runs)
     if spec.paths.n and alike:
         ends: dict[RunInfo, Any] = {

@@ -181,6 +181,10 @@ def presets() -> int:
             "with a noise floor: one method, trained twice",
         ),
         ("colinear compare sft tuned-model --base owner/base", "a whole model, and what compares to the base"),
+        (
+            "colinear compare sft dpo --base owner/base --texts held-out.jsonl",
+            "the cosine weighted by the base's activations",
+        ),
         ("colinear compare 0f3c...e1 runs:/77aa...02/adapter", "adapters of MLflow runs"),
         ("colinear compare a b --plain --out report", "without Prefect and MLflow, for scripts"),
         note="An ADAPTER is a PEFT directory, a model directory (a full fine-tune; needs --base), a Hub id "
@@ -197,6 +201,10 @@ def compare(
     base: Annotated[
         str | None,
         typer.Option(metavar="MODEL", help="The model that they were trained from: a directory, Hub id or GGUF file."),
+    ] = None,
+    texts: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="With --base: texts (JSONL, parquet) for the activation-weighted cosine."),
     ] = None,
     reference: Annotated[
         str | None, typer.Option(metavar="NAME", help="The adapter to hold the others against. Default: the first.")
@@ -221,7 +229,7 @@ def compare(
     """Compare the weight updates of adapters or models that exist already, every pair of them."""
     from flows.cli.compare import run
 
-    return run(adapters, base, reference, replicate, k, out, plain=plain)
+    return run(adapters, base, reference, replicate, k, out, plain=plain, texts=texts)
 
 
 @app.command(

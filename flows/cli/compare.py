@@ -24,6 +24,7 @@ def run(
     out: str | None,
     *,
     plain: bool,
+    texts: str | None = None,
 ) -> int:
     """Compare adapters."""
     from rich.console import Console
@@ -36,7 +37,7 @@ def run(
     quiet()
     console = Console(soft_wrap=True)
     with StudyDisplay(console) as display, listening(display):
-        asked = resolve(adapters, base, reference, replicates, _dimensions(dimensions), out, plain)
+        asked = resolve(adapters, base, reference, replicates, _dimensions(dimensions), out, plain, texts)
     console.print(f"[bold]colinear compare[/] {len(asked.adapters)} adapters", highlight=False)
     began = time.monotonic()
     if plain:
@@ -46,7 +47,8 @@ def run(
         from flows.compare_flow import compare_flow
 
         outcome = run_flow(
-            lambda: compare_flow(list(adapters), base, reference, tuple(replicates), asked.ks, str(asked.out)), console
+            lambda: compare_flow(list(adapters), base, reference, tuple(replicates), asked.ks, str(asked.out), texts),
+            console,
         )
         page, hit = Path(outcome.page), outcome.hit
     return _show(asked, page, hit, time.monotonic() - began, console)
@@ -80,7 +82,36 @@ def _plain(asked: Request, console: Console) -> Path:
         found = compare(asked.adapters, asked.ks, asked.base, Path(scratch), with_rate(tell, "modules"))
         emit(Event("done", name, seconds=time.monotonic() - began))
     frames: Mapping[str, pl.DataFrame] = {frame: getattr(found, frame) for frame in FRAMES}
-    return write(asked, frames, found.notes)[0]
+    notes: Sequence[str] = found.notes
+    if asked.texts is not None:
+        with StudyDisplay(console) as display, listening(display):
+            frames, notes = _weighted(asked, frames, notes)
+    return write(asked, frames, notes)[0]
+
+
+def _weighted(
+    asked: Request, frames: Mapping[str, pl.DataFrame], notes: Sequence[str]
+) -> tuple[Mapping[str, pl.DataFrame], Sequence[str]]:
+    """The second moments in a worker process, the activation-weighted cosine in this one."""
+    from flows.comparison import modules_of, with_weighted
+    from tasks.core import home
+    from tasks.core.events import Event, emit
+    from tasks.core.results import LocalBase
+    from tasks.geometry.activations.measure import measure_moments
+    from tasks.geometry.activations.moments import read_moments
+    from tasks.geometry.compare import weigh
+    from tasks.workers.devices import run_pinned
+
+    assert asked.base is not None
+    name, began = "activation-weighted cosine", time.monotonic()
+    emit(Event("start", name))
+    with tempfile.TemporaryDirectory(prefix="colinear-") as scratch:
+        folder = Path(scratch)
+        work = {"base": LocalBase(asked.base), "targets": modules_of(frames), "texts": asked.texts, "out": folder}
+        summary = run_pinned(measure_moments, work, log=home.subfolder("logs") / "moments.log")
+        weighted = weigh(asked.adapters, asked.base, read_moments(folder), folder)
+    emit(Event("done", name, seconds=time.monotonic() - began))
+    return with_weighted(frames, notes, weighted, summary)
 
 
 def _show(asked: Request, page: Path, hit: bool, seconds: float, console: Console) -> int:

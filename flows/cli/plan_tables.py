@@ -70,6 +70,7 @@ def _memory(plan: Plan) -> list[tuple[str, float]]:
         plan.base.shape, spec.evaluation.batch_size, sizes.prompt + spec.evaluation.max_new_tokens,
         bfloat16=plan.machine.kind == "gpu" or plan.machine.light,
     )  # fmt: skip
+    moments = memory.moments(plan.base.shape, spec.lora.targets, bfloat16=plan.machine.light)
     kept = "each layer's input only (checkpointing)" if training.checkpointing else "no checkpointing"
     return [
         ("training: weights", training.weights),
@@ -80,6 +81,7 @@ def _memory(plan: Plan) -> list[tuple[str, float]]:
         ("training: the least that one example needs", training.least),
         ("evaluation: weights", weights),
         (f"evaluation: KV cache, {spec.evaluation.batch_size} answers of the greatest length", cache),
+        ("second moments of inputs, with the weights", moments if spec.geometry.activations else 0),
     ]
 
 

@@ -360,7 +360,7 @@ class EvaluationSpec(Section):
 
 
 class GeometrySpec(Section):
-    """Which subspaces are compared."""
+    """What is measured of updates and their pairs."""
 
     ks: tuple[int, ...] = Field(
         (1, 5, 10), title="Subspace dimensions (k)", description="k above the rank is skipped; the rank is added."
@@ -370,6 +370,15 @@ class GeometrySpec(Section):
         title="Measure against the base's weights",
         description="Intruder dimensions, rotation, spectrum shift, sparsity: a full SVD a module and adapter, which "
         "takes seconds at hidden size 2,560.",
+    )
+    activations: int = Field(
+        64,
+        title="Held-out problems whose inputs weight the cosine",
+        description="The activation-weighted cosine counts an update by what it does to the inputs that its modules "
+        "have under the base, on these problems with their solutions: one pass of the base, and the second moment of "
+        "every input in memory and on disk (--dry-run has the bytes). 0 leaves it out.",
+        ge=0,
+        le=100_000,
     )
 
 

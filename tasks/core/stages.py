@@ -55,6 +55,10 @@ COMPARE = Stage("compare", 4, "the geometry of adapters that exist already", ("b
 BASE_MEASURES = Stage("base measures", 1, "what one update does to the base's weights", ("adapter",))
 PATH_END = Stage("path end", 2, "losses and accuracy of one model on the paths' problems", ("adapter", "problems"))
 PATH = Stage("path", 2, "losses and accuracy between two updates", ("a", "b", "problems"))
+MOMENTS = Stage("second moments", 1, "second moments of modules' inputs under the base", ("problems", "texts"))
+ACTIVATIONS = Stage(
+    "activation geometry", 1, "the activation-weighted cosine of all pairs of updates", ("moments", "*")
+)
 FUNCTIONS = Stage("functions", 2, "CKA, logit lens and divergences of all models", ("problems", "*"))
 
 STAGES = tuple(value for value in vars().values() if isinstance(value, Stage))

@@ -13,13 +13,15 @@ import polars as pl
 from tasks.core.errors import InputError
 from tasks.core.frames import ADAPTERS, UNSHARED, checked
 from tasks.core.results import Progress, RunInfo, no_progress
+from tasks.geometry.activations.moments import Moments
+from tasks.geometry.activations.pairs import activation_frame
 from tasks.geometry.adapters.checkpoint import Checkpoint
 from tasks.geometry.adapters.dora import Weights
 from tasks.geometry.adapters.opened import Named, check, open_adapter
 from tasks.geometry.delta import Source, aligned, shared
 from tasks.geometry.tables.build import geometry
 
-__all__ = ["Comparison", "Named", "compare", "examine"]
+__all__ = ["Comparison", "Named", "compare", "examine", "weigh"]
 
 FRAMES = ("pair_metrics", "spectra", "adapters", "unshared")
 
@@ -102,6 +104,19 @@ def compare(
         )
         + tuple(f"{info.run}: {said}" for info, one in zip(infos, opened, strict=True) if (said := one.warning())),
     )
+
+
+def weigh(
+    adapters: Sequence[Named], base: Path, moments: Moments, scratch: Path, progress: Progress = no_progress
+) -> pl.DataFrame:
+    """The activation-weighted cosine of every pair (`tasks.geometry.activations.pairs.activation_frame`).
+
+    ``scratch``: an empty folder for merged models. Raises `InputError` as `examine` does.
+    """
+    weights = Weights(Checkpoint(base))
+    opened = [open_adapter(adapter, base, scratch, weights) for adapter in adapters]
+    infos = [adapter.info for adapter in adapters]
+    return activation_frame(aligned([one.source for one in opened]), infos, moments, progress)
 
 
 def _fits(source: Source, base: Checkpoint) -> None:

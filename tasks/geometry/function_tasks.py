@@ -12,8 +12,10 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.core import home
 from tasks.core.results import ModelRef, Progress, RunInfo, StageResult
+from tasks.core.rows import rows_digest
 from tasks.core.sections import EvaluationSpec, FunctionSpec, GeometrySpec, PathSpec
-from tasks.core.stages import BASE_MEASURES, FUNCTIONS, PATH, PATH_END
+from tasks.core.stages import BASE_MEASURES, FUNCTIONS, MOMENTS, PATH, PATH_END
+from tasks.geometry.activations.measure import measure_moments
 from tasks.geometry.base.measures import measure_base
 from tasks.geometry.functions.measures import measure_functions
 from tasks.geometry.paths.curves import End, measure_ends, measure_path
@@ -95,6 +97,41 @@ def base_task(
         return {place: writer(i) for i, place in enumerate(missing)}
 
     return states_of(run_stages(parts, f"base measures of {title}", compute))
+
+
+@task(task_run_name="second moments", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
+def moments_task(
+    base: ModelRef, problems: StageResult, targets: Sequence[str], spec: GeometrySpec, evaluation: EvaluationSpec
+) -> Any:
+    """Second moments of the inputs of the modules that ``targets`` name. Artifact: ``moments.safetensors``."""
+    settings = {"n": spec.activations, "max_new_tokens": evaluation.max_new_tokens}
+    arguments = {**_arguments(base, problems), **settings}
+    return _moments(base, {"problems": problems.ref.sha256}, targets, settings, arguments)
+
+
+@task(task_run_name="second moments", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
+def text_moments_task(base: ModelRef, texts: Path, targets: Sequence[str]) -> Any:
+    """The same on the texts of a file (`tasks.geometry.activations.measure.texts_of`)."""
+    arguments = {"base": base.at(open_store().local(base.ref)), "texts": texts}
+    return _moments(base, {"texts": rows_digest(texts)}, targets, {}, arguments)
+
+
+def _moments(
+    base: ModelRef,
+    inputs: Mapping[str, str],
+    targets: Sequence[str],
+    settings: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+) -> Any:
+    decides = {"base": base.identity, "targets": sorted(targets), **settings}
+    decides["device"] = computed_on(slots()[0].kind, arguments["base"].folder)
+    key = MOMENTS.key(inputs, decides)
+
+    def compute(out: Path, progress: Progress) -> Any:
+        work = {**arguments, "targets": list(targets), "out": out}
+        return run_pinned(measure_moments, work, log=log_file(key), progress=progress)
+
+    return state_of(run_stage(key, "second moments", compute))
 
 
 @task(task_run_name="path end {info.run}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)

@@ -15,7 +15,9 @@ from prefect.cache_policies import NO_CACHE
 from tasks.core import home
 from tasks.core.results import Progress, RunInfo, StageResult
 from tasks.core.sections import GeometrySpec
-from tasks.core.stages import COMPARE, GEOMETRY, SPECTRUM
+from tasks.core.stages import ACTIVATIONS, COMPARE, GEOMETRY, SPECTRUM
+from tasks.geometry.activations.moments import read_moments
+from tasks.geometry.activations.pairs import activation_frame
 from tasks.geometry.adapters.adapter import AdapterSource
 from tasks.geometry.adapters.peft_config import is_dora
 from tasks.geometry.delta import unshared
@@ -30,6 +32,11 @@ if TYPE_CHECKING:
 
 COMPARED = ("*.json", "*.safetensors")
 """The files of an adapter or a model that decide its update."""
+
+
+def _digests(adapters: Sequence[Named], base: Path | None) -> dict[str, str]:
+    found = {f"adapter {adapter.info.run}": reference(adapter.folder, COMPARED).sha256 for adapter in adapters}
+    return found if base is None else found | {"base": reference(base, COMPARED).sha256}
 
 
 def _open(trained: StageResult) -> AdapterSource:
@@ -69,19 +76,49 @@ def pair_task(a: RunInfo, b: RunInfo, trained_a: StageResult, trained_b: StageRe
     return state_of(run_stage(key, f"geometry {a.run}~{b.run}", compute))
 
 
+@task(task_run_name="activation geometry of {title}", cache_policy=NO_CACHE)
+def activations_task(title: str, infos: Sequence[RunInfo], trained: Sequence[StageResult], moments: StageResult) -> Any:
+    """Artifact: ``pair_metrics.parquet`` (PAIR_METRICS_FRAME) of all pairs, with ``activation_cosine`` alone."""
+    inputs = {f"adapter {info.run}": result.ref.sha256 for info, result in zip(infos, trained, strict=True)}
+    key = ACTIVATIONS.key({**inputs, "moments": moments.ref.sha256}, {"identities": [identity(one) for one in infos]})
+
+    def compute(out: Path, progress: Progress) -> dict[str, Any]:
+        found = read_moments(open_store().local(moments.ref))
+        frame = activation_frame([_open(result) for result in trained], infos, found, with_rate(progress, "modules"))
+        frame.write_parquet(out / "pair_metrics.parquet")
+        return {}
+
+    return state_of(run_stage(key, f"activation geometry of {title}", compute))
+
+
+@task(task_run_name="activation geometry of {title}", cache_policy=NO_CACHE)
+def weigh_task(title: str, adapters: Sequence[Named], base: Path, moments: StageResult) -> Any:
+    """The same of adapters that exist already."""
+    inputs = _digests(adapters, base) | {"moments": moments.ref.sha256}
+    key = ACTIVATIONS.key(inputs, {"identities": [identity(adapter.info) for adapter in adapters]})
+
+    def compute(out: Path, progress: Progress) -> dict[str, Any]:
+        from tasks.geometry.compare import weigh
+
+        found = read_moments(open_store().local(moments.ref))
+        with tempfile.TemporaryDirectory(prefix="compare-", dir=home.subfolder("staging")) as scratch:
+            frame = weigh(adapters, base, found, Path(scratch), with_rate(progress, "modules"))
+        frame.write_parquet(out / "pair_metrics.parquet")
+        return {}
+
+    return state_of(run_stage(key, f"activation geometry of {title}", compute))
+
+
 @task(task_run_name="compare {title}", cache_policy=NO_CACHE)
 def compare_task(title: str, adapters: Sequence[Named], base: Path | None, ks: Sequence[int]) -> Any:
     """Artifact: the four frames of `tasks.geometry.compare.Comparison` as parquet, and ``notes.json``.
 
     The work is done by threads of this process. Where the adapters lie is no part of the artifact: ``source`` is null.
     """
-    inputs = {f"adapter {adapter.info.run}": reference(adapter.folder, COMPARED).sha256 for adapter in adapters}
-    if base is not None:
-        inputs["base"] = reference(base, COMPARED).sha256
     settings: dict[str, Any] = {"identities": [identity(a.info) for a in adapters], "ks": list(ks)}
     if any(is_dora(adapter.folder) for adapter in adapters):
         settings["dora"] = "from factors"  # it was merged before: another result under the same version
-    key = COMPARE.key(inputs, settings)
+    key = COMPARE.key(_digests(adapters, base), settings)
 
     def compute(out: Path, progress: Progress) -> dict[str, Any]:
         from tasks.geometry.compare import compare

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tasks.geometry.activations.moments import MOST_WIDTH, RANK
 from tasks.planning.shapes import Shape
 
 SPARE = 0.80
@@ -107,6 +109,18 @@ def training(
     possible = plain if setting == "off" else redone
     least = worker + weights + adapter + (tiles + longest * possible) / SPARE
     return Training(weights, adapter, tokens * each, tiles, tokens, checkpointing, least, worker)
+
+
+def moment_bytes(shape: Shape, targets: Sequence[str]) -> int:
+    """The second moments of the inputs of ``targets`` in all layers, float32: on the device, and as a file."""
+    widths = shape.input_widths(targets)
+    return 4 * shape.layers * sum(width * width if width <= MOST_WIDTH else width * (RANK + 1) for width in widths)
+
+
+def moments(shape: Shape, targets: Sequence[str], *, bfloat16: bool) -> int:
+    """The pass that takes them: a worker, the weights (float32 on a GPU), and what is summed."""
+    weights, _ = answering(shape, 0, 0, bfloat16=bfloat16)
+    return WORKER + weights + moment_bytes(shape, targets)
 
 
 def answering(shape: Shape, batch: float, length: float, *, bfloat16: bool) -> tuple[int, float]:

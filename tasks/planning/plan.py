@@ -146,6 +146,8 @@ def disk_needed(spec: StudySpec, base: Found, sizes: Sizes, devices: int) -> dic
         "answers and tables": runs * (runs - 1) / 2 * modules * disk.PAIR_BYTES
         + (runs + 3) * sizes.evaluated * (1 + spec.evaluation.samples) * sizes.answer * disk.TOKEN_BYTES,
     }
+    if spec.geometry.activations:
+        needed["second moments"] = float(memory.moment_bytes(base.shape, spec.lora.targets))
     if base.quantised:
         needed["dequantised base"] = float(disk.base_bytes(base.shape))
     if not spec.own:
@@ -155,6 +157,7 @@ def disk_needed(spec: StudySpec, base: Found, sizes: Sizes, devices: int) -> dic
 
 def _memory_refusals(spec: StudySpec, shape: Shape, machine: Machine, training: memory.Training) -> list[str]:
     refusals = []
+    moments = memory.moments(shape, spec.lora.targets, bfloat16=machine.light)
     large = shape.parameters > GPU_PARAMETERS
     if large and machine.kind == "cpu" and not spec.model.allow_cpu:
         refusals.append(
@@ -167,6 +170,12 @@ def _memory_refusals(spec: StudySpec, shape: Shape, machine: Machine, training: 
             f"here has {machine.memory / 1e9:,.0f}; "
             + _ways_out(spec, shape)
             + ("" if machine.kind == "gpu" else ", or a lower COLINEAR_SLOTS")
+        )
+    elif spec.geometry.activations and machine.memory < moments and machine.memory:
+        refusals.append(
+            f"geometry.activations: the weights and the second moments of their inputs take {moments / 1e9:,.1f} GB of "
+            "a device, and the smallest here has "
+            f"{machine.memory / 1e9:,.1f}; --set geometry.activations=0 leaves that cosine out"
         )
     return refusals
 

@@ -59,6 +59,12 @@ class Shape:
             "down_proj": (self.intermediate, self.hidden),
         }
 
+    def input_widths(self, targets: Sequence[str]) -> list[int]:
+        """Widths of the inputs that ``targets`` have in one layer; q, k and v share one, gate and up another."""
+        shared = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
+        first = dict.fromkeys(shared.get(target, target) for target in targets if target in self.modules)
+        return [self.modules[name][0] for name in first]
+
     @property
     def linear(self) -> int:
         """Entries of all layers' matrices: each costs two operations a token."""

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
-from tasks.planning import flops
+from tasks.geometry.activations.moments import MOST_WIDTH, RANK
+from tasks.planning import flops, memory
 from tasks.planning.machine import Machine
 from tasks.planning.memory import Training
 from tasks.planning.rates import decoding_seconds, rates, scoring_seconds, training_seconds
@@ -21,6 +22,8 @@ ENDPOINT_TOKENS = 30.0
 PAIR_START, PAIR_SECONDS = 0.2, 3.0e-3
 """A pair of adapters, and each of its modules, on one core: 1.6 ms a module were measured at Qwen3-4B's shapes where 15
 pairs were done at once; a pair by itself decomposes both adapters."""
+WEIGHTED_SECONDS = 1e-3
+"""A module of a pair in the inner product of its inputs, on one core."""
 SVD_SECONDS = 7.0
 """A module of 4096 x 2560: its full SVD on two cores (docs/compare.md), and as long again for each adapter's."""
 GRADE_SECONDS = 2e-4
@@ -177,6 +180,8 @@ def _after(work: Work) -> Iterator[Stage]:
         ratio = shape.hidden * shape.hidden * max(shape.hidden, shape.queries) / (2560 * 2560 * 4096)
         seconds = start + modules * SVD_SECONDS * ratio * (runs + 1)
         yield Stage("base measures", 1, f"{modules} modules x {runs} runs, full SVDs", modules * 1e6, seconds, 1)
+    if spec.geometry.activations and pairs:
+        yield from _activations(work, modules, pairs)
     if spec.paths.n and runs > 1:
         yield from _paths(work, runs, len(spec.path_pairs(spec.runs())) if spec.paths.reference else pairs)
     if spec.functions.n:
@@ -188,6 +193,20 @@ def _after(work: Work) -> Iterator[Stage]:
         seconds = start + scoring_seconds(machine, cost, exact=True)
         yield Stage("functions", 1, f"{runs + 1} models x {spec.functions.n} problems", cost, seconds, 1)
     yield Stage("accuracy, report", 1, f"{runs} runs, {pairs} pairs", 0, REPORT_SECONDS, 1)
+
+
+def _activations(work: Work, modules: int, pairs: int) -> Iterator[Stage]:
+    """One pass of the base with a product for every input; then every update by every second moment."""
+    spec, sizes, shape = work.spec, work.sizes, work.shape
+    n, length = spec.geometry.activations, sizes.prompt + sizes.reference
+    widths = [width for width in shape.input_widths(spec.lora.targets) for _ in range(shape.layers)]
+    products = sum(2.0 * width * (width if width <= MOST_WIDTH else 2 * RANK) for width in widths)
+    cost = flops.forward(shape, n * length, flops.causal(length), 0) + n * length * products
+    held = memory.moment_bytes(shape, spec.lora.targets) / 1e6
+    seconds = rates(work.machine).start + scoring_seconds(work.machine, cost, exact=not work.machine.light)
+    yield Stage("second moments", 1, f"{n} problems, {len(widths)} inputs, {held:,.1f} MB", cost, seconds, 1)
+    seconds = PAIR_START + modules * pairs * WEIGHTED_SECONDS
+    yield Stage("activation geometry", 1, f"{pairs} pairs of {modules} modules", 0, seconds, 1)
 
 
 def _paths(work: Work, runs: int, pairs: int) -> Iterator[Stage]:

@@ -113,6 +113,17 @@ PAIR = (
         columns=(Column("Cosine"),), many=Column("Cosine"),
     ),
     Metric(
+        "activation_cosine", "Activation-weighted cosine",
+        "The same of what two updates do to the inputs that occur: the cosine of `dW_a x` and `dW_b x` over all inputs "
+        "x that the base has on held-out texts, S = E[x x^T]. Where it is above the cosine, the updates differ in what "
+        "inputs do not reach.",
+        "tr(dW_a S dW_b^T) / (|dW_a S^.5|_F |dW_b S^.5|_F)",
+        "this project; S as in Jin et al. 2023 (RegMean), arXiv 2212.09849", _ENTRIES,
+        axis="Cosine", nearer="high", bounds=(-1.0, 1.0), drawn=_UNIT, null=True, beside=True,
+        columns=(Column("Cosine, weighted by activations"),),
+        note="Weighted by activations: what the updates do to the inputs that the modules have under the base.",
+    ),
+    Metric(
         "angle_left", "Largest angle of the top-{k} left subspaces",
         "The largest principal angle between the spaces that the k leading output directions of two updates span: 0 "
         "the same space, 90 some direction of the one is at a right angle to the other.",

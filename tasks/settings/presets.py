@@ -174,7 +174,7 @@ def paper() -> Values:
             "max_new_tokens": 4096,
             "batch_size": 256,
         },
-        "geometry": {"ks": [1, 5, 10], "base_measures": False},
+        "geometry": {"ks": [1, 5, 10], "base_measures": False, "activations": 256},
         "paths": {"n": 256, "alphas": [i / 10 for i in range(11)], "readings": ["boxed"], "matched": False},
         "functions": {"n": 100, "batch_size": 16},
     }
@@ -230,7 +230,7 @@ def qwen_half_billion() -> Values:
         "lora": {"r": 16, "alpha": 32.0, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"]},
         "train": {"lr": 2e-4, "steps": 24, "batch_size": 16},
         "evaluation": {"problems": "gsm8k-train", "n": 400, "hard_n": 0, "max_new_tokens": 640, "batch_size": 128},
-        "geometry": {"ks": [1, 4, 8]},
+        "geometry": {"ks": [1, 4, 8], "activations": 16},
         "paths": {"n": 16, "readings": ["boxed", "solution"], "matched": False, "reference": "sft"},
         "functions": {"n": 8, "batch_size": 8},
     }

@@ -132,3 +132,26 @@ def _rest(d: Formed, reference: Formed) -> np.ndarray:
     unit = reference.w / reference.norm
     rest = d.w - np.sum(unit * d.w) * unit
     return rest - np.sum(unit * rest) * unit  # once more, for what rounding left
+
+
+def activation_cosine(
+    a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray]
+) -> float:
+    """Cosine of what two dense updates (out, in) make of the same ``inputs`` (N, in), all modules together."""
+    outputs = [np.concatenate([(inputs[name] @ one[name].T).ravel() for name in a]) for one in (a, b)]
+    return _cosine(*outputs)
+
+
+def random_activation_cosines(
+    a: np.ndarray, b: np.ndarray, second: np.ndarray, draws: int, rng: np.random.Generator, *, given_right: bool
+) -> np.ndarray:
+    """(draws,) activation-weighted cosines of one module with b's singular vectors replaced by Haar ones, of every
+    singular value; ``second``: S. ``given_right``: its right ones stay as they are."""
+    found = np.zeros(draws)
+    _, s, vt = np.linalg.svd(b, full_matrices=False)
+    for draw in range(draws):
+        left = _haar(a.shape[0], len(s), rng)
+        right = vt.T if given_right else _haar(a.shape[1], len(s), rng)
+        drawn = left * s @ right.T
+        found[draw] = np.sum(a @ second * drawn) / np.sqrt(np.sum(a @ second * a) * np.sum(drawn @ second * drawn))
+    return found

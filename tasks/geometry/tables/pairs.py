@@ -46,11 +46,11 @@ class _Column:
 class PairTable:
     """Collects `ModuleMeasure`s, in any number of pairs, and makes their frame."""
 
-    def __init__(self, modules: Sequence[str], adapters: int) -> None:
+    def __init__(self, modules: Sequence[str], adapters: int, parts: Sequence[str] = PARTS) -> None:
         self.modules = list(modules)
         self.places: list[Place] = places(self.modules)
         self.pairs = list(combinations(range(adapters), 2))
-        self.parts = {name: np.zeros(self._shape) for name in PARTS}
+        self.parts = {name: np.zeros(self._shape) for name in parts}
         self.columns: dict[Key, _Column] = {}
         self.total = TotalChance(len(self.pairs))
         self.random = np.ones(len(self.modules))

@@ -100,16 +100,27 @@ class Overlaps:
 
 
 @dataclass(frozen=True, eq=False)
-class ModulePairs:
-    """P pairs of updates of one module. Arrays are (P,)."""
+class InnerPairs:
+    """P pairs of updates of one module in an inner product: what their cosine takes. Arrays are (P,)."""
 
     width: Index
     """Singular directions that both can have: the smaller min(r, out, in)."""
-    left: Overlaps
-    right: Overlaps
     inner: Array
     squared_a: Array
     squared_b: Array
+    variance: Array
+    """Of ``inner`` where one update's singular vectors are random: `tasks.geometry.chance.nulls.inner_variance`."""
+    shared_variance: Array
+    """Of ``inner`` where only one update's LEFT singular vectors are random; NaN where not all singular vectors are
+    known: `tasks.geometry.chance.nulls.shared_inner_variance`."""
+
+
+@dataclass(frozen=True, eq=False)
+class ModulePairs(InnerPairs):
+    """The same in the Frobenius inner product, and all that the other metrics take."""
+
+    left: Overlaps
+    right: Overlaps
     residual_a: Array
     """``|dW_a - P_b dW_a|_F^2``"""
     residual_b: Array
@@ -118,11 +129,6 @@ class ModulePairs:
     factor_a: Array
     """``|A_a|_F^2``; 0 where the pair's lora_A cannot be compared."""
     factor_b: Array
-    variance: Array
-    """Of ``inner`` where one update's singular vectors are random: `tasks.geometry.chance.nulls.inner_variance`."""
-    shared_variance: Array
-    """Of ``inner`` where only one update's LEFT singular vectors are random; NaN where not all singular vectors are
-    known: `tasks.geometry.chance.nulls.shared_inner_variance`."""
 
 
 def pair_up(updates: Sequence[Decomposed], first: Index, second: Index) -> ModulePairs:

@@ -20,7 +20,7 @@ from tasks.geometry.chance.nulls import (
 from tasks.geometry.cosine import cosine_of, fraction_of
 from tasks.geometry.delta import Array
 from tasks.geometry.updates.metrics import PAIR_METRICS, Key
-from tasks.geometry.updates.modules import Index, ModulePairs
+from tasks.geometry.updates.modules import Index, InnerPairs, ModulePairs
 
 DRAWS = 1000
 """Of random subspaces: a percentile is known to about .1 %."""
@@ -144,7 +144,7 @@ class TotalChance:
     def __post_init__(self) -> None:
         self.inner, self.residual_a, self.residual_b = (np.zeros((self.draws, self.pairs)) for _ in range(3))
 
-    def add(self, places: Index, pairs: ModulePairs, chance: ModuleChance) -> None:
+    def add(self, places: Index, pairs: InnerPairs, chance: ModuleChance) -> None:
         """Add one module, whose pairs have the numbers ``places`` among all."""
         self.inner[:, places] += chance.inner
         square = chance.inner**2

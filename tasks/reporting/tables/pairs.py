@@ -70,10 +70,12 @@ def _pair_table(key: str, title: str, chosen: Sequence[Pair], view: Geometry) ->
 
 
 def columns_of(view: Geometry) -> list[Shown]:
-    """The metrics of a pair that a table shows, in the catalogue's order."""
+    """The metrics of a pair that a table shows, in the catalogue's order; not those by which no pair was measured."""
+    measured = {metric for *_, metric, _ in view.values} or {metric.name for metric in PAIR}
     return [
         Shown(column.called(k), metric, k, metric.decimals if column.decimals is None else column.decimals)
         for metric in PAIR
+        if metric.name in measured
         for column in metric.columns
         for k in _dimensions(column.ks, view)
     ]
@@ -120,8 +122,8 @@ def _pair_row(pair: Pair, columns: Sequence[Shown], view: Geometry) -> tuple[Cel
         if column.k == OWN:
             subs += (f"top-{k}",)
         if column.metric.beside:
-            rank, cosine = percentile(found), column.metric.name == "cosine"
-            null = "" if found.null is None or cosine else f"null {number(found.null, column.decimals)}"
+            rank = percentile(found)
+            null = f"null {number(found.null, column.decimals)}" if found.null else ""
             subs += said(null) + said(f"percentile {rank}" if rank else "") + said(both_nulls(found))
         if column.metric.name == "cosine":
             subs += (*said(across_note(view, run, other)), *said(standing))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,25 @@ def test_the_paper_s_plan_by_hand() -> None:
     assert plan.disk["checkpoints"] == 6 * 2 * 12 * 23_592_960
     assert plan.disk["base"] == 2 * 4_022_468_096
     assert plan.refusals == []
+
+
+def test_second_moments_are_planned_and_refused_where_they_do_not_fit() -> None:
+    """36 layers of Qwen3-4B: 2,560^2 of q, k and v, 4,096^2 of o, 9,728 x 513 of down_proj, 4 bytes each."""
+    plan = plan_study(spec_of("paper"), named("H100"))
+    assert plan.disk["second moments"] == 36 * 4 * (2560**2 + 4096**2) == 3_359_637_504
+    assert stages(plan)["second moments"].size == "256 problems, 72 inputs, 3,359.6 MB"
+    every = "lora.targets=q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
+    more = plan_study(spec_of("paper", every), named("H100")).disk["second moments"]
+    assert more == 36 * 4 * (2 * 2560**2 + 4096**2 + 9728 * 513)
+    # Beside 16.1 GB of float32 weights and half a GB of the worker's own:
+    small = replace(named("RTX4090"), memory=21e9)
+    assert refusals(spec_of("paper", every), small) == [
+        "geometry.activations: the weights and the second moments of their inputs take 21.6 GB of a device, and the "
+        "smallest here has 21.0; --set geometry.activations=0 leaves that cosine out"
+    ]
+    off = spec_of("paper", every, "geometry.activations=0")
+    assert refusals(off, small) == []
+    assert "second moments" not in {*plan_study(off, small).disk, *stages(plan_study(off, small))}
 
 
 def test_a_mean_length_that_is_known_is_used() -> None:
