@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-EngineName = Literal["transformers", "vllm", "openai"]
-
 
 def seed_of(seed: int, *names: str | int) -> int:
     """A seed of 63 bits for what ``names`` say, such as a problem and its n-th sample.

@@ -1,20 +1,17 @@
 """DPO (2305.18290, eq. 7): -log sigmoid(beta [(log pi - log pi_ref)(chosen) - (log pi - log pi_ref)(rejected)]).
 
-TRL's DPOTrainer does the training, with the adapter switched off as reference; `preference_loss` is the definition it
-is pinned to in the tests. Pairs are made of one correct and one wrong completion of the same problem; the paper's rule
-is not stated (about 1,800 pairs from 40,000 problems), ours is in `tasks.methods.pairs`, as is the learning rate.
+TRL's DPOTrainer does the training, with the adapter switched off as reference; the tests pin it to the definition.
+Pairs are made of one correct and one wrong completion of the same problem; the paper's rule is not stated (about 1,800
+pairs from 40,000 problems), ours is in `tasks.methods.pairs`, as is the learning rate.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from tasks.methods.pairs import PairMethod
-
-if TYPE_CHECKING:
-    import torch
 
 
 class Dpo(PairMethod):
@@ -44,16 +41,3 @@ class Dpo(PairMethod):
     def trl_arguments(self) -> dict[str, Any]:
         """For TRL's DPOConfig."""
         return {"beta": self.beta, "loss_type": [self.loss_type], "label_smoothing": self.label_smoothing}
-
-
-def preference_loss(
-    chosen_B: torch.Tensor,
-    rejected_B: torch.Tensor,
-    ref_chosen_B: torch.Tensor,
-    ref_rejected_B: torch.Tensor,
-    beta: float,
-) -> torch.Tensor:
-    """Sequence log-probabilities of B pairs under policy and reference -> (B,) losses (eq. 7)."""
-    from torch.nn.functional import logsigmoid
-
-    return -logsigmoid(beta * ((chosen_B - ref_chosen_B) - (rejected_B - ref_rejected_B)))

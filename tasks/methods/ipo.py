@@ -1,6 +1,6 @@
 """IPO (2310.12036, eq. 17): (h - 1 / (2 beta))^2, h the log-ratio of chosen over rejected less that of the reference.
 
-TRL's DPOTrainer does the training (``loss_type="ipo"``); `identity_loss` is the definition that the tests pin it to.
+TRL's DPOTrainer does the training (``loss_type="ipo"``); the tests pin it to the definition.
 TRL's form, which its authors confirmed with IPO's: each sequence's log-ratio is divided by its tokens, so h is a mean
 over tokens and not, as in eq. 17, a sum. The same loss as ``dpo.loss_type = "ipo"``, as a method of its own, so that
 one study holds both. The geometry paper does not train it and gives no beta; ours is DPO's.
@@ -8,14 +8,11 @@ one study holds both. The geometry paper does not train it and gives no beta; ou
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from tasks.methods.pairs import PairMethod
-
-if TYPE_CHECKING:
-    import torch
 
 
 class Ipo(PairMethod):
@@ -29,8 +26,3 @@ class Ipo(PairMethod):
     def trl_arguments(self) -> dict[str, Any]:
         """For TRL's DPOConfig."""
         return {"beta": self.beta, "loss_type": ["ipo"]}
-
-
-def identity_loss(ratio_chosen_B: torch.Tensor, ratio_rejected_B: torch.Tensor, beta: float) -> torch.Tensor:
-    """Log-ratios to the reference of B pairs, means over tokens in nats -> (B,) losses."""
-    return (ratio_chosen_B - ratio_rejected_B - 1 / (2 * beta)) ** 2

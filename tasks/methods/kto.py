@@ -1,7 +1,7 @@
 """KTO (2402.01306, eq. 7): lambda (1 - v), v = sigmoid(beta [r - z]) for a right and sigmoid(beta [z - r]) for a wrong
 completion; r = log pi - log pi_ref, z an estimate of KL(pi || pi_ref), never below 0, through which no gradient flows.
 
-TRL's KTOTrainer does the training; `prospect_loss` is the definition that the tests pin it to. It needs no pairs, so it
+TRL's KTOTrainer does the training; the tests pin it to the definition. It needs no pairs, so it
 sees every rollout of the common stream, right or wrong, as SFT does. z is TRL's: the batch's mean log-ratio of each
 prompt followed by the completion of the example before it. Our deviation: where a batch is cut for memory, z is still
 that of the whole batch, so the cut does not change the loss. Defaults: beta .1 and lambdas 1, which are TRL's; the
@@ -10,7 +10,7 @@ learning rate as in `tasks.methods.pairs`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import polars as pl
 from pydantic import Field
@@ -18,9 +18,6 @@ from pydantic import Field
 from tasks.core.errors import InputError
 from tasks.core.sections import TrainSpec
 from tasks.methods.common import Kind, Method, examples
-
-if TYPE_CHECKING:
-    import torch
 
 
 class Kto(Method):
@@ -50,12 +47,3 @@ class Kto(Method):
         if train.batch_size < 2:
             raise ValueError("train.batch_size: kto needs at least 2 sequences a step")
         return train
-
-
-def prospect_loss(
-    ratio_B: torch.Tensor, correct_B: torch.Tensor, kl: float, beta: float, desirable: float, undesirable: float
-) -> torch.Tensor:
-    """Log-ratios of B completions to the reference, whether each is right, and z -> (B,) losses (eq. 7)."""
-    gain_B = 1 - (beta * (ratio_B - kl)).sigmoid()
-    loss_B = 1 - (beta * (kl - ratio_B)).sigmoid()
-    return (desirable * gain_B).where(correct_B, undesirable * loss_B)

@@ -15,7 +15,7 @@ the prompts is drawn by the data seed, the student's answers by the seed; ``trai
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import polars as pl
 from pydantic import Field
@@ -23,11 +23,6 @@ from pydantic import Field
 from tasks.core.errors import InputError
 from tasks.core.sections import TrainSpec
 from tasks.methods.common import PROMPT_EXAMPLES, Kind, Method
-
-if TYPE_CHECKING:
-    import torch
-
-STD_FLOOR = 1e-4
 
 
 class OnlineGrpo(Method):
@@ -89,9 +84,3 @@ class OnlineGrpo(Method):
             "shuffle_dataset": False,  # the data set is the stream already
             "use_vllm": False,
         }
-
-
-def group_advantages(rewards_PG: torch.Tensor) -> torch.Tensor:
-    """Rewards of P prompts with G samples each -> (P, G) advantages, as ``scale = "group"``."""
-    centred_PG = rewards_PG - rewards_PG.mean(1, keepdim=True)
-    return centred_PG / (rewards_PG.std(1, keepdim=True) + STD_FLOOR)

@@ -10,14 +10,11 @@ log is a sum over tokens, as DPO's. Defaults: beta 2, and gamma / beta = .5, whe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
 from tasks.methods.pairs import PairMethod
-
-if TYPE_CHECKING:
-    import torch
 
 
 class Simpo(PairMethod):
@@ -34,10 +31,3 @@ class Simpo(PairMethod):
     def trl_arguments(self) -> dict[str, Any]:
         """For TRL's DPOConfig."""
         return {"beta": self.beta, "loss_type": ["sigmoid_norm"]}
-
-
-def margin_loss(chosen_B: torch.Tensor, rejected_B: torch.Tensor, beta: float, gamma: float) -> torch.Tensor:
-    """Mean log-probabilities a token of B pairs -> (B,) losses (eq. 6)."""
-    from torch.nn.functional import logsigmoid
-
-    return -logsigmoid(beta * (chosen_B - rejected_B) - gamma)

@@ -1,6 +1,6 @@
 """The benchmarks that a study can be judged by: one entry each, what is asked, and where the problems are.
 
-A benchmark's template is part of its definition: `load_benchmark` returns what is asked, the instruction sentence
+A benchmark's template is part of its definition: `open_benchmark` gives what is asked, the instruction sentence
 included, in the column ``question``, so that whatever takes a PROBLEMS frame asks every model the same. Whatever
 renders the prompt (a chat template, `model.prompt_template`) goes around that. Ids are of the bare question.
 """
@@ -124,17 +124,12 @@ def keyed(problems: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def load_benchmark(name: str, n: int | None = None, fields: Mapping[str, str] | None = None) -> pl.DataFrame:
-    """PROBLEMS of a benchmark, split = ``name``: a name of `BENCHMARKS`, a file, or ``hub:org/name[:config][:split]``.
-
-    A named one is read from ``$COLINEAR_DATA`` where its file is (no network), else from the Hub. ``n``: a part of it
-    (`Loaded.choose`). ``fields``: the columns of a file or Hub data set of one's own. Raises `InputError`.
-    """
-    return open_benchmark(name, fields).choose(n)
-
-
 def open_benchmark(name: str, fields: Mapping[str, str] | None = None) -> Loaded:
-    """As `load_benchmark`, whole, with its source, template and what was left out."""
+    """A benchmark, whole: a name of `BENCHMARKS`, a file, or ``hub:org/name[:config][:split]``; split = ``name``.
+
+    A named one is read from ``$COLINEAR_DATA`` where its file is (no network), else from the Hub. ``fields``: the
+    columns of a file or Hub data set of one's own. Raises `InputError`.
+    """
     if name in _BY_NAME:
         return _named(_BY_NAME[name])
     return _given(name, Layout(split=benchmark_name(name), fields=fields or {}))

@@ -43,12 +43,6 @@ def free_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup
     return min([available, *(room for room in _rooms(proc, cgroups))])
 
 
-def all_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> float:
-    """Bytes that this machine has, or that the control groups of this process allow."""
-    total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return min([total, *(limit for limit, _ in _limits(proc, cgroups))])
-
-
 def _rooms(proc: Path, cgroups: Path) -> Iterator[float]:
     for limit, folder in _limits(proc, cgroups):
         used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes") or 0.0

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from tasks.core.errors import InputError
 from tasks.methods.common import PAIR_EXAMPLES
-from tasks.methods.dpo import Dpo, preference_loss
+from tasks.methods.dpo import Dpo
+from tests.definitions.losses import preference_loss
 from tests.lab.groups import graded
 
 

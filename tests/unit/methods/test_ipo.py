@@ -7,7 +7,8 @@ import torch
 
 from tasks.core.errors import InputError
 from tasks.methods.dpo import Dpo
-from tasks.methods.ipo import Ipo, identity_loss
+from tasks.methods.ipo import Ipo
+from tests.definitions.losses import identity_loss
 from tests.lab.groups import graded
 
 

@@ -9,8 +9,9 @@ import torch
 from pydantic import ValidationError
 
 from tasks.core.errors import InputError
-from tasks.methods.kto import Kto, prospect_loss
+from tasks.methods.kto import Kto
 from tasks.settings.study import StudySpec
+from tests.definitions.losses import prospect_loss
 from tests.lab.groups import graded, weights
 
 

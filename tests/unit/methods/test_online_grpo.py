@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from tasks.core.errors import InputError
 from tasks.core.sections import TrainSpec
 from tasks.methods.common import PROMPT_EXAMPLES
-from tasks.methods.online_grpo import OnlineGrpo, group_advantages
+from tasks.methods.online_grpo import OnlineGrpo
 from tasks.settings.study import StudySpec
+from tests.definitions.losses import group_advantages
 from tests.lab.groups import graded
 
 

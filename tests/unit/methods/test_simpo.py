@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tasks.core.errors import InputError
-from tasks.methods.simpo import Simpo, margin_loss
+from tasks.methods.simpo import Simpo
+from tests.definitions.losses import margin_loss
 from tests.lab.groups import graded
 
 CHOSEN_B = torch.tensor([-0.5, -2.0, -0.1], dtype=torch.float64)

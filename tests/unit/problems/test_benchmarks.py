@@ -19,7 +19,6 @@ from tasks.problems.benchmarks import (
     benchmark_name,
     check_names,
     frame_digest,
-    load_benchmark,
     open_benchmark,
 )
 from tasks.problems.files import normal_gold, unasked
@@ -73,13 +72,13 @@ def test_a_benchmark_is_whole_and_asked_by_its_template(name: str, n: int, gold:
 
 def test_ids_are_of_the_bare_question_or_the_file() -> None:
     real_data()
-    aime = load_benchmark("aime2026")
+    aime = open_benchmark("aime2026").problems.frame
     assert aime["problem_id"].to_list() == [f"2026-{part}-{i}" for part in ("I", "II") for i in range(1, 16)]
-    math = load_benchmark("math500").row(0, named=True)
+    math = open_benchmark("math500").problems.frame.row(0, named=True)
     assert math["problem_id"] == question_id(unasked(math["question"], BOXED))
     assert math["answer"] == r"\left( 3, \frac{\pi}{2} \right)"
     assert math["solution"] is None
-    gsm = load_benchmark("gsm8k").row(0, named=True)
+    gsm = open_benchmark("gsm8k").problems.frame.row(0, named=True)
     assert (gsm["answer"], gsm["solution"][-7:]) == ("18", "#### 18")
 
 
@@ -91,7 +90,7 @@ def test_prompts_without_a_gold_are_left_out_and_counted() -> None:
 
 def test_a_part_is_stable_and_more_contain_fewer() -> None:
     real_data()
-    few, more, whole = (load_benchmark("gsm8k", n)["problem_id"].to_list() for n in (50, 200, 5000))
+    few, more, whole = (open_benchmark("gsm8k").choose(n)["problem_id"].to_list() for n in (50, 200, 5000))
     assert more[:50] == few
     assert len(set(more)) == 200
     assert len(whole) == 1319
@@ -103,19 +102,20 @@ def test_a_copy_that_is_not_whole_is_refused(tmp_path: Path, monkeypatch: pytest
     lines(tmp_path / "gsm8k" / "test.jsonl", [{"question": "q", "answer": "#### 4"}])
     monkeypatch.setenv("COLINEAR_DATA", str(tmp_path))
     with pytest.raises(InputError, match=r"^gsm8k/test\.jsonl: gsm8k has 1319 problems, but 1 are there; get it whole"):
-        load_benchmark("gsm8k")
+        open_benchmark("gsm8k")
 
 
 def test_a_file_of_ones_own_has_any_columns_and_is_asked_as_it_is(tmp_path: Path) -> None:
     path = lines(tmp_path / "mine.jsonl", [{"nr": 7, "Frage": "2 + 2?", "Antwort": "so\n#### 1,234", "Weg": "x"}])
     fields = {"question": "Frage", "answer": "Antwort", "id": "nr"}
-    frame = load_benchmark(str(path), fields=fields)
+    frame = open_benchmark(str(path), fields).problems.frame
     assert frame.rows() == [("7", "mine.jsonl", "2 + 2?", "1234", "so\n#### 1,234")]
     pl.DataFrame({"Frage": ["2 + 2?"], "Antwort": ["4"], "Weg": ["x"]}).write_parquet(tmp_path / "mine.parquet")
-    mapped = load_benchmark(str(tmp_path / "mine.parquet"), fields={**fields, "id": "Nr", "solution": "Weg"})
+    named = {**fields, "id": "Nr", "solution": "Weg"}
+    mapped = open_benchmark(str(tmp_path / "mine.parquet"), named).problems.frame
     assert mapped.rows() == [(question_id("2 + 2?"), "mine.parquet", "2 + 2?", "4", "x")]
     with pytest.raises(InputError, match=r"line 1, field `Fragen`: .* got nothing; .* evaluation\.fields$"):
-        load_benchmark(str(path), fields={**fields, "question": "Fragen"})
+        open_benchmark(str(path), {**fields, "question": "Fragen"})
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_empty_repeated_or_unanswered_problems_are_refused(
     tmp_path: Path, rows: list[dict[str, object]], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        load_benchmark(str(lines(tmp_path / "mine.jsonl", rows)))
+        open_benchmark(str(lines(tmp_path / "mine.jsonl", rows)))
 
 
 @pytest.mark.parametrize(
@@ -173,20 +173,23 @@ def by_datasets(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_data_set_is_read_by_datasets(tmp_path: Path) -> None:
     (tmp_path / "org" / "name").mkdir(parents=True)
     lines(tmp_path / "org" / "name" / "train.jsonl", [{"problem": "q", "answer": 12, "level": 3}])
     done = by_datasets(
-        "from tasks.problems.benchmarks import load_benchmark\nprint(load_benchmark('hub:org/name:train').rows())",
+        "from tasks.problems.benchmarks import open_benchmark\n"
+        "print(open_benchmark('hub:org/name:train').problems.frame.rows())",
         tmp_path,
     )
     assert done.stdout == f"[('{question_id('q')}', 'org/name:train', 'q', '12', None)]\n", done.stderr
 
 
+@pytest.mark.slow
 def test_without_network_file_or_cache_one_line_says_so(tmp_path: Path) -> None:
     done = by_datasets(
-        "from tasks.core.errors import InputError\nfrom tasks.problems.benchmarks import load_benchmark\n"
-        "try: load_benchmark('gsm8k')\nexcept InputError as error: print(error)",
+        "from tasks.core.errors import InputError\nfrom tasks.problems.benchmarks import open_benchmark\n"
+        "try: open_benchmark('gsm8k')\nexcept InputError as error: print(error)",
         tmp_path,
     )
     assert done.stdout.startswith("hub:openai/gsm8k:main:test: not to be had from the Hub ("), done.stderr

@@ -14,6 +14,8 @@ import pytest
 
 from tests.lab.local_hub import local_hub
 
+pytestmark = pytest.mark.slow  # a Hub on loopback, and processes that ask it
+
 CARD = b"""---
 configs:
 - config_name: main

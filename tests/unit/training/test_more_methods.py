@@ -16,10 +16,11 @@ import torch
 from tasks.core.errors import InputError
 from tasks.core.sections import TrainSpec
 from tasks.methods.asft import Asft, divergence
-from tasks.methods.ipo import Ipo, identity_loss
-from tasks.methods.kto import Kto, prospect_loss
+from tasks.methods.ipo import Ipo
+from tasks.methods.kto import Kto
 from tasks.methods.pairs import PairMethod
-from tasks.methods.simpo import Simpo, margin_loss
+from tasks.methods.simpo import Simpo
+from tests.definitions.losses import identity_loss, margin_loss, prospect_loss
 from tests.lab.world import World, make_graded
 from tests.unit.training.test_trainers import RUN, batches, make_trainer, perturb, token_logprobs
 

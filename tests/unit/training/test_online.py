@@ -12,11 +12,12 @@ import torch
 from tasks.core.digests import build_manifest
 from tasks.core.errors import InputError
 from tasks.core.sections import TrainSpec
-from tasks.methods.online_grpo import OnlineGrpo, group_advantages
+from tasks.methods.online_grpo import OnlineGrpo
 from tasks.methods.sft import Sft
 from tasks.models.turn import open_turn
 from tasks.training.micro import Limits
 from tasks.training.online import OnlineTrainer, grade_reward
+from tests.definitions.losses import group_advantages
 from tests.lab.families import FAMILIES, write_parrot
 from tests.lab.world import World, make_graded, read_adapter
 from tests.unit.training.test_trainers import RUN, batches, make_trainer, perturb

@@ -17,7 +17,7 @@ from tasks.core.sections import TrainSpec
 from tasks.methods import Methods
 from tasks.methods.common import Method, RowMethod
 from tasks.methods.dft import Dft
-from tasks.methods.dpo import Dpo, preference_loss
+from tasks.methods.dpo import Dpo
 from tasks.methods.offline_grpo import OfflineGrpo
 from tasks.methods.rift import Rift
 from tasks.methods.sft import Sft
@@ -25,6 +25,7 @@ from tasks.training.build import build_trainer
 from tasks.training.examples import build_dataset
 from tasks.training.order import stream_order
 from tasks.training.train import lora_a_digest
+from tests.definitions.losses import preference_loss
 from tests.lab.world import LORA, World, make_graded, read_adapter
 
 RUN = RunInfo("run", "any", seed=3, data_seed=7, lr=1e-2)
@@ -71,6 +72,7 @@ def batches(trainer: Any) -> Iterator[dict[str, Any]]:
 # --- one loss, two ways ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro", [None, 4])
 @pytest.mark.parametrize(("ours", "trls"), [(WeightedSft(), Sft()), (WeightedDft(), Dft())], ids=["nll", "dft"])
 def test_weight_one_through_our_subclass_is_trl_bit_for_bit(
@@ -181,6 +183,7 @@ def test_evaluation_losses_are_refused(world: World, tmp_path: Path) -> None:
 # --- accumulation ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [Rift(), OfflineGrpo(), Sft(), Dpo()], ids=["rift", "grpo", "sft", "dpo"])
 def test_four_micro_batches_are_one_batch(world: World, tmp_path: Path, method: Method) -> None:
     """Equal but for the order of float32 sums (seen: 2e-7 in the log, 7e-6 in the adapters).
