@@ -10,7 +10,8 @@ VLLM_VENV ?= .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
 .PHONY: setup study check docs bench clean setup-vllm setup-ray
-.PHONY: test test-unit test-flows test-stages test-long test-faults test-fuzz test-fuzz-1 test-fuzz-2 test-vllm test-ray
+.PHONY: test test-unit test-unit-models test-unit-others test-flows test-stages test-long test-faults
+.PHONY: test-fuzz test-fuzz-1 test-fuzz-2 test-vllm test-ray
 .PHONY: real-models test-real
 
 setup: $(STAMP)
@@ -36,9 +37,19 @@ PYTEST = COLINEAR_DATA="$${COLINEAR_DATA:-$$(test -d ../shared/data && cd ../sha
 test: setup
 	+@$(MAKE) --no-print-directory --output-sync=target --keep-going -j2 test-flows test-stages
 
-# The inner loop: plain functions, no servers, no whole studies.
+# The inner loop: plain functions; no servers, no processes, no whole studies. Two at a time: the rooms that load models,
+# and all others. What is marked slow is left out here, and run by `make test` and by pytest on a room (tests/unit/storage).
+UNIT   := -m "not slow and not long and not faults and not real"
+MODELS := $(addprefix tests/unit/,training models evaluation engines)
+
 test-unit: setup
-	$(PYTEST) -m "not slow and not long and not faults and not real" tests/unit
+	+@$(MAKE) --no-print-directory --output-sync=target --keep-going -j2 test-unit-models test-unit-others
+
+test-unit-models: setup
+	$(PYTEST) $(UNIT) $(MODELS)
+
+test-unit-others: setup
+	$(PYTEST) $(UNIT) tests/unit $(MODELS:%=--ignore=%)
 
 test-flows: setup
 	$(PYTEST) -m "not long and not faults and not real" tests/studies tests/faults tests/fuzz

@@ -15,6 +15,8 @@ import pytest
 
 from tasks.storage.store import Store
 
+pytestmark = pytest.mark.slow  # a Prefect server and an MLflow database
+
 ROOT = Path(__file__).parents[2]
 WORK, HELD = 0.4, 2.0
 """Seconds that the first pass works, and that somebody else holds the lock it waits for."""

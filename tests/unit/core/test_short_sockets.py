@@ -28,6 +28,7 @@ def where(*, progress: object) -> list[str]:
     return [tempfile.gettempdir(), os.environ["VLLM_RPC_BASE_PATH"]]
 
 
+@pytest.mark.slow
 def test_a_worker_runs_where_the_temporary_folder_has_a_long_name(tmp_path: Path) -> None:
     folder = tmp_path / ("t" * 120)
     folder.mkdir()

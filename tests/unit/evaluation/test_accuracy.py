@@ -168,13 +168,14 @@ def test_families_are_the_questions() -> None:
     assert len(found) == 4 + 6
 
 
-def test_what_is_evaluated_besides_changes_no_other_pair() -> None:
+@pytest.mark.parametrize("draws", [2, pytest.param(12, marks=pytest.mark.slow)])
+def test_what_is_evaluated_besides_changes_no_other_pair(draws: int) -> None:
     """Replicates, the teacher and the instructed base: every number of the pairs that were there stays, but for the
     interval that is made of the replicates."""
     rng = np.random.default_rng(0)
     kept = ["run_a", "run_b", "family", "n", "low", "high", "p_value", "p_mid", "p_holm", "detectable", "verdict"]
     seen: set[str] = set()
-    for _ in range(12):
+    for _ in range(draws):
         luck = rng.random(600)
         parts = {
             run: answers(

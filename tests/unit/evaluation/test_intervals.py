@@ -147,7 +147,7 @@ def test_the_interval_of_paired_shares_by_hand() -> None:
     assert paired_interval(0, 0, 98)[1] == pytest.approx(1.959964 * 0.02**0.5 / 10, rel=1e-6)
 
 
-@pytest.mark.parametrize("n", [6, 30, 200])
+@pytest.mark.parametrize("n", [6, 30, pytest.param(200, marks=pytest.mark.slow)])
 def test_the_paired_interval_leaves_out_0_where_the_exact_test_rejects(n: int) -> None:
     for fewer in range(n // 2 + 1):
         for more in range(fewer, n - fewer + 1):

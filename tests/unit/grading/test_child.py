@@ -18,6 +18,8 @@ from tasks.grading.child import HARD_SECONDS
 from tasks.grading.grade import Grade, grade, grade_many
 from tasks.grading.pool import POOL, QUESTIONS_A_CHILD, Child, Pool
 
+pytestmark = pytest.mark.slow  # processes that are killed, and formulas that never end
+
 HALF = r"\boxed{\frac12}"
 
 
@@ -182,38 +184,6 @@ def test_a_child_killed_while_it_works_is_asked_again() -> None:
         assert child.process.pid != first
     finally:
         child.close()
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "same"),
-    [
-        # rationals exactly, however small or large
-        ("2^{-98}", "2^{-99}", False), ("2^{-98}", r"\frac{1}{2^{98}}", True), (".0000001", ".0000004", False),
-        ("6.63e-34", "9.11e-31", False), (r"6.63\times10^{-34}", "6.63e-34", True),
-        ("0.123456789", "0.123456788", False),
-        ("1" + "0" * 21 + "1", "1" + "0" * 21 + "2", False), ("0.3333333", "1/3", False),
-        (r"\frac{0.5}{3}", "1/6", True),
-        # a binary number's print-out
-        ("0.3333333333333333", "1/3", True), ("0.30000000000000004", "0.3", True),
-       
-        ("0.123456789012345", "0.123456789012346", False),
-        # irrational numbers: to seven digits where one is a decimal, else not at all rounded
-        (r"\sqrt{2}", "1.414214", True), (r"\sqrt{2}", "1.41422", False),
-        (r"10^{-9}\pi", r"10^{-9}\pi+10^{-16}", False),
-        (r"\sqrt{2}+\sqrt{3}", r"\sqrt{5+2\sqrt{6}}", True), (r"10^{-20}\pi", r"2\cdot10^{-20}\pi", False),
-        # inside of what is no number
-        ("2^{-98}x", "2^{-99}x", False), ("(0.0000001,1)", "(0.0000004,1)", False),
-        ("x+0.0000001", "x+0.0000004", False),
-        (r"\{10^{-9},1\}", r"\{2\cdot10^{-9},1\}", False), ("[0.1,2)", r"[\frac{1}{10},2)", True),
-        ("0.5x", "x/2", True),
-        (r"\begin{pmatrix}0.0000001\\1\end{pmatrix}", r"\begin{pmatrix}0.0000002\\1\end{pmatrix}", False),
-        # a percentage
-        (r"12.5\%", "12.5", True), (r"12.5\%", "0.125", True), (r"50\%", r"0.5\%", False),
-    ],
-)  # fmt: skip
-def test_numbers_are_equal_by_value_not_by_rounding(a: str, b: str, same: bool) -> None:
-    assert grade(rf"\boxed{{{a}}}", b).reward == same
-    assert grade(rf"\boxed{{{b}}}", a).reward == same
 
 
 def test_a_formula_deaf_to_python_is_ended_by_its_share_of_the_processor() -> None:

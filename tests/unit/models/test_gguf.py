@@ -167,6 +167,7 @@ def test_a_moved_file_has_the_same_key_and_a_changed_one_another(file: Path, tmp
     assert dequantise_key(file_sha256(moved)).digest != key.digest
 
 
+@pytest.mark.slow
 def test_it_is_made_once_and_found_again(file: Path, tmp_path: Path) -> None:
     folder = locate(str(file))
     assert (folder / "model.safetensors").is_file()

@@ -72,6 +72,7 @@ def test_the_same_bytes_twice(alone: Path, tmp_path: Path) -> None:
     assert contents(tmp_path) == contents(alone)
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_does(alone: Path, tmp_path: Path) -> None:
     url = (tmp_path / "rendezvous").as_uri()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

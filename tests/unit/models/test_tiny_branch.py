@@ -96,15 +96,22 @@ def test_steering_a_calibrated_model_meets_the_target() -> None:
     assert masses[-1] == pytest.approx(0.05, rel=0.01)
 
 
-def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(tiny, "check_student", lambda spec, accuracy: None)
-    pretrain(SPEC, tmp_path)
-    return tmp_path
+def trained(out: Path) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "check_student", lambda spec, accuracy: None)
+        pretrain(SPEC, out)
+    return out
 
 
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("branch") / "one")
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="bit-equality is promised on the CPU")
-def test_the_same_branch_twice_and_in_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, again = trained(tmp_path / "one", monkeypatch), trained(tmp_path / "again", monkeypatch)
+def test_the_same_branch_twice_and_in_two_processes(one: Path, tmp_path: Path) -> None:
+    again = trained(tmp_path / "again")
     for name in ("student/model.safetensors", "teacher/model.safetensors", "pretrain.json", "corpus_keys.npy"):
         assert (one / name).read_bytes() == (again / name).read_bytes()
     assert (one / "student/model.safetensors").read_bytes() != (one / "teacher/model.safetensors").read_bytes()
@@ -123,14 +130,11 @@ def test_the_same_branch_twice_and_in_two_processes(tmp_path: Path, monkeypatch:
     assert [step for step, _, _ in two["style_masses"]] == [0, 25]
 
 
-def test_the_record_says_what_the_branch_consumed_and_how_it_was_steered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = trained(tmp_path, monkeypatch)
-    record = json.loads((out / "pretrain.json").read_text())
+def test_the_record_says_what_the_branch_consumed_and_how_it_was_steered(one: Path) -> None:
+    record = json.loads((one / "pretrain.json").read_text())
     # the stream goes on where the teacher's 12 steps of 8 ended, for 30 steps more
     keys = {question_key(pretraining_example(SPEC, i).question) for i in range(42 * 8)}
-    assert set(np.load(out / "corpus_keys.npy").tolist()) == keys
+    assert set(np.load(one / "corpus_keys.npy").tolist()) == keys
     assert record["examples"] == 42 * 8
     assert [step for step, _, _ in record["style_masses"]] == [0, 25]
     masses = [mass for _, mass, _ in record["style_masses"]]

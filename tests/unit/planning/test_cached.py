@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tasks.core.digests import StageKey
 from tasks.models.tiny.model import pretrain_key
 from tasks.planning.cached import known
@@ -32,6 +34,7 @@ def test_without_a_store_nothing_is_there_and_none_is_made(state: Path) -> None:
     assert not (state / "mlflow.db").exists()
 
 
+@pytest.mark.slow
 def test_the_look_up_goes_as_far_as_there_is_something(state: Path) -> None:
     open_store()
     assert known(SPEC) == {"pretrain": "no"}

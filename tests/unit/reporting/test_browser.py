@@ -19,6 +19,8 @@ from tasks.reporting.tables.rollouts import rollout_record
 from tasks.reporting.views.join import StudyTables
 from tests.lab.browsing import csv, launched, measured, pick, ready, scrub, visiting
 
+pytestmark = pytest.mark.slow  # a browser
+
 SIZES = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
 RTL = "\u202e\u05d0\u05d1"
 EVIL = "=x</script><script>window.owned=1</script><img src=x onerror=window.owned=1><!--\u2028'\"`${window.owned=1}"

@@ -13,6 +13,8 @@ from tasks.reporting.many.studies import read_studies
 from tasks.reporting.many.write import write_many
 from tests.lab.many_studies import made, runs_of, write
 
+pytestmark = pytest.mark.slow  # a browser
+
 CHROMIUM = Path("/usr/bin/chromium")
 
 

@@ -21,6 +21,8 @@ from tasks.storage.recorded import method_tags
 from tasks.storage.store import STUDIES, StageKey, Store, open_store
 from tests.lab.adapters import adapter
 
+pytestmark = pytest.mark.slow  # an MLflow database
+
 GRADED = pl.DataFrame({"problem_id": ["a", "a", "b"], "reward": [1.0, 0.0, 1.0], "completion_ids": [[1], [2], [3]]})
 PROBLEMS = pl.DataFrame({"problem_id": ["r", "h", "i", "j"], "split": ["rollouts", "heldout", "heldout", "hard"]})
 

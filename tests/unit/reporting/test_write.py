@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -117,14 +115,3 @@ def test_bad_frames_are_refused_before_anything_is_written(study: StudyTables, t
     with pytest.raises(InputError, match="accuracy: missing columns"):
         write_report(replace(study, accuracy=study.accuracy.drop("low")), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_importing_loads_nothing_heavy() -> None:
-    code = (
-        "import sys, tasks.reporting.publish.write, tasks.reporting.publish.comparison\n"
-        "import tasks.reporting.render.terminal\n"
-        "print(*sorted({'torch', 'transformers', 'vl_convert', 'jinja2', 'mlflow', 'prefect'} & sys.modules.keys()))"
-    )
-    root = Path(__file__).parents[3]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []

@@ -53,6 +53,7 @@ def test_a_half_made_one_goes_with_what_sqlite_left_beside_it(tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.db", "b.db"]
 
 
+@pytest.mark.slow
 def test_a_store_killed_while_it_is_made_opens_the_next_time(tmp_path: Path) -> None:
     """MLflow alone never opens such a file again: "out-of-date database schema (found version None ...)"."""
     environment = {**os.environ, "COLINEAR_HOME": str(tmp_path / "home")}

@@ -18,6 +18,8 @@ from tasks.storage.recorded import fetch, method_tags, recall
 from tasks.storage.store import CACHE, STUDIES, StageKey, Store
 from tests.lab.adapters import adapter, dense
 
+pytestmark = pytest.mark.slow  # an MLflow database
+
 RFT = RunInfo("rft", "rft", 3, 4, 1e-3)
 
 

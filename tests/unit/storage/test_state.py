@@ -67,6 +67,7 @@ def test_a_file_store_is_refused_with_a_database_in_its_place(folder: Path, uri:
     check_mlflow("databricks")  # a name, not a folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -95,6 +96,7 @@ def test_a_file_that_names_a_server_is_named(folder: Path, name: str, text: str)
     assert said.endswith("start it, or take the line out")
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_2_and_one_line(tmp_path: Path, folder: Path) -> None:
     path = database(tmp_path / "home" / "mlflow.db", "f" * 12)
     done = colinear("study", "smoke", home=tmp_path / "home", cwd=folder)

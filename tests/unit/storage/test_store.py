@@ -25,6 +25,8 @@ from tasks.core.results import ArtifactRef
 from tasks.storage import outbox
 from tasks.storage.store import STUDIES, Entry, StageKey, Store, open_store
 
+pytestmark = pytest.mark.slow  # an MLflow database, and processes that are killed
+
 ROOT = Path(__file__).parents[3]
 
 

@@ -16,6 +16,8 @@ from tasks.storage.published import publish
 from tasks.storage.store import Entry, StageKey, Store
 from tests.lab.mlflow_server import Server
 
+pytestmark = pytest.mark.slow  # an MLflow server
+
 
 def machine(server: Server, home: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A store as on a machine whose state folder is ``home``."""

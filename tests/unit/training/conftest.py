@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 
 from tasks.core.results import RunInfo
 from tasks.core.sections import TrainSpec
-from tasks.methods import METHOD_NAMES, Methods
-from tests.lab.world import World, make_graded, write_base
+from tasks.methods import METHOD_NAMES, Method, Methods
+from tests.lab.world import World, make_graded, read_adapter, write_base
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -69,3 +71,39 @@ def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 def trained_again(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
     """The same once more: another output folder, and the same base and rollouts made again in another place."""
     return train_all(make_world(tmp_path_factory.mktemp("elsewhere")), tmp_path_factory.mktemp("again"))
+
+
+@dataclass(frozen=True)
+class Found:
+    """Four steps of eight: every metric of every step, the adapter, the summary, and the rows in their order."""
+
+    metrics: dict[tuple[int, str], float]
+    adapter: dict[str, torch.Tensor]
+    summary: dict[str, Any]
+    stream: pl.DataFrame
+
+    @property
+    def losses(self) -> list[float]:
+        return [value for (_, metric), value in self.metrics.items() if metric == "loss"]
+
+
+RUN = RunInfo("run", "any", seed=3, data_seed=7, lr=1e-2)
+
+
+def four_steps(world: World, out: Path, method: Method, **settings: Any) -> Found:
+    spec = TrainSpec.model_validate({"lr": 1e-2, "steps": 4, "batch_size": 8, **settings})
+    summary = world.train(out, method, RUN, spec)
+    log = pl.read_parquet(out / "training.parquet").select("step", "metric", "value").sort("step", maintain_order=True)
+    metrics = {(step, metric): value for step, metric, value in log.iter_rows()}
+    return Found(metrics, read_adapter(out), summary, pl.read_parquet(out / "stream.parquet"))
+
+
+@pytest.fixture(scope="session")
+def plain(world: World, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Method, str], Found]:
+    """`four_steps` of a method, padded or packed, in batches that are not cut: trained for the first who asks."""
+
+    @cache
+    def trained(method: Method, packing: str) -> Found:
+        return four_steps(world, tmp_path_factory.mktemp("plain") / "run", method, packing=packing)
+
+    return trained

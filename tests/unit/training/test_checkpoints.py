@@ -134,6 +134,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("state")
 @pytest.mark.parametrize("case", CASES)
 def test_a_killed_training_goes_on_to_the_same_bytes(world: World, tmp_path: Path, case: str) -> None:
@@ -157,6 +158,7 @@ def test_a_killed_training_goes_on_to_the_same_bytes(world: World, tmp_path: Pat
     assert build_manifest(tmp_path / "resumed") == build_manifest(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("state")
 def test_sigterm_leaves_a_checkpoint_of_the_step_under_way(world: World, tmp_path: Path) -> None:
     """And the process dies of the signal: the driver sees what it would have seen, and may try again."""
@@ -174,6 +176,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_step_under_way(world: World, tmp_pat
     assert len(found[1].rows) == 8 * found[1].step
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("state")
 def test_a_stopped_study_leaves_a_checkpoint_of_the_step_under_way(world: World, tmp_path: Path) -> None:
     """Ctrl-C in the driver comes down to `devices.stop`: a training writes down how far it is before it ends."""

@@ -57,6 +57,7 @@ def first(out: Path, metric: str) -> float:
     return float(frame["value"][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro", [16, 4])
 @pytest.mark.parametrize(
     "method", [Sft(), WeightedSft(), Dft(), WeightedDft()], ids=["nll", "our nll", "dft", "our dft"]
@@ -80,6 +81,7 @@ def test_the_loss_is_the_definition_through_trl_and_through_ours(
     assert summary["router_loss_dropped"] == COEFFICIENT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_no_method_has_the_routers_loss(experts: World, tmp_path: Path, name: str) -> None:
     method = getattr(Methods(), name)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 import torch
 from transformers import Trainer
 from trl import SFTConfig, SFTTrainer
 
 from tasks.core.errors import StageError
-from tasks.core.results import RunInfo
 from tasks.core.sections import TrainSpec
 from tasks.methods import Method
 from tasks.methods.asft import Asft
@@ -29,8 +28,9 @@ from tasks.training.task import MOST_KILLED, holding_less
 from tasks.training.train import train_adapter
 from tasks.workers.devices import OutOfMemory
 from tests.lab.world import LORA, World, make_graded, read_adapter
+from tests.unit.training.conftest import RUN, Found, four_steps
 
-RUN = RunInfo("run", "any", seed=3, data_seed=7, lr=1e-2)
+Plain = Callable[[Method, str], Found]
 ROWS = [[9], [4], [7], [2], [3]]
 PAIRS = [[9, 4], [3, 3], [5, 8]]
 
@@ -66,37 +66,29 @@ def test_split_pairs_counts_both_sides() -> None:
     assert split(PAIRS, Limits(3, 32)) == [[0], [1, 2]]  # 2 x 9; 4 x 8
 
 
-Found = tuple[dict[tuple[int, str], float], Any, dict[str, Any]]
-
-
-def train(world: World, out: Path, method: Method, **settings: Any) -> Found:
-    """Every metric of every step, adapter and summary of four steps of eight."""
-    spec = TrainSpec.model_validate({"lr": 1e-2, "steps": 4, "batch_size": 8, **settings})
-    summary = world.train(out, method, RUN, spec)
-    log = pl.read_parquet(out / "training.parquet").select("step", "metric", "value")
-    return {(step, metric): value for step, metric, value in log.iter_rows()}, read_adapter(out), summary
-
-
 def assert_close(left: Found, right: Found) -> None:
     """Equal but for the order of float32 sums, in every metric that is logged."""
-    assert {metric for _, metric in left[0]} >= {"loss", "grad_norm", "entropy", "num_tokens"}
-    assert left[0] == pytest.approx(right[0], rel=1e-5, abs=1e-5)
-    for name, value in right[1].items():
-        assert float((left[1][name] - value).norm() / value.norm()) < 1e-4, name
+    assert {metric for _, metric in left.metrics} >= {"loss", "grad_norm", "entropy", "num_tokens"}
+    assert left.metrics == pytest.approx(right.metrics, rel=1e-5, abs=1e-5)
+    for name, value in right.adapter.items():
+        assert float((left.adapter[name] - value).norm() / value.norm()) < 1e-4, name
 
 
 METHODS = [Rift(), OfflineGrpo(scale="std", clip=0.2), Sft(), Dpo(), Simpo(), Kto(), Asft(anchor=5.0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["off", "on"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
-def test_a_limit_on_tokens_changes_no_number(world: World, tmp_path: Path, method: Method, packing: str) -> None:
+def test_a_limit_on_tokens_changes_no_number(
+    world: World, tmp_path: Path, plain: Plain, method: Method, packing: str
+) -> None:
     """Micro-batches of unequal numbers of examples: a mean of their means would be off by per cents."""
-    whole = train(world, tmp_path / "whole", method)
-    cut = train(world, tmp_path / "cut", method, micro_batch_tokens=50, packing=packing)
+    whole = plain(method, "off")
+    cut = four_steps(world, tmp_path / "cut", method, micro_batch_tokens=50, packing=packing)
     assert_close(cut, whole)
-    assert cut[2]["warning"] is None
-    assert cut[2]["tokens"] == whole[2]["tokens"]
+    assert cut.summary["warning"] is None
+    assert cut.summary["tokens"] == whole.summary["tokens"]
 
 
 def test_cutting_a_batch_is_trls_accumulation_bit_for_bit(world: World, tmp_path: Path) -> None:
@@ -106,7 +98,7 @@ def test_cutting_a_batch_is_trls_accumulation_bit_for_bit(world: World, tmp_path
     from tasks.models.load import load_model, load_tokenizer
     from tasks.training.trainers import RowCollator
 
-    ours = train(world, tmp_path / "ours", Sft(), micro_batch_size=2)
+    ours = four_steps(world, tmp_path / "ours", Sft(), micro_batch_size=2)
     spec = TrainSpec(lr=1e-2, steps=4, batch_size=8)
     arguments = build._arguments(spec, RUN, tmp_path / "trls")
     arguments |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
@@ -122,10 +114,10 @@ def test_cutting_a_batch_is_trls_accumulation_bit_for_bit(world: World, tmp_path
         data_collator=RowCollator(tokenizer.pad_token_id, weighted=False),
     )
     trls.train()
-    assert [entry["loss"] for entry in trls.state.log_history[:-1]] == [ours[0][step, "loss"] for step in (1, 2, 3, 4)]
+    assert [entry["loss"] for entry in trls.state.log_history[:-1]] == ours.losses
     trls.model.save_pretrained(tmp_path / "trls" / "adapter")
     theirs = read_adapter(tmp_path / "trls")
-    assert all(torch.equal(theirs[name], value) for name, value in ours[1].items())
+    assert all(torch.equal(theirs[name], value) for name, value in ours.adapter.items())
 
 
 # --- out of memory ---------------------------------------------------------------------------------------------------
@@ -165,37 +157,36 @@ def scarce(monkeypatch: pytest.MonkeyPatch) -> Any:
     return arm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["off", "on"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_step(
-    world: World, tmp_path: Path, method: Method, packing: str, scarce: Any, capfd: pytest.CaptureFixture[str]
-) -> None:
-    whole = train(world, tmp_path / "whole", method, packing=packing)
+    world: World, tmp_path: Path, plain: Plain, method: Method, packing: str, scarce: Any,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    whole = plain(method, packing)
     scarce(60)
-    halved = train(world, tmp_path / "halved", method, packing=packing)
+    halved = four_steps(world, tmp_path / "halved", method, packing=packing)
     assert_close(halved, whole)
     assert any(scarce.left_gradients)
-    notes = halved[2]["warning"].split("; ")
+    notes = halved.summary["warning"].split("; ")
     assert notes[0] == ("out of memory at step 3: micro-batches of 8 halved to 4, the batch of a step unchanged")
     assert f"warning: {notes[0]}" in capfd.readouterr().err
-    log = pl.read_parquet(tmp_path / "halved" / "training.parquet")
-    assert log.filter(metric="num_tokens")["value"][-1] == halved[2]["tokens"]  # a failed pass is not counted
-    assert pl.read_parquet(tmp_path / "halved" / "stream.parquet").equals(
-        pl.read_parquet(tmp_path / "whole" / "stream.parquet")
-    )
+    assert halved.metrics[4, "num_tokens"] == halved.summary["tokens"]  # a failed pass is not counted
+    assert halved.stream.equals(whole.stream)
 
 
-def test_a_limit_on_tokens_is_halved_too(world: World, tmp_path: Path, scarce: Any) -> None:
-    whole = train(world, tmp_path / "whole", Rift())
+def test_a_limit_on_tokens_is_halved_too(world: World, tmp_path: Path, plain: Plain, scarce: Any) -> None:
+    whole = plain(Rift(), "off")
     scarce(100)
-    halved = train(world, tmp_path / "halved", Rift(), micro_batch_tokens=1000)
+    halved = four_steps(world, tmp_path / "halved", Rift(), micro_batch_tokens=1000)
     assert_close(halved, whole)
-    assert "tokens halved to" in halved[2]["warning"]
+    assert "tokens halved to" in halved.summary["warning"]
 
 
 def test_what_the_cpu_says_of_its_memory_is_understood(world: World, tmp_path: Path, scarce: Any) -> None:
     scarce(60, RuntimeError, "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried")
-    assert "halved" in train(world, tmp_path / "run", Rift())[2]["warning"]
+    assert "halved" in four_steps(world, tmp_path / "run", Rift()).summary["warning"]
 
 
 def test_a_single_example_turns_checkpointing_on_and_then_fails_with_a_way_out(
@@ -203,13 +194,13 @@ def test_a_single_example_turns_checkpointing_on_and_then_fails_with_a_way_out(
 ) -> None:
     scarce(5)
     with pytest.raises(StageError, match=r"^out of memory at step 3 with a single example of \d+ tokens: lower model"):
-        train(world, tmp_path / "run", Rift())
+        four_steps(world, tmp_path / "run", Rift())
 
 
 def test_other_errors_are_not_taken_for_it(world: World, tmp_path: Path, scarce: Any) -> None:
     scarce(60, RuntimeError, "shapes do not match")
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        train(world, tmp_path / "run", Rift())
+        four_steps(world, tmp_path / "run", Rift())
 
 
 def test_a_worker_after_killed_ones_holds_half_as_much_for_each() -> None:
@@ -257,6 +248,7 @@ def test_a_training_whose_workers_are_killed_for_memory_is_tried_again_holding_l
     assert asked[3:] == list(range(MOST_KILLED + 1))
 
 
+@pytest.mark.slow
 def test_killed_workers_change_no_number_and_are_told_of(world: World, tmp_path: Path) -> None:
     """The batch of 8 in passes of 8, of 4 and of 2 examples: the same adapter but for the order of additions."""
     adapters = []

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
 from tasks.core.errors import InputError
-from tasks.core.results import RunInfo
 from tasks.core.sections import TrainSpec
 from tasks.methods import Method
 from tasks.methods.asft import Asft
@@ -26,9 +25,9 @@ from tasks.methods.sft import Sft
 from tasks.training.build import build_trainer
 from tasks.training.examples import build_dataset
 from tasks.training.packing import run_without_padding, why_padded
-from tests.lab.world import LORA, World, make_graded, read_adapter
+from tests.lab.world import LORA, World, make_graded
+from tests.unit.training.conftest import RUN, Found, four_steps
 
-RUN = RunInfo("run", "any", seed=3, data_seed=7, lr=1e-2)
 LENGTHS = (20, 7, 13, 3)
 OUTPUTS = ("log_probs", "entropy", "mean_logits", "is_top1")
 
@@ -159,33 +158,26 @@ def test_models_whose_attention_is_not_full_and_causal_are_padded() -> None:
 METHODS = [Sft(), Rift(), Dft(), OfflineGrpo(scale="std", clip=0.2), Dpo(), Kto(), Asft(anchor=5.0)]
 
 
-def compare(world: World, folder: Path, method: Method, left: TrainSpec, right: TrainSpec) -> tuple[Any, Any]:
-    """(losses, adapter) of two trainings."""
-    found = []
-    for name, train in (("left", left), ("right", right)):
-        world.train(folder / name, method, RUN, train)
-        log = pl.read_parquet(folder / name / "training.parquet")
-        found.append((log.filter(metric="loss")["value"].to_list(), read_adapter(folder / name)))
-    return found[0], found[1]
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
-def test_a_packed_training_is_the_padded_one(world: World, tmp_path: Path, method: Method) -> None:
+def test_a_packed_training_is_the_padded_one(plain: Callable[[Method, str], Found], method: Method) -> None:
     """Seen: 2e-7 in the losses, 1e-5 in the adapters (Adam divides by small gradients)."""
-    train = TrainSpec(lr=1e-2, steps=4, batch_size=8)
-    padded, packed = compare(world, tmp_path, method, train, train.model_copy(update={"packing": "on"}))
-    assert packed[0] == pytest.approx(padded[0], rel=1e-5)
-    for name, value in padded[1].items():
-        assert float((packed[1][name] - value).norm() / value.norm()) < 1e-4, name
+    padded, packed = plain(method, "off"), plain(method, "on")
+    assert packed.losses == pytest.approx(padded.losses, rel=1e-5)
+    for name, value in padded.adapter.items():
+        assert float((packed.adapter[name] - value).norm() / value.norm()) < 1e-4, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["off", "on"])
 @pytest.mark.parametrize("method", [Rift(), Dpo()], ids=["rift", "dpo"])
-def test_gradient_checkpointing_changes_no_bit(world: World, tmp_path: Path, method: Method, packing: str) -> None:
-    train = TrainSpec.model_validate({"lr": 1e-2, "steps": 3, "batch_size": 8, "packing": packing})
-    kept, redone = compare(world, tmp_path, method, train, train.model_copy(update={"gradient_checkpointing": "on"}))
-    assert kept[0] == redone[0]
-    assert all(torch.equal(redone[1][name], value) for name, value in kept[1].items())
+def test_gradient_checkpointing_changes_no_bit(
+    world: World, tmp_path: Path, plain: Callable[[Method, str], Found], method: Method, packing: str
+) -> None:
+    kept = plain(method, packing)
+    redone = four_steps(world, tmp_path / "redone", method, packing=packing, gradient_checkpointing="on")
+    assert kept.losses == redone.losses
+    assert all(torch.equal(redone.adapter[name], value) for name, value in kept.adapter.items())
 
 
 def make_trainer(base: Path, method: Method, train: TrainSpec, folder: Path) -> Any:

@@ -48,6 +48,7 @@ def test_each_value_is_that_of_the_sequence_alone(world: World, tmp_path: Path) 
         assert logprob == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "packing", "losses", "adapters"),
     [("float32", "off", 1e-5, 1e-4), ("float32", "on", 1e-5, 1e-4), ("bfloat16", "off", 5e-3, 0.1)],

@@ -23,6 +23,7 @@ def values(folder: Path, metric: str) -> list[float]:
     return pl.read_parquet(folder / "training.parquet").filter(metric=metric).sort("step")["value"].to_list()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sft", "rift", "dpo"])
 def test_the_steps_are_those_of_the_longer_training(world: World, tmp_path: Path, name: str) -> None:
     method, run = getattr(Methods(), name), replace(RUN, run=name, method=name)

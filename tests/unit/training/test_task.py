@@ -13,6 +13,8 @@ import pytest
 
 from tests.lab.world import World
 
+pytestmark = pytest.mark.slow  # trainings in worker processes
+
 ROOT = Path(__file__).parents[3]
 
 FLOW = """

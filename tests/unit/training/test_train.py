@@ -68,6 +68,7 @@ def test_summary(trained: dict[str, Trained], name: str) -> None:
     assert run.summary["last_loss"] == log["value"][-1]
 
 
+@pytest.mark.slow
 def test_trained_twice_the_artifacts_are_the_same_bytes(
     trained: dict[str, Trained], trained_again: dict[str, Trained]
 ) -> None:
