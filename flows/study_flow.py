@@ -32,7 +32,7 @@ from tasks.rollouts.task import completions_task, own_rollouts_task, prompts_tas
 from tasks.settings.presets import preset
 from tasks.settings.study import StudySpec, build
 from tasks.storage.store import open_store
-from tasks.training.task import train_task
+from tasks.training.task import gradients_task, train_task
 
 BASE = RunInfo("base", "base", 0, 0, 0.0)
 INSTRUCTED = RunInfo("base-instructed", "base-instructed", 0, 0, 0.0)
@@ -109,11 +109,13 @@ def study_flow(
             )
             for info in _longest_first(spec.runs(), spec)
         }
-        measuring = _measure(spec, world, training)  # at once: what is trained first is measured beside other trainings
+        measuring = _measure(
+            spec, world, graded, training
+        )  # at once: what is trained first is measured beside other trainings
         survivors = record.survivors(training)
         if len(survivors) < len(training):  # what needed a training that diverged has failed with it
             record.note_finished(measuring)
-            measuring = _measure(spec, world, survivors)
+            measuring = _measure(spec, world, graded, survivors)
         runs = [info for info in spec.runs() if info in survivors]
         trained = dict(zip(runs, record.stages([survivors[info] for info in runs]), strict=True))
         record.check_controls(trained, graded)
@@ -125,7 +127,7 @@ def study_flow(
             graded,
             world.problems, trained, [*measured["pairs"], *measured["activations"]],
             [*measured["spectra"], *measured["base"]],
-            [*measured["ends"], *measured["paths"], *measured["functions"]],
+            [*measured["ends"], *measured["paths"], *measured["functions"], *measured["gradients"]],
         )  # fmt: skip
     return StudyOutcome(
         page=page,
@@ -163,8 +165,10 @@ def _own_world(spec: StudySpec, base: ModelRef, record: Recorder) -> World:
     return World(for_nodes(base), rollouts, problems, None)
 
 
-def _measure(spec: StudySpec, world: World, training: dict[RunInfo, Any]) -> dict[str, list[PrefectFuture[Any]]]:
-    """How the runs answer, and how they differ: in their weights, on the way between them, in what they compute."""
+def _measure(
+    spec: StudySpec, world: World, graded: StageResult, training: dict[RunInfo, Any]
+) -> dict[str, list[PrefectFuture[Any]]]:
+    """How the runs answer, and how they differ: in gradients, in weights, on the way between, in what they compute."""
     runs = [info for info in spec.runs() if info in training]
     pairs = list(combinations(runs, 2))
     on = (world.base, world.problems)
@@ -182,6 +186,7 @@ def _measure(spec: StudySpec, world: World, training: dict[RunInfo, Any]) -> dic
         "ends": [],
         "paths": [],
         "functions": [],
+        "gradients": [],
     }
     title = f"{len(runs)} adapters"
     if spec.geometry.base_measures:
@@ -201,6 +206,11 @@ def _measure(spec: StudySpec, world: World, training: dict[RunInfo, Any]) -> dic
         found["paths"] = [
             path_task.submit(a, b, *on, (training[a], training[b]), (ends[a], ends[b]), spec.paths, spec.evaluation)
             for a, b in alike
+        ]
+    if spec.gradients.n:
+        methods = {name: spec.method(name) for name in spec.methods}
+        found["gradients"] = [
+            gradients_task.submit(methods, spec.train, spec.lora, spec.seed, spec.gradients, world.base, graded)
         ]
     if spec.functions.n:
         everyone = [None, *(training[info] for info in runs)]

@@ -118,6 +118,26 @@ ADAPTERS: dict[str, pl.DataType] = {
 }
 
 
+GRADIENTS: dict[str, pl.DataType] = {
+    "method_a": pl.String(),
+    "method_b": pl.String(),
+    "examples_a": pl.Int64(),  # completions, or pairs, that the method selects from the rows
+    "examples_b": pl.Int64(),
+    "module": pl.String(),  # as in PAIR_METRICS_FRAME, layer and projection too
+    "layer": pl.Int64(),
+    "projection": pl.String(),
+    "cosine": pl.Float64(),  # of the losses' gradients with respect to the weights; null where not computed
+    "projected": pl.Float64(),  # of those of lora_B: the same, multiplied by lora_A as initialised
+    "low": pl.Float64(),  # 95 % of ``projected`` over draws of rows: jackknife over parts of them
+    "high": pl.Float64(),
+    "half_a": pl.Float64(),  # cosine of the method's lora_B gradients on the two halves of the rows
+    "half_b": pl.Float64(),
+    "corrected": pl.Float64(),  # ``projected`` without the noise of the rows (Spearman 1904); may exceed 1
+    "corrected_low": pl.Float64(),
+    "corrected_high": pl.Float64(),
+}
+
+
 UNSHARED: dict[str, pl.DataType] = {
     "run": pl.String(),  # has the module
     "other": pl.String(),  # has it not: their comparison leaves it out

@@ -431,6 +431,18 @@ class FunctionSpec(Section):
     batch_size: int = Field(64, title="Problems in a forward pass", ge=1)
 
 
+class GradientSpec(Section):
+    """The methods' gradients at the base, before the first step."""
+
+    n: int = Field(
+        0,
+        title="Rows of the rollouts",
+        description="Drawn as whole problems; every method's loss is differentiated once on them, at the base. 0: "
+        "leave this out; on fewer than 1,000 a gradient is mostly noise.",
+        ge=0,
+    )
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as ``section.key`` -> value."""
     flat: dict[str, Any] = {}

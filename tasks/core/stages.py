@@ -46,6 +46,7 @@ UNTRUNCATED = Stage("rollouts", 3, "those of the embedded teacher's rollouts tha
 ROLLOUTS = Stage("rollouts", 3, "rollouts of a file or of a teacher, tokenised", ("file", "prompts", "completions"))
 GRADE = Stage("grade", 2, "rewards and groups", ("rollouts",))
 REFERENCE_LOGPROBS = Stage("reference", 1, "log-probabilities under the base", ("rollouts",))
+GRADIENTS = Stage("gradients", 1, "how alike the methods' gradients are before training", ("rollouts",))
 TRAIN = Stage("train", 2, "one adapter and its training curve", ("rollouts", "reference"))
 EVALUATE = Stage("evaluate", 5, "one model's graded answers", ("problems", "adapter"))
 ACCURACY = Stage("accuracy", 5, "accuracy and paired tests of all models", ("*",))

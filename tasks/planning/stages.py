@@ -14,6 +14,7 @@ from tasks.planning.rates import decoding_seconds, rates, scoring_seconds, train
 from tasks.planning.shapes import Shape
 from tasks.planning.sizes import Sizes
 from tasks.settings.study import StudySpec
+from tasks.training.alignment import PARTS
 
 PRETRAINING_SHARE = 0.55
 """Of tiny.max_steps: the teacher's training ends when it is good enough (650 of 1,200 steps in a default study)."""
@@ -31,6 +32,8 @@ TRAIN = "train"
 """First word of the name of every training."""
 BOXED = 10.0
 """Tokens of a boxed answer."""
+GRADIENT_START = 1.0
+"""A method's model and trainer, before its gradient is taken."""
 REPORT_SECONDS = 10.0
 
 
@@ -155,6 +158,23 @@ def _training(work: Work) -> Iterator[Stage]:
             )
         size = f"{steps:,} steps, {millions(tokens)}"
         yield Stage(f"{TRAIN} {name}", count, size, cost * count, seconds, machine.count)
+    if spec.gradients.n:
+        yield _gradients(work)
+
+
+def _gradients(work: Work) -> Stage:
+    """Forward and backward once a method over the same rows: for pairs over as many again, and the base's pass."""
+    spec, sizes, machine, shape = work.spec, work.sizes, work.machine, work.shape
+    kinds = [spec.method(name).kind for name in spec.methods]
+    measured = [kind for kind in kinds if kind != "prompts"]
+    rows = min(spec.gradients.n, sizes.rows)
+    passes = len(measured) + 2 * measured.count("pairs")
+    tokens, scored = passes * rows * sizes.example, passes * rows * sizes.completion
+    cost = flops.train(shape, work.lora, tokens, flops.causal(sizes.example), scored)
+    seconds = rates(machine).start + len(measured) * GRADIENT_START + training_seconds(machine, cost, 0)
+    held = 4.0 * PARTS * len(measured) * work.lora
+    size = f"{rows:,} rows x {len(measured)} methods, {held / 1e6:,.0f} MB held"
+    return Stage("gradients", 1, size, cost, seconds, 1)
 
 
 def _after(work: Work) -> Iterator[Stage]:

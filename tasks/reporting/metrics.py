@@ -273,6 +273,16 @@ BASE = (
 )  # fmt: skip
 """Of one update beside the base weight W that it is added to."""
 
+GRADIENT = Metric(
+    "projected", "Gradient cosine before the first step",
+    "How much two methods' losses ask for the same direction at the base, before anything is trained: the cosine of "
+    "their gradients of lora_B, each by its own loss on the same rows.",
+    "<G_a A^T, G_b A^T>_F / (|G_a A^T|_F |G_b A^T|_F), G = dL/dW, A: the common lora_A as initialised",
+    "this project; of tasks: Yu et al. 2020, arXiv 2001.06782", _ENTRIES,
+    axis="Cosine", nearer="high", bounds=(-1.0, 1.0), drawn=_UNIT,
+)  # fmt: skip
+"""Of two methods at the base, by the name that GRADIENTS has for it."""
+
 PATH = (
     Metric(
         "boxed", "Cross-entropy of the boxed answer",
@@ -362,6 +372,12 @@ _KINDS: dict[str, tuple[tuple[Metric, ...], str]] = {
     "Two updates": (PAIR, "Of update a against update b, left: output directions, right: input directions."),
     "One update": (UPDATE, "s: the singular values of a module's update."),
     "An update and its base": (BASE, "Only where the base's weights are at hand."),
+    "Before the first step": (
+        (GRADIENT,),
+        "`gradients.parquet` has it with its interval over draws of rows, with its noise (`half_a`, `half_b`: each "
+        "method on one half of the rows with itself on the other), without that noise (`corrected`: inner products "
+        "over different rows only), and for small models `cosine`, the same of G itself.",
+    ),
     "What the models compute": ((CKA, KL, DEPTH), "On the prompts, or on the reference solutions."),
     "The path between two updates": (PATH, "The base with (1 - alpha) of the one update and alpha of the other."),
     "What the models answer": ((*ANSWERS, *SAMPLED), "n: answers drawn to a problem, c: those that are right."),

@@ -27,7 +27,7 @@ from tasks.reporting.tables.rollouts import rollout_record
 from tasks.reporting.views.join import SCHEMAS, StudyTables, judged
 from tasks.storage.store import open_store
 
-_OPTIONAL = ("samples", "differences", "connectivity", "barriers", "cka", "lens", "divergence")
+_OPTIONAL = ("samples", "differences", "connectivity", "barriers", "cka", "lens", "divergence", "gradients")
 """Frames of `StudyTables` that a study may do without."""
 
 
@@ -46,7 +46,7 @@ def report_task(
 ) -> str:
     """Write the folder ``out`` and return its page. ``study``: the parent MLflow run; ``record``: settings, versions,
     stages and checks (see `tasks.reporting.publish.record`). ``functions``: artifacts with any of connectivity,
-    barriers, cka, lens and divergence; a frame that none of them has was not measured."""
+    barriers, cka, lens, divergence and gradients; a frame that none of them has was not measured."""
     began = time.perf_counter()
     emit(Event("start", "report"))
     store = open_store()

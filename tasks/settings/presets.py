@@ -48,6 +48,17 @@ def tiny_replicates() -> Values:
     return tiny() | {"name": "tiny-replicates", "replicates": ["all"], "replicate_orders": 2, "matched": ["dpo"]}
 
 
+def tiny_why() -> Values:
+    """The default study with what may explain its numbers: the methods' gradients before the first step.
+
+    ``colinear study tiny-why``; `tiny` and 1.5 minutes of one core. Seen at seed 0: cosine of a method's gradient to
+    SFT's, without the noise of the rows, .99 for RFT and RIFT, .87 for Offline GRPO, .44 for DFT, -.26 for DPO: the
+    order of the trained updates (.94, .93, .70, .66, -.09). Two halves of these 2,048 rows agree to .80 for SFT, .25
+    for Offline GRPO and .06 for DPO, so little is sure of the last two.
+    """
+    return tiny() | {"name": "tiny-why", "gradients": {"n": 2048}}
+
+
 def smoke() -> Values:
     """The same in a minute, for tests: smaller network, shorter problems. The numbers mean little.
 
@@ -77,6 +88,7 @@ def smoke() -> Values:
         "geometry": {"ks": [1, 4]},
         "paths": {"n": 32},
         "functions": {"n": 32},
+        "gradients": {"n": 64},
     }
 
 
@@ -194,7 +206,7 @@ def paper_fixed() -> Values:
     of one norm as well, read on whole solutions too (not on generated accuracy: paths are in float32, in which a batch
     of 4,096-token answers does not fit 80 GB); intruder dimensions and the other measures against the base; 16 sampled
     answers a problem for avg@k, with a paired bootstrap over problems, on AIME 2026 and, as ``evaluation.samples`` is
-    for all, on GSM8K.
+    for all, on GSM8K; the methods' gradients before the first step, on 1,024 rows.
 
     Expect: nothing, as it is what the paper does not say. In the small world DPO at the matched rate loses accuracy,
     and one method from two initialisations agrees to .34-.49 only (the paper: .07 to .36).
@@ -208,6 +220,7 @@ def paper_fixed() -> Values:
         "evaluation": values["evaluation"] | {"samples": 16, "temperature": 1.0},
         "geometry": values["geometry"] | {"base_measures": True},
         "paths": values["paths"] | {"readings": ["boxed", "solution"], "matched": True},
+        "gradients": {"n": 1024},
     }
 
 
@@ -257,6 +270,7 @@ def smollm2() -> Values:
 PRESETS: dict[str, Callable[[], Values]] = {
     "tiny": tiny,
     "tiny-replicates": tiny_replicates,
+    "tiny-why": tiny_why,
     "smoke": smoke,
     "own": own,
     "paper": paper,

@@ -30,6 +30,7 @@ from tasks.core.sections import (
     EvaluationSpec,
     FunctionSpec,
     GeometrySpec,
+    GradientSpec,
     LoraSpec,
     ModelSpec,
     PathSpec,
@@ -108,6 +109,7 @@ class StudySpec(Methods):
     evaluation: EvaluationSpec = Field(EvaluationSpec(), title="Evaluation")
     geometry: GeometrySpec = Field(GeometrySpec(), title="Geometry")
     paths: PathSpec = Field(PathSpec(), title="Paths between solutions")
+    gradients: GradientSpec = Field(GradientSpec(), title="Gradients before training")
     functions: FunctionSpec = Field(FunctionSpec(), title="Representations and distributions")
 
     @field_validator("name")

@@ -17,14 +17,15 @@ from tasks.core.digests import StageKey
 from tasks.core.errors import StageError
 from tasks.core.events import Event, emit
 from tasks.core.results import ModelRef, Progress, RunInfo, StageResult
-from tasks.core.sections import LoraSpec, TrainSpec, flatten
-from tasks.core.stages import REFERENCE_LOGPROBS, TRAIN
+from tasks.core.sections import GradientSpec, LoraSpec, TrainSpec, flatten
+from tasks.core.stages import GRADIENTS, REFERENCE_LOGPROBS, TRAIN
 from tasks.methods import Method
 from tasks.methods.common import chosen
 from tasks.models.load import computed_on
 from tasks.stage import can_heal, log_file, run_stage, state_of
 from tasks.storage.recorded import method_tags
 from tasks.storage.store import STUDIES, open_store
+from tasks.training.gradients import measure_gradients
 from tasks.training.live import LiveMetrics
 from tasks.training.log import LOG
 from tasks.training.reference import REFERENCE, rows_digest, rows_of, wanted, write_reference
@@ -117,6 +118,50 @@ def train_task(
         run_ids.append(child)
     result.summary["mlflow_run"] = run_ids[0]
     return state_of(replace(result, used=(reference,)) if reference else result)
+
+
+@task(task_run_name="gradients before training", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
+def gradients_task(
+    methods: Mapping[str, Method],
+    train: TrainSpec,
+    lora: LoraSpec,
+    seed: int,
+    spec: GradientSpec,
+    base: ModelRef,
+    graded: StageResult,
+) -> Any:
+    """Artifact: ``gradients.parquet`` (GRADIENTS) of the methods on the same rows, each with its own loss."""
+    store = open_store()
+    folder = store.local(base.ref) / base.folder
+    settings = {
+        "methods": {name: one.model_dump(mode="json", exclude={"lr_ratio"}) for name, one in methods.items()},
+        "train": train.model_dump(mode="json", include={"precision", "mask_truncated"}),
+        "lora": lora.model_dump(mode="json", exclude={"dropout"}),
+        "seed": seed,
+        "n": spec.n,
+        "base": base.identity,
+        "device": computed_on(slots()[0].kind, folder, train.precision),
+    }
+    key = GRADIENTS.key({"rollouts": graded.ref.sha256}, settings)
+    arguments = {
+        "base": folder,
+        "rollouts": store.local(graded.ref) / "rollouts.parquet",
+        "methods": methods,
+        "train": train,
+        "lora": lora,
+        "seed": seed,
+        "rows": spec.n,
+        "pad_token": base.pad_token,
+    }
+
+    def compute(out: Path, progress: Progress) -> Mapping[str, Any]:
+        def run(killed: int) -> dict[str, Any]:
+            given = {**arguments, "out": out, "killed": killed}
+            return dict(run_pinned(measure_gradients, given, log=log_file(key), progress=progress))
+
+        return holding_less(run, "gradients")
+
+    return state_of(run_stage(key, "gradients", compute))
 
 
 def holding_less(run: Callable[[int], dict[str, Any]], name: str) -> dict[str, Any]:

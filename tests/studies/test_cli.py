@@ -28,7 +28,7 @@ class Case:
 
 OWN = "--rollouts {rollouts} --set model.base={base}"
 CASES = [
-    Case("unknown preset", "nope", "preset 'nope': unknown; known: tiny, tiny-replicates, smoke, own, paper, "),
+    Case("unknown preset", "nope", "preset 'nope': unknown; known: tiny, tiny-replicates, tiny-why, smoke, own, "),
     Case("unknown key", "--set train.lrr=1", "--set train.lrr: unknown setting 'lrr'; did you mean 'lr'?"),
     Case("bad value", "smoke --set train.lr=fast", "train.lr: Input should be a valid number, "),
     Case("missing study file", "none.toml", "none.toml: no such file"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from tasks.reporting.claims.accuracy_readings import accuracy, matched_accuracy
+from tasks.reporting.claims.before_readings import order_before_training
 from tasks.reporting.claims.claim import Claim
 from tasks.reporting.claims.function_claims import NATS
 from tasks.reporting.claims.function_readings import barrier
 from tasks.reporting.claims.geometry_claims import CLUSTER, DPO, FIVE, RIFT
 from tasks.reporting.claims.pair_readings import matched_dpo, pairs
-from tasks.reporting.claims.rules import Tolerances, apart, at_floor, at_least, lower, same
+from tasks.reporting.claims.rules import Tolerances, apart, at_floor, at_least, lower, ordered, same
 
 SOURCE = "What the paper leaves open"
 _BASE = "base 93 to 94 %, DPO 93.5 %, the five 87.3 to 88.2 %"
@@ -46,5 +47,10 @@ def open_questions(t: Tolerances) -> tuple[Claim, ...]:
         Claim(
             "open-noise-floor", SOURCE, "SFT, RFT and RIFT are as near to each other as one method in two data orders.",
             (), pairs("cosine", *CLUSTER), at_floor(), words="no noise floor", open=True,
+        ),
+        Claim(
+            "open-gradient-order", SOURCE, 
+            "The order of the methods, by their cosine to SFT, is there before the first step.",
+            (), order_before_training, ordered(), decimals=2, words="not asked", open=True,
         ),
     )  # fmt: skip

@@ -195,6 +195,24 @@ def higher(effect: float = EFFECT) -> Rule:
     return Rule(words, lambda found: _shown(found, 1, effect))
 
 
+def ordered() -> Rule:
+    """Two rankings agree: the whole interval of their correlation is above 0, and few orders agree as well by chance.
+
+    They do not where none of the interval is above 0. `Measured.p` is the exact permutation test's.
+    """
+
+    def judge(found: Measured) -> Judged:
+        if found.low is None or found.high is None or found.p is None:
+            return Judged(NO_POWER, found.value, f"an interval: {MORE_RUNS}")
+        if found.high <= 0:
+            return Judged(FAILS, found.high)
+        if found.low > 0 and found.p <= LEVEL:
+            return Judged(HOLDS, found.low)
+        return Judged(NO_POWER, found.low, f"more methods than {found.n}, or replicates of all (replicates=all)")
+
+    return Rule(f"rank correlation above 0, exact permutation p at most {LEVEL}", judge)
+
+
 def lower(effect: float = EFFECT) -> Rule:
     """`higher`, of the second run."""
     words = f"lower by McNemar's exact test (p at most {LEVEL}) and the interval below 0"

@@ -14,9 +14,9 @@ import polars as pl
 from tasks.core.errors import InputError
 from tasks.core.sections import flatten
 from tasks.reporting.seal import check_sealed
-from tasks.reporting.views.join import SCHEMAS, StudyTables, base_of
+from tasks.reporting.views.join import StudyTables, base_of
 from tasks.reporting.views.pairs import Geometry
-from tasks.reporting.views.read import read_tables
+from tasks.reporting.views.read import NEEDED, read_tables
 
 CLAIMS = "claims.json"
 FEWEST = 2
@@ -89,7 +89,7 @@ def _read(source: str, folder: Path) -> tuple[StudyTables, tuple[Mapping[str, An
     older = "it was written by another version of colinear; run the study again, which recomputes only its report"
     _check(source, folder)
     if (folder / "study.json").is_file():
-        absent = [name for name in (CLAIMS, *(f"{one}.parquet" for one in SCHEMAS)) if not (folder / name).is_file()]
+        absent = [name for name in (CLAIMS, *NEEDED) if not (folder / name).is_file()]
         if absent:
             raise InputError(f"{source}: {', '.join(absent)} missing: {older}")
     try:

@@ -25,6 +25,7 @@ from tasks.reporting.render.facts import record_table, sample_problem, study_fac
 from tasks.reporting.tables.accuracy import accuracy_table, mcnemar_table
 from tasks.reporting.tables.across import across_tables
 from tasks.reporting.tables.barriers import barrier_tables
+from tasks.reporting.tables.before import before_tables
 from tasks.reporting.tables.cka import cka_tables
 from tasks.reporting.tables.functions import divergence_matrix, functions_table
 from tasks.reporting.tables.geometry import base_table, matrix_table, spectrum_table
@@ -145,6 +146,7 @@ def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], 
     folded = (matrix, *others, spectrum_table(tables.spectra, view), *([base] if base else []))
     sampled = samples_table(tables, view)
     across = across_tables(view, tables.similarity)
+    before = before_tables(tables, view)
     sections = (
         Section(
             CLAIMS,
@@ -164,8 +166,8 @@ def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], 
         Section(
             GEOMETRY,
             (),
-            (*across[:1], against),
-            (*across[1:], *folded),
+            (*across[:1], against, *before[:1]),
+            (*across[1:], *before[1:], *folded),
             "Where the updates point, how large they are, and what noise alone would give. A percentile among random "
             "subspaces is high for near cosines and overlaps, low for near angles.",
         ),

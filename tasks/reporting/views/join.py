@@ -15,6 +15,7 @@ from tasks.core.frames import (
     CONNECTIVITY,
     DIFFERENCES,
     DIVERGENCE,
+    GRADIENTS,
     ITEMS,
     LENS,
     MCNEMAR,
@@ -66,6 +67,7 @@ SCHEMAS = {
     "cka": CKA,
     "lens": LENS,
     "divergence": DIVERGENCE,
+    "gradients": GRADIENTS,
 }
 """A study's frames, by the name of their file."""
 
@@ -102,6 +104,7 @@ class StudyTables:
     cka: pl.DataFrame = field(default_factory=partial(_empty, "cka"))
     lens: pl.DataFrame = field(default_factory=partial(_empty, "lens"))
     divergence: pl.DataFrame = field(default_factory=partial(_empty, "divergence"))
+    gradients: pl.DataFrame = field(default_factory=partial(_empty, "gradients"))
 
     # Derived once, however many tables, figures and sentences read them. Imported within: these views are made of the
     # tables below.

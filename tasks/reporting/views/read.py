@@ -14,14 +14,16 @@ from tasks.reporting.views.join import SCHEMAS, StudyTables, frames, judged, wit
 
 ADDED = {"pair_metrics": ("null_sd", "shared_null_sd", "shared_percentile")}
 """Columns that frames of earlier studies have not."""
+NEW_FRAMES = ("gradients",)
+"""Frames that earlier studies have not."""
+NEEDED = ("study.json", *(f"{frame}.parquet" for frame in SCHEMAS if frame not in NEW_FRAMES))
+"""Files without which a folder is no finished study's."""
 
 
 def read_tables(folder: Path) -> StudyTables:
     """The tables of ``folder``. Raises `InputError` where it is not a finished study, one of another version, or
     damaged."""
-    missing = [
-        name for name in ("study.json", *(f"{frame}.parquet" for frame in SCHEMAS)) if not (folder / name).is_file()
-    ]
+    missing = [name for name in NEEDED if not (folder / name).is_file()]
     if missing:
         raise InputError(f"{folder}: not a finished study's folder: {', '.join(missing)} missing")
     record = json.loads((folder / "study.json").read_text(encoding="utf-8"))
@@ -36,7 +38,9 @@ def read_tables(folder: Path) -> StudyTables:
 
 
 def _read(file: Path, schema: dict[str, pl.DataType]) -> pl.DataFrame:
-    """One frame; what studies did not measure before `ADDED` is null."""
+    """One frame; what studies did not measure before `ADDED` is null, before `NEW_FRAMES` empty."""
+    if file.stem in NEW_FRAMES and not file.is_file():
+        return pl.DataFrame(schema=schema)
     frame = pl.read_parquet(file)
     new = [name for name in ADDED.get(file.stem, ()) if name not in frame.columns]
     return frame.with_columns(pl.lit(None, schema[name]).alias(name) for name in new)

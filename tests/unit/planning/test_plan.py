@@ -69,10 +69,24 @@ def test_the_student_s_branch_is_in_the_plan() -> None:
 
 
 def test_switched_off_stages_are_not_in_the_plan() -> None:
-    spec = spec_of("smoke", "paths.n=0", "functions.n=0", "geometry.base_measures=false", "methods=sft", "replicates=")
+    off = ("paths.n=0", "functions.n=0", "gradients.n=0", "geometry.base_measures=false")
+    spec = spec_of("smoke", *off, "methods=sft", "replicates=")
     assert list(stages(plan_study(spec, TWO_CORES))) == [
         "pretrain", "problems", "rollouts", "grade", "train sft", "evaluate", "accuracy, report"
     ]  # fmt: skip
+
+
+def test_gradients_before_training_are_one_pass_a_method() -> None:
+    """Eight passes over 2,048 rows: one a method, and for pairs two more (two sequences, and the base's pass)."""
+    found = stages(plan_study(spec_of("tiny-why"), TWO_CORES))
+    assert found["gradients"].operations == pytest.approx(found["train rft"].operations * 8 * 2048 / (72 * 64))
+    # Parts x methods x 4 bytes x 3 layers x r (in + out) of q, k, v and o.
+    assert (
+        found["gradients"].size
+        == f"2,048 rows x 6 methods, {8 * 6 * 4 * 3 * 8 * (2 * 256 + 2 * 192) / 1e6:.0f} MB held"
+    )
+    assert "gradients" not in stages(plan_study(spec_of("tiny"), TWO_CORES))
+    assert stages(plan_study(spec_of("paper-fixed"), named("H100")))["gradients"].seconds < 20 * 60
 
 
 def test_an_on_policy_method_samples_in_every_step() -> None:

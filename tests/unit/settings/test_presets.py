@@ -121,7 +121,7 @@ def test_no_setting_of_a_preset_repeats_another_section() -> None:
     paper, fixed = (flatten(build(preset(name)).model_dump()) for name in ("paper", "paper-fixed"))
     assert {key for key in paper if paper[key] != fixed[key]} == {
         "name", "matched", "replicates", "init_replicates", "evaluation.samples", "geometry.base_measures",
-        "paths.readings", "paths.matched",
+        "paths.readings", "paths.matched", "gradients.n",
     }  # fmt: skip
 
 
