@@ -112,7 +112,7 @@ def write(asked: Request, frames: Mapping[str, pl.DataFrame], notes: Sequence[st
     import polars as pl
 
     from tasks.geometry.adapters.opened import FACTORED
-    from tasks.reporting.publish.comparison import write_comparison
+    from tasks.reporting.publish.write import write_comparison
 
     sources = {adapter.info.run: adapter.source for adapter in asked.adapters}
     base = pl.lit(asked.base_name, pl.String())

@@ -121,7 +121,7 @@ def _compare(many: Many, group: Sequence[Training]) -> pl.DataFrame:
 
 
 def _run_id(many: Many, one: Training) -> str | None:
-    recorded = many.studies[one.study].tables.study.get("mlflow") or {}
+    recorded = many.studies[one.study].record.get("mlflow") or {}
     return recorded.get(f"train {one.info.label}")
 
 
@@ -130,7 +130,7 @@ def _ours(many: Many, one: Training) -> bool:
     from tasks.core.secrets import without_password
     from tasks.storage.state import tracking_uri
 
-    recorded = (many.studies[one.study].tables.study.get("mlflow") or {}).get("uri")
+    recorded = (many.studies[one.study].record.get("mlflow") or {}).get("uri")
     own = tracking_uri()
     missing = own.startswith("sqlite:///") and not Path(own.removeprefix("sqlite:///")).exists()
     return recorded == without_password(own) and not missing and _run_id(many, one) is not None

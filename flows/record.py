@@ -29,9 +29,10 @@ from tasks.core.stages import DEQUANTISE, EVALUATE, TRAIN
 from tasks.core.visible import dated_folder
 from tasks.evaluation.together import UNPARSED_GOLDS
 from tasks.models.gguf_file import quantised_note
+from tasks.planning.plan import base_of
 from tasks.problems.files import QUESTION_ALONE
 from tasks.problems.hub import PREFIX
-from tasks.reporting.findings.oddities import uniform_rewards
+from tasks.reporting.findings.doubts import uniform_rewards
 from tasks.reporting.notes import count
 from tasks.reporting.publish.record import commit, versions
 from tasks.settings.study import StudySpec
@@ -288,7 +289,7 @@ class Recorder:
             }
             for result in sorted(self.results, key=lambda result: result.started)
         ]
-        store = open_store()
+        store, shape = open_store(), base_of(self.spec).shape
         left_out = {one["run"] for one in self.diverged}
         return {
             "rollouts": {"dropped": dropped(rollouts)} | ({"read": read} if (read := read_as(rollouts)) else {}),
@@ -302,6 +303,7 @@ class Recorder:
                 "stages": stages,
                 "wall_seconds": round(now() - self.began, 1),
                 "machine": machine(),
+                "parameters": shape.parameters if shape else None,
                 "checks": checks,
                 "notes": [*self._notes(), *epoch_notes(self.spec, trained)],
                 "training": read_often(self.spec, trained),

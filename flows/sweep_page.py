@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from flows.seed_paths import SeedPaths
 from flows.sweep_record import SWEEP, CellOutcome
 from tasks.core.errors import InputError, StageError
 from tasks.core.events import Event, emit
+from tasks.reporting.many.frames import paths_frame
 from tasks.reporting.many.joined import join
 from tasks.reporting.many.studies import FEWEST, read_studies
-from tasks.reporting.many.sweep import Sweep, paths_frame
+from tasks.reporting.many.sweep import Sweep
 from tasks.reporting.many.write import write_many
 from tasks.reporting.publish.mlflow_record import describe_by_report
 from tasks.reporting.publish.published import top
@@ -36,7 +38,8 @@ def write_page(
         raise StageError(f"the cells are done, but cannot be joined on one page: {error}") from None
     measured, why = across(many)
     frame = paths_frame(paths.pairs, paths.connectivity, paths.barriers) if paths else paths_frame((), None, None)
-    files = write_many(many, out, measured, why, Sweep(record["name"], record["cells"], frame))
+    sweep = Sweep(record["name"], record["cells"], frame)
+    files = write_many(replace(many, measured=measured, why=why, sweep=sweep), out)
     open_store().log_files(record["mlflow"], [*files, out / SWEEP], out)
     describe_by_report(record["mlflow"], files[0])
     page = files[0].absolute()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 
@@ -37,7 +38,7 @@ def run(sources: Sequence[str], folder: str | None, *, across_studies: bool) -> 
             measured, why = across(many)
     else:
         measured, why = None, "Trainings of different studies were not compared: --no-across."
-    page, *_ = write_many(many, out, measured, why)
+    page, *_ = write_many(replace(many, measured=measured, why=why), out)
     for line in _said(page.parent):
         console.print(line, highlight=False, markup=False)
     console.print(f"\n{time.monotonic() - began:.0f} s\nreport: {page}", highlight=False, markup=False)
@@ -49,4 +50,5 @@ def _said(folder: Path) -> list[str]:
     import json
 
     record = json.loads((folder / "many.json").read_text(encoding="utf-8"))
-    return ["", *(f"! {text}" for text in record["warnings"]), *(f"- {text}" for text in record["headline"])]
+    said = (*record["headline"], *record["answers"])
+    return ["", *(f"! {text}" for text in record["warnings"]), *(f"- {text}" for text in said)]

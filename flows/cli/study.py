@@ -112,9 +112,9 @@ def _run(spec: StudySpec, out: Path | None, console: Console) -> int:
     outcome = run_flow(lambda: study_flow(spec, str(out) if out else None), console)
     console.print()
     from tasks.reporting.render.terminal import headline_renderable
-    from tasks.reporting.views.read import read_tables
+    from tasks.reporting.views.read import read_study
 
-    console.print(headline_renderable(read_tables(Path(outcome.page).parent)))
+    console.print(headline_renderable(read_study(Path(outcome.page).parent)))
     console.print(
         f"\n{outcome.computed} stages computed, {outcome.hits} found in the cache, {outcome.wall_seconds:.0f} s\n"
         f"report: {outcome.page}",

@@ -37,6 +37,11 @@ def size(value: float | None, decimals: int) -> str:
     return significant(value) if small else number(value, decimals)
 
 
+def finite(value: float | None) -> float | None:
+    """None for what JSON cannot hold."""
+    return value if value is not None and math.isfinite(value) else None
+
+
 def percent(share: float | None) -> str:
     """``0.632 -> '63.2'``; the unit stands in the column's header."""
     return number(None if share is None else 100 * share, 1)

@@ -2,8 +2,8 @@
 
 A new metric of updates is one function where it is computed (`PAIR_METRICS`, `RANKS` or `BASE_METRICS` in
 `tasks.geometry`) and one entry here, under the same name: the tables, the explorer, the pages of many studies
-and docs/metrics.md take it from here. ``python -m tasks.reporting.metrics docs/metrics.md`` writes
-that page.
+and docs/metrics.md take it from here. ``python -m tasks.reporting.metrics docs/metrics.md`` makes
+the tables of that page anew.
 """
 
 from __future__ import annotations
@@ -368,58 +368,26 @@ def notes(metrics: Iterable[Metric], modules: str = "") -> str:
     return " ".join(metric.note for metric in metrics if metric.note).replace("{modules}", modules)
 
 
-_KINDS: dict[str, tuple[tuple[Metric, ...], str]] = {
-    "Two updates": (PAIR, "Of update a against update b, left: output directions, right: input directions."),
-    "One update": (UPDATE, "s: the singular values of a module's update."),
-    "An update and its base": (BASE, "Only where the base's weights are at hand."),
-    "Before the first step": (
-        (GRADIENT,),
-        "`gradients.parquet` has it with its interval over draws of rows, with its noise (`half_a`, `half_b`: each "
-        "method on one half of the rows with itself on the other), without that noise (`corrected`: inner products "
-        "over different rows only), and for small models `cosine`, the same of G itself.",
-    ),
-    "What the models compute": ((CKA, KL, DEPTH), "On the prompts, or on the reference solutions."),
-    "The path between two updates": (PATH, "The base with (1 - alpha) of the one update and alpha of the other."),
-    "What the models answer": ((*ANSWERS, *SAMPLED), "n: answers drawn to a problem, c: those that are right."),
+_KINDS = {
+    "Two updates": PAIR,
+    "One update": UPDATE,
+    "An update and its base": BASE,
+    "Before the first step": (GRADIENT,),
+    "What the models compute": (CKA, KL, DEPTH),
+    "The path between two updates": PATH,
+    "What the models answer": (*ANSWERS, *SAMPLED),
 }
+"""Heading in docs/metrics.md -> what its table has."""
 
 
-_BEFORE = """\
-What each number of a report is. `dW` is an *update*: what training added to one weight matrix `W`, for LoRA
-`alpha / r * B A`. A *module* is one such matrix (`q_proj` of layer 3). `u_1, u_2, ...` are an update's left singular
-vectors (directions of the output), `v_1, v_2, ...` its right ones (directions of the input), `U` and `V` the k first of
-them, `s` its singular values in descending order. *Over*: how the values of several modules become one. *Chance*: what
-stands beside the value, from updates of the same shapes and spectra with random singular vectors. Names in `this type`
-are those in `pair_metrics.parquet` and the other frames.
-
-This page is made from the catalogue in `tasks/reporting/metrics.py`: `python -m tasks.reporting.metrics
-docs/metrics.md`."""
-
-_AFTER = """\
-For the paper's "top-1 angle" we read the smallest at k = 10: as the angle between u_1 and u_1' its median of 54.6
-degrees between SFT and DPO would force a mean `|<u_1, u_1'>|` of at least .29, and the paper reports .11.
-
-A barrier's interval is a band of all heights at once over draws of problems, which is free of the bias that a maximum
-has. *Paths at one norm* are the same after both updates are scaled to the geometric mean of their norms.
-
-How numbers become "differs", "equal within 2 points", "holds" or "no power" is on
-[How a number becomes a verdict](verdicts.md)."""
-
-
-def metrics_page() -> str:
-    """docs/metrics.md: every metric with its definition, formula, unit and source."""
-    lines = ["# Metrics", "", _BEFORE]
-    for title, (metrics, about) in _KINDS.items():
-        lines += [
-            "",
-            f"## {title}",
-            "",
-            about,
-            "",
-            "| Metric | Definition | Formula | Over | Range | Chance | Source |",
-        ]
-        lines += ["| --- | --- | --- | --- | --- | --- | --- |", *map(_row, metrics)]
-    return "\n".join([*lines, "", _AFTER]) + "\n"
+def metrics_page(page: str) -> str:
+    """``page``, docs/metrics.md, with its tables made anew: every metric with its definition, formula and source."""
+    head = "| Metric | Definition | Formula | Over | Range | Chance | Source |\n" + "| --- " * 7 + "|\n"
+    for title, metrics in _KINDS.items():
+        before, found, rest = page.partition(f"\n## {title}\n")
+        about, _, after = rest.partition("\n| Metric ")
+        page = f"{before}{found}{about}\n{head}{''.join(map(_row, metrics))}\n{after.partition(chr(10) * 2)[2]}"
+    return page
 
 
 def _row(metric: Metric) -> str:
@@ -430,8 +398,8 @@ def _row(metric: Metric) -> str:
     formula = metric.formula.replace("|", "\\|")
     chance = "random subspaces" if metric.null else "-"
     cells = (f"{title}<br>`{metric.name}`", metric.definition, f"`{formula}`", metric.over, f"{span}{alike}", chance)
-    return f"| {' | '.join((*cells, metric.source))} |"
+    return f"| {' | '.join((*cells, metric.source))} |\n"
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(metrics_page(), encoding="utf-8")
+    Path(sys.argv[1]).write_text(metrics_page(Path(sys.argv[1]).read_text(encoding="utf-8")), encoding="utf-8")

@@ -9,8 +9,8 @@ from itertools import combinations
 from tasks.core.frames import FEW_LAYERS
 from tasks.reporting.estimates import Estimate
 from tasks.reporting.formats import listed, number
+from tasks.reporting.views.accuracy import Versus
 from tasks.reporting.views.floors import INITIALISATION, ORDER
-from tasks.reporting.views.join import Versus
 from tasks.reporting.views.pairs import Geometry, PairEstimate
 
 MOST_NAMED = 3

@@ -23,12 +23,12 @@ from tasks.core.results import RunInfo, StageResult
 from tasks.reporting.publish.mlflow_record import record_study
 from tasks.reporting.publish.published import HEAT_MAP, data_uri, descriptions, table_rows, top
 from tasks.reporting.publish.write import write_report
-from tasks.reporting.tables.rollouts import rollout_record
-from tasks.reporting.views.join import SCHEMAS, StudyTables, judged
+from tasks.reporting.tables.record import rollout_record
+from tasks.reporting.views.study import SCHEMAS, Study
 from tasks.storage.store import open_store
 
 _OPTIONAL = ("samples", "differences", "connectivity", "barriers", "cka", "lens", "divergence", "gradients")
-"""Frames of `StudyTables` that a study may do without."""
+"""Frames of `Study` that a study may do without."""
 
 
 @task(task_run_name="report", cache_policy=NO_CACHE)
@@ -51,7 +51,7 @@ def report_task(
     emit(Event("start", "report"))
     store = open_store()
     accuracy = store.local(scored.ref)
-    tables = StudyTables(
+    read = Study(
         runs=list(trained),
         accuracy=pl.read_parquet(accuracy / "accuracy.parquet"),
         mcnemar=pl.read_parquet(accuracy / "mcnemar.parquet"),
@@ -60,13 +60,13 @@ def report_task(
         spectra=_joined(spectra, "spectra.parquet", SPECTRA),
         training=_training(trained),
         rollouts={**graded.summary, **record["rollouts"]},
-        study={**record["study"], "rollouts_seen": _rollouts_seen(graded)},
+        record={**record["study"], "rollouts_seen": _rollouts_seen(graded)},
         **{name: _found([scored, *functions], name) for name in _OPTIONAL},
     )
-    tables = judged(tables)
-    files = write_report(tables, Path(out))
-    record_study(tables, files, study, trained, graded, problems, get_run_logger().warning)
-    _prefect_artifacts(tables, files)
+    read = read.judged()
+    files = write_report(read, Path(out))
+    record_study(read, files, study, trained, graded, problems, get_run_logger().warning)
+    _prefect_artifacts(read, files)
     emit(Event("done", "report", seconds=time.perf_counter() - began))
     return str(files[0])
 
@@ -96,10 +96,10 @@ def _training(trained: dict[RunInfo, StageResult]) -> pl.DataFrame:
     return pl.concat(frames)
 
 
-def _prefect_artifacts(tables: StudyTables, files: Sequence[Path]) -> None:
-    """The same tables, heat-map and text as in the folder."""
+def _prefect_artifacts(study: Study, files: Sequence[Path]) -> None:
+    """The same study, heat-map and text as in the folder."""
     page = files[0].absolute()
-    described = descriptions(tables, tables.geometry)
+    described = descriptions(study)
     for key, description in described.items():
         file = files[0].parent / "tables" / f"{key}.csv"
         if file in files:
@@ -109,5 +109,5 @@ def _prefect_artifacts(tables: StudyTables, files: Sequence[Path]) -> None:
         create_image_artifact(key="heat-map", image_url=data_uri(heat_map), description=described["cosines"])
     create_markdown_artifact(key="report", markdown=top(page.with_name("report.md").read_text(encoding="utf-8")))
     where = f"{page} on the machine that ran the study; a browser opens a file only from its address bar."
-    also = f"MLflow run {tables.study['mlflow']['study']} has it as well."
+    also = f"MLflow run {study.record['mlflow']['study']} has it as well."
     create_link_artifact(key="report-page", link=page.as_uri(), link_text="report.html", description=f"{where} {also}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks.reporting.claims.rules import FAILS, HOLDS
 from tasks.reporting.publish.write import write_report
-from tasks.reporting.views.read import read_tables
+from tasks.reporting.views.read import read_study
 from tests.lab.browsing import ready
 from tests.lab.study_runs import Lab, Study
 
@@ -79,7 +79,7 @@ def check_page(folder: Path, scratch: Path) -> None:
     check_claims(json.loads((folder / "claims.json").read_text(encoding="utf-8")))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        write_report(read_tables(folder), scratch)
+        write_report(read_study(folder), scratch)
     for name in ("report.md", "claims.json"):
         assert (scratch / name).read_bytes() == (folder / name).read_bytes()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from tasks.reporting.views.join import SCHEMAS
+from tasks.reporting.views.study import SCHEMAS
 from tests.faults.numbers import SHORT, sums, write_rows
 from tests.lab.study_runs import Lab, Study
 

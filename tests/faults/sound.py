@@ -15,7 +15,7 @@ import polars as pl
 from filelock import FileLock
 
 from tasks.core.digests import verify_entry
-from tasks.reporting.views.join import SCHEMAS
+from tasks.reporting.views.study import SCHEMAS
 
 
 class Record:

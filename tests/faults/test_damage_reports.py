@@ -18,8 +18,8 @@ import pytest
 from tasks.core.errors import InputError
 from tasks.reporting.many.studies import read_studies
 from tasks.reporting.publish.write import write_report
-from tasks.reporting.views.join import SCHEMAS
-from tasks.reporting.views.read import read_tables
+from tasks.reporting.views.read import read_study
+from tasks.reporting.views.study import SCHEMAS
 from tasks.storage.state import check_databases, check_mlflow
 from tests.lab.many_studies import made, runs_of
 
@@ -84,7 +84,7 @@ def test_a_damaged_folder_is_refused_by_its_file(studies: tuple[Path, Path], dra
     assert said.startswith(f"{studies[1]}: {name} ")
     assert said.endswith((AGAIN, "run the study again"))
     with pytest.raises((InputError, ValueError)):
-        read_tables(studies[1])
+        read_study(studies[1])
 
 
 def test_the_command_refuses_it_with_exit_code_2(

@@ -13,15 +13,14 @@ import pytest
 
 from tasks.core.results import RunInfo
 from tasks.evaluation.accuracy import accuracy_table, mcnemar_table
-from tasks.reporting.charts.training import training_picture
+from tasks.reporting.charts.curves import training_picture
+from tasks.reporting.findings.doubts import risen_losses, uniform_rewards
 from tasks.reporting.findings.headline import findings
-from tasks.reporting.findings.oddities import risen_losses, uniform_rewards
 from tasks.reporting.formats import number, significant, size
 from tasks.reporting.publish.write import write_report
-from tasks.reporting.tables.rollouts import rollout_record
-from tasks.reporting.tables.views import headline_table
-from tasks.reporting.views.join import StudyTables
-from tasks.reporting.views.pairs import geometry
+from tasks.reporting.tables.headline import headline_table
+from tasks.reporting.tables.record import rollout_record
+from tasks.reporting.views.study import Study
 from tests.faults.numbers import check_claims, check_words
 from tests.unit.reporting.conftest import make_spectra, make_study
 
@@ -33,11 +32,11 @@ BASE, SFT, DPO = (
 
 
 @pytest.fixture(scope="module")
-def study() -> StudyTables:
+def study() -> Study:
     return make_study([BASE, SFT, DPO])
 
 
-def page(tables: StudyTables, folder: Path) -> str:
+def page(tables: Study, folder: Path) -> str:
     """The Markdown of a report that was drawn with every warning an error, in which no NaN stands as a number."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -47,7 +46,7 @@ def page(tables: StudyTables, folder: Path) -> str:
     return (folder / "page" / "report.md").read_text(encoding="utf-8")
 
 
-def answered(study: StudyTables, correct: bool, n: int) -> StudyTables:
+def answered(study: Study, correct: bool, n: int) -> Study:
     """The same answers of everybody to ``n`` problems of each benchmark."""
     items = study.items.filter(pl.col("problem_id").str.extract(r"-(\d+)$").cast(pl.Int64) < n)
     items = items.with_columns(correct=pl.lit(correct), prediction=pl.lit("42"))
@@ -58,7 +57,7 @@ def answered(study: StudyTables, correct: bool, n: int) -> StudyTables:
     ("correct", "n"),
     [(True, 1), *(pytest.param(*one, marks=pytest.mark.faults) for one in ((True, 60), (False, 1), (False, 60)))],
 )
-def test_ties_everywhere(correct: bool, n: int, study: StudyTables, tmp_path: Path) -> None:
+def test_ties_everywhere(correct: bool, n: int, study: Study, tmp_path: Path) -> None:
     tables = answered(study, correct, n)
     text = page(tables, tmp_path)
     said = "Every model solves every one of the held-out and hard problems" if correct else "does not solve these"
@@ -74,7 +73,7 @@ def test_ties_everywhere(correct: bool, n: int, study: StudyTables, tmp_path: Pa
     assert claims["accuracy-dpo-higher"]["verdict"] == "not measured"
 
 
-def test_one_run_of_one_layer_and_one_step(study: StudyTables, tmp_path: Path) -> None:
+def test_one_run_of_one_layer_and_one_step(study: Study, tmp_path: Path) -> None:
     one = make_study([BASE, SFT])
     tables = replace(
         one,
@@ -85,13 +84,13 @@ def test_one_run_of_one_layer_and_one_step(study: StudyTables, tmp_path: Path) -
     )
     text = page(tables, tmp_path)
     assert "| sft | " in text
-    figure = training_picture(tables, geometry(tables))
+    figure = training_picture(tables)
     assert figure is not None
     (row,) = figure.spec["concat"][0]["data"]["values"]
     assert row["marked"]  # a line through one point would not be seen
 
 
-def test_values_that_are_none_are_counted_and_shown_as_not_measured(study: StudyTables, tmp_path: Path) -> None:
+def test_values_that_are_none_are_counted_and_shown_as_not_measured(study: Study, tmp_path: Path) -> None:
     def put(frame: pl.DataFrame, column: str, value: float, rows: int = 1) -> pl.DataFrame:
         return frame.with_columns(pl.when(pl.int_range(pl.len()) < rows).then(value).otherwise(column).alias(column))
 
@@ -108,7 +107,7 @@ def test_values_that_are_none_are_counted_and_shown_as_not_measured(study: Study
     for said in ("2 of answer_loss in accuracy.parquet", "3 of value in divergence.parquet",
                  "4 of value in connectivity.parquet", "5 of value in training.parquet"):  # fmt: skip
         assert said in text
-    assert not any("not finite" in one for one in findings(study, geometry(study)).warnings)
+    assert not any("not finite" in one for one in findings(study).warnings)
 
 
 def test_no_name_makes_a_figure_warn(tmp_path: Path) -> None:
@@ -131,7 +130,7 @@ def test_no_name_makes_a_figure_warn(tmp_path: Path) -> None:
         assert figure.with_suffix(".png").stat().st_size > 5000
 
 
-def test_norms_of_any_size_are_written_out(study: StudyTables, tmp_path: Path) -> None:
+def test_norms_of_any_size_are_written_out(study: Study, tmp_path: Path) -> None:
     """SFT's update 1e30 times as large, DPO's as small."""
     sizes = pl.col("metric").is_in(["norm", "singular_value"])
     factor = pl.when(pl.col("run") == "sft").then(1e30).otherwise(1e-30)
@@ -173,8 +172,8 @@ def test_rewards_that_tell_nothing_apart_are_said() -> None:
     assert list(uniform_rewards({})) == []
 
 
-def test_a_loss_that_ends_above_its_start_is_named(study: StudyTables) -> None:
-    def curve(values: list[float], method: str = "sft") -> StudyTables:
+def test_a_loss_that_ends_above_its_start_is_named(study: Study) -> None:
+    def curve(values: list[float], method: str = "sft") -> Study:
         training = pl.DataFrame(
             {"run": ["sft"] * len(values), "step": range(1, len(values) + 1), "metric": ["loss"] * len(values),
              "value": values}
@@ -195,7 +194,7 @@ def test_one_update_twice_is_no_floor_and_no_evidence() -> None:
     tables = make_study(runs)
     one = {"cosine": 1.0, "norm_ratio": 1.0, "orthogonal_fraction": 0.0, "orthogonal_fraction_reverse": 0.0}
 
-    def equal(*names: str) -> StudyTables:
+    def equal(*names: str) -> Study:
         pair = pl.col("run_a").is_in(names) & pl.col("run_b").is_in(names)
         value = pl.col("metric").replace_strict(one, default=None, return_dtype=pl.Float64())
         frame = tables.pair_metrics.with_columns(
@@ -203,15 +202,13 @@ def test_one_update_twice_is_no_floor_and_no_evidence() -> None:
         )
         return replace(tables, pair_metrics=frame)
 
-    assert geometry(tables).floor is not None
+    assert tables.geometry.floor is not None
     replicates = equal("sft", "sft-order1")
-    view = geometry(replicates)
+    view = replicates.geometry
     assert (view.floor, view.replicate_pairs["order"]) == (None, ())
-    assert any(
-        one.startswith("One and the same update: sft and sft-order1.") for one in findings(replicates, view).warnings
-    )
+    assert any(one.startswith("One and the same update: sft and sft-order1.") for one in findings(replicates).warnings)
     methods = equal("sft", "rft")
-    assert any("One and the same update: sft and rft." in one for one in findings(methods, geometry(methods)).warnings)
+    assert any("One and the same update: sft and rft." in one for one in findings(methods).warnings)
 
 
 def test_rollouts_that_nobody_expects_are_counted() -> None:
@@ -232,7 +229,7 @@ def test_rollouts_that_nobody_expects_are_counted() -> None:
 def test_a_run_that_did_not_move_has_no_direction_though_nothing_is_beside_it() -> None:
     one = make_study([BASE, SFT])
     norm = pl.when(pl.col("metric") == "norm").then(0.0).when(pl.col("metric") == "effective_rank").then(None)
-    view = geometry(still := replace(one, spectra=one.spectra.with_columns(value=norm.otherwise("value"))))
+    view = (still := replace(one, spectra=one.spectra.with_columns(value=norm.otherwise("value")))).geometry
     assert view.zero == {"sft"}
-    (row,) = (row for row in headline_table(still, view).rows if row[0].text == "sft")
-    assert [cell.text for cell in row[-3:]] == ["undefined (zero update)", "0.000", "undefined (zero update)"]
+    (row,) = (row for row in headline_table(still).rows if row[0].text == "sft")
+    assert [row[place].text for place in (1, 5, -1)] == ["undefined (zero update)", "0.000", "undefined (zero update)"]

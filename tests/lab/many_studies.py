@@ -10,9 +10,10 @@ from typing import Any
 import polars as pl
 
 from tasks.core.results import RunInfo
-from tasks.reporting.claims import claims_json, claims_table
+from tasks.reporting.claims.output import claims_json
+from tasks.reporting.claims.paper import claims_table
 from tasks.reporting.files import json_text, parquet, write_files
-from tasks.reporting.views.join import StudyTables, frames
+from tasks.reporting.views.study import Study
 from tests.unit.reporting.conftest import make_study
 
 SETTINGS: dict[str, Any] = {
@@ -60,7 +61,7 @@ def made(
     mlflow: Mapping[str, str] | None = None,
     base_shift: float = 0.0,
     settings: Mapping[str, Any] | None = None,
-) -> StudyTables:
+) -> Study:
     """A study called ``name``. ``norms``: run -> norm of its update; ``cosines``: pair -> global cosine;
     ``base_shift``: added to the base's answer losses, which can make it another base; ``settings``: what differs."""
     own = list(runs) if runs is not None else runs_of()
@@ -76,22 +77,22 @@ def made(
     items = items.with_columns(
         answer_nll=pl.when(pl.col("run") == "base").then(pl.col("answer_nll") + base_shift).otherwise("answer_nll")
     )
-    study = {
-        **tables.study,
+    record = {
+        **tables.record,
         "name": name,
         "settings": changed({**SETTINGS, "name": name}, settings or {}),
         "mlflow": dict(mlflow or {"study": f"run-of-{name}"}),
     }
-    return replace(tables, spectra=spectra, pair_metrics=pairs, items=items, study=study)
+    return replace(tables, spectra=spectra, pair_metrics=pairs, items=items, record=record)
 
 
-def write(folder: Path, tables: StudyTables) -> Path:
+def write(folder: Path, tables: Study) -> Path:
     """The study's folder on disk, without its page: what a page of many reads."""
-    record = {**tables.study, "runs": [asdict(info) for info in tables.runs], "rollouts": tables.rollouts}
+    record = {**tables.record, "runs": [asdict(info) for info in tables.runs], "rollouts": tables.rollouts}
     contents = {
         "study.json": json_text(record).encode(),
         "claims.json": claims_json(claims_table(tables)).encode(),
-        **{name + ".parquet": parquet(frame) for name, frame in frames(tables).items()},
+        **{name + ".parquet": parquet(frame) for name, frame in tables.checked().frames.items()},
     }
     write_files(folder, contents)
     return folder

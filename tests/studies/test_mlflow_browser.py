@@ -16,8 +16,7 @@ import pytest
 
 from tasks.core.results import RunInfo
 from tasks.reporting.findings.lead import lead
-from tasks.reporting.views.pairs import geometry
-from tasks.reporting.views.read import read_tables
+from tasks.reporting.views.read import read_study
 from tasks.storage.recorded import fetch
 from tasks.storage.store import STUDIES, Store
 from tests.lab.browsing import launched
@@ -142,8 +141,8 @@ def test_the_report_opens_with_its_headline_and_its_scripts(ui: Ui, page: Any, s
     page.get_by_role("tab", name="Artifacts").click()
     page.get_by_text("report.html", exact=True).first.click()
     frame = page.frame_locator("iframe").first
-    tables = read_tables(study.folder)
-    frame.get_by_text(lead(tables, geometry(tables))[0][:60]).first.wait_for()
+    tables = read_study(study.folder)
+    frame.get_by_text(lead(tables)[0][:60]).first.wait_for()
     frame.locator("#explore[data-state=ready]").wait_for()
 
 

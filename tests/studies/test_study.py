@@ -18,7 +18,7 @@ from polars.testing import assert_frame_equal
 from safetensors.numpy import load_file
 
 from tasks.reporting.formats import number
-from tasks.reporting.views.join import SCHEMAS
+from tasks.reporting.views.study import SCHEMAS
 from tasks.storage.store import Store
 from tests.faults.chain import GONE_SECONDS
 from tests.faults.processes import living, until

@@ -31,7 +31,7 @@ def test_importing_plain_functions_loads_nothing_heavy() -> None:
     loaded = loaded_by(
         "import tasks.rollouts.files, tasks.methods, tasks.grading.grade\n"
         "import tasks.training.train, tasks.training.examples, tasks.training.checks\n"
-        "import tasks.reporting.publish.write, tasks.reporting.publish.comparison, tasks.reporting.render.terminal\n"
+        "import tasks.reporting.publish.write, tasks.reporting.render.terminal\n"
         "assert tasks.grading.grade.GRADER"
     )
     assert {"tasks", "polars"} <= loaded
@@ -82,7 +82,7 @@ FORBIDDEN = {
     "tasks.problems.world": ("tasks.models.prompts", "shells -> core"),
     "tasks.geometry.compare": ("tasks.settings.presets", "know presets"),
     "tasks.geometry.cosine": ("tasks.geometry.adapters.opened", "inside geometry"),
-    "tasks.reporting.views.join": ("tasks.reporting.tables.pairs", "inside reporting"),
+    "tasks.reporting.views.study": ("tasks.reporting.tables.pairs", "inside reporting"),
     "flows.study_flow": ("flows.cli.terminal", "inside flows"),
     "tasks.storage.store": ("flows", "flows -> tasks"),
     "tasks.models.load": ("prefect", "know Prefect"),

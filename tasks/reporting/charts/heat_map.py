@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 
 from tasks.reporting.charts.picture import Picture, label_of
 from tasks.reporting.charts.style import FAINT, Spec, figure, given, layer, names, room
 from tasks.reporting.formats import number
 from tasks.reporting.notes import floor_note
 from tasks.reporting.views.floors import KINDS
-from tasks.reporting.views.pairs import REACHED, ZERO, Geometry, cosine_matrix
+from tasks.reporting.views.pairs import EVERYTHING, REACHED, ZERO, Geometry, cosine_matrix
+from tasks.reporting.views.study import Updates
 
 MOST_LABELLED = 11
 """Runs above which the cells have no room for numbers; the table has them."""
 
 
-def cosine_picture(view: Geometry) -> Picture | None:
+def cosine_picture(study: Updates) -> Picture | None:
     """Heat-map of the global cosines, the noise floor on its colour bar, a frame round the cells that reach theirs."""
+    view = study.geometry
     cosines = cosine_matrix(view)
     if len(view.runs) < 2 or np.isnan(cosines[~np.eye(len(cosines), dtype=bool)]).all():
         return None
@@ -29,7 +32,9 @@ def cosine_picture(view: Geometry) -> Picture | None:
         + (" zero: an update of zero, which has no direction." if view.zero else "")
     )
     label = "Cosine between the weight updates of every pair of runs"
-    return Picture("cosines", "Do the weights move the same way?", label, _heat_map(cosines, view), note, "cosines")
+    numbers = study.drawn(EVERYTHING, pl.col("metric") == "cosine")
+    title, spec = "Do the weights move the same way?", _heat_map(cosines, view)
+    return Picture("cosines", title, label, spec, note, "cosines", numbers, "pair_metrics.parquet")
 
 
 def _heat_map(cosines: np.ndarray, view: Geometry) -> Spec:

@@ -9,9 +9,9 @@ from tasks.reporting.charts.picture import Picture, colour_of, label_of
 from tasks.reporting.charts.style import FAINT, INK, Spec, heading, layer, panels, quantity
 from tasks.reporting.charts.svg import WIDTH
 from tasks.reporting.notes import count
-from tasks.reporting.views.join import StudyTables
 from tasks.reporting.views.pairs import Geometry
-from tasks.reporting.views.paths import READINGS, curve, paths_of
+from tasks.reporting.views.paths import READINGS, curve
+from tasks.reporting.views.study import Study
 
 MOST_PANELS = 9
 """Pairs that are drawn: the noise floors first, then those of the highest barriers."""
@@ -22,19 +22,20 @@ _NARROW = 18
 Curve = list[tuple[float, float]]
 
 
-def path_pictures(tables: StudyTables, view: Geometry) -> list[Picture]:
+def path_pictures(study: Study) -> list[Picture]:
     """Small multiples over the pairs with the reference, for each reading that was taken."""
-    if view.reference is None or tables.connectivity.is_empty():
+    view = study.geometry
+    if view.reference is None or study.connectivity.is_empty():
         return []
-    shown = _chosen(tables, view, view.reference)
-    drawn = (_picture(tables, view, view.reference, shown, reading) for reading in READINGS)
+    shown = _chosen(study, view.reference)
+    drawn = (_picture(study, view.reference, shown, reading) for reading in READINGS)
     return [picture for picture in drawn if picture is not None]
 
 
-def _chosen(tables: StudyTables, view: Geometry, reference: RunInfo) -> list[RunInfo]:
+def _chosen(study: Study, reference: RunInfo) -> list[RunInfo]:
     """The runs with a path to the reference, in the study's order; of many those whose paths say most."""
-    paths, frame = paths_of(tables.barriers), tables.connectivity
-    ends = frame.filter((pl.col("run_a") == reference.run) | (pl.col("run_b") == reference.run))
+    view = study.geometry
+    paths, ends = study.paths, study.connectivity.filter(view.near)
     measured = {*ends["run_a"], *ends["run_b"]} - {reference.run}
 
     def rank(info: RunInfo) -> tuple[bool, float]:
@@ -47,16 +48,15 @@ def _chosen(tables: StudyTables, view: Geometry, reference: RunInfo) -> list[Run
     return [info for info in runs if info in kept]
 
 
-def _picture(
-    tables: StudyTables, view: Geometry, reference: RunInfo, shown: list[RunInfo], reading: str
-) -> Picture | None:
+def _picture(study: Study, reference: RunInfo, shown: list[RunInfo], reading: str) -> Picture | None:
+    view = study.geometry
     scale = READINGS[reading].scale
     curves: list[tuple[RunInfo, Curve, Curve]] = []
     for info in shown:
         plain, matched = (
             [
                 (alpha, scale * value)
-                for alpha, value in curve(tables.connectivity, info.run, reference.run, flag, reading)
+                for alpha, value in curve(study.connectivity, info.run, reference.run, flag, reading)
             ]
             for flag in (False, True)
         )
@@ -65,7 +65,7 @@ def _picture(
     if not curves:
         return None
     columns = 3 if max(len(_title(info, view, reference)) for info, *_ in curves) <= _NARROW else 2
-    frame = tables.connectivity.filter(pl.col("reading") == reading, pl.col("run_a") != pl.col("run_b"))
+    frame = study.connectivity.filter(pl.col("reading") == reading, pl.col("run_a") != pl.col("run_b"))
     title = f"{READINGS[reading].title} on the way to {reference.run}"
     heights = [value for _, plain, matched in curves for _, value in (*plain, *matched)]
     # Of values that differ by their rounding only, an axis would name every digit.
@@ -94,7 +94,8 @@ def _picture(
         f"other models; dotted: the straight line between the ends, which a barrier {_side(reading)}. Black: noise "
         f"floor. One height for all panels.{cut}"
     )
-    return Picture(f"path-{reading}", title, title, panels(views, columns), note, "barriers")
+    numbers, spec = study.connectivity.filter(pl.col("reading") == reading, view.near), panels(views, columns)
+    return Picture(f"path-{reading}", title, title, spec, note, "barriers", numbers, "connectivity.parquet")
 
 
 def _side(reading: str) -> str:

@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
+
+import polars as pl
 
 from tasks.core.results import RunInfo
 from tasks.reporting.charts.style import INK, PALETTE, Spec
 from tasks.reporting.charts.svg import inline_svg
+from tasks.reporting.formats import finite
 from tasks.reporting.views.pairs import Geometry
+
+MOST_ROWS = 4_000
+"""Rows of one figure's numbers that a page carries; of more, it names the file beside it."""
 
 MOST_LINES = 9
 """Lines that a panel can show apart; of more, the extremes are drawn in colour and the others thin and grey."""
@@ -29,6 +36,18 @@ class Picture:
     spec: Spec
     note: str
     table: str
+    numbers: pl.DataFrame
+    """What was drawn, at full precision."""
+    file: str
+    """Where a reader finds them if they are more than `MOST_ROWS`."""
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The numbers as a page carries them: ``{"columns", "rows"}``, or ``{"file"}`` where they are many."""
+        if self.numbers.height > MOST_ROWS:
+            return {"file": self.file}
+        rows = [[finite(value) if isinstance(value, float) else value for value in row] for row in self.numbers.rows()]
+        return {"columns": self.numbers.columns, "rows": rows}
 
     @cached_property
     def svg(self) -> str:

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.reporting.claims.claim import Part
-from tasks.reporting.claims.evidence import Evidence
 from tasks.reporting.claims.measured import Measured, Missing, known
 from tasks.reporting.claims.pair_readings import pairs
 from tasks.reporting.estimates import Estimate
 from tasks.reporting.formats import number, p_value
 from tasks.reporting.views.before import before_of
+from tasks.reporting.views.study import Study
 
 DRAWS = 10_000
 NORMAL = 1.959964
@@ -31,18 +31,18 @@ FEWEST = 3
 Array = NDArray[np.float64]
 
 
-def order_before_training(evidence: Evidence) -> list[Part]:
+def order_before_training(study: Study) -> list[Part]:
     """Kendall's tau of the methods' cosines to SFT before and after training, with an interval from both's noise."""
-    before = before_of(evidence.tables.gradients)
+    before = before_of(study.gradients)
     if before is None:
         return [Missing("no gradients were taken before training (gradients.n does that)")]
-    found = {name: before.of("sft", name) for name in evidence.main if name != "sft"}
+    found = {name: before.of("sft", name) for name in study.geometry.main if name != "sft"}
     starts = {name: start.corrected for name, start in found.items() if start is not None}
     if len(starts) < FEWEST:
         return [Missing(f"{len(starts)} methods have a gradient beside SFT's; an order takes {FEWEST}")]
     ends = {}
     for name, start in starts.items():
-        end = pairs("cosine", ("sft", name))(evidence)[0]
+        end = pairs("cosine", ("sft", name))(study)[0]
         if isinstance(end, Missing):
             return [end]
         if known(start.value) is None:

@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tasks.reporting.claims.evidence import Evidence
+from tasks.core.results import RunInfo
 from tasks.reporting.claims.measured import NOT_MEASURED, Measured, Missing
 from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER, Rule
+from tasks.reporting.views.study import Study
 
 Part = Measured | Missing
-Reading = Callable[[Evidence], Sequence[Part]]
+Reading = Callable[[Study], Sequence[Part]]
 """The parts of a claim, read from a study; a claim of several pairs holds where it holds for every one."""
+Measure = Callable[[Study, RunInfo, RunInfo], Part]
+"""What a claim reads of two runs."""
+
+
+def of_methods(study: Study, measure: Measure, a: str, b: str) -> Part:
+    """``measure`` of the runs that stand for two methods; one of them may be "base"."""
+    main = {**study.geometry.main, "base": study.base}
+    absent = [name for name in (a, b) if name not in main]
+    return Missing(f"no run of {' or '.join(absent)}") if absent else measure(study, main[a], main[b])
+
+
+def between(measure: Measure, *names: tuple[str, str]) -> Reading:
+    """A reading of pairs of methods, one by one."""
+
+    def read(study: Study) -> list[Part]:
+        parts = [of_methods(study, measure, a, b) for a, b in names]
+        return [replace(part, parts=len(names)) if isinstance(part, Measured) else part for part in parts]
+
+    return read
+
+
+def among(found: Callable[[Study], Sequence[tuple[RunInfo, RunInfo]]], measure: Measure, none: str) -> Reading:
+    """A reading of the pairs of runs that are ``found``; ``none``: why there may be no such pair."""
+    return lambda study: [measure(study, a, b) for a, b in found(study)] or [Missing(none)]
 
 
 @dataclass(frozen=True)
@@ -46,9 +71,9 @@ class ClaimResult:
     """Of a claim without power: what would decide it."""
 
 
-def check(claim: Claim, evidence: Evidence) -> ClaimResult:
+def check(claim: Claim, study: Study) -> ClaimResult:
     """A claim read from a study and judged."""
-    return judged(claim, tuple(claim.read(evidence)))
+    return judged(claim, tuple(claim.read(study)))
 
 
 def judged(claim: Claim, parts: Sequence[Part]) -> ClaimResult:

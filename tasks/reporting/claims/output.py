@@ -9,16 +9,16 @@ from functools import partial
 from typing import Any
 
 from tasks.reporting.claims.claim import Claim, ClaimResult
-from tasks.reporting.claims.measured import NOT_MEASURED, Noise
-from tasks.reporting.claims.registry import Sensitivity
+from tasks.reporting.claims.measured import KIND, NOT_MEASURED, Noise
+from tasks.reporting.claims.paper import Sensitivity
 from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER
-from tasks.reporting.claims.spread import KIND
 from tasks.reporting.estimates import Estimate
 from tasks.reporting.formats import number
 from tasks.reporting.tables.views import Cell, Table, said
 
 PAPER = "arXiv 2606.23740"
-VERDICTS = (HOLDS, FAILS, NO_POWER, NOT_MEASURED)
+MARKS = {HOLDS: ("✓", "good"), FAILS: ("✗", "bad"), NO_POWER: ("?", "open"), NOT_MEASURED: ("–", "open")}
+"""Verdict -> its sign and its tone, in the order in which verdicts are read."""
 
 _NOTE = (
     "A rule reads the 95 % interval: a claim holds where all of it is in the range, does not hold where none is; no "
@@ -63,20 +63,23 @@ def claims_sentence(results: Sequence[ClaimResult]) -> str:
 
 
 def claims_tables(results: Sequence[ClaimResult]) -> list[Table]:
-    """The claims with a number, the open questions, and the claims that were not measured with the reason."""
-    answered = [result for result in results if not result.claim.open and result.verdict != NOT_MEASURED]
-    asked = [result for result in results if result.claim.open]
-    unread = [result for result in results if not result.claim.open and result.verdict == NOT_MEASURED]
+    """The claims with a number, those that hold first; the open questions; and what was not measured with the reason.
+    A page has a line for each, its file the rule, the value across data orders, the noise floor and n as well."""
+    claims = [one for one in results if not one.claim.open]
+    asked = [one for one in results if one.claim.open]
+    answered = [one for verdict in (HOLDS, FAILS, NO_POWER) for one in claims if one.verdict == verdict]
+    unread = [one for one in claims if one.verdict == NOT_MEASURED]
     header = (
-        *("Claim", "In this study", "Paper", "Range in which it holds"),
-        *("Measured", "Across data orders", "Noise floor", "n"),
+        *("Claim", "In this study", "Here", "95 % interval", "Paper", "Why, or why not"),
+        *("Range in which it holds", "Across data orders", "Noise floor", "n"),
     )
     tables = [
-        Table("claims", "The paper's claims", header, tuple(map(_row, answered)), _NOTE, words=4),
-        Table("open-questions", "What the paper leaves open", header, tuple(map(_row, asked)), _NOTE, words=4),
+        Table("claims", "The paper's claims", header, tuple(map(_row, answered)), _NOTE, words=2, shown=6),
+        Table("open-questions", "What the paper leaves open", header, tuple(map(_row, asked)), _NOTE, words=2, shown=6),
         Table(
             "claims-not-measured", "The paper's claims that were not measured", ("Claim", "Why", "Paper"),
-            tuple((_statement(one), Cell(one.detail), Cell(paper_text(one.claim))) for one in unread), "", words=3,
+            tuple((Cell(one.claim.statement), Cell(one.detail), Cell(paper_text(one.claim))) for one in unread), "",
+            words=3,
         ),
     ]  # fmt: skip
     return [table for table in tables if table.rows]
@@ -144,19 +147,26 @@ def _noise(claim: Claim, noise: Noise) -> dict[str, Any]:
     return {"kind": noise.kind, "low": claim.scale * noise.low, "high": claim.scale * noise.high, "n": noise.n}
 
 
-def _row(result: ClaimResult) -> tuple[Cell, ...]:
-    claim, found = result.claim, result.measured
-    verdict = Cell(result.verdict, said(f"needs {result.needs}" if result.needs else ""))
-    lead = (_statement(result), verdict, Cell(paper_text(claim)), Cell(claim.rule.words))
-    if found is None:
-        return (*lead, Cell(NOT_MEASURED, said(result.detail)), Cell("-"), Cell(NOT_MEASURED), Cell("-"))
-    known = found.low is not None and found.high is not None
-    interval = f"[{_number(claim, found.low)}, {_number(claim, found.high)}]" if known else "no interval"
-    value = Cell(" ".join([_number(claim, found.value), *said(claim.unit)]), (interval, found.what))
-    return (
-        *lead, value, _crossed_cell(claim, found.crossed), _floor_cell(claim, found.noise),
-        Cell(str(found.n), (found.of,)),
-    )  # fmt: skip
+def _row(one: ClaimResult) -> tuple[Cell, ...]:
+    claim, found, rule = one.claim, one.measured, one.claim.rule.words
+    value, interval, beside = Cell(NOT_MEASURED), Cell("–"), (Cell("–"), Cell(NOT_MEASURED), Cell("–"))
+    if found is not None:
+        value = Cell(
+            " ".join([_number(claim, found.value), *said(claim.unit)]), (found.what, f"n = {found.n} {found.of}")
+        )
+        if found.low is not None and found.high is not None:
+            interval = Cell(f"[{_number(claim, found.low)}, {_number(claim, found.high)}]")
+        of = Cell(str(found.n), (found.of,))
+        beside = (_crossed_cell(claim, found.crossed), _floor_cell(claim, found.noise), of)
+    why = {
+        HOLDS: f"range {rule}" if rule[0].isdigit() else rule,
+        FAILS: f"{found.what if found else ''}: would hold with {rule}".removeprefix(": "),
+        NO_POWER: f"needs {one.needs}" if one.needs else one.detail,
+        NOT_MEASURED: one.detail,
+    }[one.verdict]
+    sign, tone = MARKS[one.verdict]
+    lead = (Cell(claim.statement, (f"holds with {rule}",)), Cell(f"{sign} {one.verdict}", tone=tone), value, interval)
+    return (*lead, Cell(paper_text(claim)), Cell(why), Cell(rule), *beside)
 
 
 def _crossed_cell(claim: Claim, found: Estimate | None) -> Cell:
@@ -174,10 +184,6 @@ def _floor_cell(claim: Claim, noise: Noise | None) -> Cell:
     return Cell(text, (f"{noise.kind}, n = {noise.n}",))
 
 
-def _statement(result: ClaimResult) -> Cell:
-    return Cell(result.claim.statement)
-
-
 def _number(claim: Claim, value: float | None) -> str:
     return number(_scaled(claim, value), claim.decimals)
 
@@ -190,5 +196,5 @@ def _counted(results: Sequence[ClaimResult]) -> str:
         NO_POWER: ("is without power", "are without power"),
         NOT_MEASURED: (NOT_MEASURED, NOT_MEASURED),
     }
-    *first, last = [f"{counts[verdict]} {words[verdict][counts[verdict] != 1]}" for verdict in VERDICTS]
+    *first, last = [f"{counts[verdict]} {words[verdict][counts[verdict] != 1]}" for verdict in MARKS]
     return f"{', '.join(first)} and {last}"

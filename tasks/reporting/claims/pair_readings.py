@@ -8,25 +8,24 @@ the frame's, over layers, which stands in for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise, product
 from statistics import fmean
 
-import polars as pl
-
 from tasks.core.chance import mean_overlap
 from tasks.core.results import RunInfo
-from tasks.reporting.claims.claim import Part, Reading
-from tasks.reporting.claims.evidence import Evidence
+from tasks.reporting.claims.claim import Part, Reading, among, between, of_methods
 from tasks.reporting.claims.measured import Measured, Missing, Noise, known
 from tasks.reporting.estimates import Estimate, Spread
 from tasks.reporting.formats import learning_rate, number
-from tasks.reporting.metrics import INVERSE, REVERSED, pair_metric
+from tasks.reporting.metrics import pair_metric
 from tasks.reporting.notes import percentile
 from tasks.reporting.views.across import Likeness, t_interval
 from tasks.reporting.views.floors import INITIALISATION, KINDS, ORDER
 from tasks.reporting.views.pairs import PairEstimate
+from tasks.reporting.views.study import Study
 
 LEADING = -1
 """Stands for the subspace dimension that is to this rank what the paper's 10 is to its 32."""
@@ -45,24 +44,14 @@ Names = tuple[str, str]
 
 def pairs(metric: str, *names: Names, k: int | None = None) -> Reading:
     """The metric between the runs of two methods, pair by pair; of the first in or against the second."""
-
-    def read(evidence: Evidence) -> list[Part]:
-        return [_of_methods(evidence, metric, a, b, k) for a, b in names]
-
-    return read
+    return between(partial(measured, metric=metric, k=k), *names)
 
 
 def order(metric: str, *levels: Sequence[Names]) -> Reading:
     """The pairs of each level less those of the next, every one: positive where the levels stand in this order."""
-
-    def read(evidence: Evidence) -> list[Part]:
-        return [
-            less(_of_methods(evidence, metric, *high), _of_methods(evidence, metric, *low))
-            for upper, lower in pairwise(levels)
-            for high, low in product(upper, lower)
-        ]
-
-    return read
+    measure = partial(measured, metric=metric)
+    apart = [two for upper, lower in pairwise(levels) for two in product(upper, lower)]
+    return lambda study: [less(of_methods(study, measure, *a), of_methods(study, measure, *b)) for a, b in apart]
 
 
 def overlap_gap(*names: Names) -> Reading:
@@ -71,88 +60,82 @@ def overlap_gap(*names: Names) -> Reading:
     Beside it what chance gives: updates that began from one lora_A have one input subspace, so that random directions
     of it agree by 1 / sqrt(rank) or so, and random output directions only by 1 / sqrt(their dimension).
     """
-
-    def read(evidence: Evidence) -> list[Part]:
-        return [
-            _with_chance(
-                evidence, a, b,
-                less(_of_methods(evidence, "v1_overlap", a, b), _of_methods(evidence, "u1_overlap", a, b)),
-            )
-            for a, b in names
-        ]  # fmt: skip
-
-    return read
+    return between(_gap, *names)
 
 
-def _with_chance(evidence: Evidence, a: str, b: str, gap: Part) -> Part:
+def _gap(study: Study, a: RunInfo, b: RunInfo) -> Part:
+    gap = less(measured(study, a, b, "v1_overlap"), measured(study, a, b, "u1_overlap"))
     if isinstance(gap, Missing):
         return gap
-    view, one, other = evidence.view, evidence.main[a], evidence.main[b]
-    rank, u1 = view.top(one.run, other.run), view.estimate(one.run, other.run, "u1_overlap").null
-    v1 = view.estimate(one.run, other.run, "v1_overlap").null
-    if view.one_start(one, other) and rank:
+    view = study.geometry
+    rank, (u1, v1) = view.top(a.run, b.run), (view.estimate(a.run, b.run, f"{x}1_overlap").null for x in "uv")
+    if view.one_start(a, b) and rank:
         v1 = mean_overlap(rank)
     if u1 is None or v1 is None:
         return gap
-    detail = f"{gap.detail}; chance {number(v1 - u1, 3)}"
-    return replace(gap, null=v1 - u1, detail=detail)
+    return replace(gap, null=v1 - u1, detail=f"{gap.detail}; chance {number(v1 - u1, 3)}")
 
 
 def seeds(metric: str) -> Reading:
     """The metric between runs of one method and learning rate from two LoRA initialisations."""
-
-    def read(evidence: Evidence) -> list[Part]:
-        replicates = _twins(evidence)
-        return [_measured(evidence, metric, a, b) for a, b in replicates] or [Missing(_NO_SEEDS)]
-
-    return read
+    return among(_near_twins, partial(measured, metric=metric), NO_SEEDS)
 
 
-def seeds_below_methods(evidence: Evidence) -> list[Part]:
-    """Cosine of two methods at one seed less that of one method at two seeds."""
-    near = _of_methods(evidence, "cosine", "sft", "rft")
-    replicates = _twins(evidence)
-    return [less(near, _measured(evidence, "cosine", a, b)) for a, b in replicates] or [Missing(_NO_SEEDS)]
+def _below_methods(study: Study, a: RunInfo, b: RunInfo) -> Part:
+    cosine = partial(measured, metric="cosine")
+    return less(of_methods(study, cosine, "sft", "rft"), cosine(study, a, b))
 
 
 def rates(metric: str) -> Reading:
     """The metric between two runs that differ only in a learning rate ten times as large, the larger one first."""
-
-    def read(evidence: Evidence) -> list[Part]:
-        runs = evidence.view.runs
-        low, high = TEN_TIMES
-        found = [
-            (a, b)
-            for a, b in product(runs, runs)
-            if (a.method, a.seed, a.data_seed) == (b.method, b.seed, b.data_seed)
-            and a.lr and b.lr and low <= a.lr / b.lr <= high
-        ]  # fmt: skip
-        none = Missing("no method was trained at two learning rates that differ by ten (a sweep does that)")
-        return [_measured(evidence, metric, a, b) for a, b in found] or [none]
-
-    return read
+    none = "no method was trained at two learning rates that differ by ten (a sweep does that)"
+    return among(_ten_times, partial(measured, metric=metric), none)
 
 
 def matched_dpo(metric: str) -> Reading:
     """The metric between DPO at SFT's learning rate and SFT."""
-
-    def read(evidence: Evidence) -> list[Part]:
-        found = dpo_at_rate(evidence)
-        reference = evidence.main.get("sft")
-        return [_measured(evidence, metric, found, reference) if found and reference else Missing(NO_MATCHED)]
-
-    return read
+    return among(matched, partial(measured, metric=metric), NO_MATCHED)
 
 
 NO_MATCHED = "no DPO was trained at SFT's learning rate (--set matched=dpo does that)"
-_NO_SEEDS = "no method was trained from two LoRA initialisations (init_replicates does that)"
+NO_SEEDS = "no method was trained from two LoRA initialisations (init_replicates does that)"
+
+Runs = list[tuple[RunInfo, RunInfo]]
 
 
-def dpo_at_rate(evidence: Evidence) -> RunInfo | None:
-    """The DPO run of SFT's learning rate and initialisation."""
-    sft = evidence.main.get("sft")
-    found = (i for i in evidence.view.runs if sft and i.method == "dpo" and (i.lr, i.seed) == (sft.lr, sft.seed))
-    return next(found, None)
+def matched(study: Study) -> Runs:
+    """The DPO run of SFT's learning rate and initialisation, with SFT."""
+    sft = study.geometry.main.get("sft")
+    found = (
+        (i, sft) for i in study.geometry.runs if sft and i.method == "dpo" and (i.lr, i.seed) == (sft.lr, sft.seed)
+    )
+    return list(found)[:1]
+
+
+def twins(study: Study) -> Runs:
+    """Pairs of one method from two initialisations."""
+    info = {run.run: run for run in study.geometry.runs}
+    return [(info[a], info[b]) for a, b in study.geometry.replicate_pairs[INITIALISATION]]
+
+
+def _near_twins(study: Study) -> Runs:
+    """Those in one data order where there are some."""
+    found = twins(study)
+    return [(a, b) for a, b in found if a.data_seed == b.data_seed] or found
+
+
+def _ten_times(study: Study) -> Runs:
+    low, high = TEN_TIMES
+    return [
+        (a, b)
+        for a, b in product(study.geometry.runs, study.geometry.runs)
+        if (a.method, a.seed, a.data_seed) == (b.method, b.seed, b.data_seed)
+        and a.lr and b.lr and low <= a.lr / b.lr <= high
+    ]  # fmt: skip
+
+
+seeds_below_methods = among(_near_twins, _below_methods, NO_SEEDS)
+"""Cosine of two methods at one seed less that of one method at two seeds."""
 
 
 def less(upper: Part, lower: Part) -> Part:
@@ -184,25 +167,12 @@ def _noise_of_difference(upper: Noise | None, lower: Noise | None) -> Noise | No
     return Noise(f"difference within one method, {upper.kind}", -apart, apart, min(upper.n, lower.n))
 
 
-def _twins(evidence: Evidence) -> list[tuple[RunInfo, RunInfo]]:
-    """Pairs of one method from two initialisations; those in one data order where there are some."""
-    info = {run.run: run for run in evidence.view.runs}
-    found = [(info[a], info[b]) for a, b in evidence.view.replicate_pairs[INITIALISATION]]
-    return [(a, b) for a, b in found if a.data_seed == b.data_seed] or found
-
-
-def _of_methods(evidence: Evidence, metric: str, a: str, b: str, k: int | None = None) -> Part:
-    absent = [name for name in (a, b) if name not in evidence.main]
-    if absent:
-        return Missing(f"no run of {' or '.join(absent)}")
-    return _measured(evidence, metric, evidence.main[a], evidence.main[b], k)
-
-
-def _measured(evidence: Evidence, metric: str, a: RunInfo, b: RunInfo, k: int | None = None) -> Part:
-    view = evidence.view
+def measured(study: Study, a: RunInfo, b: RunInfo, metric: str, k: int | None = None) -> Part:
+    """A metric of two runs with all that it takes to judge it."""
+    view = study.geometry
     if k == LEADING:
         k = leading(view.ks, view.top(a.run, b.run))
-    if why := evidence.empty(a.run, b.run):
+    if why := study.geometry.nothing(a.run, b.run):
         return Missing(why)
     found = view.estimate(a.run, b.run, metric, k)
     value = known(found.value)
@@ -214,8 +184,8 @@ def _measured(evidence: Evidence, metric: str, a: RunInfo, b: RunInfo, k: int | 
         f"percentile {rank} of random subspaces" if rank else "",
         f"lr {learning_rate(a.lr)} against {learning_rate(b.lr)}" if a.lr != b.lr else "",
     ]
-    low, high, crossed, noise = known(found.low), known(found.high), None, _noise(evidence, metric, a, b, k)
-    units = {f"layer {layer}": one for layer, one in by_layer(evidence, metric, a.run, b.run, k).items()}
+    low, high, crossed, noise = known(found.low), known(found.high), None, _noise(study, metric, a, b, k)
+    units = {f"layer {layer}": one for layer, one in view.by_layer(a.run, b.run, metric, k).items()}
     n, over = view.modules, f"modules, {view.layers} layers"
     if view.one_start(a, b) and view.replicate(a, b) is None:
         alike = view.likeness(a, b, metric, k)
@@ -249,9 +219,9 @@ def _crossed(alike: Likeness) -> Estimate | None:
     return Estimate(alike.mean, low, high, len(alike.across))
 
 
-def _noise(evidence: Evidence, metric: str, a: RunInfo, b: RunInfo, k: int | None) -> Noise | None:
+def _noise(study: Study, metric: str, a: RunInfo, b: RunInfo, k: int | None) -> Noise | None:
     """What the two methods give with themselves; of methods without replicates, what those that have some do."""
-    view = evidence.view
+    view = study.geometry
     if view.one_start(a, b) is False and view.replicate(a, b) is None:
         start = view.start_floor(a, b, metric, k)
         return Noise.of(start, KINDS[INITIALISATION]) if start else None
@@ -266,16 +236,3 @@ def _beats(found: PairEstimate, metric: str) -> bool | None:
     if found.percentile is None:
         return None
     return found.percentile <= 100 - SURE if pair_metric(metric).nearer == "low" else found.percentile >= SURE
-
-
-def by_layer(evidence: Evidence, metric: str, run: str, other: str, k: int | None = None) -> Mapping[int, float]:
-    """Layer -> the measure over its modules, where it is defined; empty for a frame without layers."""
-    layers = (pl.col("module") == "*") & pl.col("layer").is_not_null() & pl.col("projection").is_null()
-    kept = evidence.tables.pair_metrics.filter(layers, pl.col("k").eq_missing(k), pl.col("value").is_finite())
-    for a, b, name, turned in ((run, other, metric, False), (other, run, REVERSED.get(metric, metric), True)):
-        rows = kept.filter(pl.col("run_a") == a, pl.col("run_b") == b, pl.col("metric") == name).sort("layer")
-        if rows.height:
-            values = dict(rows.select("layer", "value").iter_rows())
-            inverted = turned and pair_metric(metric).turned == INVERSE
-            return {layer: 1 / one if inverted else one for layer, one in values.items() if one or not inverted}
-    return {}

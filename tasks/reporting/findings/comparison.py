@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import combinations
 
 import polars as pl
 
 from tasks.core.results import RunInfo
-from tasks.reporting.findings.direction import direction, weak_floor
-from tasks.reporting.findings.headline import Findings, about
-from tasks.reporting.findings.topics import PAIRS
+from tasks.reporting.findings.headline import Findings
+from tasks.reporting.findings.sentences import PAIRS, weak_floor
 from tasks.reporting.formats import listed, number, size
 from tasks.reporting.notes import MOST_NAMED, count, interval, named, percentile
-from tasks.reporting.tables.adapters_glance import WORDS, hardly_trained, kind_of_cosine, norms_of, plain_base
-from tasks.reporting.views.alike import grouped, identical
+from tasks.reporting.tables.adapters import WORDS, hardly_trained, kind_of_cosine, plain_base
 from tasks.reporting.views.floors import INITIALISATION, SHARED_START
-from tasks.reporting.views.pairs import AT_FLOOR, AT_START, BELOW_FLOOR, BELOW_START, Geometry, across_note
-
-_MOST_TOLD = 12
-"""Adapters above which the cosines to the reference are left to the table."""
+from tasks.reporting.views.pairs import (
+    AT_FLOOR,
+    AT_START,
+    BELOW_FLOOR,
+    BELOW_START,
+    Geometry,
+    across_note,
+    grouped,
+    identical,
+)
+from tasks.reporting.views.study import Comparison
 
 _MOST_RUNS = 6
 
@@ -28,38 +32,27 @@ _FAR_ABOVE = 99.0
 """Percentile among random subspaces from which on a cosine is called far above them."""
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Adapters compared: the geometry ready to look up, and the frames of `tasks.core.frames` that it came from."""
-
-    view: Geometry
-    pair_metrics: pl.DataFrame
-    spectra: pl.DataFrame
-    adapters: pl.DataFrame
-    unshared: pl.DataFrame
-
-
-def comparison_findings(tables: Comparison) -> Findings:
+def comparison_findings(compared: Comparison) -> Findings:
     """Warnings that stand above everything else, and the headline in sentences."""
-    view = tables.view
+    view = compared.geometry
     warnings = [
         *_shared_initialisation(view),
         *_zero(view),
         *_identical(view),
-        *_bases(tables.adapters),
-        *_unshared(tables.unshared),
-        *_merged(tables.adapters),
+        *_bases(compared.adapters),
+        *_unshared(compared.unshared),
+        *_merged(compared.adapters),
         *_no_floor(view),
         *weak_floor(view),
     ]
-    told = direction(view) if len(view.runs) <= _MOST_TOLD else ""
-    said = [(PAIRS, sentence) for sentence in (*_extremes(view), told)]
-    return Findings(tuple(warnings), **about(said), lead=comparison_lead(view, tables.spectra))
+    found = tuple((PAIRS, sentence) for sentence in _extremes(view))
+    return Findings(tuple(warnings), comparison_lead(compared), found)
 
 
-def comparison_lead(view: Geometry, spectra: pl.DataFrame) -> tuple[str, ...]:
+def comparison_lead(compared: Comparison) -> tuple[str, ...]:
     """How near the adapters are to the reference, against what that can be read, and which were hardly trained."""
-    return tuple(sentence for sentence in (_kinds(view), _calibrated(view), _hardly(view, spectra)) if sentence)
+    view = compared.geometry
+    return tuple(sentence for sentence in (_kinds(view), _calibrated(view), _hardly(compared)) if sentence)
 
 
 def _kinds(view: Geometry) -> str:
@@ -117,9 +110,9 @@ def _calibrated(view: Geometry) -> str:
     return f"{lead}; no repeat run is among them to calibrate what is near (--replicate A=B names one)."
 
 
-def _hardly(view: Geometry, spectra: pl.DataFrame) -> str:
+def _hardly(compared: Comparison) -> str:
     """Adapters whose update is next to nothing beside the others'."""
-    norms = norms_of(spectra, view.runs)
+    norms = compared.norms
     small = [
         f"{run} (norm {size(norms[run], 3)} against {number(usual, 2)})" for run, usual in hardly_trained(norms).items()
     ]

@@ -2,85 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import polars as pl
 
-from tasks.reporting.findings.accuracy import against_base
-from tasks.reporting.findings.direction import direction, weak_floor
-from tasks.reporting.findings.functions import barrier_finding, cka_finding, depth_finding, divergence_finding
-from tasks.reporting.findings.lead import lead
-from tasks.reporting.findings.lost import lost, not_measured
-from tasks.reporting.findings.oddities import (
+from tasks.reporting.findings.doubts import (
     ceiling,
     diverged,
     endless,
+    lost,
     not_finite,
+    not_measured,
     overwhelming,
     risen_losses,
     same_updates,
     split_boundary,
     uniform_rewards,
 )
-from tasks.reporting.findings.topics import ACCURACY, DATA, FUNCTIONS, GEOMETRY, PATHS
+from tasks.reporting.findings.lead import lead
+from tasks.reporting.findings.sentences import (
+    CLAIMS,
+    DATA,
+    FUNCTIONS,
+    PATHS,
+    barrier_finding,
+    cka_finding,
+    depth_finding,
+    divergence_finding,
+    weak_floor,
+)
 from tasks.reporting.formats import percent
 from tasks.reporting.notes import MOST_LISTED, named
-from tasks.reporting.views.join import StudyTables, base_of, benchmarks, nobody_solves, score
 from tasks.reporting.views.pairs import Geometry
-
-MOST_BENCHMARKS = 3
-"""Benchmarks that get a sentence; the tables have all."""
+from tasks.reporting.views.study import Study
 
 
 @dataclass(frozen=True)
 class Findings:
-    """``lead``: the short sentences of the first screen; ``sentences``: all that was found, in full, each in the
-    section that ``about`` names at its place; ``warnings``: what a reader must know before trusting a number."""
+    """``warnings``: what a reader must know before trusting a number; ``lead``: the short sentences of the first
+    screen; ``found``: what else was found, each with the section that it stands in. Empty sentences do not count."""
 
     warnings: tuple[str, ...]
-    sentences: tuple[str, ...]
-    about: tuple[str, ...] = ()
-    lead: tuple[str, ...] = ()
+    lead: tuple[str, ...]
+    found: tuple[tuple[str, str], ...]
 
     def on(self, section: str) -> tuple[str, ...]:
         """The sentences of one section."""
-        return tuple(said for said, topic in zip(self.sentences, self.about, strict=False) if topic == section)
+        return tuple(said for topic, said in self.found if topic == section and said)
 
-    def with_sentence(self, section: str, sentence: str) -> Findings:
-        """One more sentence at the end; none where it is empty."""
-        if not sentence:
-            return self
-        return replace(self, sentences=(*self.sentences, sentence), about=(*self.about, section))
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        return tuple(said for _, said in self.found if said)
 
-
-def about(pairs: Sequence[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
-    """(section, sentence) pairs as the two fields of `Findings`, without empty sentences."""
-    said = [(section, sentence) for section, sentence in pairs if sentence]
-    return {"sentences": tuple(text for _, text in said), "about": tuple(section for section, _ in said)}
+    @property
+    def said(self) -> tuple[str, ...]:
+        """Every sentence, those of the first screen in front."""
+        return (*self.lead, *self.sentences)
 
 
-def findings(tables: StudyTables, view: Geometry) -> Findings:
-    """The headline of a study, in plain sentences with their numbers."""
-    said = [
-        (GEOMETRY, direction(view)),
-        *((ACCURACY, against_base(tables, view, benchmark)) for benchmark in benchmarks(tables)[:MOST_BENCHMARKS]),
-        (PATHS, barrier_finding(tables, view)),
-        (FUNCTIONS, cka_finding(tables, view)),
-        (FUNCTIONS, divergence_finding(tables, view)),
-        (FUNCTIONS, depth_finding(tables, view)),
-        (DATA, lost(tables)),
-        (DATA, not_measured(tables, view)),
-    ]
-    return Findings(tuple(_warnings(tables, view)), **about(said), lead=lead(tables, view))
+def findings(study: Study, claims: str = "") -> Findings:
+    """The headline of a study, in plain sentences with their numbers; ``claims``: the sentence on the paper's."""
+    found = (
+        (PATHS, barrier_finding(study)),
+        (FUNCTIONS, cka_finding(study)),
+        (FUNCTIONS, divergence_finding(study)),
+        (FUNCTIONS, depth_finding(study)),
+        (DATA, lost(study)),
+        (DATA, not_measured(study)),
+        (CLAIMS, claims),
+    )
+    return Findings(tuple(_warnings(study)), lead(study), found)
 
 
-def _warnings(tables: StudyTables, view: Geometry) -> Iterator[str]:
-    yield from endless(tables)
-    yield from split_boundary(tables.study)
-    yield from diverged(tables.study)
-    if nobody_solves(tables):
-        untaught = tables.accuracy.filter(pl.col("method") != "teacher")
+def _warnings(study: Study) -> Iterator[str]:
+    view = study.geometry
+    yield from endless(study)
+    yield from split_boundary(study.record)
+    yield from diverged(study.record)
+    if study.nobody_solves:
+        untaught = study.accuracy.filter(pl.col("method") != "teacher")
         solved = untaught.sort("accuracy", descending=True).row(0, named=True)
         instead = "read the answer loss instead" if untaught["answer_loss"].count() else "no answer loss was measured"
         yield (
@@ -88,19 +89,19 @@ def _warnings(tables: StudyTables, view: Geometry) -> Iterator[str]:
             f"({solved['correct']} of {solved['n']}, {solved['run']}). Accuracy cannot tell the methods apart here; "
             f"{instead}."
         )
-    if tables.accuracy.is_empty():
+    if study.accuracy.is_empty():
         yield "No accuracy was measured, neither for the base nor for any method."
-    elif all(score(tables, base_of(tables).run, benchmark) is None for benchmark in benchmarks(tables)):
+    elif all(study.score(study.base.run, benchmark) is None for benchmark in study.benchmarks):
         yield "The base was not evaluated, so no accuracy here can be called a gain or a loss."
-    yield from ceiling(tables)
-    yield from uniform_rewards(tables.rollouts)
+    yield from ceiling(study)
+    yield from uniform_rewards(study.rollouts)
     yield from _zero_updates(view)
     yield from same_updates(view)
-    yield from overwhelming(tables, view)
-    yield from risen_losses(tables)
-    yield from not_finite(tables)
+    yield from overwhelming(study)
+    yield from risen_losses(study)
+    yield from not_finite(study)
     yield from weak_floor(view)
-    for check in tables.study.get("checks") or []:
+    for check in study.record.get("checks") or []:
         if not check["ok"]:
             yield f"Check failed: {check['name']}: {check['detail']}"
 

@@ -15,23 +15,11 @@ from tasks.reporting.claims.output import paper_text
 from tasks.reporting.claims.rules import FAILS, TOLERANCES
 from tasks.reporting.formats import benchmark_name, in_sentence, listed, number, percent, points, size, span
 from tasks.reporting.notes import count, named
-from tasks.reporting.tables.adapters_glance import NEAR_COPY
-from tasks.reporting.tables.glance import NEAR_ORTHOGONAL, rate_words
-from tasks.reporting.views.join import (
-    BASE_FAMILY,
-    MARGIN,
-    StudyTables,
-    Versus,
-    base_of,
-    benchmarks,
-    primary_benchmark,
-    score,
-    spectrum_value,
-    trained_runs,
-    unended,
-    versus,
-)
+from tasks.reporting.tables.adapters import NEAR_COPY
+from tasks.reporting.tables.headline import NEAR_ORTHOGONAL, rate_words
+from tasks.reporting.views.accuracy import BASE_FAMILY, MARGIN, Versus
 from tasks.reporting.views.pairs import AT_FLOOR, AT_START, BELOW_FLOOR, BELOW_START, Geometry
+from tasks.reporting.views.study import Study
 
 LONGEST = 260
 """Characters of a sentence that two lines of the first screen hold."""
@@ -40,9 +28,9 @@ _MOST = 6
 """Runs that a sentence names."""
 
 
-def lead(tables: StudyTables, view: Geometry) -> tuple[str, ...]:
+def lead(study: Study) -> tuple[str, ...]:
     """At most three sentences; fewer where there is nothing to say."""
-    said = (direction_lead(view), accuracy_lead(tables), doubt_lead(tables, view))
+    said = (direction_lead(study.geometry), accuracy_lead(study), doubt_lead(study))
     return tuple(sentence for sentence in said if sentence)
 
 
@@ -103,13 +91,13 @@ def _cosines(group: Sequence[tuple[float, str]]) -> str:
 # Accuracy
 
 
-def accuracy_lead(tables: StudyTables) -> str:
+def accuracy_lead(study: Study) -> str:
     """Which methods gain or lose against the base, and whether they differ from each other."""
-    benchmark, base = primary_benchmark(tables), base_of(tables).run
-    start = score(tables, base, benchmark)
-    compared = [(info.run, versus(tables, info.run, base, benchmark)) for info in trained_runs(tables)]
+    benchmark, base = study.primary, study.base.run
+    start = study.score(base, benchmark)
+    compared = [(info.run, study.versus(info.run, base, benchmark)) for info in study.trained]
     asked = [(run, found) for run, found in compared if found is not None and found.family == BASE_FAMILY]
-    if start is None or not asked or unended(tables, benchmark):
+    if start is None or not asked or study.unended(benchmark):
         return ""
     groups = [
         ("loses", "lose", [one for one in asked if one[1].shown and one[1].difference < 0]),
@@ -127,7 +115,7 @@ def accuracy_lead(tables: StudyTables) -> str:
     if unsure:
         parts.append(f"{_all_or_named(unsure, asked)} {'is' if len(unsure) == 1 else 'are'} undecided")
     said = f"{benchmark_name(benchmark)} accuracy against the base's {percent(start.accuracy)} %: {listed(parts)}."
-    return f"{said} {_among(tables, [run for run, _ in asked], benchmark, LONGEST - len(said))}".strip()
+    return f"{said} {_among(study, [run for run, _ in asked], benchmark, LONGEST - len(said))}".strip()
 
 
 def _all_or_named(group: Sequence[tuple[str, Versus]], asked: Sequence[tuple[str, Versus]]) -> str:
@@ -138,10 +126,10 @@ def _unsigned(group: Sequence[tuple[str, Versus]]) -> str:
     return span([abs(100 * found.difference) for _, found in group], 1)
 
 
-def _among(tables: StudyTables, runs: Sequence[str], benchmark: str, room: int) -> str:
+def _among(study: Study, runs: Sequence[str], benchmark: str, room: int) -> str:
     """Whether the methods differ from each other: who is above whom, or, where that is long, in how many pairs."""
     pairs = {
-        (a, b): found for a in runs for b in runs if a != b and (found := versus(tables, a, b, benchmark)) is not None
+        (a, b): found for a in runs for b in runs if a != b and (found := study.versus(a, b, benchmark)) is not None
     }
     total = len(pairs) // 2
     shown = {pair: found for pair, found in pairs.items() if found.shown and found.difference > 0}
@@ -182,24 +170,25 @@ class _Rate:
     norm: float | None
 
 
-def doubt_lead(tables: StudyTables, view: Geometry) -> str:
+def doubt_lead(study: Study) -> str:
     """What was trained at another rate, and where a difference could not have been seen."""
-    parts = [_rates(tables, view), _undecided(tables)]
+    parts = [_rates(study), _undecided(study)]
     said = [part for part in parts if part]
     return " ".join(said) if len(" ".join(said)) <= LONGEST else said[0] if said else ""
 
 
-def _rates(tables: StudyTables, view: Geometry) -> str:
+def _rates(study: Study) -> str:
+    view = study.geometry
     runs = main_runs(view.runs)
     others = [
-        _Rate(info.run, words, spectrum_value(tables.spectra, info.run, "norm"))
+        _Rate(info.run, words, study.spectrum(info.run, "norm"))
         for info in runs
         if (words := rate_words(info, view.reference))
     ]
     if not others or len({info.method for info in runs}) < len(runs):  # a method at several rates tells them apart
         return ""
     names = {one.run for one in others}
-    usual = [spectrum_value(tables.spectra, info.run, "norm") for info in runs if info.run not in names]
+    usual = [study.spectrum(info.run, "norm") for info in runs if info.run not in names]
     sizes = [one.norm for one in others if one.norm is not None]
     norm = ""
     if sizes and any(value is not None for value in usual):
@@ -211,13 +200,13 @@ def _rates(tables: StudyTables, view: Geometry) -> str:
     return f"{who} {verb} trained at {rates}{norm}: that may set {them} apart, not the method."
 
 
-def _undecided(tables: StudyTables) -> str:
+def _undecided(study: Study) -> str:
     """Benchmarks on which some method can be told neither apart from the base nor equal to it."""
-    base, parts = base_of(tables).run, []
-    for benchmark in benchmarks(tables):
-        if unended(tables, benchmark):
+    base, parts = study.base.run, []
+    for benchmark in study.benchmarks:
+        if study.unended(benchmark):
             continue
-        found = [versus(tables, info.run, base, benchmark) for info in trained_runs(tables)]
+        found = [study.versus(info.run, base, benchmark) for info in study.trained]
         asked = [one for one in found if one is not None and one.family == BASE_FAMILY]
         unsure = [one for one in asked if one.verdict == NO_POWER]
         sizes = [100 * one.detectable for one in unsure if one.detectable is not None]

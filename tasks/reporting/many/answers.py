@@ -6,14 +6,12 @@ import math
 from collections.abc import Callable, Iterator
 from functools import partial
 
-import polars as pl
-
 from tasks.reporting.estimates import Spread, spread
 from tasks.reporting.formats import learning_rate, points, significant
-from tasks.reporting.many.accuracy_tables import verdicts_cell
-from tasks.reporting.many.direction_tables import FLOORS, ORDER, one, three, two
+from tasks.reporting.many.direction_tables import one, three, two
+from tasks.reporting.many.frames import FLOORS, ORDER
 from tasks.reporting.many.joined import Many
-from tasks.reporting.many.rate_tables import rate_steps
+from tasks.reporting.many.method_tables import verdicts_cell
 from tasks.reporting.many.rows import Rows, grouped, values
 from tasks.reporting.many.sweep import Sweep, wrapped
 from tasks.reporting.tables.views import Cell, Table
@@ -22,17 +20,9 @@ _SMALL = partial(significant, digits=2)
 _Row = tuple[Cell, ...]
 
 
-def answers_table(
-    many: Many, runs: pl.DataFrame, scores: pl.DataFrame, across: pl.DataFrame, midpoints: pl.DataFrame, sweep: Sweep
-) -> Table:
-    """One row a question and condition. Frames as `many_page` has them."""
-    rows = [
-        *_dpo(many, runs, scores),
-        *_floors(across),
-        *_steps(many, runs, across),
-        *_midpoints(midpoints),
-        *_diverged(sweep),
-    ]
+def answers_table(many: Many) -> Table:
+    """One row a question and condition."""
+    rows = [*_dpo(many), *_floors(many), *_steps(many), *_midpoints(many), *_diverged(many.sweep)]
     note = (
         "Mean, in brackets lowest to highest over distinct trainings (DPO) or pairs of them (the others), of all "
         "methods at that rate; n is their number. Angle: of the first left singular vectors, median over modules; "
@@ -54,14 +44,16 @@ def _of(rows: Rows, column: str, form: Callable[[float], str]) -> str:
     return _told(spread(values(rows, column)), form)
 
 
-def _dpo(many: Many, runs: pl.DataFrame, scores: pl.DataFrame) -> Iterator[_Row]:
+def _dpo(many: Many) -> Iterator[_Row]:
     """DPO beside the SFT of its cell: at SFT's rate, then at others."""
-    own = [row for row in runs.to_dicts() if row["method"] == "dpo" and row["reference_lr"]]
-    known = {(row["study"], row["run"]): row for row in scores.filter(pl.col("benchmark") == many.benchmark).to_dicts()}
+    own = [row for row in many.runs.to_dicts() if row["method"] == "dpo" and row["reference_lr"]]
     groups = grouped(own, "reference_lr", "lr")
+    if own and not any(math.isclose(*key) for key in groups):
+        yield (Cell("DPO at SFT's learning rate?"), Cell("in none of these studies", ("--set matched=dpo trains it",)),
+               Cell("0"), Cell("left to future work"))  # fmt: skip
     for reference, lr in sorted(groups, key=lambda key: (not math.isclose(*key), key)):
         rows = list({row["training"]: row for row in groups[reference, lr]}.values())
-        scored = [known[key] for row in rows if (key := (row["study"], row["run"])) in known]
+        scored = many.scores_of(rows)
         matched = math.isclose(reference, lr)
         where = f"lr {learning_rate(lr)}, SFT's" if matched else f"lr {learning_rate(lr)}, {lr / reference:.3g} x SFT's"
         accuracy = f"{_of(scored, 'difference', points)} points against the base"
@@ -75,8 +67,8 @@ def _dpo(many: Many, runs: pl.DataFrame, scores: pl.DataFrame) -> Iterator[_Row]
                Cell(accuracy, subs), Cell(str(len(rows))), Cell(paper))  # fmt: skip
 
 
-def _floors(across: pl.DataFrame) -> Iterator[_Row]:
-    same = [row for row in across.to_dicts() if row["lr_a"] == row["lr_b"] and row["cosine"] is not None]
+def _floors(many: Many) -> Iterator[_Row]:
+    same = [row for row in many.across.to_dicts() if row["lr_a"] == row["lr_b"] and row["cosine"] is not None]
     groups = grouped([row for row in same if row["differs"] in FLOORS], "differs", "lr_a")
     for kind, lr in sorted(groups, key=lambda key: (FLOORS.index(key[0]), key[1])):
         rows = groups[kind, lr]
@@ -95,10 +87,9 @@ def _floors(across: pl.DataFrame) -> Iterator[_Row]:
         )
 
 
-def _steps(many: Many, runs: pl.DataFrame, across: pl.DataFrame) -> Iterator[_Row]:
-    steps = rate_steps(many, runs, across)
-    for low, high in sorted({(low, high) for _, low, high, _ in steps}):
-        rows = [{**row, "method": key[0]} for key, own in steps.items() if key[1:3] == (low, high) for row in own]
+def _steps(many: Many) -> Iterator[_Row]:
+    for low, high in sorted({key[1:3] for key in many.steps}):
+        rows = [row for key, own in many.steps.items() if key[1:3] == (low, high) for row in own]
         subs = (
             f"cosine of the two {_of(rows, 'cosine', three)}",
             f"|u1 u1'| {_of(rows, 'u1_overlap', three)}",
@@ -109,8 +100,8 @@ def _steps(many: Many, runs: pl.DataFrame, across: pl.DataFrame) -> Iterator[_Ro
                Cell("norm about x 3, cosine about .55"))  # fmt: skip
 
 
-def _midpoints(midpoints: pl.DataFrame) -> Iterator[_Row]:
-    groups = grouped(midpoints.to_dicts(), "differs", "lr")
+def _midpoints(many: Many) -> Iterator[_Row]:
+    groups = grouped(many.midpoints.to_dicts(), "differs", "lr")
     for kind, lr in sorted(groups, key=lambda key: (FLOORS.index(key[0]), key[1])):
         rows = groups[kind, lr]
         subs = (f"barrier {_of(rows, 'barrier', _SMALL)}", _methods(rows))
@@ -124,8 +115,10 @@ def _midpoints(midpoints: pl.DataFrame) -> Iterator[_Row]:
         )
 
 
-def _diverged(sweep: Sweep) -> Iterator[_Row]:
-    runs = {(run["method"], run["seed"], run["data_seed"], run["lr"]): run for _, run in sweep.diverged}
+def _diverged(sweep: Sweep | None) -> Iterator[_Row]:
+    runs = {
+        (run["method"], run["seed"], run["data_seed"], run["lr"]): run for _, run in (sweep.diverged if sweep else ())
+    }
     for (method, lr), found in grouped([dict(run) for run in runs.values()], "method", "lr").items():
         yield (Cell("Which trainings diverge?", (f"lr {learning_rate(lr)}",)),
                Cell(method, wrapped(*(f"seed {run['seed']}: {run['reason']}" for run in found))), Cell(str(len(found))),

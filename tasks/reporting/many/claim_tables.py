@@ -14,7 +14,7 @@ from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER
 from tasks.reporting.estimates import spread
 from tasks.reporting.formats import significant
 from tasks.reporting.many.joined import Many
-from tasks.reporting.many.spread import cell
+from tasks.reporting.many.rows import spread_cell
 from tasks.reporting.tables.views import Cell, Table
 
 VERDICTS = (HOLDS, FAILS, NO_POWER, NOT_MEASURED)
@@ -104,7 +104,7 @@ def _counted(key: str, title: str, claims: list[Joined], many: Many) -> Table:
         unit = str(first["unit"] or "")
         rows.append(
             (Cell(str(first["statement"])), Cell("; ".join(parts), tuple(beside)), Cell(str(first["paper_text"])),
-             Cell(unit or "-"), cell(values, significant, of=one.measured))
+             Cell(unit or "-"), spread_cell(values, significant, of=one.measured))
         )  # fmt: skip
     note = (
         f"Verdicts of {len(many.studies)} studies, each by its own 95 % interval and noise floors; studies that share "

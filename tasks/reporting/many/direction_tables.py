@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 
-import polars as pl
-
 from tasks.reporting.estimates import spread
 from tasks.reporting.formats import NOT_MEASURED, learning_rate, number, significant
+from tasks.reporting.many.frames import BOTH, FLOORS, INITIALISATION, ORDER
 from tasks.reporting.many.joined import Many
-from tasks.reporting.many.rows import Rows, between, crossed, floors, grouped, values
-from tasks.reporting.many.spread import cell, told
+from tasks.reporting.many.rows import Rows, cell, grouped, told
 from tasks.reporting.metrics import MANY
 from tasks.reporting.tables.views import Cell, Table
-
-ORDER, INITIALISATION = "data order", "initialisation"
-BOTH = f"{ORDER} and {INITIALISATION}"
 
 three: Callable[[float], str] = partial(number, decimals=3)
 one: Callable[[float], str] = partial(number, decimals=1)
@@ -27,22 +22,20 @@ _HEADER = tuple(metric.many.title for metric in MANY if metric.many)
 
 def _cells(rows: Rows) -> list[Cell]:
     """Mean and spread of each metric, in the order of `_HEADER`."""
-    return [cell(spread(values(rows, metric.column)), metric.text, of=len(rows)) for metric in MANY]
+    return [cell(rows, metric.column, metric.text) for metric in MANY]
 
 
-def between_tables(many: Many, pairs: pl.DataFrame, across: pl.DataFrame) -> list[Table]:
+def between_tables(many: Many) -> list[Table]:
     """One row a pair of methods and their learning rates: mean and spread over studies, the floors beside. First the
     pairs with SFT, then the others."""
-    known = floors(across)
     rows: dict[bool, list[tuple[Cell, ...]]] = {True: [], False: []}
-    for (a, b, lr_a, lr_b, condition), own in between(pairs, many).items():
+    for (a, b, lr_a, lr_b, condition), own in many.between.items():
         rates = learning_rate(lr_a) if lr_a == lr_b else f"{learning_rate(lr_a)} and {learning_rate(lr_b)}"
         words = many.condition(condition)
         name = Cell(f"{a} ~ {b}", (f"lr {rates}", *([words] if words else [])))
         cells = _cells(own)
-        itself = _floor_cell(known, dict.fromkeys([(b, lr_b), (a, lr_a)]))
-        apart = crossed(pairs, own)
-        orders = cell(spread(values(apart, "cosine")), three, of=len(apart))
+        itself = _floor_cell(many, dict.fromkeys([(b, lr_b), (a, lr_a)]))
+        orders = cell(many.crossed(own), "cosine", three)
         rows[b == "sft"].append((name, Cell(str(len(own))), cells[0], orders, itself, *cells[1:]))
     header = ("Pair", "Pairs", "Cosine in one data order", "Across data orders", "Same method, cosine", *_HEADER[1:])
     note = (
@@ -59,29 +52,23 @@ def between_tables(many: Many, pairs: pl.DataFrame, across: pl.DataFrame) -> lis
     ]
 
 
-def _floor_cell(known: dict[tuple[str, float, str], list[float]], methods: Iterable[tuple[str, float]]) -> Cell:
+def _floor_cell(many: Many, methods: Iterable[tuple[str, float]]) -> Cell:
     """The nearest floor of each method: of the data order, else of the initialisation; a line each."""
     lines = []
     for method, lr in methods:
         for kind, short in ((ORDER, "order"), (INITIALISATION, "init."), (BOTH, "order, init.")):
-            found = spread(known.get((method, lr, kind), []))
+            found = spread(many.floors.get((method, lr, kind), []))
             if found:
                 lines.append((three(found.mean), f"{method}, other {short}: {told(found, three)}"))
                 break
     return Cell(lines[0][0], tuple(line for _, line in lines)) if lines else Cell(NOT_MEASURED)
 
 
-FLOORS = (ORDER, INITIALISATION, BOTH)
-
-
-def itself_tables(many: Many, across: pl.DataFrame, why: str) -> list[Table]:
-    """A method beside itself: pairs of its trainings at one rate where only seeds differ, then all other pairs.
-
-    ``why``: what was not measured.
-    """
+def itself_tables(many: Many) -> list[Table]:
+    """A method beside itself: pairs of its trainings at one rate where only seeds differ, then all other pairs."""
     order = {method: i for i, method in enumerate(many.methods)}
     rows: dict[bool, list[tuple[Cell, ...]]] = {True: [], False: []}
-    found = grouped(across.to_dicts(), "method", "differs", "lr_a", "lr_b")
+    found = grouped(many.across.to_dicts(), "method", "differs", "lr_a", "lr_b")
     for key in sorted(found, key=lambda key: (len(key[1].split(" and ")), key[1], order[key[0]], key[2], key[3])):
         (method, differs, lr_a, lr_b), own = key, found[key]
         rates = learning_rate(lr_a) if lr_a == lr_b else f"{learning_rate(lr_a)} to {learning_rate(lr_b)}"
@@ -91,9 +78,9 @@ def itself_tables(many: Many, across: pl.DataFrame, why: str) -> list[Table]:
         row = (Cell(method, (f"lr {rates}",)), Cell(differs), Cell(str(len(own)), (where,)), *cells)
         rows[differs in FLOORS].append(row)
     note = (
-        f"Pairs of distinct trainings of one method on one base. {why} Norm: of the second over the first, which has "
-        "the lower rate. Two initialisations share no right subspace to begin with; from one initialisation the right "
-        "overlaps agree for that reason alone."
+        f"Pairs of distinct trainings of one method on one base. {many.why} Norm: of the second over the first, which "
+        "has the lower rate. Two initialisations share no right subspace to begin with; from one initialisation the "
+        "right overlaps agree for that reason alone."
     )
     header = ("Method", "The two differ in", "Pairs", *_HEADER)
     floor = f"The noise floors: only seeds differ. {note}"
@@ -103,12 +90,12 @@ def itself_tables(many: Many, across: pl.DataFrame, why: str) -> list[Table]:
     ]
 
 
-def midpoint_table(midpoints: pl.DataFrame) -> Table:
+def midpoint_table(many: Many) -> Table:
     """Paths between two trainings of one method (MIDPOINTS): how far their middle lies above the straight line."""
     rows = []
     form = partial(significant, digits=2)
-    for (method, lr, kind), some in grouped(midpoints.to_dicts(), "method", "lr", "differs").items():
-        cells = [cell(spread(values(some, column)), form, of=len(some)) for column in ("midpoint", "barrier")]
+    for (method, lr, kind), some in grouped(many.midpoints.to_dicts(), "method", "lr", "differs").items():
+        cells = [cell(some, column, form) for column in ("midpoint", "barrier")]
         rows.append((Cell(method, (f"lr {learning_rate(lr)}",)), Cell(kind), Cell(str(len(some))), *cells))
     note = (
         "The straight path in weight space between two trainings of one method: cross-entropy of the reference "

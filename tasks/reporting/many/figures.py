@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import polars as pl
 
@@ -26,28 +25,21 @@ from tasks.reporting.charts.style import (
     straight,
 )
 from tasks.reporting.formats import benchmark_name, learning_rate
-from tasks.reporting.many.direction_tables import BOTH, INITIALISATION, ORDER
+from tasks.reporting.many.frames import BOTH, INITIALISATION, ORDER
 from tasks.reporting.many.joined import Many
-from tasks.reporting.many.rows import Rows, between, by_method, floors, once
-from tasks.reporting.views.join import REFERENCES, SHOWN
+from tasks.reporting.many.rows import Rows, once
+from tasks.reporting.views.accuracy import SHOWN
+from tasks.reporting.views.study import REFERENCES
 
 MOST_ROWS = 40
 """Groups in one figure; the table has all."""
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A figure and the numbers that it shows."""
-
-    picture: Picture
-    numbers: pl.DataFrame
-
-
-def accuracy_drawn(many: Many, scores: pl.DataFrame) -> Drawn | None:
+def accuracy_picture(many: Many) -> Picture | None:
     """A row a method and learning rate: the difference to the base of each training, the mean as a bar."""
-    shown = scores.filter(pl.col("benchmark") == many.benchmark, ~pl.col("method").is_in(REFERENCES),
+    shown = many.headline.filter(~pl.col("method").is_in(REFERENCES),
                           pl.col("difference").is_not_null())  # fmt: skip
-    groups = list(by_method(once(shown), many).items())
+    groups = list(many.by_method(once(shown)).items())
     if not groups:
         return None
     rows = groups[:MOST_ROWS]
@@ -71,13 +63,13 @@ def accuracy_drawn(many: Many, scores: pl.DataFrame) -> Drawn | None:
                            "accuracy", "difference", "difference_low", "difference_high", "p_value", "p_holm",
                            "verdict")  # fmt: skip
     title, label = "Does it change accuracy, and would it again?", "Accuracy against the base, every training"
-    return Drawn(Picture("accuracy", title, label, spec, note, "accuracy"), numbers)
+    return Picture("accuracy", title, label, spec, note, "accuracy", numbers, "figure-accuracy.csv")
 
 
-def cosines_drawn(many: Many, pairs: pl.DataFrame, across: pl.DataFrame) -> Drawn | None:
+def cosines_picture(many: Many) -> Picture | None:
     """A row a method: cosine to SFT in each study; below them SFT beside itself."""
-    groups = [(key, own) for key, own in between(pairs, many).items() if key[1] == "sft" and _known(own, "cosine")]
-    itself = [(key, own) for key, own in floors(across).items() if key[2] in (ORDER, INITIALISATION, BOTH)]
+    groups = [(key, own) for key, own in many.between.items() if key[1] == "sft" and _known(own, "cosine")]
+    itself = [(key, own) for key, own in many.floors.items() if key[2] in (ORDER, INITIALISATION, BOTH)]
     if not groups:
         return None
     rates = {key[3] for key, _ in groups}
@@ -120,7 +112,7 @@ def cosines_drawn(many: Many, pairs: pl.DataFrame, across: pl.DataFrame) -> Draw
                 "cosine": pl.Float64}, orient="row",
     )  # fmt: skip
     title, label = "Do they move the weights as SFT does, every time?", "Cosine to SFT in every study"
-    return Drawn(Picture("cosines", title, label, spec, note, "between"), numbers)
+    return Picture("cosines", title, label, spec, note, "between", numbers, "figure-cosines.csv")
 
 
 _PANELS = (
@@ -130,15 +122,15 @@ _PANELS = (
 )
 
 
-def rates_drawn(many: Many, runs: pl.DataFrame, scores: pl.DataFrame) -> list[Drawn]:
+def rate_pictures(many: Many) -> list[Picture]:
     """Cosine to SFT, norm and accuracy against the learning rate, a line a method through its means."""
-    own = scores.filter(pl.col("benchmark") == many.benchmark).select("study", "run", "difference")
-    frame = runs.join(own, on=["study", "run"], how="left").with_columns(pl.col("difference") * 100)
+    own = many.headline.select("study", "run", "difference")
+    frame = many.runs.join(own, on=["study", "run"], how="left").with_columns(pl.col("difference") * 100)
     found = [_against_rate(many, once(frame), *panel) for panel in _PANELS]
     return [one for one in found if one is not None]
 
 
-def _against_rate(many: Many, rows: Rows, column: str, title: str, label: str, log: bool) -> Drawn | None:
+def _against_rate(many: Many, rows: Rows, column: str, title: str, label: str, log: bool) -> Picture | None:
     known = [row for row in rows if row[column] is not None and row["lr"] and (not log or row[column] > 0)]
     rates = sorted({row["lr"] for row in known})
     if len(rates) < 2:
@@ -173,7 +165,7 @@ def _against_rate(many: Many, rows: Rows, column: str, title: str, label: str, l
     (drawn,) = lines_views([lines], x, y)
     if column == "difference":
         drawn["layer"].insert(0, straight({"type": "rule", "color": INK}, y=at(y, 0)))
-    return Drawn(Picture(key, title, title, figure(drawn, 165), note, "rates"), numbers)
+    return Picture(key, title, title, figure(drawn, 165), note, "rates", numbers, f"figure-{key}.csv")
 
 
 def colour_of(method: str, many: Many) -> str:

@@ -1,15 +1,15 @@
-"""Which rows of the joined frames belong together: trainings, and pairs of them, that differ in nothing but seeds."""
+"""Rows of the joined frames: grouped, each training once, and how the spread of their values reads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import polars as pl
 
-from tasks.reporting.formats import learning_rate
-from tasks.reporting.many.joined import Many
-from tasks.reporting.metrics import INVERSE, MANY
+from tasks.reporting.estimates import Spread, spread
+from tasks.reporting.formats import NOT_MEASURED
+from tasks.reporting.tables.views import Cell
 
 Rows = list[dict[str, Any]]
 
@@ -27,61 +27,37 @@ def once(frame: pl.DataFrame) -> Rows:
     return frame.filter(~pl.col("repeated")).to_dicts()
 
 
-def by_method(rows: Rows, many: Many) -> dict[tuple[str, float, int], Rows]:
-    """Trained rows by method, learning rate and condition: methods in their order, learning rates ascending."""
-    found = grouped(rows, "method", "lr", "condition")
-    order = many.methods.index
-    return {key: found[key] for key in sorted(found, key=lambda key: (order(key[0]), key[2], key[1]))}
-
-
-def between(pairs: pl.DataFrame, many: Many) -> dict[tuple[str, str, float, float, int], Rows]:
-    """Pairs of two methods from one initialisation in one order of the data, whose noise they share; those with SFT
-    first, and SFT always the second."""
-    rows = [_sft_second(row) for row in once(pairs) if row["one_start"] and row["method_a"] != row["method_b"]]
-    found = grouped(rows, "method_a", "method_b", "lr_a", "lr_b", "condition")
-    order = many.methods.index
-
-    def rank(key: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (key[1] != "sft", order(key[0]), order(key[1]), key[4], key[3], key[2])
-
-    return {key: found[key] for key in sorted(found, key=rank)}
-
-
-def crossed(pairs: pl.DataFrame, own: Rows) -> Rows:
-    """Of the same studies and methods as ``own``, a group of `between`, the pairs from one initialisation in two orders
-    of the data: what a noise floor judges."""
-    studies, methods = {row["study"] for row in own}, _methods(own[0])
-    return [row for row in once(pairs) if row["two_orders"] and row["study"] in studies and _methods(row) == methods]
-
-
-def _methods(row: dict[str, Any]) -> set[tuple[str, float]]:
-    return {(row[f"method_{end}"], row[f"lr_{end}"]) for end in "ab"}
-
-
 def values(rows: Rows, column: str) -> list[float | None]:
     """One column of some rows."""
     return [row[column] for row in rows]
 
 
-def qualified(lr: float | None, condition: int, many: Many) -> tuple[str, ...]:
-    """The lines under a method's name: its learning rate, and what else sets it apart."""
-    words = many.condition(condition)
-    return (f"lr {learning_rate(lr)}", *([f"#{condition + 1} {words}"] if words else []))
+def told(found: Spread | None, form: Callable[[float], str]) -> str:
+    """``'0.98 (0.97 to 0.99, n = 3)'``, for sentences."""
+    if found is None:
+        return NOT_MEASURED
+    if found.n == 1:
+        return f"{form(found.mean)} (n = 1)"
+    return f"{form(found.mean)} ({found.range(form)}, n = {found.n})"
 
 
-def floors(across: pl.DataFrame, column: str = "cosine") -> dict[tuple[str, float, str], list[float]]:
-    """(method, learning rate, what differs) -> values of pairs of one method at one learning rate."""
-    found: dict[tuple[str, float, str], list[float]] = {}
-    for row in across.iter_rows(named=True):
-        if row["lr_a"] == row["lr_b"] and row[column] is not None:
-            found.setdefault((row["method"], row["lr_a"], row["differs"]), []).append(row[column])
-    return found
+def cell(
+    rows: Rows, column: str, form: Callable[[float], str], width: Callable[[float], str] | None = None, of: int = 0
+) -> Cell:
+    """The spread of one column as `spread_cell`; n is said where it is not that of the rows, or ``of``."""
+    return spread_cell(spread(values(rows, column)), form, width, of or len(rows))
 
 
-def _sft_second(row: dict[str, Any]) -> dict[str, Any]:
-    if row["method_a"] != "sft":
-        return row
-    turned = {f"{name}_{end}": row[f"{name}_{other}"] for name in ("run", "method", "lr", "training")
-              for end, other in ("ab", "ba")}  # fmt: skip
-    ratios = {one.column: 1 / row[one.column] if row[one.column] else None for one in MANY if one.turned == INVERSE}
-    return {**row, **turned, **ratios}
+def spread_cell(
+    found: Spread | None, form: Callable[[float], str], width: Callable[[float], str] | None = None, of: int = 0
+) -> Cell:
+    """The mean, below it the standard deviation and the range, and n where it is not ``of``, which stands beside.
+
+    ``width``: how a deviation reads, where it has another form than the value.
+    """
+    if found is None:
+        return Cell(NOT_MEASURED)
+    n = () if found.n == of else (f"n = {found.n}",)
+    if found.sd is None:
+        return Cell(form(found.mean), ("no spread", *n))
+    return Cell(form(found.mean), (f"sd {(width or form)(found.sd)}", found.range(form), *n))

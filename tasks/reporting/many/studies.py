@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,9 @@ import polars as pl
 
 from tasks.core.errors import InputError
 from tasks.core.sections import flatten
-from tasks.reporting.seal import check_sealed
-from tasks.reporting.views.join import StudyTables, base_of
-from tasks.reporting.views.pairs import Geometry
-from tasks.reporting.views.read import NEEDED, read_tables
+from tasks.reporting.files import check_sealed
+from tasks.reporting.views.read import NEEDED, read_study
+from tasks.reporting.views.study import Study
 
 CLAIMS = "claims.json"
 FEWEST = 2
@@ -25,23 +25,18 @@ _STUDY_KEYS = ("settings", "runs", "rollouts")
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
-    """One finished study. ``label`` is its name on the page; ``source`` how it was given; ``settings`` flattened."""
+class NamedStudy(Study):
+    """One finished study of several: ``label`` is its name on the page, ``source`` how it was given, ``claims`` its
+    claims.json."""
 
-    label: str
-    source: str
-    tables: StudyTables
-    claims: tuple[Mapping[str, Any], ...]
-    settings: Mapping[str, Any]
+    label: str = ""
+    source: str = ""
+    claims: tuple[Mapping[str, Any], ...] = ()
 
-    @property
-    def view(self) -> Geometry:
-        return self.tables.geometry
-
-    @property
-    def base(self) -> str:
-        """The name of the base's row."""
-        return base_of(self.tables).run
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Flattened, as ``--set`` takes them."""
+        return flatten(self.record["settings"])
 
 
 def study_folder(path: Path) -> Path:
@@ -55,7 +50,7 @@ def study_folder(path: Path) -> Path:
     return folder
 
 
-def read_studies(folders: Sequence[tuple[str, Path]]) -> list[Study]:
+def read_studies(folders: Sequence[tuple[str, Path]]) -> list[NamedStudy]:
     """Read (source, folder) pairs, two or more, in their order.
 
     Raises `InputError` in one line: fewer than two, a folder that is no finished study or was written by another
@@ -70,12 +65,9 @@ def read_studies(folders: Sequence[tuple[str, Path]]) -> list[Study]:
         replicate = places.setdefault(folder.resolve(), source)
         if replicate is not source:
             raise InputError(f"{source}: the same study as {replicate}; give each study once")
-    read = [(source, folder, *_read(source, folder)) for source, folder in folders]
-    labels = _labels([str(tables.study.get("name") or "study") for _, _, tables, _ in read], [f for _, f, _, _ in read])
-    studies = [
-        Study(label, source, tables, claims, flatten(tables.study["settings"]))
-        for label, (source, _, tables, claims) in zip(labels, read, strict=True)
-    ]
+    read = [_read(source, folder) for source, folder in folders]
+    labels = _labels([study.name for study in read], [folder for _, folder in folders])
+    studies = [replace(study, label=label) for study, label in zip(read, labels, strict=True)]
     for i, study in enumerate(studies):
         for other in studies[:i]:
             if why := _same(other, study):
@@ -85,7 +77,7 @@ def read_studies(folders: Sequence[tuple[str, Path]]) -> list[Study]:
     return studies
 
 
-def _read(source: str, folder: Path) -> tuple[StudyTables, tuple[Mapping[str, Any], ...]]:
+def _read(source: str, folder: Path) -> NamedStudy:
     older = "it was written by another version of colinear; run the study again, which recomputes only its report"
     _check(source, folder)
     if (folder / "study.json").is_file():
@@ -96,7 +88,7 @@ def _read(source: str, folder: Path) -> tuple[StudyTables, tuple[Mapping[str, An
         record = json.loads((folder / "study.json").read_bytes()) if (folder / "study.json").is_file() else {}
         if record and (missing := [key for key in _STUDY_KEYS if key not in record]):
             raise InputError(f"{source}: study.json lacks {', '.join(missing)}: {older}")
-        tables = read_tables(folder)
+        study = read_study(folder)
         claims = json.loads((folder / CLAIMS).read_bytes())
     except InputError as error:
         text = str(error)
@@ -112,7 +104,8 @@ def _read(source: str, folder: Path) -> tuple[StudyTables, tuple[Mapping[str, An
         ) from None
     if not isinstance(claims, list) or any(not isinstance(one, dict) or _CLAIM_KEYS - one.keys() for one in claims):
         raise InputError(f"{source}: {CLAIMS}: {older}")
-    return tables, tuple(claims)
+    own = {one.name: getattr(study, one.name) for one in fields(study)}
+    return NamedStudy(**own, source=source, claims=tuple(claims))
 
 
 def _check(source: str, folder: Path) -> None:
@@ -148,10 +141,10 @@ def _labels(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
 def _same(a: Study, b: Study) -> str:
     """Why two studies are one; empty where they are not. A study that was run again out of the cache has the same
     numbers under another MLflow run: counted twice they would look like agreement."""
-    ids = [(study.tables.study.get("mlflow") or {}).get("study") for study in (a, b)]
+    ids = [(study.record.get("mlflow") or {}).get("study") for study in (a, b)]
     if ids[0] and ids[0] == ids[1]:
         return "the same MLflow run"
     frames = ("accuracy", "pair_metrics", "spectra")
-    equal = all(getattr(a.tables, name).equals(getattr(b.tables, name)) for name in frames)
-    measured = any(getattr(a.tables, name).height for name in frames)
+    equal = all(getattr(a, name).equals(getattr(b, name)) for name in frames)
+    measured = any(getattr(a, name).height for name in frames)
     return "the same results to the last digit" if equal and measured else ""

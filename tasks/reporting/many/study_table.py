@@ -7,9 +7,8 @@ from typing import Any
 from tasks.core.results import RunInfo
 from tasks.reporting.formats import NOT_MEASURED, learning_rate, listed, percent
 from tasks.reporting.many.joined import Many, data_seed, differing, show
-from tasks.reporting.many.studies import Study
+from tasks.reporting.many.studies import NamedStudy
 from tasks.reporting.tables.views import Cell, Table
-from tasks.reporting.views.join import base_of, score, trained_runs
 
 _SEEDS = ("name", "seed", "data_seed")
 """Settings with columns of their own."""
@@ -19,8 +18,8 @@ def studies_table(many: Many) -> Table:
     """One row a study: seeds, learning rates, base and its accuracy."""
     rows = []
     for place, study in enumerate(many.studies):
-        runs = trained_runs(study.tables)
-        found = score(study.tables, study.base, many.benchmark)
+        runs = study.trained
+        found = study.score(study.base.run, many.benchmark)
         repeated = sum(many.trainings[place, info.run].study != place for info in runs)
         shared = (f"{repeated} of them in an earlier study",) if repeated else ()
         accuracy = (
@@ -54,11 +53,11 @@ def settings_table(many: Many) -> Table:
 def software(many: Many) -> list[str]:
     """Versions and commits that are not the same everywhere, as notes."""
     notes = []
-    versions: list[dict[str, Any]] = [dict(study.tables.study.get("versions") or {}) for study in many.studies]
+    versions: list[dict[str, Any]] = [dict(study.record.get("versions") or {}) for study in many.studies]
     if changed := differing(versions):
         who = [f"{name} {listed(list(dict.fromkeys(str(one.get(name)) for one in versions)))}" for name in changed]
         notes.append(f"The studies were made with different versions: {', '.join(who)}.")
-    commits = list(dict.fromkeys(str(study.tables.study.get("commit") or "not recorded") for study in many.studies))
+    commits = list(dict.fromkeys(str(study.record.get("commit") or "not recorded") for study in many.studies))
     if len(commits) > 1:
         notes.append(f"The studies were made at different commits: {listed(commits)}.")
     return notes
@@ -68,7 +67,7 @@ def _value(settings: Any, key: str) -> str:
     return show(settings[key]) if key in settings else "-"
 
 
-def _seed(study: Study) -> str:
+def _seed(study: NamedStudy) -> str:
     return f"{show(study.settings.get('seed'))}, {show(data_seed(study.settings))}"
 
 
@@ -84,7 +83,7 @@ def _rates(runs: list[RunInfo]) -> str:
     return ", ".join(parts)
 
 
-def _model(study: Study) -> str:
-    model = str(study.settings.get("model.base") or base_of(study.tables).run)
+def _model(study: NamedStudy) -> str:
+    model = str(study.settings.get("model.base") or study.base.run)
     seed = study.settings.get("tiny.seed")
     return f"{model}, pretraining seed {seed}" if model == "tiny" else model

@@ -9,13 +9,8 @@ from typing import Any
 
 import polars as pl
 
-from tasks.core.results import RunInfo
 from tasks.reporting.formats import NOT_MEASURED, learning_rate, seconds
-from tasks.reporting.many.direction_tables import BOTH, INITIALISATION, ORDER
-from tasks.reporting.many.joined import Many
-from tasks.reporting.many.schemas import MIDPOINTS
 from tasks.reporting.tables.views import Cell, Table, said
-from tasks.reporting.views.paths import midpoint, paths_of
 
 _WIDTH = 60
 
@@ -35,46 +30,12 @@ class Sweep:
         return [(cell["cell"], run) for cell in self.cells for run in cell["diverged"]]
 
 
-def paths_frame(
-    pairs: Sequence[tuple[RunInfo, RunInfo]], connectivity: pl.DataFrame | None, barriers: pl.DataFrame | None
-) -> pl.DataFrame:
-    """MIDPOINTS of paths that were read on the solutions. ``connectivity``, ``barriers``: as `tasks.core.frames`."""
-    rows = []
-    if connectivity is not None and barriers is not None:
-        paths = paths_of(barriers)
-        for a, b in pairs:
-            barrier = paths.find(a.run, b.run, False, "solution")
-            middle = midpoint(connectivity, a.run, b.run)
-            rows.append((a.method, a.lr, _differs(a, b), a.run, b.run, middle, barrier.value if barrier else None))
-    return pl.DataFrame(rows, schema=MIDPOINTS, orient="row")
-
-
-def midpoints_frame(pairs: pl.DataFrame, sweep: Sweep | None) -> pl.DataFrame:
-    """MIDPOINTS of the page: a sweep's own paths, which are between all its seeds, else those within the studies."""
-    if sweep is not None and sweep.paths.height:
-        return sweep.paths
-    own = pairs.filter(~pl.col("repeated"), pl.col("floor").is_not_null())
-    kinds = pl.col("floor").replace_strict({"order": ORDER, "initialisation": INITIALISATION}, return_dtype=pl.String)
-    name = [(pl.col("study") + ": " + pl.col(f"run_{end}")).alias(end) for end in "ab"]
-    found = own.select(
-        pl.col("method_a").alias("method"), pl.col("lr_a").alias("lr"), kinds.alias("differs"), *name, "midpoint",
-        "barrier",
-    )  # fmt: skip
-    return found.filter(pl.col("midpoint").is_not_null() | pl.col("barrier").is_not_null())
-
-
 def wrapped(*texts: str) -> tuple[str, ...]:
     """Texts as lines under a cell that do not push the next column out of sight: a line there is not broken."""
     return tuple(line for text in texts for line in textwrap.wrap(text, _WIDTH))
 
 
-def _differs(a: RunInfo, b: RunInfo) -> str:
-    if a.seed == b.seed:
-        return ORDER
-    return INITIALISATION if a.data_seed == b.data_seed else BOTH
-
-
-def cells_table(sweep: Sweep, many: Many) -> Table:
+def cells_table(sweep: Sweep) -> Table:
     """One row a cell, failed and diverged ones too."""
     rows = []
     for cell in sweep.cells:

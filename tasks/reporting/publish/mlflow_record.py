@@ -18,9 +18,8 @@ from tasks.core.results import RunInfo, StageResult
 from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER
 from tasks.reporting.findings.lead import lead
 from tasks.reporting.formats import NOT_MEASURED
-from tasks.reporting.publish.note import study_note
-from tasks.reporting.publish.published import run_metrics, top
-from tasks.reporting.views.join import StudyTables
+from tasks.reporting.publish.published import run_metrics, study_note, top
+from tasks.reporting.views.study import Study
 from tasks.storage.mlflow_pages import DataSet, describe, log_data, model_page, register, run_page
 from tasks.storage.store import STUDIES, Store, open_store
 
@@ -36,24 +35,23 @@ CLAIMS = {
 
 
 def record_study(
-    tables: StudyTables,
+    study: Study,
     files: Sequence[Path],
-    study: str,
+    parent: str,
     trained: Mapping[RunInfo, StageResult],
     graded: StageResult,
     problems: StageResult,
     warn: Callable[[str], None],
 ) -> None:
-    """``study``: the parent run; ``files``: of the report, the page first; ``warn`` is told what MLflow refused."""
+    """``parent``: its own run; ``files``: of the report, the page first; ``warn`` is told what MLflow refused."""
     store, folder = open_store(), files[0].parent
-    store.log_files(study, files, folder)
-    _numbers(store, tables, folder, study, trained)
-    name = str(tables.study.get("name") or "study")
+    store.log_files(parent, files, folder)
+    _numbers(store, study, folder, parent, trained)
     models: dict[RunInfo, str] = {}
     parts: dict[str, Callable[[], None]] = {
-        "data sets": lambda: _data(store, study, trained, graded, problems),
-        "registered adapters": lambda: models.update(_register(store, name, trained)),
-        "descriptions": lambda: _describe(store, tables, folder, study, trained, models),
+        "data sets": lambda: _data(store, parent, trained, graded, problems),
+        "registered adapters": lambda: models.update(_register(store, study.name, trained)),
+        "descriptions": lambda: _describe(store, study, folder, parent, trained, models),
     }
     for what, show in parts.items():
         try:
@@ -68,11 +66,9 @@ def describe_by_report(run: str, page: Path) -> None:
         describe(open_store().client, run, top(page.with_name("report.md").read_text(encoding="utf-8"), MOST))
 
 
-def _numbers(
-    store: Store, tables: StudyTables, folder: Path, study: str, trained: Mapping[RunInfo, StageResult]
-) -> None:
+def _numbers(store: Store, study: Study, folder: Path, parent: str, trained: Mapping[RunInfo, StageResult]) -> None:
     """Accuracy and geometry as metrics of each adapter's run; the base's and counts on the study itself."""
-    found = run_metrics(tables, tables.geometry)
+    found = run_metrics(study)
     for info in trained:
         _log(store, _child(trained[info]), found.get(info, {}))
     base = next((values for info, values in found.items() if info.method == "base"), {})
@@ -86,8 +82,8 @@ def _numbers(
     if accuracies:
         best = max(accuracies, key=lambda info: accuracies[info])
         counts["best_accuracy"] = accuracies[best]
-        store.client.set_tag(study, "best_run", best.label)
-    _log(store, study, counts)
+        store.client.set_tag(parent, "best_run", best.label)
+    _log(store, parent, counts)
 
 
 def _log(store: Store, run: str, values: Mapping[str, float]) -> None:
@@ -105,7 +101,7 @@ def _child(result: StageResult) -> str:
 
 
 def _data(
-    store: Store, study: str, trained: Mapping[RunInfo, StageResult], graded: StageResult, problems: StageResult
+    store: Store, parent: str, trained: Mapping[RunInfo, StageResult], graded: StageResult, problems: StageResult
 ) -> None:
     graded_file = store.local(graded.ref) / "rollouts.parquet"
     asked_file = store.local(problems.ref) / "problems.parquet"
@@ -121,7 +117,7 @@ def _data(
         _data_set("graded rollouts", graded, graded_file, seen, "training"),
         _data_set("held-out problems", problems, asked_file, sizes, "evaluation"),
     ]
-    for run in (study, *map(_child, trained.values())):
+    for run in (parent, *map(_child, trained.values())):
         log_data(store.client, run, data)
 
 
@@ -144,9 +140,9 @@ def _register(store: Store, name: str, trained: Mapping[RunInfo, StageResult]) -
 
 def _describe(
     store: Store,
-    tables: StudyTables,
+    study: Study,
     folder: Path,
-    study: str,
+    parent: str,
     trained: Mapping[RunInfo, StageResult],
     models: Mapping[RunInfo, str],
 ) -> None:
@@ -160,5 +156,4 @@ def _describe(
             lines.append(f"Found in the cache; trained in run [{source}]({run_page(experiment, source)}).\n")
         describe(store.client, _child(result), "\n".join(lines))
     said = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-    view = tables.geometry
-    describe(store.client, study, study_note(tables, view, lead(tables, view), said["warnings"], pages))
+    describe(store.client, parent, study_note(study, lead(study), said["warnings"], pages))

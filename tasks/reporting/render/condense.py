@@ -23,6 +23,7 @@ _NOTHING = {"0", "0.0", "0.00", "0.000", "0.0000", NOT_MEASURED, *_BLANK}
 
 def condensed(table: Table) -> Table:
     """``table`` as a reader needs it. Its CSV file, and the frame beside the page, keep every cell."""
+    table = _skimmed(table)
     if len(table.rows) < FEWEST:
         return table
     said: list[str] = []
@@ -42,6 +43,15 @@ def warned(warnings: Sequence[str]) -> str:
     if len(warnings) == 1:
         return f"1 warning: {warnings[0].split('. ')[0].rstrip('.')}."
     return f"{len(warnings)} warnings: {'; '.join(map(head, warnings))}."
+
+
+def _skimmed(table: Table) -> Table:
+    """The columns that are shown of a table that a reader skims, what qualifies a cell on hover."""
+    if table.shown is None:
+        return table
+    rows = (row[: table.shown] for row in table.rows)
+    light = tuple(tuple(replace(cell, subs=(), tip=cell.tip or "; ".join(cell.subs)) for cell in row) for row in rows)
+    return replace(table, header=table.header[: table.shown], rows=light, shown=None)
 
 
 def _without_rows(table: Table, said: list[str]) -> Table:

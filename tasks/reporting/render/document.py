@@ -4,49 +4,50 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from tasks.reporting.charts.accuracy import OTHERS
 from tasks.reporting.charts.catalogue import pictures
 from tasks.reporting.charts.explore import Explore, build_explore
-from tasks.reporting.charts.numbers import figure_numbers
 from tasks.reporting.charts.picture import Picture
-from tasks.reporting.claims import ClaimResult, claims_sentence, claims_tables, sensitivity_table, verdicts
+from tasks.reporting.claims.claim import ClaimResult
 from tasks.reporting.claims.measured import NOT_MEASURED
-from tasks.reporting.claims.rows import MARKS, verdict_tables
+from tasks.reporting.claims.output import MARKS, claims_sentence, claims_tables, sensitivity_table
+from tasks.reporting.claims.paper import verdicts
 from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER
 from tasks.reporting.findings.headline import Findings, findings
 from tasks.reporting.findings.lead import disagreements
-from tasks.reporting.findings.topics import ACCURACY, CLAIMS, DATA, FUNCTIONS, GEOMETRY, PATHS, STUDY
+from tasks.reporting.findings.sentences import ACCURACY, CLAIMS, DATA, FUNCTIONS, GEOMETRY, PATHS, STUDY
 from tasks.reporting.notes import count
-from tasks.reporting.render.facts import record_table, sample_problem, study_facts
-from tasks.reporting.tables.accuracy import accuracy_table, mcnemar_table
-from tasks.reporting.tables.across import across_tables
+from tasks.reporting.tables.accuracy import (
+    accuracy_table,
+    differences_tables,
+    mcnemar_matrices,
+    mcnemar_table,
+    samples_table,
+)
 from tasks.reporting.tables.barriers import barrier_tables
 from tasks.reporting.tables.before import before_tables
-from tasks.reporting.tables.cka import cka_tables
-from tasks.reporting.tables.functions import divergence_matrix, functions_table
-from tasks.reporting.tables.geometry import base_table, matrix_table, spectrum_table
-from tasks.reporting.tables.glance import glance_table
-from tasks.reporting.tables.mcnemar_matrix import mcnemar_matrices
+from tasks.reporting.tables.functions import cka_tables, divergence_matrix, functions_table
+from tasks.reporting.tables.geometry import across_tables, base_table, matrix_table, spectrum_table
+from tasks.reporting.tables.headline import headline_table
 from tasks.reporting.tables.pairs import pair_tables
-from tasks.reporting.tables.rollouts import rollout_tables
-from tasks.reporting.tables.samples import differences_tables, samples_table
-from tasks.reporting.tables.study import (
+from tasks.reporting.tables.record import (
     benchmarks_tables,
     checks_table,
+    rollout_tables,
+    sample_problem,
     settings_table,
     stage_tables,
+    study_facts,
     training_table,
     turn_tables,
     versions_table,
 )
-from tasks.reporting.tables.views import Table, headline_table, said
-from tasks.reporting.views.join import SCHEMAS, StudyTables, base_of
-from tasks.reporting.views.pairs import Geometry
+from tasks.reporting.tables.views import Table, said
 from tasks.reporting.views.paths import READINGS
+from tasks.reporting.views.study import SCHEMAS, Study
 
 MOST_SHOWN = 40
 """Rows of accuracies that are not behind a fold."""
@@ -101,12 +102,8 @@ class Document:
     notes_title: str = "What falls short"
     claims: tuple[ClaimResult, ...] = ()
     explore: Explore | None = None
-    numbers: Mapping[str, Any] = field(default_factory=dict)
-    """Key of a figure -> its numbers: see `tasks.reporting.charts.numbers`."""
     sample: str = ""
     """One of the problems."""
-    details: tuple[Table, ...] = ()
-    """Behind a fold under the headline table: its rows with all that qualifies their numbers."""
     tally: Tally | None = None
     notes_folded: bool = False
 
@@ -118,41 +115,40 @@ class Document:
     @property
     def tables(self) -> tuple[Table, ...]:
         """Every table of the page, in the order they are read."""
-        first = (*([self.headline] if self.headline else []), *self.details)
+        first = [self.headline] if self.headline else []
         return (*first, *(table for section in self.sections for table in (*section.shown, *section.folded)))
 
 
-def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], list[Picture]] = pictures) -> Document:
+def build_document(study: Study, draw: Callable[[Study], list[Picture]] = pictures) -> Document:
     """Derive every view of a study. ``draw`` makes the figures; give ``lambda *_: []`` where none are wanted."""
-    view = tables.geometry
-    drawn = {picture.key: picture for picture in draw(tables, view)}
+    view = study.geometry
+    drawn = {picture.key: picture for picture in draw(study)}
 
     def figures(*keys: str) -> tuple[Picture, ...]:
         return tuple(drawn[key] for key in keys if key in drawn)
 
     against, *others = pair_tables(view)
-    accuracy, mcnemar, matrix = accuracy_table(tables, view), mcnemar_table(tables, view), matrix_table(view)
-    base = base_table(tables.spectra, view)
-    barriers, *other_barriers = barrier_tables(tables, view)
-    cka, *layers = cka_tables(tables, view)
-    matrix_of_kl = divergence_matrix(tables, view)
-    (rollouts, examples), (totals, stages) = rollout_tables(tables), stage_tables(tables)
-    tests = mcnemar_matrices(tables, view)
-    judged = verdicts(tables)
+    accuracy, mcnemar, matrix = accuracy_table(study), mcnemar_table(study), matrix_table(view)
+    base = base_table(study)
+    barriers, *other_barriers = barrier_tables(study)
+    cka, *layers = cka_tables(study)
+    matrix_of_kl = divergence_matrix(study)
+    (rollouts, examples), (totals, stages) = rollout_tables(study), stage_tables(study)
+    tests = mcnemar_matrices(study)
+    judged = verdicts(study)
     claims = judged.results
-    decided, undecided = verdict_tables(claims)
+    told = claims_tables(claims)
     tally = _tally(claims)
-    found = findings(tables, view).with_sentence(CLAIMS, claims_sentence(claims))
-    folded = (matrix, *others, spectrum_table(tables.spectra, view), *([base] if base else []))
-    sampled = samples_table(tables, view)
-    across = across_tables(view, tables.similarity)
-    before = before_tables(tables, view)
+    found = findings(study, claims_sentence(claims))
+    folded = (matrix, *others, spectrum_table(study), *([base] if base else []))
+    sampled = samples_table(study)
+    across, before = across_tables(view, study.similarity), before_tables(study)
     sections = (
         Section(
             CLAIMS,
             (),
-            tuple(decided),
-            (*undecided, *claims_tables(claims), sensitivity_table(judged.sensitivity)),
+            tuple(table for table in told if table.key != "claims-not-measured"),
+            (*(table for table in told if table.key == "claims-not-measured"), sensitivity_table(judged.sensitivity)),
             "Each statement of the paper as a rule on this study's numbers.",
             said(tally.aside if tally else ""),
         ),
@@ -160,7 +156,7 @@ def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], 
             ACCURACY,
             figures(OTHERS),
             (accuracy, sampled),
-            (*tests, mcnemar, *differences_tables(tables, view)),
+            (*tests, mcnemar, *differences_tables(study)),
             "What the models get right, and which differences a test shows.",
         ),
         Section(
@@ -176,12 +172,12 @@ def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], 
             figures(*(f"path-{reading}" for reading in READINGS)),
             (barriers,),
             tuple(other_barriers),
-            _paths_intro(tables),
+            _paths_intro(study),
         ),
         Section(
             FUNCTIONS,
             figures("cka"),
-            (functions_table(tables, view), cka),
+            (functions_table(study), cka),
             (*([matrix_of_kl] if matrix_of_kl else []), *layers),
             "How far hidden states and output distributions moved.",
         ),
@@ -189,48 +185,46 @@ def build_document(tables: StudyTables, draw: Callable[[StudyTables, Geometry], 
             "Over the layers and the steps",
             figures("layers", "angles", "outside", "spectra", "training"),
             (),
-            (training_table(tables),),
+            (training_table(study),),
         ),
         Section(
             DATA,
             (),
-            (*rollouts, *benchmarks_tables(tables), *turn_tables(tables), checks_table(tables)),
+            (*rollouts, *benchmarks_tables(study), *turn_tables(study), checks_table(study)),
             tuple(examples),
             "What was trained on, what fell out, and what was not measured.",
         ),
         Section(
             STUDY,
             (),
-            (record_table(tables, view), totals),
-            (stages, settings_table(tables), versions_table(tables)),
+            (totals,),
+            (stages, settings_table(study), versions_table(study)),
         ),
     )
     return Document(
         brand="colinear study",
-        name=str(tables.study.get("name") or "study"),
-        facts=study_facts(tables),
-        sample=sample_problem(tables),
+        name=study.name,
+        facts=study_facts(study),
+        sample=sample_problem(study),
         findings=found,
         claims=claims,
         tally=tally,
-        notes=tuple(str(note) for note in tables.study.get("notes") or []),
+        notes=tuple(str(note) for note in study.record.get("notes") or []),
         pictures=figures("cosines", "accuracy"),
-        headline=glance_table(tables, view),
-        details=(headline_table(tables, view),),
+        headline=headline_table(study),
         sections=tuple(replace(one, said=(*found.on(one.title), *one.said)) for one in sections),
         files=(*(f"{name}.parquet" for name in SCHEMAS), "study.json", "claims.json"),
-        explore=build_explore(tables.pair_metrics, view, tables.connectivity, tables.training),
-        numbers=figure_numbers({name: getattr(tables, name) for name in SCHEMAS}, view, [*drawn], base_of(tables).run),
+        explore=build_explore(study),
     )
 
 
-def _paths_intro(tables: StudyTables) -> str:
+def _paths_intro(study: Study) -> str:
     """What a path is, and on how few problems it is read."""
     lead = (
         "Whether the straight line from one model to the next leads over a hill of the loss. The boxed answer is "
         "scored right after the prompt, without any working, so its loss is high even where the model solves it."
     )
-    n = ((tables.study.get("settings") or {}).get("paths") or {}).get("n")
+    n = ((study.record.get("settings") or {}).get("paths") or {}).get("n")
     return f"{lead} On {n} problems one of them is {100 / n:.1f} points of accuracy." if n else lead
 
 

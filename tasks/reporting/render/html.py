@@ -24,7 +24,10 @@ LONGEST_CAPTION = 240
 def render_html(document: Document) -> str:
     """The page. Autoescape is on; only the SVG that we drew and the scripts that we wrote go in as they are, data for
     scripts as JSON without markup. Its Content-Security-Policy lets no other script run."""
-    data, codes = [("figure-numbers", script_json(document.numbers))], [own_code("report.js")]
+    data, codes = (
+        [("figure-numbers", script_json({picture.key: picture.data for picture in document.drawn}))],
+        [own_code("report.js")],
+    )
     if document.explore is not None:
         data.append(("explore-data", script_json(document.explore.data)))
         codes += [vega_code(), own_code("explore.js")]

@@ -54,11 +54,6 @@ def _lines(document: Document) -> Iterator[str]:
             yield from _list(section.said)
         for table in (*section.shown, *section.folded):
             yield from _titled(table)
-    if document.details:
-        yield "## In full"
-        yield ""
-    for table in document.details:
-        yield from _titled(table)
 
 
 def _list(sentences: Sequence[str]) -> Iterator[str]:

@@ -42,7 +42,7 @@ window.colinearReport = (() => {
       const subs = [...cell.querySelectorAll(".sub")].map((part) => part.textContent.trim());
       const copy = cell.cloneNode(true);
       copy.querySelectorAll(".sub").forEach((part) => part.remove());
-      return [copy.textContent.trim(), subs.join("; ")];
+      return [copy.textContent.trim(), subs.join("; ") || cell.title];
     };
     const head = [...table.tHead.rows[0].cells].map((cell) => cell.textContent.trim());
     const body = [...table.tBodies[0].rows].map((row) => [...row.cells].map(split));

@@ -1,4 +1,4 @@
-"""Accuracy as rows of strings: every run on every benchmark, and McNemar's test pair by pair."""
+"""Accuracy as rows of strings: every run on every benchmark, drawn answers, and the tests pair by pair."""
 
 from __future__ import annotations
 
@@ -7,36 +7,44 @@ from typing import Any
 
 import polars as pl
 
-from tasks.reporting.formats import NOT_MEASURED, benchmark_name, number, p_value, points, points_interval
-from tasks.reporting.notes import spread_words
+from tasks.core.results import DIFFERS_LITTLE, EQUAL
+from tasks.reporting.formats import (
+    NOT_MEASURED,
+    benchmark_name,
+    in_sentence,
+    number,
+    p_value,
+    percent,
+    points,
+    points_interval,
+    span,
+)
+from tasks.reporting.metrics import SAMPLED
+from tasks.reporting.notes import count, spread_words
 from tasks.reporting.tables.views import (
     VERDICT_NOTE,
     Cell,
     Table,
     detectable_points,
     family_words,
+    p_words,
     reference_marks,
     said,
     score_cell,
 )
-from tasks.reporting.views.join import (
-    StudyTables,
-    base_of,
-    benchmarks,
-    ordered_runs,
-    primary_benchmark,
-    score,
-    versus_of,
-)
+from tasks.reporting.views.accuracy import MARGIN, versus_of
 from tasks.reporting.views.pairs import Geometry
 from tasks.reporting.views.same_method import (
     FLOOR_NOTE,
     SAME_METHOD,
     accuracy_apart,
+    averages_apart,
     floor_words,
     loss_apart,
+    sampled_apart,
     unsigned_points,
 )
+from tasks.reporting.views.study import REFERENCES, Study
 
 MOST_TESTS = 60
 """Rows of the table of tests besides those with the base; the frame beside the page has all."""
@@ -53,18 +61,18 @@ REPEAT_NOTE = (
 )
 
 
-def accuracy_table(tables: StudyTables, view: Geometry) -> Table:
+def accuracy_table(study: Study) -> Table:
     """Every run on every benchmark: counts, answers that could not be read or were cut, golds that could not."""
     rows: list[tuple[Cell, ...]] = []
     marks: dict[int, str] = {}
-    base, golds = base_of(tables), tables.study.get("unparsed_golds")
-    for benchmark in benchmarks(tables) or [primary_benchmark(tables)]:
+    base, golds = study.base, study.record.get("unparsed_golds")
+    for benchmark in study.benchmarks or [study.primary]:
         unread = () if golds is None else (Cell(str(golds.get(benchmark, "not recorded"))),)
-        for info in ordered_runs(tables):
-            found = score(tables, info.run, benchmark)
+        for info in study.ordered:
+            found = study.score(info.run, benchmark)
             if found is None and info != base:
                 continue
-            marks |= {len(rows) + i: mark for i, mark in reference_marks([info], view).items()}
+            marks |= {len(rows) + i: mark for i, mark in reference_marks([info], study.geometry).items()}
             counts = [found.correct, found.n, found.unparsed, found.truncated] if found else [None] * 4
             correct, n, unparsed, truncated = (Cell(NOT_MEASURED if one is None else str(one)) for one in counts)
             words = (Cell(benchmark_name(benchmark)), Cell(info.run))
@@ -72,8 +80,8 @@ def accuracy_table(tables: StudyTables, view: Geometry) -> Table:
             answers = (correct, n, Cell(score_cell(found).plain), unparsed, truncated)
             rows.append((*words, *answers, *unread, loss))
         marks[len(rows)] = "floor"
-        spread = Cell(*floor_words(accuracy_apart(tables, view, benchmark), unsigned_points))
-        losses = Cell(*floor_words(loss_apart(tables, view, benchmark), lambda nats: number(nats, 4)))
+        spread = Cell(*floor_words(accuracy_apart(study, benchmark), unsigned_points))
+        losses = Cell(*floor_words(loss_apart(study, benchmark), lambda nats: number(nats, 4)))
         blank = Cell("-")
         words = (Cell(benchmark_name(benchmark)), Cell(SAME_METHOD))
         rows.append((*words, blank, blank, spread, blank, blank, *unread, losses))
@@ -101,16 +109,17 @@ def accuracy_table(tables: StudyTables, view: Geometry) -> Table:
     )
 
 
-def mcnemar_table(tables: StudyTables, view: Geometry) -> Table:
+def mcnemar_table(study: Study) -> Table:
     """Pairs of runs on every benchmark, pairs with the base first; of very many others those of the smallest p."""
-    base = base_of(tables).run
-    cases = tables.mcnemar.with_columns(other=~((pl.col("run_a") == base) | (pl.col("run_b") == base)))
-    order = {name: place for place, name in enumerate(benchmarks(tables))}
+    view = study.geometry
+    base = study.base.run
+    cases = study.mcnemar.with_columns(other=~((pl.col("run_a") == base) | (pl.col("run_b") == base)))
+    order = {name: place for place, name in enumerate(study.benchmarks)}
     kept = pl.concat([cases.filter(~pl.col("other")), _fewer(cases.filter("other"))])
     found = sorted(kept.to_dicts(), key=lambda row: (order.get(row["benchmark"], len(order)), row["other"]))
     cut = cases.height - kept.height
     said_cut = f"{cut} pairs of larger p are left out here; mcnemar.parquet has all. " if cut else ""
-    spreads = {name: accuracy_apart(tables, view, name) for name in {row["benchmark"] for row in found}}
+    spreads = {name: accuracy_apart(study, name) for name in {row["benchmark"] for row in found}}
     floors = {name: Cell(*floor_words(spread, unsigned_points)) for name, spread in spreads.items()}
     repeated = any(row["repeats"] is not None for row in found)
     header = (
@@ -124,7 +133,7 @@ def mcnemar_table(tables: StudyTables, view: Geometry) -> Table:
         header,
         tuple(_mcnemar_row(row, floors[row["benchmark"]], view, repeated) for row in found),
         f"{said_cut}Two-sided tests on the problems that only one of the two runs answers right; below a difference "
-        f"its 95 % interval. {_families(tables)} {POWER_NOTE} {_repeats(found)}{FLOOR_NOTE}",
+        f"its 95 % interval. {_families(study)} {POWER_NOTE} {_repeats(found)}{FLOOR_NOTE}",
         words=3,
         marks=pair_marks([(row["run_a"], row["run_b"]) for row in found], base, view),
     )
@@ -143,10 +152,10 @@ def _fewer(others: pl.DataFrame) -> pl.DataFrame:
     return places.head(MOST_TESTS).sort("place").drop("place")
 
 
-def _families(tables: StudyTables) -> str:
+def _families(study: Study) -> str:
     """The two families, by their sizes on the first benchmark."""
-    first = primary_benchmark(tables)
-    base, methods = (family_words(tables, name, first) for name in ("base", "methods"))
+    first = study.primary
+    base, methods = (family_words(study, name, first) for name in ("base", "methods"))
     return (
         f"p (Holm): {base}, apart from these {methods.removeprefix('Holm-adjusted ')}, on each benchmark. A main run "
         "is the first of its method and learning rate; replicates, the teacher and the instructed base are outside the "
@@ -175,3 +184,162 @@ def _mcnemar_row(row: dict[str, Any], floor: Cell, view: Geometry, repeated: boo
     pair = (*(Cell(text) for text in words), other, *(Cell(text) for text in counts), difference, floor)
     verdict = Cell(found.verdict, (*said(side), *said(why)))
     return (*pair, *([Cell(again)] if repeated else []), *tests, verdict)
+
+
+MOST_RUNS = 16
+"""Runs of a matrix that a page can hold; of more, the table of pairs has the tests."""
+
+
+def mcnemar_matrices(study: Study) -> list[Table]:
+    """Row less column in points, and p; none for a benchmark without a test, or of more than `MOST_RUNS` runs."""
+    return [table for name in study.benchmarks if (table := _matrix(study, name)) is not None]
+
+
+def _matrix(study: Study, benchmark: str) -> Table | None:
+    rows = study.mcnemar.filter(benchmark=benchmark).to_dicts()
+    found = {(row["run_a"], row["run_b"]): versus_of(row) for row in rows}
+    found |= {(row["run_b"], row["run_a"]): versus_of(row, -1) for row in rows}
+    infos = [info for info in study.ordered if any(info.run in pair for pair in found)]
+    if not found or len(infos) > MOST_RUNS:
+        return None
+
+    def cell(run: str, other: str) -> Cell:
+        test = found.get((run, other))
+        if test is None:
+            return Cell("-" if run == other else "not tested")
+        equal = test.verdict in (EQUAL, DIFFERS_LITTLE)
+        marks = ("*" if test.shown else "") + ("=" if equal else "")
+        return Cell(points(test.difference) + marks, (points_interval(test.low, test.high), p_words(test)))
+
+    names = [info.run for info in infos]
+    name = benchmark_name(benchmark)
+    return Table(
+        f"mcnemar-{benchmark}",
+        f"Every run against every other, {in_sentence(benchmark)} problems",
+        ("Run", *(f"less {other}" for other in names)),
+        tuple((Cell(run), *(cell(run, other) for other in names)) for run in names),
+        f"{name} accuracy of the row less that of the column, points, on the problems that both answered, with its "
+        "95 % interval; p: exact two-sided McNemar, Holm-adjusted within its family (main runs against the base, main "
+        f"runs among themselves); *: differs; =: equal within {MARGIN}; neither: no power to tell.",
+        marks=reference_marks(infos, study.geometry),
+    )
+
+
+_KINDS = tuple(metric.name for metric in SAMPLED)
+MOST_SCORES = 9
+"""Columns of scores; the frame beside the page has all."""
+
+MOST_DIFFERENCES = 60
+"""Rows of the table of differences besides those with the base; the frame beside the page has all."""
+
+
+def samples_table(study: Study) -> Table:
+    """Every run on every benchmark that was answered several times, the base first."""
+    frame = study.samples
+    title = "Sampled scores"
+    if frame.is_empty():
+        return Table("samples", title, (), (), "No answers were drawn beside the greedy ones (avg@k, pass@k, maj@k).")
+    scores = _scores(frame)
+    kept = scores if len(scores) <= MOST_SCORES else _ends(scores)
+    values = {(row["run"], row["benchmark"], row["metric"], row["k"]): row for row in frame.iter_rows(named=True)}
+    infos = {info.run: info for info in study.ordered}
+    base = study.base.run
+    order = {name: place for place, name in enumerate(study.benchmarks)}
+    names = sorted(frame["benchmark"].unique(maintain_order=True), key=lambda name: order.get(name, len(order)))
+    rows: list[tuple[Cell, ...]] = []
+    marks: dict[int, str] = {}
+    for benchmark in names:
+        measured = frame.filter(pl.col("benchmark") == benchmark)["run"].unique(maintain_order=True).to_list()
+        for run in [base, *(run for run in infos if run in measured and run != base)]:
+            if run in infos and infos[run].method in REFERENCES:
+                marks[len(rows)] = "base"
+            cells = (_cell(values.get((run, benchmark, *score))) for score in kept)
+            rows.append((Cell(benchmark_name(benchmark)), Cell(run), *cells))
+        spreads = [sampled_apart(study, benchmark, *score) for score in kept]
+        marks[len(rows)] = "floor"
+        floors = (Cell(*floor_words(spread, unsigned_points)) for spread in spreads)
+        rows.append((Cell(benchmark_name(benchmark)), Cell(f"{SAME_METHOD}, points"), *floors))
+    cut = (
+        ""
+        if len(kept) == len(scores)
+        else f"The smallest and largest k of {len(scores)} scores; samples.parquet has all. "
+    )
+    note = (
+        f"{cut}Percent, mean over problems (n = {span(frame['n'].to_list(), 0)}, "
+        f"{span(frame['samples'].to_list(), 0)} drawn answers each); beneath it the 95 % bootstrap interval over "
+        "problems. avg@k: share right; pass@k: at least one of k right; maj@k: the most frequent of k answers is "
+        "right; all over every choice of k of the answers, not the first k alone. Votes are for values (1/2 and 0.5 "
+        f"are one answer), a tie is shared. {FLOOR_NOTE}"
+    )
+    header = ("Benchmark", "Run", *(f"{metric}@{k}, %" for metric, k in kept))
+    return Table("samples", title, header, tuple(rows), note, words=2, marks=marks)
+
+
+def differences_tables(study: Study) -> list[Table]:
+    """Pairs of runs in avg@k, pairs with the base first; of very many others the largest differences. Empty: no drawn
+    answers."""
+    view = study.geometry
+    if study.differences.is_empty():
+        return []
+    base = study.base.run
+    frame = study.differences.with_row_index("place").with_columns(
+        other=~((pl.col("run_a") == base) | (pl.col("run_b") == base))
+    )
+    others = frame.filter("other").sort(pl.col("difference").abs(), descending=True, maintain_order=True)
+    kept = pl.concat([frame.filter(~pl.col("other")), others.head(MOST_DIFFERENCES)])
+    order = {name: place for place, name in enumerate(study.benchmarks)}
+    rows = sorted(
+        kept.iter_rows(named=True),
+        key=lambda row: (order.get(row["benchmark"], len(order)), row["other"], row["place"]),
+    )
+    cut = frame.height - kept.height
+    apart = frame.filter((pl.col("low") > 0) | (pl.col("high") < 0)).height
+    note = (
+        f"{f'{cut} smaller differences are left out here; differences.parquet has all. ' if cut else ''}avg@k: the "
+        f"share of the {span(frame['samples'].to_list(), 0)} drawn answers to a problem that are right. Beneath the "
+        "difference its 95 % interval, a bootstrap over the problems that both answered. The intervals are each "
+        f"pair's own, not of all together: 0 is outside of {apart} of {frame.height}, where {0.05 * frame.height:.1f} "
+        f"of {count(frame.height, 'pair')} without any difference would be expected by chance. {FLOOR_NOTE}"
+    )
+    spreads = {name: averages_apart(study, name) for name in {row["benchmark"] for row in rows}}
+    floors = {name: Cell(*floor_words(spread, unsigned_points)) for name, spread in spreads.items()}
+    cells = tuple((*_words(row, view), _difference(row), floors[row["benchmark"]]) for row in rows)
+    header = ("Benchmark", "A", "B", "n", "Answers each", "A less B in avg@k, points", f"{SAME_METHOD}, points")
+    marks = pair_marks([(row["run_a"], row["run_b"]) for row in rows], base, view)
+    return [Table("differences", "Sampled scores, pair by pair", header, cells, note, words=3, marks=marks)]
+
+
+def _words(row: dict[str, Any], view: Geometry) -> tuple[Cell, ...]:
+    other = Cell(row["run_b"], said(view.replicate_label(row["run_a"], row["run_b"])))
+    words = (Cell(benchmark_name(row["benchmark"])), Cell(row["run_a"]), other)
+    return (*words, Cell(str(row["n"])), Cell(str(row["samples"])))
+
+
+def _difference(row: dict[str, Any]) -> Cell:
+    if row["low"] is None or row["high"] is None:
+        return Cell(points(row["difference"]), ("the same on every problem",))
+    side = "" if row["low"] <= 0 <= row["high"] else ", beside 0"
+    return Cell(points(row["difference"]), (f"{points(row['low'])} to {points(row['high'])}{side}",))
+
+
+def _scores(frame: pl.DataFrame) -> list[tuple[str, int]]:
+    """(metric, k) in the order of the kinds, k ascending."""
+    found = frame.select("metric", "k").unique().rows()
+    known = [score for score in found if score[0] in _KINDS]
+    return sorted(known, key=lambda score: (_KINDS.index(score[0]), score[1]))
+
+
+def _ends(scores: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Of each metric the smallest and the largest k."""
+    kept = []
+    for kind in _KINDS:
+        ks = [k for metric, k in scores if metric == kind]
+        kept += [(kind, k) for k in sorted({min(ks), max(ks)})] if ks else []
+    return kept
+
+
+def _cell(row: dict[str, Any] | None) -> Cell:
+    if row is None:
+        return Cell(NOT_MEASURED)
+    known = row["low"] is not None and row["high"] is not None
+    return Cell(percent(row["value"]), (f"{percent(row['low'])} to {percent(row['high'])}",) if known else ())

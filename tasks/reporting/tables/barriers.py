@@ -9,7 +9,6 @@ from tasks.reporting.notes import count
 from tasks.reporting.tables.pairs import MOST_PAIRS
 from tasks.reporting.tables.views import NO_UPDATE, Cell, Table, said
 from tasks.reporting.views.floors import KINDS
-from tasks.reporting.views.join import StudyTables, base_of
 from tasks.reporting.views.pairs import Geometry
 from tasks.reporting.views.paths import (
     MISSED_BELOW,
@@ -20,18 +19,20 @@ from tasks.reporting.views.paths import (
     base_readings,
     near_and_other,
 )
+from tasks.reporting.views.study import Study
 
 Column = tuple[str, bool]
 """A reading, and whether the updates were scaled to one norm."""
 
 
-def barrier_tables(tables: StudyTables, view: Geometry) -> list[Table]:
+def barrier_tables(study: Study) -> list[Table]:
     """The pairs with the reference and the noise floors, then all others that were measured."""
-    paths = tables.paths
+    view = study.geometry
+    paths = study.paths
     if not paths.readings:
         return [Table("barriers", "Barriers", (), (), "No path between two updates was read in this study.")]
     near, others = near_and_other(view, paths.pairs())
-    own = base_readings(tables.connectivity, base_of(tables).run)
+    own = base_readings(study.connectivity, study.base.run)
     title = f"Barriers on the way to {view.reference.run}" if view.reference else "Barriers"
     first = _table("barriers", title, near, paths, view, own)
     return (

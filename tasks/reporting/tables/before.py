@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
-
-import polars as pl
 
 from tasks.core.results import RunInfo
 from tasks.reporting.formats import number
 from tasks.reporting.metrics import GRADIENT
 from tasks.reporting.notes import interval
-from tasks.reporting.tables.cka import MOST_LAYERS
+from tasks.reporting.tables.functions import MOST_LAYERS
 from tasks.reporting.tables.pairs import MOST_PAIRS
 from tasks.reporting.tables.views import Cell, Table, said
 from tasks.reporting.views.before import Before, Start, before_of, trained_as
-from tasks.reporting.views.join import StudyTables
 from tasks.reporting.views.pairs import Geometry, across_note
+from tasks.reporting.views.study import Study
 
 _NOTE = (
     "No training: the gradient of each method's own loss at the base, on the same rows of the rollouts. At lora_A as "
@@ -31,16 +29,16 @@ _NOTE = (
 Pair = tuple[RunInfo, RunInfo]
 
 
-def before_tables(tables: StudyTables, view: Geometry) -> list[Table]:
+def before_tables(study: Study) -> list[Table]:
     """Every two methods: the cosine of their gradients, its noise, and the cosine after training; then by layer."""
-    before = before_of(tables.gradients)
+    view, before = study.geometry, before_of(study.gradients)
     if before is None:
         return []
     runs = sorted(trained_as(view).values(), key=lambda info: info != view.reference)
     pairs = [(a, b) for a, b in combinations(runs, 2) if before.of(a.method, b.method)]
     if not pairs:
         return []
-    return [_overall(before, pairs[:MOST_PAIRS], view), *_by_layer(before, pairs[:MOST_PAIRS], tables)]
+    return [_overall(before, pairs[:MOST_PAIRS], view), *_by_layer(before, pairs[:MOST_PAIRS], view)]
 
 
 def _overall(before: Before, pairs: Sequence[Pair], view: Geometry) -> Table:
@@ -62,29 +60,19 @@ def _overall(before: Before, pairs: Sequence[Pair], view: Geometry) -> Table:
     return Table("before", "Before the first step: do the gradients agree?", header, tuple(rows), note, words=2)
 
 
-def _by_layer(before: Before, pairs: Sequence[Pair], tables: StudyTables) -> list[Table]:
+def _by_layer(before: Before, pairs: Sequence[Pair], view: Geometry) -> list[Table]:
     if not before.layers:
         return []
-    trained = _trained(tables.pair_metrics)
     step = -(-(len(before.layers) - 1) // (MOST_LAYERS - 1)) or 1
     layers = sorted({*before.layers[::step], before.layers[-1]})
     cut = "" if len(layers) == len(before.layers) else f"One layer in {step} and the last; gradients.parquet has all. "
-    rows = [(Cell(a.run), Cell(b.run), *(_cell(before, trained, a, b, layer) for layer in layers)) for a, b in pairs]
+    rows = [(Cell(a.run), Cell(b.run), *(_cell(before, view, a, b, layer) for layer in layers)) for a, b in pairs]
     header = ("Method", "and", *(f"Layer {layer}" for layer in layers))
     note = f"{cut}The cosine of lora_B's gradients in the layer's modules, below it that of the trained updates."
     return [Table("before-layers", "Before the first step, layer by layer", header, tuple(rows), note, words=2)]
 
 
-def _trained(pair_metrics: pl.DataFrame) -> Mapping[tuple[str, str, int], float]:
-    """(run, other, layer) -> cosine of the updates there, either way round."""
-    own = pair_metrics.filter(
-        pl.col("module") == "*", pl.col("layer").is_not_null(), pl.col("projection").is_null(), metric="cosine"
-    )
-    rows = own.select("run_a", "run_b", "layer", "value").rows()
-    return {(x, y, layer): value for a, b, layer, value in rows for x, y in ((a, b), (b, a))}
-
-
-def _cell(before: Before, trained: Mapping[tuple[str, str, int], float], a: RunInfo, b: RunInfo, layer: int) -> Cell:
+def _cell(before: Before, view: Geometry, a: RunInfo, b: RunInfo, layer: int) -> Cell:
     found = before.of(a.method, b.method, layer)
-    after = trained.get((a.run, b.run, layer))
+    after = view.by_layer(a.run, b.run, "cosine").get(layer)
     return Cell(GRADIENT.text(found.value if found else None), said(f"trained {number(after, 3)}" if after else ""))

@@ -1,19 +1,22 @@
-"""What the models compute, as rows of strings: logit-lens depth, and divergences of their output distributions."""
+"""What the models compute as rows of strings: hidden states, logit-lens depth, divergences of their outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import polars as pl
 
 from tasks.core.results import RunInfo
 from tasks.reporting.estimates import Estimate, Spread
-from tasks.reporting.formats import NOT_MEASURED, significant
-from tasks.reporting.metrics import DEPTH
+from tasks.reporting.formats import NOT_MEASURED, number, significant
+from tasks.reporting.metrics import CKA, DEPTH
+from tasks.reporting.notes import MOST_NAMED, named
+from tasks.reporting.tables.pairs import MOST_PAIRS
 from tasks.reporting.tables.views import Cell, Table, said
-from tasks.reporting.views.join import StudyTables, base_of
 from tasks.reporting.views.pairs import NO_FLOOR, Geometry
 from tasks.reporting.views.same_method import FLOOR_NOTE, SAME_METHOD, apart, difference_of, floor_words
+from tasks.reporting.views.similarity import BIASED, POOLINGS, Similarity
+from tasks.reporting.views.study import Study
 
 MOST_RUNS = 12
 """Rows and columns of the matrix of divergences; the frame beside the page has all."""
@@ -32,22 +35,23 @@ def depths(lens: pl.DataFrame) -> dict[str, float]:
     return dict(rows.select("run", "value").iter_rows())
 
 
-def depths_apart(tables: StudyTables, view: Geometry) -> dict[str, Spread]:
+def depths_apart(study: Study) -> dict[str, Spread]:
     """How far the logit-lens depths of runs of one method are apart, layers."""
-    return apart(view, difference_of(depths(tables.lens).get))
+    return apart(study.geometry, difference_of(depths(study.lens).get))
 
 
-def functions_table(tables: StudyTables, view: Geometry) -> Table:
+def functions_table(study: Study) -> Table:
     """One row a run: depth, divergence from and to the base, and from and to the reference."""
+    view = study.geometry
     title = "Outputs: logit-lens depth and divergence"
-    found, deep = divergences(tables.divergence), depths(tables.lens)
+    found, deep = divergences(study.divergence), depths(study.lens)
     if not found and not deep:
         return Table("functions", title, (), (), "Neither the logit lens nor a divergence was measured in this study.")
-    base, reference = base_of(tables), view.reference
+    base, reference = study.base, view.reference
     others = [base, *([reference] if reference else [])]
-    layers = max(tables.lens["layer"].drop_nulls(), default=None)
+    layers = max(study.lens["layer"].drop_nulls(), default=None)
     against = reference or base
-    largest, _ = floor_words(depths_apart(tables, view), DEPTH.text)
+    largest, _ = floor_words(depths_apart(study), DEPTH.text)
     rows = []
     for info in [base, *view.runs]:
         cells = [Cell(DEPTH.text(deep.get(info.run))), _deeper(deep, info.run, against.run, largest)]
@@ -59,7 +63,7 @@ def functions_table(tables: StudyTables, view: Geometry) -> Table:
     for other in others:
         header += [f"KL({other.run} || run), nats/token", f"KL(run || {other.run}), nats/token"]
     marks = {0: "base", **{i: "floor" for i, info in enumerate(view.runs, 1) if _twin(info, reference, view)}}
-    return Table("functions", title, tuple(header), tuple(rows), f"{_note(tables)} {FLOOR_NOTE}", marks=marks)
+    return Table("functions", title, tuple(header), tuple(rows), f"{_note(study)} {FLOOR_NOTE}", marks=marks)
 
 
 def _deeper(deep: Mapping[str, float], run: str, other: str, floor: str) -> Cell:
@@ -71,16 +75,17 @@ def _deeper(deep: Mapping[str, float], run: str, other: str, floor: str) -> Cell
     return Cell(f"{sign}{DEPTH.text(deep[run] - deep[other])}", (beneath,))
 
 
-def divergence_matrix(tables: StudyTables, view: Geometry) -> Table | None:
+def divergence_matrix(study: Study) -> Table | None:
     """KL(row || column) of the base and every run; None where nothing was measured."""
-    found = divergences(tables.divergence)
+    view = study.geometry
+    found = divergences(study.divergence)
     if not found:
         return None
-    every = [base_of(tables), *view.runs]
+    every = [study.base, *view.runs]
     shown = _kept(every, view)
     rows = [(Cell(a.run), *(_cell(found, a.run, b.run, _twin(a, b, view)) for b in shown)) for a in shown]
     cut = "" if len(shown) == len(every) else f"{len(shown)} of {len(every)} models; divergence.parquet has all pairs. "
-    note = f"{cut}Row a, column b: KL(p_a || p_b), nats a token. {_note(tables)}"
+    note = f"{cut}Row a, column b: KL(p_a || p_b), nats a token. {_note(study)}"
     header = ("KL(row || column)", *(info.run for info in shown))
     return Table("divergences", "Divergence of every pair", header, tuple(rows), note, marks={0: "base"})
 
@@ -94,11 +99,11 @@ def _kept(every: Sequence[RunInfo], view: Geometry) -> list[RunInfo]:
     return [info for info in every if info in kept]
 
 
-def _note(tables: StudyTables) -> str:
-    frame = tables.divergence if tables.divergence.height else tables.lens
+def _note(study: Study) -> str:
+    frame = study.divergence if study.divergence.height else study.lens
     tokens, problems = (
         max(frame["tokens"]),
-        f" of {max(tables.divergence['n'])} problems" if frame is not tables.lens else "",
+        f" of {max(study.divergence['n'])} problems" if frame is not study.lens else "",
     )
     return (
         f"Over the {tokens} tokens of the reference solutions{problems}. Depth: mean over tokens of the first layer "
@@ -119,3 +124,115 @@ def _cell(found: Mapping[tuple[str, str], Estimate], a: str, b: str, standing: s
         return Cell(NOT_MEASURED)
     one = found[a, b]
     return Cell(significant(one.value), (*said(one.interval(significant)), *said(standing)))
+
+
+MOST_LAYERS = 13
+"""Columns of the table of layers; the frame beside the page has all."""
+
+TITLE = "Similarity of hidden states (CKA)"
+
+Names = tuple[str, str]
+
+
+def cka_tables(study: Study) -> tuple[Table, ...]:
+    """What a reader needs of each run, and the layers one by one; one empty table where nothing was measured."""
+    view = study.geometry
+    found = study.similarity
+    if found is None:
+        return (Table("cka", TITLE, (), (), "No hidden states were compared in this study."),)
+    return _summary(found, study), _layers(cka_pairs(study), found, view)
+
+
+def cka_pairs(study: Study) -> list[Names]:
+    """Every run against the base, then every other run against the reference."""
+    view = study.geometry
+    base, runs = study.base.run, [info.run for info in view.runs]
+    reference = view.reference.run if view.reference else None
+    return [*((run, base) for run in runs), *((run, reference) for run in runs if reference and run != reference)]
+
+
+def _summary(found: Similarity, study: Study) -> Table:
+    """One row a run: the lowest layer and the last, against the base and against the reference."""
+    view = study.geometry
+    base, last = study.base, found.layers[-1]
+    others = [base.run, *([view.reference.run] if view.reference else [])]
+    rows: list[tuple[Cell, ...]] = []
+    marks = {0: "base"}
+    for info in [base, *view.runs]:
+        replicate = view.replicate_label(info.run, view.reference.run) if view.reference else ""
+        if replicate:
+            marks[len(rows)] = "floor"
+        cells = [cell for other in others for cell in _pair_cells(info.run, other, last, found)]
+        rows.append((Cell(info.run, said(replicate)), *cells))
+    header = ["Run"]
+    for other in others:
+        header += [f"Lowest layer, against {other}", f"Last layer ({last}), against {other}", "Layers with a value"]
+    return Table("cka", TITLE, tuple(header), tuple(rows), cka_note(found), marks=marks)
+
+
+def _pair_cells(run: str, other: str, last: int, found: Similarity) -> tuple[Cell, Cell, Cell]:
+    if run == other:
+        return Cell("itself"), Cell("itself"), Cell("-")
+    measured = Cell(f"{len(found.profile(run, other))} of {len(found.layers)}")
+    place = found.lowest(run, other)
+    if place is None:
+        return Cell(_missing(run, other, last, found)), Cell(_missing(run, other, last, found)), measured
+    beside = f"biased {CKA.text(found.value(run, other, place.layer, BIASED))}"
+    lowest = Cell(CKA.text(place.value), (f"at layer {place.layer}", beside))
+    value = found.value(run, other, last)
+    if value is None:
+        return lowest, Cell(_missing(run, other, last, found)), measured
+    return lowest, Cell(CKA.text(value), (f"biased {CKA.text(found.value(run, other, last, BIASED))}",)), measured
+
+
+def _layers(pairs: Sequence[Names], found: Similarity, view: Geometry) -> Table:
+    step = -(-(len(found.layers) - 1) // (MOST_LAYERS - 1)) or 1
+    layers = sorted({*found.layers[::step], found.layers[-1]})
+    rows = [
+        (*_ends(run, other, view), *(_cka_cell(run, other, layer, found) for layer in layers)) for run, other in pairs
+    ]
+    cut = "" if len(layers) == len(found.layers) else f"One layer in {step} and the last; cka.parquet has all. "
+    header = ("Run", "against", *(f"Layer {layer}" for layer in layers))
+    note = f"{cut}Debiased, the biased value beneath. {cka_note(found)}"
+    return Table(
+        "cka-layers", "CKA layer by layer", header, tuple(rows[:MOST_PAIRS]), note, words=2, marks=_marks(pairs, view)
+    )
+
+
+def cka_note(found: Similarity) -> str:
+    """How it was computed, over what n, and why values are missing."""
+    many = f"; {' and '.join(found.others)} in cka.parquet" if found.others else ""
+    return (
+        f"Linear CKA of the hidden states at {POOLINGS.get(found.pooling, found.pooling)}, {found.rows} rows{many}: 1 "
+        "for states that are equal up to rotation and scale, about 0 for unrelated ones. Debiased: unbiased HSIC; the "
+        "biased estimator comes out high where there are fewer rows than features. Layer 0 is the embedding's output."
+        f"{''.join(_reasons(found))}"
+    )
+
+
+def _reasons(found: Similarity) -> Iterator[str]:
+    for reason, layers in list(found.reasons().items())[:MOST_NAMED]:
+        where = named([str(layer) for layer in layers], MOST_NAMED)
+        yield f" No value at layer{'s' if len(layers) > 1 else ''} {where}: {reason}."
+
+
+def _ends(run: str, other: str, view: Geometry) -> tuple[Cell, Cell]:
+    return Cell(run, said(view.replicate_label(run, other))), Cell(other)
+
+
+def _cka_cell(run: str, other: str, layer: int, found: Similarity) -> Cell:
+    value = found.value(run, other, layer)
+    if value is None:
+        return Cell(_missing(run, other, layer, found))
+    return Cell(number(value, 3), (number(found.value(run, other, layer, BIASED), 3),))
+
+
+def _missing(run: str, other: str, layer: int, found: Similarity) -> str:
+    """A value that cannot be had is another thing than one that nobody measured; the note has the reason."""
+    return "undefined" if found.reason(run, other, layer) else NOT_MEASURED
+
+
+def _marks(pairs: Sequence[Names], view: Geometry) -> dict[int, str]:
+    trained = {info.run for info in view.runs}
+    marks = {i: "base" for i, (_, other) in enumerate(pairs) if other not in trained}
+    return marks | {i: "floor" for i, pair in enumerate(pairs) if view.kind(*pair)}

@@ -1,19 +1,24 @@
-"""Views of the geometry as rows of strings: cosines of all pairs, sizes and ranks of the updates, the base's share."""
+"""Views of the geometry as rows of strings: cosines, sizes and ranks, the share of the base, and like with like."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import combinations
 
 import polars as pl
 
 from tasks.core.results import RunInfo
-from tasks.reporting.formats import number, significant
-from tasks.reporting.metrics import BASE, UPDATE, Metric
+from tasks.reporting.formats import number, percent, significant
+from tasks.reporting.metrics import BASE, CKA, UPDATE, Metric
 from tasks.reporting.metrics import notes as metric_notes
 from tasks.reporting.notes import MOST_LISTED, count, floor_note, named
+from tasks.reporting.tables.pairs import OWN, columns_of
 from tasks.reporting.tables.views import NO_UPDATE, Cell, Table, said
-from tasks.reporting.views.join import spectrum_value
-from tasks.reporting.views.pairs import REACHED, ZERO, Geometry
+from tasks.reporting.views.across import Likeness, likeness
+from tasks.reporting.views.pairs import AT_FLOOR, BELOW_FLOOR, REACHED, ZERO, Geometry
+from tasks.reporting.views.similarity import Similarity
+from tasks.reporting.views.study import Updates
 
 
 def matrix_table(view: Geometry) -> Table:
@@ -32,13 +37,14 @@ def _cosine_cell(info: RunInfo, other: RunInfo, view: Geometry) -> Cell:
     return Cell(number(cosine, 3), said(standing if standing in REACHED else ""))
 
 
-def spectrum_table(spectra: pl.DataFrame, view: Geometry) -> Table:
+def spectrum_table(study: Updates) -> Table:
     """Size and rank of every update."""
+    view, spectra = study.geometry, study.spectra
     columns = _columns(UPDATE, spectra)
     rows = [(Cell("base"), *(Cell(NO_UPDATE) for _ in columns))]
     for info in view.runs:
-        nothing = spectrum_value(spectra, info.run, "norm") == 0  # which has no rank, where it was measured
-        values = ((spectrum_value(spectra, info.run, metric.name, k), metric) for metric, k, _ in columns)
+        nothing = study.norms[info.run] == 0  # which has no rank, where it was measured
+        values = ((study.spectrum(info.run, metric.name, k), metric) for metric, k, _ in columns)
         said_of = (ZERO if value is None and nothing else metric.text(value) for value, metric in values)
         rows.append((Cell(info.run), *(Cell(text) for text in said_of)))
     return Table(
@@ -78,16 +84,17 @@ def _rates_note(view: Geometry) -> str:
     )
 
 
-def base_table(spectra: pl.DataFrame, view: Geometry) -> Table | None:
+def base_table(study: Updates) -> Table | None:
     """What the updates do to the base's own spectrum; None where the base's weights were not at hand."""
-    found = spectra.filter(pl.col("metric").is_in([metric.name for metric in BASE]), pl.col("module") == "*")
+    view = study.geometry
+    found = study.spectra.filter(pl.col("metric").is_in([metric.name for metric in BASE]), pl.col("module") == "*")
     if found.is_empty():
         return None
     measured = [metric for metric in BASE if found.filter(pl.col("metric") == metric.name).height]
     columns = _columns(measured, found)
     rows = [(Cell("base"), *(Cell("itself") for _ in columns))]
     for info in view.runs:
-        values = (metric.text(spectrum_value(found, info.run, metric.name, k)) for metric, k, _ in columns)
+        values = (metric.text(study.spectrum(info.run, metric.name, k)) for metric, k, _ in columns)
         rows.append((Cell(info.run), *(Cell(value) for value in values)))
     return Table(
         "base-measures",
@@ -103,3 +110,83 @@ def _twin_marks(view: Geometry) -> dict[int, str]:
     return {
         i: "floor" for i, info in enumerate(view.runs, 1) if view.reference and view.replicate(info, view.reference)
     }
+
+
+_NOTE = (
+    "Two runs in one data order share that order's noise, so their cosine lies above any noise floor even where the "
+    "methods differ. Across data orders: a run of the one method in one order with a run of the other in another; this "
+    "is what the noise floor judges, the same of two runs of ONE method (of either of the two). Without noise: the "
+    "inner product across orders over the geometric mean of those of each method with itself. Difference: the norm of "
+    "the one update less the other, in one order, as a share of the first; it comes back: cosine of that difference in "
+    "one order with the same in another (1: systematic, 0: noise). Both take replicates of both methods "
+    "(replicates=all)."
+)
+_NEEDS = "needs replicates of both"
+
+Pair = tuple[RunInfo, RunInfo]
+
+
+def across_tables(view: Geometry, cka: Similarity | None) -> list[Table]:
+    """The cosines of every two methods across data orders, and their other measures; none without replicates."""
+    chosen = [pair for pair in _methods(view) if view.likeness(*pair, "cosine").across]
+    if not chosen:
+        return []
+    return [_cosines(chosen, view), _others(chosen, view, cka)]
+
+
+def _methods(view: Geometry) -> list[Pair]:
+    """One run a method and rate of the reference's initialisation, each with every other; the reference first."""
+    first: dict[tuple[str, float | None, int | None], RunInfo] = {}
+    for info in view.runs:
+        if view.reference is None or info.seed == view.reference.seed:
+            first.setdefault((info.method, info.lr, info.seed), info)
+    return list(combinations(sorted(first.values(), key=lambda info: info != view.reference), 2))
+
+
+def _cosines(chosen: Sequence[Pair], view: Geometry) -> Table:
+    rows = []
+    for a, b in chosen:
+        found, apart = view.likeness(a, b, "cosine"), view.difference(a, b)
+        standing = view.standing(a, b)
+        verdict = {AT_FLOOR: "no farther than noise", BELOW_FLOOR: "farther than noise"}.get(standing, standing)
+        difference = (Cell(_NEEDS), Cell(_NEEDS), Cell(_NEEDS))
+        if apart is not None:
+            difference = (
+                Cell(number(apart.deattenuated, 3)),
+                Cell(percent(apart.share)),
+                _values(apart.repeats, 2),
+            )
+        rows.append((Cell(a.run), Cell(b.run), *_like(found, 3), Cell(verdict), *difference))
+    header = (
+        *("Method", "and", "Cosine in one data order", "Across data orders", "Noise floor", "Judged"),
+        *("Without noise", "Difference, % of the first", "It comes back"),
+    )
+    return Table("across", "Like with like: cosines across data orders", header, tuple(rows), _NOTE, words=2)
+
+
+def _others(chosen: Sequence[Pair], view: Geometry, cka: Similarity | None) -> Table:
+    measures = [one for one in columns_of(view) if one.metric.nearer and one.metric.name != "cosine" and one.k != OWN]
+    rows = []
+    for a, b in chosen:
+        found = [(one.title, view.likeness(a, b, one.metric.name, one.k), one.decimals) for one in measures]
+        if cka is not None:
+            last = cka.layers[-1]
+            states = likeness(view.replicates(a), view.replicates(b), partial(cka.value, layer=last))
+            found.append((f"CKA at the last layer ({last})", states, CKA.decimals))
+        rows += [(Cell(a.run), Cell(b.run), Cell(title), *_like(one, decimals)) for title, one, decimals in found]
+    header = ("Method", "and", "Measure", "In one data order", "Across data orders", "Noise floor")
+    title = "Like with like: angles, overlaps and CKA"
+    return Table("across-measures", title, header, tuple(rows), _NOTE, words=3)
+
+
+def _like(found: Likeness, decimals: int) -> tuple[Cell, ...]:
+    return tuple(_values(values, decimals) for values in (tuple(found.one_order.values()), found.across, found.floor))
+
+
+def _values(values: Sequence[float], decimals: int) -> Cell:
+    """Their mean, beneath it the range and how many there are."""
+    if not values:
+        return Cell("-")
+    low, high = number(min(values), decimals), number(max(values), decimals)
+    subs = (*said(f"{low} to {high}" if low != high else ""), f"n = {len(values)}") if len(values) > 1 else ()
+    return Cell(number(sum(values) / len(values), decimals), subs)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -15,18 +17,6 @@ from tasks.reporting.formats import NOT_MEASURED, number
 from tasks.reporting.metrics import INVERSE, REVERSED, pair_metric
 from tasks.reporting.views.across import Difference, Likeness, difference, likeness
 from tasks.reporting.views.floors import INITIALISATION, KINDS, ORDER, floor_of, kind_of, same_initialisation
-from tasks.reporting.views.join import (
-    HeadlineRow,
-    StudyTables,
-    base_of,
-    ordered_runs,
-    primary_benchmark,
-    score,
-    second_benchmark,
-    spectrum_value,
-    trained_runs,
-    versus,
-)
 
 AT_FLOOR, BELOW_FLOOR, IS_FLOOR = "at the noise floor", "below the noise floor", "noise floor: data order"
 """How two methods stand to what each is to itself, both across data orders."""
@@ -49,10 +39,17 @@ REACHED = (AT_FLOOR, IS_FLOOR, AT_START, IS_START)
 EVERYTHING = (pl.col("module") == "*") & pl.col("layer").is_null() & pl.col("projection").is_null()
 """Rows over all shared modules; module "*" with a layer or a projection is the value of that part."""
 
+LAYERS = (pl.col("module") == "*") & pl.col("layer").is_not_null() & pl.col("projection").is_null()
+"""Rows over the modules of one layer each."""
+
 IDENTICAL = 1e-9
 """Distance from 1, of cosine and norm ratio, below which two updates are one: double precision leaves less."""
 
-_Values = Mapping[tuple[str, str, str, int | None], "PairEstimate"]
+LR_OF_DPO = 0.1
+"""DPO's learning rate over the others' in the paper."""
+
+_Key = tuple[str, str, str, int | None]
+_Values = Mapping[_Key, "PairEstimate"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ class PairEstimate(Estimate):
 
 @dataclass(frozen=True)
 class Geometry:
-    """Pair metrics over everything that a pair shares, ready to look up. Build it with `geometry` or `geometry_of`."""
+    """Pair metrics over everything that a pair shares, ready to look up. Build it with `geometry_of`."""
 
     runs: tuple[RunInfo, ...]
     reference: RunInfo | None
@@ -96,6 +93,14 @@ class Geometry:
     values: _Values
     zero: frozenset[str] = frozenset()
     """Runs whose update is zero."""
+    layered: Mapping[_Key, Mapping[int, PairEstimate]] = field(default_factory=dict)
+    """The same of the modules of each layer."""
+
+    @property
+    def near(self) -> pl.Expr:
+        """Rows of pairs with the reference."""
+        reference = self.reference.run if self.reference else None
+        return (pl.col("run_a") == reference) | (pl.col("run_b") == reference)
 
     def estimate(self, run: str, other: str, metric: str, k: int | None = None) -> PairEstimate:
         """A metric of ``run`` against ``other``, whichever way round the frame has the pair."""
@@ -106,6 +111,19 @@ class Geometry:
             return found
         nothing = run in self.zero and other not in self.zero  # 0 over something is 0, though its inverse is undefined
         return PairEstimate(0.0) if nothing and (other, run, metric, k) in self.values else found.inverse()
+
+    def along(self, run: str, other: str, metric: str, k: int | None = None) -> dict[int, PairEstimate]:
+        """`estimate` over the modules of each layer, layers ascending; empty for a frame without layers."""
+        if (found := self.layered.get((run, other, metric, k))) is None:
+            found = self.layered.get((other, run, REVERSED.get(metric, metric), k), {})
+            if pair_metric(metric).turned == INVERSE:
+                found = {layer: one.inverse() for layer, one in found.items()}
+        return dict(sorted(found.items()))
+
+    def by_layer(self, run: str, other: str, metric: str, k: int | None = None) -> dict[int, float]:
+        """Layer -> the value there, where it has one."""
+        found = {layer: one.value for layer, one in self.along(run, other, metric, k).items()}
+        return {layer: value for layer, value in found.items() if value is not None and math.isfinite(value)}
 
     def value(self, run: str, other: str, metric: str, k: int | None = None) -> float | None:
         return self.estimate(run, other, metric, k).value
@@ -152,6 +170,31 @@ class Geometry:
     def floor_of(self, kind: str, metric: str, k: int | None = None) -> Spread | None:
         """One floor of one measure; None where it was not measured."""
         return floor_of(self.value(a, b, metric, k) for a, b in self.replicate_pairs[kind])
+
+    @cached_property
+    def main(self) -> dict[str, RunInfo]:
+        """One run a method: of the reference's seeds where there is one, and for DPO nearest a tenth of its learning
+        rate, for the others nearest that rate; then the study's first. Empty without a reference."""
+        reference = self.reference
+        if reference is None:
+            return {}
+
+        def off(info: RunInfo) -> tuple[bool, bool, float]:
+            target = (reference.lr or 0.0) * (LR_OF_DPO if info.method == "dpo" else 1.0)
+            ratio = (info.lr or 0.0) / target if target else 1.0
+            apart = max(ratio, 1 / ratio) if ratio else 0
+            return info.seed != reference.seed, info.data_seed != reference.data_seed, apart
+
+        methods = dict.fromkeys(info.method for info in self.runs)
+        return {name: min((i for i in self.runs if i.method == name), key=off) for name in methods}
+
+    def nothing(self, *runs: str) -> str:
+        """Why a claim on these runs would be judged from nothing: one never moved, or two are one; else empty."""
+        still = [run for run in runs if run in self.zero]
+        if still:
+            return f"the update of {still[0]} is zero: it is still the base"
+        same = [(a, b) for a, b in combinations(dict.fromkeys(runs), 2) if self.same(a, b)]
+        return f"{same[0][0]} and {same[0][1]} have one and the same update" if same else ""
 
     def replicates(self, run: RunInfo) -> tuple[RunInfo, ...]:
         """``run`` and the runs that differ from it in the order of the data alone, in the runs' order."""
@@ -217,23 +260,19 @@ def across_note(view: Geometry, run: RunInfo, other: RunInfo) -> str:
     return "" if mean is None else f"across data orders {number(mean, 3)}"
 
 
-def geometry(tables: StudyTables) -> Geometry:
-    """A study's pair metrics; its reference is the first SFT. A run without a pair is known to be zero by its norm."""
-    runs = trained_runs(tables)
-    view = geometry_of(runs, tables.pair_metrics, next((info for info in runs if info.method == "sft"), None))
-    unpaired = {info.run for info in runs if spectrum_value(tables.spectra, info.run, "norm") == 0}
-    return replace(view, zero=view.zero | unpaired)
-
-
 def geometry_of(runs: Sequence[RunInfo], pair_metrics: pl.DataFrame, reference: RunInfo | None) -> Geometry:
     """``pair_metrics`` (PAIR_METRICS_FRAME) of ``runs``, ready to look up, with the noise floors that are in it."""
     columns = ["run_a", "run_b", "metric", "k", "value", "low", "high", "null", "percentile"]
     columns += ["null_sd", "shared_null_sd", "shared_percentile"]
-    rows = pair_metrics.filter(EVERYTHING).select(columns).rows()
-    values = {
-        (a, b, metric, k): PairEstimate(value, low, high, None, *nulls)
-        for a, b, metric, k, value, low, high, *nulls in rows
-    }
+    rows = pair_metrics.filter(pl.col("module") == "*", pl.col("projection").is_null()).select("layer", *columns)
+    values: dict[_Key, PairEstimate] = {}
+    layered: dict[_Key, dict[int, PairEstimate]] = {}
+    for layer, a, b, metric, k, value, low, high, *nulls in rows.iter_rows():
+        estimate = PairEstimate(value, low, high, None, *nulls)
+        if layer is None:
+            values[a, b, metric, k] = estimate
+        else:
+            layered.setdefault((a, b, metric, k), {})[layer] = estimate
     modules = pair_metrics.filter(pl.col("module") != "*").select("module", "layer", "projection").unique()
     starts = [(a, b, _either(values, a.run, b.run, "lora_a_cosine")) for a, b in combinations(runs, 2)]
     kinds = [(kind_of(a, b, start), a.run, b.run) for a, b, start in starts]
@@ -258,6 +297,7 @@ def geometry_of(runs: Sequence[RunInfo], pair_metrics: pl.DataFrame, reference: 
         .n_unique(),
         values=values,
         zero=_zero(values, runs),
+        layered=layered,
     )
     order = view.floor_of(ORDER, "cosine")
     return replace(view, floor=order.lowest if order else None)
@@ -298,20 +338,16 @@ def pairs(view: Geometry) -> list[tuple[RunInfo, RunInfo]]:
     return sorted(combinations(view.runs, 2), key=rank)
 
 
-def headline_rows(tables: StudyTables, view: Geometry) -> list[HeadlineRow]:
-    """One row a run: the base first, the trained runs, then the teacher where it was evaluated."""
-    base, reference = base_of(tables).run, view.reference
-    first, second = primary_benchmark(tables), second_benchmark(tables)
-    return [
-        HeadlineRow(
-            info=info,
-            first=score(tables, info.run, first),
-            first_versus=versus(tables, info.run, base, first),
-            second=score(tables, info.run, second) if second else None,
-            second_versus=versus(tables, info.run, base, second) if second else None,
-            cosine=view.cosine(info.run, reference.run) if reference and info in view.runs else None,
-            norm=spectrum_value(tables.spectra, info.run, "norm"),
-            effective_rank=spectrum_value(tables.spectra, info.run, "effective_rank"),
-        )
-        for info in ordered_runs(tables)
-    ]
+def grouped(alike: Iterable[tuple[str, str]]) -> list[list[str]]:
+    """Runs joined by pairs, each group in the order in which it was met."""
+    groups: list[list[str]] = []
+    for pair in alike:
+        touched = [group for group in groups if set(group) & set(pair)]
+        merged = list(dict.fromkeys([*(run for group in touched for run in group), *pair]))
+        groups = [group for group in groups if group not in touched] + [merged]
+    return groups
+
+
+def identical(view: Geometry) -> list[list[str]]:
+    """Groups of runs whose updates are equal but for rounding: nothing that was trained tells them apart."""
+    return grouped((a.run, b.run) for a, b in combinations(view.runs, 2) if view.same(a.run, b.run))

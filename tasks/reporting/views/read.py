@@ -1,4 +1,4 @@
-"""Read a finished study's folder back into the tables that it was written from."""
+"""Read a finished study's folder back into the study that it was written from."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import polars as pl
 
 from tasks.core.errors import InputError
 from tasks.core.results import RunInfo
-from tasks.reporting.seal import check_sealed
-from tasks.reporting.views.join import SCHEMAS, StudyTables, frames, judged, with_frames
+from tasks.reporting.files import check_sealed
+from tasks.reporting.views.study import SCHEMAS, Study
 
 ADDED = {"pair_metrics": ("null_sd", "shared_null_sd", "shared_percentile")}
 """Columns that frames of earlier studies have not."""
@@ -20,21 +20,21 @@ NEEDED = ("study.json", *(f"{frame}.parquet" for frame in SCHEMAS if frame not i
 """Files without which a folder is no finished study's."""
 
 
-def read_tables(folder: Path) -> StudyTables:
-    """The tables of ``folder``. Raises `InputError` where it is not a finished study, one of another version, or
+def read_study(folder: Path) -> Study:
+    """The study of ``folder``. Raises `InputError` where it is not a finished study, one of another version, or
     damaged."""
     missing = [name for name in NEEDED if not (folder / name).is_file()]
     if missing:
         raise InputError(f"{folder}: not a finished study's folder: {', '.join(missing)} missing")
     record = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     check_sealed(folder, record)
-    tables = StudyTables(
+    study = Study(
         runs=[RunInfo(**info) for info in record["runs"]],
         rollouts=record["rollouts"],
-        study=record,
+        record=record,
         **{name: _read(folder / f"{name}.parquet", schema) for name, schema in SCHEMAS.items()},
     )
-    return judged(with_frames(tables, frames(tables)))
+    return study.checked().judged()
 
 
 def _read(file: Path, schema: dict[str, pl.DataType]) -> pl.DataFrame:

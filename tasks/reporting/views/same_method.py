@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from tasks.reporting.estimates import Spread
 from tasks.reporting.formats import listed, number
 from tasks.reporting.views.floors import INITIALISATION, ORDER, floor_of
-from tasks.reporting.views.join import StudyTables, score, versus
 from tasks.reporting.views.pairs import NO_FLOOR, Geometry
+from tasks.reporting.views.study import Study
 
 HOW = {ORDER: "in another data order", INITIALISATION: "from another initialisation"}
 """Kind of floor -> what the second run of the method had."""
@@ -42,38 +42,38 @@ def difference_of(value: Callable[[str], float | None]) -> Measure:
     return measure
 
 
-def accuracy_apart(tables: StudyTables, view: Geometry, benchmark: str) -> dict[str, Spread]:
+def accuracy_apart(study: Study, benchmark: str) -> dict[str, Spread]:
     """Accuracy (share) on one benchmark, over the problems that both runs answered greedily."""
 
     def measure(run: str, other: str) -> float | None:
-        found = versus(tables, run, other, benchmark)
+        found = study.versus(run, other, benchmark)
         return found.difference if found else None
 
-    return apart(view, measure)
+    return apart(study.geometry, measure)
 
 
-def loss_apart(tables: StudyTables, view: Geometry, benchmark: str) -> dict[str, Spread]:
+def loss_apart(study: Study, benchmark: str) -> dict[str, Spread]:
     """Answer loss, nats a token."""
 
     def loss(run: str) -> float | None:
-        found = score(tables, run, benchmark)
+        found = study.score(run, benchmark)
         return found.answer_loss if found else None
 
-    return apart(view, difference_of(loss))
+    return apart(study.geometry, difference_of(loss))
 
 
-def sampled_apart(tables: StudyTables, view: Geometry, benchmark: str, metric: str, k: int) -> dict[str, Spread]:
+def sampled_apart(study: Study, benchmark: str, metric: str, k: int) -> dict[str, Spread]:
     """One sampled score (share): avg@k, pass@k or maj@k."""
-    own = tables.samples.filter(benchmark=benchmark, metric=metric, k=k)
+    own = study.samples.filter(benchmark=benchmark, metric=metric, k=k)
     values = dict(own.select("run", "value").iter_rows())
-    return apart(view, difference_of(values.get))
+    return apart(study.geometry, difference_of(values.get))
 
 
-def averages_apart(tables: StudyTables, view: Geometry, benchmark: str) -> dict[str, Spread]:
+def averages_apart(study: Study, benchmark: str) -> dict[str, Spread]:
     """avg@k of all drawn answers (share), over the problems that both runs answered."""
-    own = tables.differences.filter(benchmark=benchmark)
+    own = study.differences.filter(benchmark=benchmark)
     values = {(a, b): value for a, b, value in own.select("run_a", "run_b", "difference").iter_rows()}
-    return apart(view, lambda run, other: values.get((run, other), values.get((other, run))))
+    return apart(study.geometry, lambda run, other: values.get((run, other), values.get((other, run))))
 
 
 def floor_words(found: Mapping[str, Spread], text: Callable[[float], str]) -> tuple[str, tuple[str, ...]]:

@@ -20,10 +20,10 @@ from tasks.core.results import RunInfo
 from tasks.geometry.adapters.checkpoint import Checkpoint
 from tasks.geometry.adapters.opened import FACTORED, MERGED, RESCALED
 from tasks.geometry.compare import FRAMES, Comparison, compare, examine
-from tasks.reporting.findings.comparison import Comparison as Findings
 from tasks.reporting.findings.comparison import comparison_findings
 from tasks.reporting.views.floors import INITIALISATION, ORDER, SHARED_START
 from tasks.reporting.views.pairs import ZERO, geometry_of
+from tasks.reporting.views.study import Comparison as Compared
 from tests.lab.foreign_adapters import check_ranges, check_unshared, dense_metrics, named, tiny_base
 from tests.unit.geometry.test_merged import lora, train
 
@@ -115,6 +115,11 @@ def copy(adapters: Path, tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return make
+
+
+def warnings_of(infos: list[RunInfo], reference: RunInfo, found: Comparison) -> tuple[str, ...]:
+    frames = {name: getattr(found, name) for name in FRAMES}
+    return comparison_findings(Compared(runs=infos, reference=reference, **frames)).warnings
 
 
 def refusal(folders: list[Path], base: Path | None = None) -> str:
@@ -279,12 +284,11 @@ def test_a_shared_lora_a_is_seen_through_merging(base: Path, tmp_path: Path) -> 
         assert value == pytest.approx(x @ y / np.linalg.norm(x) / np.linalg.norm(y), abs=1e-12)
         assert (value > SHARED_START) == ("seed2-dora" not in (a, b)), (a, b)
     infos = [one.info for one in named(folders)]
-    view = geometry_of(infos, found.pair_metrics, infos[0])
     replicates = [RunInfo(info.run, "one", None, None, None) for info in infos]
     kinds = geometry_of(replicates, found.pair_metrics, replicates[0])
     assert (kinds.kind("seed1", "seed1-dora"), kinds.kind("seed1", "seed2-dora")) == (ORDER, INITIALISATION)
     assert kinds.kind("seed1", "rank2-dora") is None
-    (said, *_) = comparison_findings(Findings(view, **{name: getattr(found, name) for name in FRAMES})).warnings
+    (said, *_) = warnings_of(infos, infos[0], found)
     assert said.startswith("Shared initialisation: seed1, seed1-dora and seed1-saved began from one lora_A (3 pairs")
 
 
@@ -334,7 +338,7 @@ def test_an_adapter_before_its_first_step_is_named_as_one(
     other_way = geometry_of(infos[:2], turned.pair_metrics, infos[1])
     assert other_way.value("fresh", "lora", "norm_ratio") == 0.0
     assert other_way.value("lora", "fresh", "norm_ratio") is None
-    warnings = comparison_findings(Findings(view, **{name: getattr(found, name) for name in FRAMES})).warnings
+    warnings = warnings_of(infos, infos[1], found)
     assert any(one.startswith("Zero update: fresh changes no weight that was compared") for one in warnings)
 
 

@@ -14,7 +14,7 @@ from statsmodels.stats.proportion import proportion_confint
 from tasks.core.frames import ACCURACY, ADAPTERS, ITEMS, PAIR_METRICS_FRAME, SPECTRA, TRAINING, UNSHARED, checked
 from tasks.core.results import RunInfo
 from tasks.evaluation.accuracy import mcnemar_table
-from tasks.reporting.views.join import StudyTables
+from tasks.reporting.views.study import Study
 from tests.lab.functions import (
     COSINE_TO_SFT,
     GAIN,
@@ -176,7 +176,7 @@ def make_training(rng: np.random.Generator, runs: list[RunInfo]) -> pl.DataFrame
     return pl.DataFrame(rows, schema=TRAINING, orient="row")
 
 
-def make_study(runs: list[RunInfo] = RUNS, solve: float = 1.0) -> StudyTables:
+def make_study(runs: list[RunInfo] = RUNS, solve: float = 1.0) -> Study:
     """A whole study; equal arguments give equal tables."""
     rng = np.random.default_rng(0)
     items = make_items(rng, runs, solve)
@@ -193,7 +193,7 @@ def make_study(runs: list[RunInfo] = RUNS, solve: float = 1.0) -> StudyTables:
         for i, (stage, name) in enumerate(names)
     ]
     accuracy, connectivity = make_accuracy(items), make_connectivity(runs)
-    return StudyTables(
+    return Study(
         runs=list(runs),
         accuracy=accuracy,
         mcnemar=mcnemar_table(items),
@@ -216,7 +216,7 @@ def make_study(runs: list[RunInfo] = RUNS, solve: float = 1.0) -> StudyTables:
             "dropped": {"longer than the model's context": 17},
             "disagreements": None,
         },
-        study={
+        record={
             "name": "tiny",
             "settings": {"train": {"lr": 1e-3, "steps": 80}, "lora": {"targets": ("q_proj", "k_proj")}, "out": None},
             "versions": {"torch": "2.13.0", "trl": "1.16.0"},
@@ -232,12 +232,12 @@ def make_study(runs: list[RunInfo] = RUNS, solve: float = 1.0) -> StudyTables:
 
 
 @pytest.fixture(scope="session")
-def study() -> StudyTables:
+def study() -> Study:
     return make_study()
 
 
 @pytest.fixture(scope="session")
-def build_study() -> Callable[..., StudyTables]:
+def build_study() -> Callable[..., Study]:
     """`make_study`, for tests that need another one."""
     return make_study
 

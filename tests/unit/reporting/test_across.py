@@ -13,18 +13,17 @@ from scipy.stats import ttest_1samp
 
 from tasks.core.chance import mean_overlap
 from tasks.core.results import RunInfo
-from tasks.reporting.claims import sensitivity_table, verdicts
-from tasks.reporting.claims.evidence import Evidence, evidence_of
 from tasks.reporting.claims.measured import Measured, Noise
+from tasks.reporting.claims.output import sensitivity_table
 from tasks.reporting.claims.pair_readings import leading, order, pairs
+from tasks.reporting.claims.paper import verdicts
 from tasks.reporting.claims.rules import TOLERANCES, Tolerances, apart, at_floor, near
-from tasks.reporting.findings.direction import direction
-from tasks.reporting.tables.across import across_tables
+from tasks.reporting.tables.geometry import across_tables
 from tasks.reporting.views.across import difference, likeness, t_interval
 from tasks.reporting.views.floors import INITIALISATION, ORDER
-from tasks.reporting.views.join import StudyTables
-from tasks.reporting.views.pairs import AT_FLOOR, BELOW_FLOOR, COMMON_NOISE, geometry
+from tasks.reporting.views.pairs import AT_FLOOR, BELOW_FLOOR, COMMON_NOISE
 from tasks.reporting.views.similarity import similarity_of
+from tasks.reporting.views.study import Study
 from tests.unit.reporting.test_claim_readings import one
 
 
@@ -133,7 +132,7 @@ SIX = [
 ]
 
 
-def with_cosines(study: StudyTables, cosines: dict[tuple[str, str], float]) -> StudyTables:
+def with_cosines(study: Study, cosines: dict[tuple[str, str], float]) -> Study:
     """The made-up study with these cosines and an interval of .3 to either side, which only orders can narrow."""
     value = pl.col("value")
     for (a, b), found in cosines.items():
@@ -151,7 +150,7 @@ def with_cosines(study: StudyTables, cosines: dict[tuple[str, str], float]) -> S
 
 
 @pytest.fixture(scope="module")
-def repeated(build_study: Callable[..., StudyTables]) -> StudyTables:
+def repeated(build_study: Callable[..., Study]) -> Study:
     """Three orders of sft, rft and dft: a referee's table in small, every same-order value above every floor."""
     cosines: dict[tuple[str, str], float] = {}
     names = {method: [run.run for run in runs(method)] for method in ("sft", "rft", "dft")}
@@ -165,47 +164,37 @@ def repeated(build_study: Callable[..., StudyTables]) -> StudyTables:
     return with_cosines(build_study(runs=SIX), cosines)
 
 
-@pytest.fixture(scope="module")
-def evidence(repeated: StudyTables) -> Evidence:
-    return evidence_of(repeated)
-
-
-def test_the_cross_order_pair_is_judged_by_the_floor(repeated: StudyTables) -> None:
+def test_the_cross_order_pair_is_judged_by_the_floor(repeated: Study) -> None:
     """On yesterday's rule rft was "at the noise floor": .983 in one order against .973 in two."""
-    view = geometry(repeated)
+    view = repeated.geometry
     info = {run.run: run for run in view.runs}
     assert view.standing(info["rft"], info["sft"]) == BELOW_FLOOR
     assert view.standing(info["rft-order1"], info["sft"]) == BELOW_FLOOR  # judged as the methods are
     level = with_cosines(repeated, {("sft", "rft-order1"): 0.999, ("sft-order1", "rft"): 0.999})
-    assert geometry(level).standing(info["rft"], info["sft"]) == AT_FLOOR
+    assert level.geometry.standing(info["rft"], info["sft"]) == AT_FLOOR
     # Neither rift nor dpo was trained twice: nothing judges the two, whatever other methods' floor is.
     assert view.standing(info["rift"], RunInfo("x", "x", 0, 0, 1e-3)) == ""
-    said = direction(view)
-    assert said.startswith(
-        "Across data orders sft agrees with itself to a cosine of 0.973. Farther from it than a method is from itself: "
-        "rft (0.964; 0.983 in one order), "
-    )
 
 
-def test_a_pair_without_replicates_shares_its_noise(study: StudyTables) -> None:
-    view = geometry(study)
+def test_a_pair_without_replicates_shares_its_noise(study: Study) -> None:
+    view = study.geometry
     info = {run.run: run for run in view.runs}
     assert view.standing(info["rft"], info["rift"]) == COMMON_NOISE
     assert view.standing(info["rft"], info["sft"]) == BELOW_FLOOR  # .958 x .975 against .975
 
 
-def test_replicates_give_the_interval_that_three_layers_cannot(evidence: Evidence) -> None:
-    found = one(list(pairs("cosine", ("sft", "dft"))(evidence)))
+def test_replicates_give_the_interval_that_three_layers_cannot(repeated: Study) -> None:
+    found = one(list(pairs("cosine", ("sft", "dft"))(repeated)))
     assert (found.value, found.n, found.of) == (pytest.approx(0.59), 3, "data orders")
     assert (found.low, found.high) == pytest.approx(t_interval([0.58, 0.59, 0.60]), rel=1e-9)
     assert found.crossed is not None
     assert (found.crossed.value, found.crossed.n) == (pytest.approx(0.56), 6)
     assert apart(*TOLERANCES.around(0.572)).judge(found).verdict == "holds"
-    near_sft = one(list(pairs("cosine", ("sft", "rft"))(evidence)))
+    near_sft = one(list(pairs("cosine", ("sft", "rft"))(repeated)))
     assert near(0.877).judge(near_sft).verdict == "holds"
     assert at_floor().judge(near_sft).verdict == "does not hold"
     # Gaps are paired order by order: (.983 - .58, .983 - .59, .983 - .60).
-    gap = one(list(order("cosine", [("sft", "rft")], [("sft", "dft")])(evidence)))
+    gap = one(list(order("cosine", [("sft", "rft")], [("sft", "dft")])(repeated)))
     assert (gap.low, gap.high) == pytest.approx(t_interval([0.403, 0.393, 0.383]), rel=1e-9)
 
 
@@ -255,8 +244,8 @@ def test_tolerances_halve_and_double() -> None:
     assert TOLERANCES.around(0.97, 0.98) == (pytest.approx(0.87), pytest.approx(1.08))
 
 
-def test_the_table_shows_what_is_judged_beside_what_is_not(repeated: StudyTables) -> None:
-    cosines, others = across_tables(geometry(repeated), None)
+def test_the_table_shows_what_is_judged_beside_what_is_not(repeated: Study) -> None:
+    cosines, others = across_tables(repeated.geometry, None)
     rows = {(row[0].text, row[1].text): row for row in cosines.rows}
     assert set(rows) == {
         ("sft", "rft"),
@@ -272,15 +261,15 @@ def test_the_table_shows_what_is_judged_beside_what_is_not(repeated: StudyTables
     assert rows["sft", "rift"][6].text == "needs replicates of both"
     assert all(len(row) == len(others.header) for row in others.rows)
     # CKA stands beside them: of sft and rft at the last of five layers 1 - .2 (1 - .958), as the made-up frame has it.
-    _, states = across_tables(geometry(repeated), similarity_of(repeated.cka))
+    _, states = across_tables(repeated.geometry, similarity_of(repeated.cka))
     shown = [row for row in states.rows if row[2].text == "CKA at the last layer (4)"]
     assert len(shown) == len(cosines.rows)
     assert all(cell.text != "-" for cell in shown[0][3:])
-    alone = replace(geometry(repeated), replicate_pairs={ORDER: (), INITIALISATION: ()})
+    alone = replace(repeated.geometry, replicate_pairs={ORDER: (), INITIALISATION: ()})
     assert across_tables(alone, None) == []
 
 
-def test_verdicts_at_half_and_at_twice_a_tolerance(build_study: Callable[..., StudyTables]) -> None:
+def test_verdicts_at_half_and_at_twice_a_tolerance(build_study: Callable[..., Study]) -> None:
     """R11: .70 of DFT, +- .0 in three orders, is .128 from the paper's .572: outside .1 and .05, inside .2."""
     study = build_study(runs=SIX)
     cosines = {(a.run, b.run): 0.70 for a in runs("sft") for b in runs("dft")}

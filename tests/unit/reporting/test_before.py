@@ -15,16 +15,15 @@ from scipy.stats import kendalltau, spearmanr
 from tasks.core.frames import GRADIENTS, checked
 from tasks.reporting.claims.before_readings import exact_p, kendall, order_before_training
 from tasks.reporting.claims.claim import ClaimResult
-from tasks.reporting.claims.evidence import evidence_of
 from tasks.reporting.claims.measured import Measured, Missing
-from tasks.reporting.claims.registry import claims_table
+from tasks.reporting.claims.paper import claims_table
 from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER, ordered
 from tasks.reporting.formats import NOT_MEASURED
 from tasks.reporting.render.document import build_document
 from tasks.reporting.tables.before import before_tables
 from tasks.reporting.views.before import before_of
-from tasks.reporting.views.join import StudyTables
 from tasks.reporting.views.read import NEEDED, _read
+from tasks.reporting.views.study import Study
 
 # As the made-up study's trained cosines are ordered: rift .981, rft .958, offline_grpo .804, dft .765, dpo -.021.
 AS_TRAINED = {"rft": 0.97, "dft": 0.67, "rift": 0.99, "offline_grpo": 0.9, "dpo": 0.03}
@@ -47,12 +46,12 @@ def make_gradients(to_sft: Mapping[str, float] = AS_TRAINED, width: float = 0.00
 
 
 @pytest.fixture
-def told(study: StudyTables) -> StudyTables:
+def told(study: Study) -> Study:
     return replace(study, gradients=make_gradients())
 
 
-def test_the_table_has_the_gradient_its_noise_and_the_trained_cosine(told: StudyTables) -> None:
-    overall, layers = before_tables(told, told.geometry)
+def test_the_table_has_the_gradient_its_noise_and_the_trained_cosine(told: Study) -> None:
+    overall, layers = before_tables(told)
     assert len(overall.rows) == len(layers.rows) == 15
     row = next(row for row in overall.rows if [cell.text for cell in row[:2]] == ["sft", "dpo"])
     # .03 with .005 either way; halves of SFT and DPO; 1.01 times; the weights' own .031; trained -.021.
@@ -75,9 +74,9 @@ def test_a_pair_reads_either_way_round() -> None:
     assert before.layers == (0, 1, 2, 3)
 
 
-def test_nothing_measured_is_no_table_and_no_verdict(study: StudyTables) -> None:
-    assert before_tables(study, study.geometry) == []
-    (part,) = order_before_training(evidence_of(study))
+def test_nothing_measured_is_no_table_and_no_verdict(study: Study) -> None:
+    assert before_tables(study) == []
+    (part,) = order_before_training(study)
     assert isinstance(part, Missing)
     two = replace(study, gradients=make_gradients({"rft": 0.9, "dft": 0.5}))
     assert verdict(two).verdict == NOT_MEASURED
@@ -86,11 +85,11 @@ def test_nothing_measured_is_no_table_and_no_verdict(study: StudyTables) -> None
     assert "raise gradients.n" in verdict(replace(study, gradients=noise)).detail
 
 
-def verdict(tables: StudyTables) -> ClaimResult:
+def verdict(tables: Study) -> ClaimResult:
     return next(one for one in claims_table(tables) if one.claim.id == "open-gradient-order")
 
 
-def test_the_order_is_there_where_both_rank_the_methods_alike(told: StudyTables) -> None:
+def test_the_order_is_there_where_both_rank_the_methods_alike(told: Study) -> None:
     found = verdict(told)
     assert found.verdict == HOLDS
     assert found.measured is not None
@@ -99,7 +98,7 @@ def test_the_order_is_there_where_both_rank_the_methods_alike(told: StudyTables)
     assert "rft 0.980 then 0.958" in found.measured.detail
 
 
-def test_it_is_not_where_they_are_turned_round_and_not_known_between(study: StudyTables) -> None:
+def test_it_is_not_where_they_are_turned_round_and_not_known_between(study: Study) -> None:
     turned = {name: 1 - value for name, value in AS_TRAINED.items()}
     assert verdict(replace(study, gradients=make_gradients(turned))).verdict == FAILS
     # The right order, and cosines that the rows do not tell apart.
@@ -120,7 +119,7 @@ def test_the_rule_takes_the_interval_and_the_permutations(low: float, high: floa
     assert ordered().judge(Measured("tau", 0.5, low, high, None, 5, "methods", p=p)).verdict == said
 
 
-def test_rank_correlations_are_scipys_and_every_permutations(told: StudyTables) -> None:
+def test_rank_correlations_are_scipys_and_every_permutations(told: Study) -> None:
     rng = np.random.default_rng(3)
     first, last = rng.standard_normal((2, 6))
     assert float(kendall(first, last)) == pytest.approx(kendalltau(first, last).statistic)
@@ -128,14 +127,14 @@ def test_rank_correlations_are_scipys_and_every_permutations(told: StudyTables) 
         taus = [float(kendall(np.arange(n), np.array(order))) for order in permutations(range(n))]
         for tau in set(taus):
             assert exact_p(n, tau) == pytest.approx(np.mean([one >= tau - 1e-9 for one in taus]))
-    (part,) = order_before_training(evidence_of(told))
+    (part,) = order_before_training(told)
     assert isinstance(part, Measured)
     trained = [told.geometry.cosine("sft", name) for name in AS_TRAINED]
     assert part.value == pytest.approx(kendalltau(list(AS_TRAINED.values()), trained).statistic)
     assert f"Spearman {spearmanr(list(AS_TRAINED.values()), trained).statistic:.2f}" in part.detail
 
 
-def test_the_page_has_both_tables_and_a_folder_from_before_them_is_read(told: StudyTables, tmp_path: Path) -> None:
+def test_the_page_has_both_tables_and_a_folder_from_before_them_is_read(told: Study, tmp_path: Path) -> None:
     tables = {table.key: table for table in build_document(told, lambda *_: []).tables}
     assert len(tables["before"].rows) == len(tables["before-layers"].rows) == 15
     assert "gradients.parquet" not in NEEDED

@@ -15,8 +15,8 @@ from polars.testing import assert_frame_equal
 from tasks.core.results import RunInfo
 from tasks.reporting.formats import number
 from tasks.reporting.publish.write import write_report
-from tasks.reporting.tables.rollouts import rollout_record
-from tasks.reporting.views.join import StudyTables
+from tasks.reporting.tables.record import rollout_record
+from tasks.reporting.views.study import Study
 from tests.lab.browsing import csv, launched, measured, pick, ready, scrub, visiting
 
 pytestmark = pytest.mark.slow  # a browser
@@ -33,7 +33,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def folder(study: StudyTables, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("page")
     write_report(study, out)
     return out
@@ -156,7 +156,7 @@ def test_paper_shows_the_figures_without_the_controls(visit: Callable[..., Any],
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_no_script_of_a_name_runs(
-    visit: Callable[..., Any], build_study: Callable[..., StudyTables], tmp_path: Path, width: int
+    visit: Callable[..., Any], build_study: Callable[..., Study], tmp_path: Path, width: int
 ) -> None:
     runs = [
         RunInfo("base", "base", 0, 0, 0.0),
@@ -171,7 +171,7 @@ def test_no_script_of_a_name_runs(
          "completion_ids": [[1], [1, 2]], "answer": [EVIL, None], "extracted": [RTL, None], "reward": [1.0, 0.0]}
     )  # fmt: skip
     said = {"name": EVIL, "notes": [EVIL], "rollouts_seen": rollout_record(graded)}
-    tables = replace(tables, training=pl.concat([tables.training, evil]), study={**tables.study, **said})
+    tables = replace(tables, training=pl.concat([tables.training, evil]), record={**tables.record, **said})
     write_report(tables, tmp_path)
     page = visit(tmp_path / "report.html", width)
     pick(page, training_metric=EVIL, training_run="all runs")

@@ -14,15 +14,21 @@ import polars as pl
 from tasks.core.results import RunInfo
 from tasks.reporting.charts.accuracy import accuracy_pictures
 from tasks.reporting.charts.catalogue import pictures
+from tasks.reporting.charts.curves import (
+    MOST_PANELS,
+    angle_picture,
+    cosine_profile_picture,
+    mean_spectra,
+    outside_picture,
+    spectra_picture,
+    training_picture,
+)
 from tasks.reporting.charts.heat_map import MOST_LABELLED, cosine_picture
 from tasks.reporting.charts.lines import Line, few, lines_views, run_lines
 from tasks.reporting.charts.picture import MOST_LINES, Picture, colour_of, label_of
-from tasks.reporting.charts.profiles import angle_picture, cosine_profile_picture, outside_picture
-from tasks.reporting.charts.spectra import mean_spectra, spectra_picture
 from tasks.reporting.charts.style import PAPER, log_axis, quantity
-from tasks.reporting.charts.training import MOST_PANELS, training_picture
-from tasks.reporting.views.join import StudyTables
-from tasks.reporting.views.pairs import EVERYTHING, geometry
+from tasks.reporting.views.pairs import EVERYTHING
+from tasks.reporting.views.study import Study
 
 Rows = list[dict[str, Any]]
 
@@ -39,8 +45,8 @@ def drawn(picture: Picture | None) -> Picture:
     return picture
 
 
-def test_the_dots_are_the_accuracies(study: StudyTables) -> None:
-    views = [one for picture in accuracy_pictures(study, geometry(study)) for one in picture.spec["concat"]]
+def test_the_dots_are_the_accuracies(study: Study) -> None:
+    views = [one for picture in accuracy_pictures(study) for one in picture.spec["concat"]]
     assert [view["title"] for view in views] == [
         f"{name} accuracy, %; 95 % intervals, band: the base's" for name in ("Held-out", "Hard")
     ]
@@ -55,9 +61,9 @@ def test_the_dots_are_the_accuracies(study: StudyTables) -> None:
             assert (row["fill"] != PAPER) == differs, run
 
 
-def test_the_cells_are_the_cosines(study: StudyTables) -> None:
-    view = geometry(study)
-    picture = drawn(cosine_picture(view))
+def test_the_cells_are_the_cosines(study: Study) -> None:
+    view = study.geometry
+    picture = drawn(cosine_picture(study))
     names = [info.run for info in view.runs]
     cells = {(names[row["i"]], names[row["j"]]): row for row in rows(picture.spec)}
     for row in study.pair_metrics.filter(EVERYTHING, metric="cosine").iter_rows(named=True):
@@ -70,8 +76,7 @@ def test_the_cells_are_the_cosines(study: StudyTables) -> None:
     assert ink == {"#000000", "#ffffff"}  # whichever is seen on the cell
 
 
-def test_lines_are_the_rows_of_whole_layers(study: StudyTables) -> None:
-    view = geometry(study)
+def test_lines_are_the_rows_of_whole_layers(study: Study) -> None:
     layers = study.pair_metrics.filter(
         pl.col("module") == "*", pl.col("layer").is_not_null(), pl.col("projection").is_null(), run_a="sft"
     )
@@ -87,32 +92,32 @@ def test_lines_are_the_rows_of_whole_layers(study: StudyTables) -> None:
         every = [*found.select("layer", "value").iter_rows(), *null.iter_rows()]
         return {(layer, round(value, 9)) for layer, value in every}
 
-    cosine = drawn(cosine_profile_picture(study.pair_metrics, view))
+    cosine = drawn(cosine_profile_picture(study))
     assert points(cosine.spec) == expected(frame("cosine"))
-    top, worst = drawn(angle_picture(study.pair_metrics, view)).spec["concat"]
+    top, worst = drawn(angle_picture(study)).spec["concat"]
     assert [panel["title"] for panel in (top, worst)] == ["Top-1 direction", "Worst of the top-8 subspace"]
     for panel, k in ((top, 1), (worst, 8)):
         assert points(panel) == expected(frame("angle_left", k))
     # Each run outside the reference, which this frame has first.
-    outside = drawn(outside_picture(study.pair_metrics, view))
+    outside = drawn(outside_picture(study))
     assert points(outside.spec) == expected(frame("orthogonal_fraction_reverse"))
 
 
-def test_spectra_and_losses_are_the_frames(study: StudyTables) -> None:
-    view = geometry(study)
-    spectra = rows(drawn(spectra_picture(study.spectra, view)).spec)
+def test_spectra_and_losses_are_the_frames(study: Study) -> None:
+    view = study.geometry
+    spectra = rows(drawn(spectra_picture(study)).spec)
     means = mean_spectra(study.spectra)
     for place, info in enumerate(view.runs):
         assert [(row["x"], row["y"]) for row in spectra if row["line"] == place] == means[info.run]
-    losses = drawn(training_picture(study, view)).spec["concat"]
+    losses = drawn(training_picture(study)).spec["concat"]
     assert [panel["title"]["text"].strip() for panel in losses] == [info.run for info in view.runs]
     for panel, info in zip(losses, view.runs, strict=True):
         own = study.training.filter(run=info.run, metric="loss").sort("step")
         assert [(row["x"], row["y"]) for row in rows(panel)] == own.select("step", "value").rows()
 
 
-def test_a_run_has_a_colour_and_a_shape_and_a_floor_is_broken(study: StudyTables) -> None:
-    view = geometry(study)
+def test_a_run_has_a_colour_and_a_shape_and_a_floor_is_broken(study: Study) -> None:
+    view = study.geometry
     points = {info.run: [(0, 0.5), (1, None), (2, float("inf"))] for info in view.runs}
     lines = run_lines(points, view)
     floor = next(line for line in lines if "floor" in line.name)
@@ -136,21 +141,21 @@ def test_a_line_looks_the_same_in_every_panel() -> None:
     assert scales[0] == scales[1] == {"domain": [0, 1], "range": ["#111111", "#222222"]}
 
 
-def test_of_many_runs_the_extremes_have_names(build_study: Callable[..., StudyTables]) -> None:
+def test_of_many_runs_the_extremes_have_names(build_study: Callable[..., Study]) -> None:
     runs = [BASE, RunInfo("sft", "sft", 0, 0, 1e-3), *(RunInfo(f"m{i}", f"m{i}", 0, 0, 1e-3) for i in range(20))]
     tables = build_study(runs=runs)
-    view = geometry(tables)
-    cosines = drawn(cosine_picture(view))
+    view = tables.geometry
+    cosines = drawn(cosine_picture(tables))
     assert len(view.runs) > MOST_LABELLED
     assert len(rows(cosines.spec)) == len(view.runs) ** 2
     assert all(mark["mark"]["type"] == "rect" for mark in cosines.spec["layer"])  # no room for numbers
-    profile = drawn(cosine_profile_picture(tables.pair_metrics, view))
+    profile = drawn(cosine_profile_picture(tables))
     named = {row["line"] for row in rows(profile.spec) if row["line"] >= 0}
     grey = {row["line"] for row in rows(profile.spec) if row["line"] < 0}
     assert (len(named), len(grey)) == (MOST_LINES, 21 - MOST_LINES)  # the null among the named, the reference not drawn
     assert f"the other {21 - MOST_LINES} in grey" in profile.note
-    assert len(drawn(training_picture(tables, view)).spec["concat"]) == MOST_LINES < MOST_PANELS
-    for picture in pictures(tables, view):
+    assert len(drawn(training_picture(tables)).spec["concat"]) == MOST_LINES < MOST_PANELS
+    for picture in pictures(tables):
         ElementTree.fromstring(picture.svg)
 
 
@@ -164,22 +169,22 @@ NAMES = (
 )
 
 
-def test_names_are_text(build_study: Callable[..., StudyTables]) -> None:
+def test_names_are_text(build_study: Callable[..., Study]) -> None:
     runs = [BASE, *(RunInfo(name, "sft", 0, place, 1e-3) for place, name in enumerate(NAMES))]
     tables = build_study(runs=runs)
-    view = geometry(tables)
-    heat = drawn(cosine_picture(view)).svg
+    view = tables.geometry
+    heat = drawn(cosine_picture(tables)).svg
     said = {"".join(one.itertext()).strip() for one in ElementTree.fromstring(heat).iter() if one.tag.endswith("}text")}
     lost = str.maketrans(dict.fromkeys("\x00\x07\x1b", "\N{REPLACEMENT CHARACTER}"))
     assert {label_of(info, view).translate(lost).strip() for info in view.runs} <= said
-    for picture in pictures(tables, view):
+    for picture in pictures(tables):
         ElementTree.fromstring(picture.svg)
         assert "<b>" not in picture.svg
 
 
-def test_equal_numbers_give_equal_bytes_and_ids_of_their_own(study: StudyTables) -> None:
+def test_equal_numbers_give_equal_bytes_and_ids_of_their_own(study: Study) -> None:
     """Vega counts its ids through the process: the second drawing must not notice."""
-    every = pictures(study, geometry(study))
+    every = pictures(study)
     first = [picture.svg for picture in every]
     assert [replace(picture).svg for picture in reversed(every)] == first[::-1]
     for picture in every:

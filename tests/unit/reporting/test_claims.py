@@ -10,11 +10,10 @@ import polars as pl
 import pytest
 
 from tasks.core.results import RunInfo
-from tasks.reporting.claims import CLAIMS, ClaimResult, claims_json, claims_sentence, claims_table, claims_tables
-from tasks.reporting.claims.claim import Claim, Part, check
-from tasks.reporting.claims.evidence import evidence_of, main_runs
+from tasks.reporting.claims.claim import Claim, ClaimResult, Part, check
 from tasks.reporting.claims.measured import Measured, Missing, Noise
-from tasks.reporting.claims.output import paper_text
+from tasks.reporting.claims.output import claims_json, claims_sentence, claims_tables, paper_text
+from tasks.reporting.claims.paper import CLAIMS, claims_table
 from tasks.reporting.claims.rules import (
     FAILS,
     HOLDS,
@@ -32,8 +31,7 @@ from tasks.reporting.claims.rules import (
     within,
 )
 from tasks.reporting.formats import NOT_MEASURED
-from tasks.reporting.views.join import SCHEMAS, StudyTables
-from tasks.reporting.views.pairs import geometry
+from tasks.reporting.views.study import SCHEMAS, Study
 
 FLOOR = Noise("data order", 0.8, 0.9, 3)
 
@@ -119,7 +117,7 @@ def test_the_margin_of_accuracy_is_the_rules_to_set() -> None:
 
 
 @pytest.fixture(scope="module")
-def results(study: StudyTables) -> dict[str, ClaimResult]:
+def results(study: Study) -> dict[str, ClaimResult]:
     return {result.claim.id: result for result in claims_table(study)}
 
 
@@ -148,9 +146,9 @@ GONE = Missing("no run of x")
     ],
 )
 def test_a_claim_holds_where_every_part_does(
-    study: StudyTables, parts: list[Part], verdict: str, decides: Measured | None
+    study: Study, parts: list[Part], verdict: str, decides: Measured | None
 ) -> None:
-    found = check(claim_of(parts), evidence_of(study))
+    found = check(claim_of(parts), study)
     assert (found.verdict, found.measured) == (verdict, decides)
     assert ("no run of x" in found.detail) == (GONE in parts)
 
@@ -161,7 +159,7 @@ def test_every_entry_has_its_own_id_and_a_rule_in_words() -> None:
     assert all(claim.rule.words and claim.statement.endswith(".") and paper_text(claim) for claim in CLAIMS)
 
 
-def test_no_verdict_without_a_number(study: StudyTables, build_study: Callable[..., StudyTables]) -> None:
+def test_no_verdict_without_a_number(study: Study, build_study: Callable[..., Study]) -> None:
     bare = build_study(runs=[RunInfo("base", "base", 0, 0, 0.0), RunInfo("sft", "sft", 0, 0, 1e-3)])
     for tables in (study, bare, replace(study, runs=[])):
         for result in claims_table(tables):
@@ -189,11 +187,11 @@ def test_cosines_of_the_made_up_study(results: dict[str, ClaimResult]) -> None:
     assert "replicates=all" in results["open-noise-floor"].needs
 
 
-def test_a_flipped_number_flips_the_verdict(study: StudyTables) -> None:
-    def verdict(id: str, tables: StudyTables) -> str:
+def test_a_flipped_number_flips_the_verdict(study: Study) -> None:
+    def verdict(id: str, tables: Study) -> str:
         return next(result.verdict for result in claims_table(tables) if result.claim.id == id)
 
-    def shifted(run: str, other: str, metric: str, by: float) -> StudyTables:
+    def shifted(run: str, other: str, metric: str, by: float) -> Study:
         own = (pl.col("run_a") == run) & (pl.col("run_b") == other) & (pl.col("metric") == metric)
         moved = [
             pl.when(own).then(pl.col(name) + by).otherwise(pl.col(name)).alias(name)
@@ -225,7 +223,7 @@ def test_every_verdict_is_reached_on_the_made_up_study(results: dict[str, ClaimR
     assert "differ by ten" in results["lr-rotates"].detail
 
 
-def test_nobody_solving_is_no_equality(build_study: Callable[..., StudyTables]) -> None:
+def test_nobody_solving_is_no_equality(build_study: Callable[..., Study]) -> None:
     found = {result.claim.id: result for result in claims_table(build_study(solve=0.0))}
     assert found["accuracy-five-equal"].verdict == NOT_MEASURED
     assert "no model solves" in found["accuracy-five-equal"].detail
@@ -235,14 +233,13 @@ def test_the_run_that_stands_for_a_method() -> None:
     sft = RunInfo("sft", "sft", 0, 0, 1e-3)
     matched, tenth = RunInfo("dpo-matched", "dpo", 0, 0, 1e-3), RunInfo("dpo", "dpo", 0, 0, 1e-4)
     other = RunInfo("sft-1", "sft", 1, 1, 1e-3)
-    view = geometry(_tables([other, sft, matched, tenth]))
     # The reference is the first SFT; DPO is that of a tenth of its rate, whichever comes first.
-    assert main_runs(view)["sft"] == other
-    assert main_runs(geometry(_tables([sft, matched, tenth])))["dpo"] == tenth
-    assert main_runs(geometry(_tables([sft, matched])))["dpo"] == matched
+    assert _tables([other, sft, matched, tenth]).geometry.main["sft"] == other
+    assert _tables([sft, matched, tenth]).geometry.main["dpo"] == tenth
+    assert _tables([sft, matched]).geometry.main["dpo"] == matched
 
 
-def test_the_record_is_json_in_the_claims_unit(study: StudyTables, results: dict[str, ClaimResult]) -> None:
+def test_the_record_is_json_in_the_claims_unit(study: Study, results: dict[str, ClaimResult]) -> None:
     rows = {row["id"]: row for row in json.loads(claims_json(list(results.values())))}
     assert set(rows) == {claim.id for claim in CLAIMS}
     found = results["accuracy-dpo-higher"].measured
@@ -283,16 +280,18 @@ def test_tables_show_every_claim_once(results: dict[str, ClaimResult]) -> None:
     first = tables[0].rows[0]
     assert [cell.text for cell in first] == [
         "SFT and RFT move the weights the same way (cosine about 0.977).",
-        HOLDS,
+        f"✓ {HOLDS}",
+        "0.958",
+        "[0.947, 0.969]",
         "0.977",
         "at least 0.88, and nearer than chance",
-        "0.958",
+        "at least 0.88, and nearer than chance",
         "0.934",
         "0.975",
         "16",
     ]
-    assert first[4].subs == ("[0.947, 0.969]", "sft ~ rft")
-    assert first[5].subs == ("n = 1",)  # .958 x .975
+    assert first[2].subs == ("sft ~ rft", "n = 16 modules, 4 layers")
+    assert first[7].subs == ("n = 1",)  # .958 x .975
 
 
 def judged(frame: pl.DataFrame, low: float, high: float, p: float) -> pl.DataFrame:
@@ -301,6 +300,6 @@ def judged(frame: pl.DataFrame, low: float, high: float, p: float) -> pl.DataFra
     return frame.with_columns(difference=pl.lit((low + high) / 2), p_value=pl.lit(p), **both)
 
 
-def _tables(runs: list[RunInfo]) -> StudyTables:
+def _tables(runs: list[RunInfo]) -> Study:
     frames = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
-    return StudyTables(runs=runs, rollouts={}, study={}, **frames)
+    return Study(runs=runs, rollouts={}, record={}, **frames)

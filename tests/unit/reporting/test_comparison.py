@@ -15,11 +15,12 @@ from rich.console import Console
 
 from tasks.core.errors import InputError
 from tasks.core.results import RunInfo
-from tasks.reporting.findings.comparison import Comparison, comparison_findings
-from tasks.reporting.publish.comparison import write_comparison
+from tasks.reporting.findings.comparison import comparison_findings
+from tasks.reporting.publish.write import write_comparison
 from tasks.reporting.render.comparison_document import comparison_document
 from tasks.reporting.render.terminal import comparison_renderable
 from tasks.reporting.views.pairs import geometry_of
+from tasks.reporting.views.study import Comparison
 
 Frames = dict[str, pl.DataFrame]
 Build = Callable[..., Frames]
@@ -43,7 +44,7 @@ def frames(build_comparison: Build) -> Frames:
 
 
 def warnings_of(runs: list[RunInfo], frames: Frames) -> tuple[str, ...]:
-    return comparison_findings(Comparison(geometry_of(runs, frames["pair_metrics"], runs[0]), **frames)).warnings
+    return comparison_findings(Comparison(runs=runs, reference=runs[0], **frames)).warnings
 
 
 def changed(frames: Frames, name: str, **columns: pl.Expr) -> Frames:
@@ -205,25 +206,23 @@ def test_bases_missing_modules_and_merged_updates_are_said(frames: Frames) -> No
 
 def test_the_extremes_come_with_interval_floor_and_null(build_comparison: Build) -> None:
     frames = build_comparison(TWINS)
-    view = geometry_of(TWINS, frames["pair_metrics"], TWINS[0])
-    found = comparison_findings(Comparison(view, **frames))
+    found = comparison_findings(Comparison(runs=TWINS, reference=TWINS[0], **frames))
     assert not any("--replicate" in warning for warning in found.warnings)
-    assert found.sentences[:2] == (
+    assert found.sentences == (
         # Spread .01 * (.958 + .1) and .01 * (.021 + .1); sft~sft-order1 (.975) is the floor itself.
         "Nearest pair (noise floors aside): sft and rft, cosine 0.958 [0.947, 0.969], across data orders 0.934, below "
         "the noise floor (0.975), percentile 100 of random subspaces (mean 0.000).",
         "Farthest pair (noise floors aside): sft and dpo, cosine -0.021 [-0.022, -0.020], across data orders -0.021, "
         "below the noise floor (0.975), percentile 3.2 of random subspaces (mean 0.000).",
     )
-    assert found.sentences[2].startswith("Across data orders sft agrees with itself to a cosine of 0.975.")
 
 
 def test_one_pair_is_told_once(build_comparison: Build) -> None:
     frames = build_comparison(RUNS[:2])
-    view = geometry_of(RUNS[:2], frames["pair_metrics"], RUNS[0])
-    first, second = comparison_findings(Comparison(view, **frames)).sentences
+    found = comparison_findings(Comparison(runs=RUNS[:2], reference=RUNS[0], **frames))
+    (first,) = found.sentences
     assert first.startswith("The one pair: sft and rft, cosine 0.958 [0.947, 0.969], no noise floor measured,")
-    assert second.startswith("Cosine to sft: rft 0.958.")
+    assert found.lead[0] == "Cosine to sft: near-copies: rft 0.958."
 
 
 def test_the_page_shows_the_pairs_the_updates_and_the_adapters(build_comparison: Build, tmp_path: Path) -> None:
@@ -352,10 +351,9 @@ def test_copies_of_a_base_are_one_and_another_is_singled_out(frames: Frames) -> 
     }
     (different,) = (warning for warning in warnings_of(RUNS, other) if "Different" in warning)
     assert different.endswith("so the cosines and angles of dpo mean little.")
-    view = geometry_of(RUNS, same["pair_metrics"], RUNS[0])
-    facts = dict(comparison_document(Comparison(view, **same), ()).facts)
+    facts = dict(comparison_document(Comparison(runs=RUNS, reference=RUNS[0], **same), ()).facts)
     assert facts["Base"] == "gemma-3-270m-it (3 spellings)"
-    table = comparison_document(Comparison(view, **other), ()).headline
+    table = comparison_document(Comparison(runs=RUNS, reference=RUNS[0], **other), ()).headline
     assert table is not None
     assert [row[-1].text for row in table.rows] == ["", "same lora_A", "same lora_A", "same lora_A, other base"]
 
@@ -363,15 +361,14 @@ def test_copies_of_a_base_are_one_and_another_is_singled_out(frames: Frames) -> 
 def test_an_adapter_that_was_hardly_trained_is_said_first(frames: Frames) -> None:
     of_dpo = (pl.col("run") == "dpo") & (pl.col("metric") == "norm")
     small = changed(frames, "spectra", value=pl.when(of_dpo).then(0.007).otherwise("value"))
-    view = geometry_of(RUNS, small["pair_metrics"], RUNS[0])
-    document = comparison_document(Comparison(view, **small), ())
+    document = comparison_document(Comparison(runs=RUNS, reference=RUNS[0], **small), ())
     assert document.findings.lead[-1] == "Hardly trained: dpo (norm 0.00700 against 2.80)."
     assert document.headline is not None
     assert {row[0].text: row[-1].text for row in document.headline.rows}["dpo"] == "hardly trained, same lora_A"
 
 
 def test_a_slightly_negative_cosine_is_near_zero_and_not_opposite() -> None:
-    from tasks.reporting.tables.adapters_glance import kind_of_cosine
+    from tasks.reporting.tables.adapters import kind_of_cosine
 
     found = [kind_of_cosine(value) for value in (0.95, 0.6, 0.06, 0.04, -0.097, -0.2)]
     assert found == ["near-copy", "alike", "weakly alike", "near zero", "near zero", "opposite"]

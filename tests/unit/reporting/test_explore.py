@@ -7,6 +7,7 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import combinations
 
@@ -15,23 +16,16 @@ import pytest
 
 from tasks.core.frames import PAIR_METRICS_FRAME
 from tasks.core.results import RunInfo
-from tasks.reporting.charts.explore import build_explore
-from tasks.reporting.charts.explore_curves import MOST_POINTS, path_data, training_data
-from tasks.reporting.charts.explore_pairs import pair_data
-from tasks.reporting.charts.numbers import MOST_ROWS, figure_numbers
+from tasks.reporting.charts.catalogue import pictures
+from tasks.reporting.charts.explore import MOST_POINTS, build_explore, pair_data, path_data, training_data
+from tasks.reporting.charts.picture import MOST_ROWS
 from tasks.reporting.metrics import pair_metric
 from tasks.reporting.render.document import build_document
 from tasks.reporting.render.html import render_html
 from tasks.reporting.render.scripts import content_policy, script_code, script_json
-from tasks.reporting.views.join import StudyTables
-from tasks.reporting.views.pairs import Geometry, geometry, geometry_of
+from tasks.reporting.views.study import Study
 
 LAYERS = [0, 1, 2, 3]
-
-
-@pytest.fixture(scope="module")
-def view(study: StudyTables) -> Geometry:
-    return geometry(study)
 
 
 def metric(data: dict, name: str, k: int | None = None) -> dict:
@@ -47,8 +41,8 @@ def places(frame: pl.DataFrame, run_a: str, run_b: str, name: str, k: int | None
 
 
 @pytest.mark.parametrize(("name", "k"), [("cosine", None), ("angle_left", 5), ("u1_overlap", None), ("phi_right", 8)])
-def test_pairs_are_the_frames(study: StudyTables, view: Geometry, name: str, k: int | None) -> None:
-    data = json.loads(script_json(pair_data(study.pair_metrics, view)))
+def test_pairs_are_the_frames(study: Study, name: str, k: int | None) -> None:
+    data = json.loads(script_json(pair_data(study)))
     assert data["layers"] == LAYERS
     rows = metric(data, name, k)["values"]
     assert not {("angle_min_left", 1), ("orthogonal_fraction_reverse", None)} & {
@@ -58,8 +52,8 @@ def test_pairs_are_the_frames(study: StudyTables, view: Geometry, name: str, k: 
         assert row == places(study.pair_metrics, a, b, name, k)
 
 
-def test_the_order_of_a_pair_decides_only_where_it_means_something(study: StudyTables, view: Geometry) -> None:
-    data = pair_data(study.pair_metrics, view)
+def test_the_order_of_a_pair_decides_only_where_it_means_something(study: Study) -> None:
+    data = pair_data(study)
     assert data is not None
     at = list(combinations(data["names"], 2)).index(("sft", "dft"))
     frame = study.pair_metrics
@@ -72,7 +66,7 @@ def test_the_order_of_a_pair_decides_only_where_it_means_something(study: StudyT
     assert "orthogonal_fraction_reverse" not in {entry["metric"] for entry in data["metrics"]}
 
 
-def test_a_frame_the_other_way_round_gives_the_same(study: StudyTables, view: Geometry) -> None:
+def test_a_frame_the_other_way_round_gives_the_same(study: Study) -> None:
     sides = ("run", "method", "seed", "data_seed", "lr")
     swap = {f"{name}_{x}": f"{name}_{y}" for name in sides for x, y in ("ab", "ba")}
     names = {"orthogonal_fraction": "orthogonal_fraction_reverse", "orthogonal_fraction_reverse": "orthogonal_fraction"}
@@ -82,13 +76,13 @@ def test_a_frame_the_other_way_round_gives_the_same(study: StudyTables, view: Ge
     turned = turned.with_columns(
         value=pl.when(pl.col("metric") == "norm_ratio").then(1 / pl.col("value")).otherwise("value")
     )
-    assert pair_data(turned, view) == pair_data(study.pair_metrics, view)
+    assert pair_data(replace(study, pair_metrics=turned)) == pair_data(study)
 
 
-def test_a_floor_is_that_of_the_pair_least_alike(build_study: Callable[..., StudyTables]) -> None:
+def test_a_floor_is_that_of_the_pair_least_alike(build_study: Callable[..., Study]) -> None:
     runs = [RunInfo("base", "base", 0, 0, 0.0), *(RunInfo(f"s{i}", "sft", 0, i, 1e-3) for i in range(3))]
     tables = build_study(runs=runs)
-    data = pair_data(tables.pair_metrics, geometry(tables))
+    data = pair_data(tables)
     assert data is not None
     for name, k, worst in (("cosine", None, min), ("angle_left", 8, max)):
         lines = [places(tables.pair_metrics, a, b, name, k) for a, b in combinations(("s0", "s1", "s2"), 2)]
@@ -97,8 +91,8 @@ def test_a_floor_is_that_of_the_pair_least_alike(build_study: Callable[..., Stud
         assert floors["initialisation"] == [None] * 5
 
 
-def test_what_does_not_fit_is_named_and_nothing_else_is_lost(study: StudyTables, view: Geometry) -> None:
-    full, small = (pair_data(study.pair_metrics, view, most) for most in (40_000, 400))
+def test_what_does_not_fit_is_named_and_nothing_else_is_lost(study: Study) -> None:
+    full, small = (pair_data(study, most) for most in (40_000, 400))
     assert full is not None
     assert small is not None
     # 7 runs: 21 pairs at 5 places are 105 values; cosine's null is one line of 5 for all pairs.
@@ -106,30 +100,30 @@ def test_what_does_not_fit_is_named_and_nothing_else_is_lost(study: StudyTables,
     assert small["metrics"][0] == full["metrics"][0] or small["runs_left_out"] > 0
     kept = {entry["title"] for entry in small["metrics"]}
     assert kept | set(small["left_out"]) == {entry["title"] for entry in full["metrics"]}
-    tiny = pair_data(study.pair_metrics, view, 100)
+    tiny = pair_data(study, 100)
     assert tiny is not None
     # 100 // 15 = 6 pairs, so 4 runs: the reference, its floor and the two nearest.
     assert tiny["names"] == ["sft", "rft", "rift", "sft-order1"]
-    explore = build_explore(study.pair_metrics, view)
+    explore = build_explore(study)
     assert explore is not None
     assert "left out" not in explore.notes["pairs"]
 
 
-def test_a_measure_of_tomorrow_is_offered_under_its_own_name(study: StudyTables, view: Geometry) -> None:
+def test_a_measure_of_tomorrow_is_offered_under_its_own_name(study: Study) -> None:
     frame = study.pair_metrics.with_columns(pl.col("metric").replace("u1_overlap", "<new>"))
-    data = pair_data(frame, view)
+    data = pair_data(replace(study, pair_metrics=frame))
     assert data is not None
     assert data["metrics"][-1]["title"] == "<new>"
     assert pair_metric("angle_left").called(1) == "Angle of the first left singular vectors"
 
 
-def test_nothing_compared_gives_no_section(study: StudyTables, view: Geometry) -> None:
-    assert build_explore(study.pair_metrics.clear(), view) is None
-    assert build_explore(study.pair_metrics, geometry_of(view.runs[:1], study.pair_metrics, None)) is None
+def test_nothing_compared_gives_no_section(study: Study) -> None:
+    assert build_explore(replace(study, pair_metrics=study.pair_metrics.clear())) is None
+    assert build_explore(replace(study, runs=study.runs[:2])) is None
 
 
-def test_paths_are_the_frames(study: StudyTables, view: Geometry) -> None:
-    data = path_data(study.connectivity, view)
+def test_paths_are_the_frames(study: Study) -> None:
+    data = path_data(study)
     assert data is not None
     rows = [
         (path["a"], path["b"], path["matched"], path["reading"], alpha, value, path["n"])
@@ -138,22 +132,22 @@ def test_paths_are_the_frames(study: StudyTables, view: Geometry) -> None:
     ]
     columns = ["run_a", "run_b", "matched", "reading", "alpha", "value", "n"]
     assert sorted(rows) == sorted(study.connectivity.select(columns).rows())
-    few = path_data(study.connectivity, view, 100)
+    few = path_data(study, 100)
     assert few is not None
     assert {"sft"} == set.intersection(*({path["a"], path["b"]} for path in few["paths"]))
     assert few["left_out"] == 21 - 6
-    assert path_data(study.connectivity.clear(), view) is None
+    assert path_data(replace(study, connectivity=study.connectivity.clear())) is None
 
 
-def test_training_is_the_frames_and_long_runs_are_thinned(study: StudyTables, view: Geometry) -> None:
-    data = training_data(study.training, view)
+def test_training_is_the_frames_and_long_runs_are_thinned(study: Study) -> None:
+    data = training_data(study)
     assert data is not None
     rows = [(c["run"], s, c["metric"], v) for c in data["curves"] for s, v in zip(c["step"], c["value"], strict=True)]
     assert sorted(rows) == sorted(study.training.select("run", "step", "metric", "value").rows())
     assert not data["thinned"]
     steps = range(1, 2 * MOST_POINTS + 2)
     long = pl.DataFrame([("sft", step, "loss", step / 7) for step in steps], schema=study.training.schema, orient="row")
-    thin = training_data(long, view)
+    thin = training_data(replace(study, training=long))
     assert thin is not None
     (curve,) = thin["curves"]
     # 801 points: every third, 267 of them, and the last
@@ -161,18 +155,19 @@ def test_training_is_the_frames_and_long_runs_are_thinned(study: StudyTables, vi
     assert curve["value"][1] == 4 / 7
 
 
-def test_numbers_behind_figures_are_the_frames(study: StudyTables, view: Geometry) -> None:
-    frames = {"pair_metrics": study.pair_metrics, "training": study.training, "accuracy": study.accuracy}
-    found = figure_numbers(frames, view, ("layers", "training", "accuracy", "cka", "unheard-of"), "base")
-    assert set(found) == {"layers", "training", "accuracy"}
+def test_numbers_behind_figures_are_the_frames(study: Study) -> None:
+    found = {picture.key: picture.data for picture in pictures(study)}
     assert found["accuracy"]["rows"] == [list(row) for row in study.accuracy.rows()]
+    assert found["training"]["rows"] == [list(row) for row in study.training.filter(metric="loss").rows()]
     columns = found["layers"]["columns"]
     rows = [dict(zip(columns, row, strict=True)) for row in found["layers"]["rows"]]
     assert len(rows) == 6 * len(LAYERS)
     dft = [row["value"] for row in rows if row["run_b"] == "dft"]
     assert dft == places(study.pair_metrics, "sft", "dft", "cosine")[1:]
     many = pl.concat([study.training] * (MOST_ROWS // study.training.height + 1))
-    assert figure_numbers({"training": many}, view, ("training",))["training"] == {"file": "training.parquet"}
+    assert {one.key: one.data for one in pictures(replace(study, training=many))}["training"] == {
+        "file": "training.parquet"
+    }
 
 
 @pytest.mark.parametrize(
@@ -219,7 +214,7 @@ class Scripts(HTMLParser):
             self.code[-1] += data
 
 
-def test_the_policy_lets_exactly_the_pages_scripts_run(study: StudyTables) -> None:
+def test_the_policy_lets_exactly_the_pages_scripts_run(study: Study) -> None:
     found = Scripts(render_html(build_document(study, lambda *_: [])))
     hashes = [b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in found.code]
     assert len(hashes) == 3

@@ -9,22 +9,27 @@ import polars as pl
 
 from tasks.core.frames import CKA, DIVERGENCE, LENS
 from tasks.core.results import RunInfo
-from tasks.reporting.charts.cka import cka_picture
-from tasks.reporting.findings.functions import cka_finding, divergence_finding
+from tasks.reporting.charts.curves import cka_picture
+from tasks.reporting.findings.sentences import cka_finding, divergence_finding
 from tasks.reporting.formats import significant
 from tasks.reporting.render.document import build_document
 from tasks.reporting.render.html import render_html
-from tasks.reporting.tables.cka import MOST_LAYERS, cka_tables
-from tasks.reporting.tables.functions import MOST_RUNS, depths, divergence_matrix, functions_table
+from tasks.reporting.tables.functions import (
+    MOST_LAYERS,
+    MOST_RUNS,
+    cka_tables,
+    depths,
+    divergence_matrix,
+    functions_table,
+)
 from tasks.reporting.tables.views import Cell
-from tasks.reporting.views.join import StudyTables
-from tasks.reporting.views.pairs import geometry
 from tasks.reporting.views.similarity import Place, lowest_pair, similarity_of
+from tasks.reporting.views.study import Study
 
 EQUAL = "debiased HSIC with itself is 0: all rows are equally far apart"
 
 
-def with_cka(study: StudyTables) -> StudyTables:
+def with_cka(study: Study) -> Study:
     """Two layers, by hand: none at layer 0; NaN is no value either."""
     rows: list[tuple[object, ...]] = [
         ("base", "sft", 1, "last", "debiased", 50, 0.75, None),
@@ -40,7 +45,7 @@ def with_cka(study: StudyTables) -> StudyTables:
     return replace(study, cka=pl.DataFrame(rows, schema=CKA, orient="row"))
 
 
-def test_cka_is_symmetric_and_a_missing_value_has_its_reason(study: StudyTables) -> None:
+def test_cka_is_symmetric_and_a_missing_value_has_its_reason(study: Study) -> None:
     found = similarity_of(with_cka(study).cka)
     assert found is not None
     assert (found.pooling, found.others, found.layers, found.rows) == ("last", ("mean",), (0, 1, 2), 50)
@@ -52,22 +57,22 @@ def test_cka_is_symmetric_and_a_missing_value_has_its_reason(study: StudyTables)
     assert found.reasons() == {"not finite": [2], EQUAL: [0]}
 
 
-def test_the_lowest_pair_is_no_noise_floor(study: StudyTables) -> None:
+def test_the_lowest_pair_is_no_noise_floor(study: Study) -> None:
     tables = with_cka(study)
     found = similarity_of(tables.cka)
     assert found is not None
-    assert lowest_pair(found, geometry(tables)) == ("sft", "dft", Place(0.5, 1))
-    assert cka_finding(tables, geometry(tables)) == (
+    assert lowest_pair(found, tables.geometry) == ("sft", "dft", Place(0.5, 1))
+    assert cka_finding(tables) == (
         "Hidden states at the prompts' last token (debiased CKA, 50 rows): lowest between sft and dft, 0.500 at layer "
         "1; between runs of one method it is never below 0.250 (sft and sft-order1, layer 1)."
     )
     alone = replace(tables, cka=tables.cka.filter(pl.col("run_b") != "sft-order1"))
-    assert cka_finding(alone, geometry(alone)).endswith("; no noise floor was measured for it.")
+    assert cka_finding(alone).endswith("; no noise floor was measured for it.")
 
 
-def test_the_table_has_both_estimators_and_says_why_values_are_missing(study: StudyTables) -> None:
+def test_the_table_has_both_estimators_and_says_why_values_are_missing(study: Study) -> None:
     tables = with_cka(study)
-    summary, layers = cka_tables(tables, geometry(tables))
+    summary, layers = cka_tables(tables)
     rows = {row[0].text: row[1:] for row in summary.rows}
     assert rows["sft"] == (
         *(Cell("0.7500", ("at layer 1", "biased 0.8000")), Cell("0.8750", ("biased 0.9000",)), Cell("2 of 3")),
@@ -83,18 +88,18 @@ def test_the_table_has_both_estimators_and_says_why_values_are_missing(study: St
     assert first[2:] == (Cell("undefined"), Cell("0.750", ("0.800",)), Cell("0.875", ("0.900",)))
 
 
-def test_deep_models_show_some_layers_and_the_last(build_study: Callable[..., StudyTables]) -> None:
+def test_deep_models_show_some_layers_and_the_last(build_study: Callable[..., Study]) -> None:
     tables = build_study()
     rows = [("base", "sft", layer, "last", "debiased", 50, 0.5, None) for layer in range(37)]
     deep = replace(tables, cka=pl.DataFrame(rows, schema=CKA, orient="row"))
-    table = cka_tables(deep, geometry(deep))[1]
+    table = cka_tables(deep)[1]
     assert len(table.header) - 2 == MOST_LAYERS
     assert table.header[2:4] + table.header[-1:] == ("Layer 0", "Layer 3", "Layer 36")
     assert table.note.startswith("One layer in 3 and the last; cka.parquet has all.")
 
 
-def test_the_profile_is_against_the_base_and_the_reference(study: StudyTables) -> None:
-    picture = cka_picture(study, geometry(study))
+def test_the_profile_is_against_the_base_and_the_reference(study: Study) -> None:
+    picture = cka_picture(study)
     assert picture is not None
     assert [view["title"] for view in picture.spec["concat"]] == ["Against base", "Against sft"]
     for text in ("Against base", "Against sft", "sft-order1 (floor: data order)"):
@@ -105,15 +110,15 @@ def test_the_profile_is_against_the_base_and_the_reference(study: StudyTables) -
         near = frame.filter((pl.col("run_a") == other) | (pl.col("run_b") == other))
         near = near.filter(pl.col("run_a") != "base") if other == "sft" else near  # the base is no run of that panel
         assert points == set(near.select("layer", "value").iter_rows())
-    gap = cka_picture(with_cka(study), geometry(study))
+    gap = cka_picture(with_cka(study))
     assert gap is not None
     (drawn, _) = (view["data"]["values"] for view in gap.spec["concat"])
     assert [(row["x"], row["y"]) for row in drawn] == [(0, None), (1, 0.75), (2, 0.875)]  # a gap, not a zero
     assert "200 rows" in picture.note
-    assert cka_picture(replace(study, cka=study.cka.clear()), geometry(study)) is None
+    assert cka_picture(replace(study, cka=study.cka.clear())) is None
 
 
-def test_divergence_has_a_direction(study: StudyTables) -> None:
+def test_divergence_has_a_direction(study: Study) -> None:
     kl = [("base", "sft", 0.5), ("sft", "base", 0.25), ("sft", "sft-order1", 0.01), ("base", "dpo", 2e-6)]
     rows = [(a, b, 60, 900, value, value / 2, 2 * value) for a, b, value in kl]
     lens = [("sft", None, "depth", 900, 2.5), ("sft", 3, "cross_entropy", 900, 1.0), ("sft", 4, "agreement", 900, 1.0)]
@@ -122,8 +127,7 @@ def test_divergence_has_a_direction(study: StudyTables) -> None:
         divergence=pl.DataFrame(rows, schema=DIVERGENCE, orient="row"),
         lens=pl.DataFrame(lens, schema=LENS, orient="row"),
     )
-    view = geometry(tables)
-    table = functions_table(tables, view)
+    table = functions_table(tables)
     assert table.header == (
         *("Run", "Logit-lens depth, of 4 layers", "Deeper than sft, layers"),
         *("KL(base || run), nats/token", "KL(run || base), nats/token"),
@@ -137,43 +141,42 @@ def test_divergence_has_a_direction(study: StudyTables) -> None:
     assert found["sft-order1"][5] == Cell("0.0100", ("[0.00500, 0.0200]",))
     assert table.marks == {0: "base", 7: "floor"}
     assert "Over the 900 tokens of the reference solutions of 60 problems" in table.note
-    matrix = divergence_matrix(tables, view)
+    matrix = divergence_matrix(tables)
     assert matrix is not None
     cells = {(row[0].text, name): cell for row in matrix.rows for name, cell in zip(matrix.header, row, strict=True)}
     assert (cells["base", "sft"].text, cells["sft", "base"].text) == ("0.500", "0.250")
     assert cells["sft", "sft-order1"].subs == ("[0.00500, 0.0200]", "noise floor: data order")
-    assert divergence_finding(tables, view) == (
+    assert divergence_finding(tables) == (
         "Output distributions, KL(base || run) in nats a token of the reference solutions, nearest first: dpo "
         "2.00×10⁻⁶ and sft 0.500; runs of one method are at most 0.0100 apart, KL(sft || sft-order1)."
     )
 
 
-def test_a_matrix_of_many_runs_keeps_base_reference_and_floor(build_study: Callable[..., StudyTables]) -> None:
+def test_a_matrix_of_many_runs_keeps_base_reference_and_floor(build_study: Callable[..., Study]) -> None:
     runs = [RunInfo("base", "base", 0, 0, 0.0), *(RunInfo(f"m{i}", f"m{i}", 0, 0, 1e-3) for i in range(25))]
     runs += [RunInfo("sft", "sft", 0, 0, 1e-3), RunInfo("sft-order1", "sft", 0, 1, 1e-3)]
     tables = build_study(runs=runs)
-    matrix = divergence_matrix(tables, geometry(tables))
+    matrix = divergence_matrix(tables)
     assert matrix is not None
     assert len(matrix.rows) == len(matrix.header) - 1 == MOST_RUNS
     assert {"base", "sft", "sft-order1"} <= set(matrix.header)
     assert matrix.note.startswith("12 of 28 models; divergence.parquet has all pairs.")
-    assert "and 19 more" in divergence_finding(tables, geometry(tables))  # 27 runs, 8 named
+    assert "and 19 more" in divergence_finding(tables)  # 27 runs, 8 named
     assert len(render_html(build_document(tables)).encode()) < 4_000_000  # 0.9 MB of it the charts' code
 
 
-def test_depth_is_that_of_the_whole_model(study: StudyTables) -> None:
+def test_depth_is_that_of_the_whole_model(study: Study) -> None:
     assert depths(study.lens) == {info.run: 2 + i / 8 for i, info in enumerate(study.runs)}
 
 
-def test_nothing_measured_is_an_empty_table_with_a_word(study: StudyTables) -> None:
+def test_nothing_measured_is_an_empty_table_with_a_word(study: Study) -> None:
     tables = replace(study, cka=study.cka.clear(), lens=study.lens.clear(), divergence=study.divergence.clear())
-    view = geometry(tables)
-    assert [table.rows for table in cka_tables(tables, view)] == [()]
-    assert functions_table(tables, view).rows == ()
-    assert divergence_matrix(tables, view) is None
-    assert (cka_finding(tables, view), divergence_finding(tables, view)) == ("", "")
+    assert [table.rows for table in cka_tables(tables)] == [()]
+    assert functions_table(tables).rows == ()
+    assert divergence_matrix(tables) is None
+    assert (cka_finding(tables), divergence_finding(tables)) == ("", "")
     only_lens = replace(tables, lens=study.lens)
-    assert functions_table(only_lens, view).rows[0][1:4] == (
+    assert functions_table(only_lens).rows[0][1:4] == (
         *(Cell("2.00"), Cell("-0.12", ("same method 0.75",)), Cell("0", ("itself",))),
     )
 

@@ -8,41 +8,31 @@ import pytest
 
 from tasks.core.errors import InputError
 from tasks.core.results import DIFFERS, DIFFERS_LITTLE, EQUAL, NO_POWER, RunInfo
-from tasks.reporting.views.join import (
-    StudyTables,
-    Versus,
-    base_of,
-    frames,
-    nobody_solves,
-    ordered_runs,
-    primary_benchmark,
-    score,
-    second_benchmark,
-    versus,
-)
+from tasks.reporting.views.accuracy import Versus
+from tasks.reporting.views.study import Study
 
 
-def test_the_base_is_first_whatever_the_order_of_the_runs(study: StudyTables) -> None:
+def test_the_base_is_first_whatever_the_order_of_the_runs(study: Study) -> None:
     backwards = replace(study, runs=study.runs[::-1], accuracy=study.accuracy.reverse())
-    names = [info.run for info in ordered_runs(backwards)]
+    names = [info.run for info in backwards.ordered]
     assert names == ["base", "sft-order1", "dpo", "offline_grpo", "rift", "dft", "rft", "sft"]
 
 
-def test_a_base_that_nobody_measured_still_has_a_row(study: StudyTables) -> None:
+def test_a_base_that_nobody_measured_still_has_a_row(study: Study) -> None:
     without = replace(study, runs=study.runs[1:], accuracy=study.accuracy.filter(pl.col("run") != "base"))
-    assert ordered_runs(without)[0].run == "base"
-    assert score(without, "base", "heldout") is None
+    assert without.ordered[0].run == "base"
+    assert without.score("base", "heldout") is None
 
 
-def test_the_teacher_is_the_last_row(study: StudyTables) -> None:
+def test_the_teacher_is_the_last_row(study: Study) -> None:
     teacher = study.accuracy.filter(pl.col("run") == "base").with_columns(run=pl.lit("big"), method=pl.lit("teacher"))
-    names = [info.run for info in ordered_runs(replace(study, accuracy=pl.concat([teacher, study.accuracy])))]
+    names = [info.run for info in replace(study, accuracy=pl.concat([teacher, study.accuracy])).ordered]
     assert (names[0], names[-1]) == ("base", "big")
 
 
-def test_versus_turns_the_pair_round(study: StudyTables) -> None:
+def test_versus_turns_the_pair_round(study: Study) -> None:
     row = study.mcnemar.filter(benchmark="heldout", run_a="base", run_b="rft").row(0, named=True)
-    found = versus(study, "rft", "base", "heldout")
+    found = study.versus("rft", "base", "heldout")
     assert found is not None
     assert found.low is not None
     assert found.high is not None
@@ -50,7 +40,7 @@ def test_versus_turns_the_pair_round(study: StudyTables) -> None:
     assert found.difference == -row["difference"]
     # Accuracy of rft less that of the base, from the counts themselves: (only rft - only base) / n.
     assert found.difference == pytest.approx((row["only_b"] - row["only_a"]) / row["n"], abs=1e-15)
-    back = versus(study, "base", "rft", "heldout")
+    back = study.versus("base", "rft", "heldout")
     assert back is not None
     assert back.difference == -found.difference
     assert (back.low, back.high) == (row["low"], row["high"]) == (-found.high, -found.low)
@@ -70,33 +60,33 @@ def test_a_difference_is_shown_by_the_verdict_only() -> None:
     assert replace(found, method_low=0.001, method_high=0.16).repeatable is True
 
 
-def test_a_pair_without_a_verdict_has_no_power(study: StudyTables) -> None:
+def test_a_pair_without_a_verdict_has_no_power(study: Study) -> None:
     unjudged = study.mcnemar.with_columns(verdict=pl.lit(None, pl.String()), detectable=pl.lit(None, pl.Float64()))
-    found = versus(replace(study, mcnemar=unjudged), "sft", "base", "heldout")
+    found = replace(study, mcnemar=unjudged).versus("sft", "base", "heldout")
     assert found is not None
     assert (found.verdict, found.shown, found.detectable) == ("no power", False, None)
 
 
-def test_benchmarks_of_any_name_take_the_headline(study: StudyTables) -> None:
+def test_benchmarks_of_any_name_take_the_headline(study: Study) -> None:
     names = pl.col("benchmark").replace({"heldout": "gsm8k", "hard": "math500"})
     renamed = replace(study, accuracy=study.accuracy.with_columns(names), mcnemar=study.mcnemar.with_columns(names))
-    assert (primary_benchmark(renamed), second_benchmark(renamed)) == ("gsm8k", "math500")
+    assert (renamed.primary, renamed.second) == ("gsm8k", "math500")
     alone = replace(study, accuracy=study.accuracy.filter(benchmark="hard"))
-    assert (primary_benchmark(alone), second_benchmark(alone)) == ("hard", None)
+    assert (alone.primary, alone.second) == ("hard", None)
 
 
-def test_nobody_solves(build_study: Callable[..., StudyTables], study: StudyTables) -> None:
-    assert not nobody_solves(study)
+def test_nobody_solves(build_study: Callable[..., Study], study: Study) -> None:
+    assert not study.nobody_solves
     hopeless = build_study(solve=0.0)
-    assert nobody_solves(hopeless)
+    assert hopeless.nobody_solves
     teacher = hopeless.accuracy.head(1).with_columns(run=pl.lit("teacher"), method=pl.lit("teacher"), accuracy=0.9)
-    assert nobody_solves(replace(hopeless, accuracy=pl.concat([hopeless.accuracy, teacher])))
+    assert replace(hopeless, accuracy=pl.concat([hopeless.accuracy, teacher])).nobody_solves
 
 
-def test_a_frame_out_of_its_schema_is_named(study: StudyTables) -> None:
+def test_a_frame_out_of_its_schema_is_named(study: Study) -> None:
     with pytest.raises(InputError, match=r"spectra: missing columns \['value'\]"):
-        frames(replace(study, spectra=study.spectra.drop("value")))
+        replace(study, spectra=study.spectra.drop("value")).checked()
 
 
-def test_base_of_is_the_base_row(study: StudyTables) -> None:
-    assert base_of(study) == RunInfo("base", "base", 0, 0, 0.0)
+def test_base_of_is_the_base_row(study: Study) -> None:
+    assert study.base == RunInfo("base", "base", 0, 0, 0.0)

@@ -8,43 +8,42 @@ from dataclasses import replace
 import polars as pl
 
 from tasks.core.results import RunInfo
-from tasks.reporting.claims import claims_table
+from tasks.reporting.claims.paper import claims_table
 from tasks.reporting.findings.lead import accuracy_lead, direction_lead, disagreements, doubt_lead, lead
 from tasks.reporting.formats import percent
-from tasks.reporting.views.join import StudyTables
-from tasks.reporting.views.pairs import geometry
+from tasks.reporting.views.study import Study
 from tests.unit.reporting.conftest import RUNS
 
 
-def test_direction_holds_two_orders_against_two_orders(study: StudyTables) -> None:
+def test_direction_holds_two_orders_against_two_orders(study: Study) -> None:
     # .981 x .975, .958 x .975 and so on: what the floor .975 judges.
-    assert direction_lead(geometry(study)) == (
+    assert direction_lead(study.geometry) == (
         "No method moves the weights as near to sft as sft trained again on reshuffled data (cosine 0.975). Across "
         "orders, close: rift 0.956 and rft 0.934; partly alike: offline_grpo 0.784 and dft 0.746; nearly orthogonal: "
         "dpo -0.020."
     )
 
 
-def test_a_method_at_the_floor_is_said_to_move_alike(study: StudyTables) -> None:
+def test_a_method_at_the_floor_is_said_to_move_alike(study: Study) -> None:
     pair = pl.col("run_a").is_in(["rift", "sft-order1"]) & pl.col("run_b").is_in(["rift", "sft-order1"])
     near = study.pair_metrics.with_columns(
         value=pl.when((pl.col("metric") == "cosine") & pair).then(0.99).otherwise("value")
     )
-    said = direction_lead(geometry(replace(study, pair_metrics=near)))
+    said = direction_lead(replace(study, pair_metrics=near).geometry)
     assert said.startswith(
         "rift 0.990 moves the weights as near to sft as sft trained again on reshuffled data (cosine 0.975);"
     )
 
 
-def test_without_a_repeat_run_nothing_is_called_near_or_far(study: StudyTables) -> None:
-    said = direction_lead(geometry(replace(study, runs=study.runs[:-1])))
+def test_without_a_repeat_run_nothing_is_called_near_or_far(study: Study) -> None:
+    said = direction_lead(replace(study, runs=study.runs[:-1]).geometry)
     assert said.startswith(
         "Cosine to sft: rift 0.981, rft 0.958, offline_grpo 0.804, dft 0.765 and dpo -0.021; no repeat"
     )
     assert "farther" not in said.lower()
 
 
-def test_accuracy_answers_whether_it_matters(study: StudyTables) -> None:
+def test_accuracy_answers_whether_it_matters(study: Study) -> None:
     said = accuracy_lead(study)
     base = study.accuracy.filter(run="base", benchmark="heldout")["accuracy"][0]
     assert said.startswith(f"Held-out accuracy against the base's {percent(base)} %: ")
@@ -60,30 +59,30 @@ def test_accuracy_answers_whether_it_matters(study: StudyTables) -> None:
     )
 
 
-def test_a_model_that_solves_nothing_differs_in_nothing(build_study: Callable[..., StudyTables]) -> None:
+def test_a_model_that_solves_nothing_differs_in_nothing(build_study: Callable[..., Study]) -> None:
     said = accuracy_lead(build_study(solve=0.0))
     assert "all 6 methods are equal to it within 2 points" in said
     assert "Between methods no difference is shown, in 15 pairs (all are equal)." in said
 
 
-def test_the_rate_is_named_where_it_may_be_the_reason(study: StudyTables) -> None:
-    said = doubt_lead(study, geometry(study))
+def test_the_rate_is_named_where_it_may_be_the_reason(study: Study) -> None:
+    said = doubt_lead(study)
     assert said.startswith(
         "dpo was trained at 1/10 of the rate (norm of the update 0.210, others 2.8): that may set it apart, not the "
         "method."
     )
     runs = [*RUNS, RunInfo("dpo-high", "dpo", 0, 0, 1e-3)]
     both = replace(study, runs=runs)  # a method at two rates tells the two apart
-    assert "of the rate" not in doubt_lead(both, geometry(both))
+    assert "of the rate" not in doubt_lead(both)
 
 
-def test_at_most_three_sentences_of_two_lines(study: StudyTables) -> None:
-    said = lead(study, geometry(study))
+def test_at_most_three_sentences_of_two_lines(study: Study) -> None:
+    said = lead(study)
     assert len(said) == 3
     assert max(map(len, said)) <= 260
 
 
-def test_the_claims_farthest_from_the_paper_are_named_with_their_numbers(study: StudyTables) -> None:
+def test_the_claims_farthest_from_the_paper_are_named_with_their_numbers(study: Study) -> None:
     results = claims_table(study)
     said = disagreements(results)
     failing = [one for one in results if one.verdict == "does not hold" and one.claim.paper and not one.claim.open]

@@ -6,6 +6,7 @@ import csv
 import math
 import shutil
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,12 @@ import pytest
 from tasks.core.errors import InputError
 from tasks.core.results import RunInfo
 from tasks.reporting.estimates import spread
-from tasks.reporting.many.document import many_page
-from tasks.reporting.many.frames import runs_frame, scores_frame
-from tasks.reporting.many.joined import Many, join
-from tasks.reporting.many.pair_frames import across_frame, differences, pairs_frame
-from tasks.reporting.many.rate_tables import growth, rate_steps
-from tasks.reporting.many.rows import between, by_method, floors, once
-from tasks.reporting.many.spread import cell, told
+from tasks.reporting.many.answers import answers_table
+from tasks.reporting.many.claim_tables import claims_frame
+from tasks.reporting.many.document import many_document
+from tasks.reporting.many.frames import differences
+from tasks.reporting.many.joined import Many, growth, join
+from tasks.reporting.many.rows import once, spread_cell, told
 from tasks.reporting.many.studies import read_studies, study_folder
 from tasks.reporting.many.write import write_many
 from tasks.reporting.tables.views import Table
@@ -76,17 +76,17 @@ def test_a_spread_by_hand() -> None:
     assert (found.n, found.mean, found.lowest, found.highest) == (3, 3.0, 1.0, 6.0)
     assert found.sd == pytest.approx(math.sqrt(7))
     assert told(found, "{:.1f}".format) == "3.0 (1.0 to 6.0, n = 3)"
-    assert cell(found, "{:.1f}".format, of=3).subs == ("sd 2.6", "1.0 to 6.0")
-    assert cell(found, "{:.1f}".format, of=5).subs == ("sd 2.6", "1.0 to 6.0", "n = 3")
+    assert spread_cell(found, "{:.1f}".format, of=3).subs == ("sd 2.6", "1.0 to 6.0")
+    assert spread_cell(found, "{:.1f}".format, of=5).subs == ("sd 2.6", "1.0 to 6.0", "n = 3")
 
 
 def test_one_value_has_no_spread_and_none_is_not_measured() -> None:
     single = spread([4.0])
     assert single is not None
     assert single.sd is None
-    assert cell(single, "{:.1f}".format, of=1).subs == ("no spread",)
+    assert spread_cell(single, "{:.1f}".format, of=1).subs == ("no spread",)
     assert spread([None, math.nan, math.inf]) is None
-    assert cell(None, "{:.1f}".format).text == told(None, "{:.1f}".format) == "not measured"
+    assert spread_cell(None, "{:.1f}".format).text == told(None, "{:.1f}".format) == "not measured"
 
 
 # --- joining ----------------------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def test_two_seeds_are_repetitions_on_one_base(seeds: tuple[Path, Path]) -> None
     assert len(many.distinct) == 8
     assert many.repeated == 0
     assert [many.differing(method) for method in many.methods] == [[], [], []]
-    groups = by_method(once(runs_frame(many)), many)
+    groups = many.by_method(once(many.runs))
     assert [(method, lr, len(rows)) for (method, lr, _), rows in groups.items()] == [
         ("sft", 1e-3, 4), ("rft", 1e-3, 2), ("dpo", 1e-4, 2),
     ]  # fmt: skip
@@ -112,12 +112,12 @@ def test_a_training_that_two_studies_share_counts_once(seeds: tuple[Path, Path],
     many = read(seeds[0], write(tmp_path / "matched", matched))
     assert many.repeated == 3
     assert len(many.distinct) == 5
-    runs = runs_frame(many)
+    runs = many.runs
     assert runs.filter(pl.col("repeated"))["run"].to_list() == ["sft", "rft", "sft-order1"]
     assert {row["run"]: row["training"] for row in once(runs)} == {"sft": 0, "rft": 1, "dpo": 4, "sft-order1": 3}
     assert many.differing("dpo") == []  # its learning rate is a column, not a condition
     # SFT ~ RFT stands in both studies and is one pair.
-    pairs = between(pairs_frame(many), many)
+    pairs = many.between
     assert {key[:4]: len(rows) for key, rows in pairs.items()} == {
         ("rft", "sft", 1e-3, 1e-3): 1,
         ("dpo", "sft", 1e-4, 1e-3): 1,
@@ -125,7 +125,7 @@ def test_a_training_that_two_studies_share_counts_once(seeds: tuple[Path, Path],
         ("rft", "dpo", 1e-3, 1e-4): 1,
         ("rft", "dpo", 1e-3, 1e-3): 1,
     }
-    scores = scores_frame(many).filter(pl.col("benchmark") == "heldout")
+    scores = many.scores.filter(pl.col("benchmark") == "heldout")
     assert [row["run"] for row in once(scores)] == ["base", "sft", "rft", "dpo", "sft-order1", "dpo"]
 
 
@@ -133,11 +133,11 @@ def test_other_settings_keep_trainings_of_that_method_apart(seeds: tuple[Path, P
     other = made("beta", runs_of(1), norms=NORMS[1], settings={"seed": 1, "dpo.beta": 0.5})
     many = read(seeds[0], write(tmp_path / "beta", other))
     assert [many.differing(method) for method in many.methods] == [[], [], ["dpo.beta"]]
-    groups = by_method(once(runs_frame(many)), many)
+    groups = many.by_method(once(many.runs))
     assert [(key[0], len(rows)) for key, rows in groups.items()] == [("sft", 4), ("rft", 2), ("dpo", 1), ("dpo", 1)]
-    page = many_page(many)
-    assert any("dpo.beta" in warning for warning in page.document.findings.warnings)
-    names = cells(page.document.sections[0].shown[0])
+    page = many_document(many)
+    assert any("dpo.beta" in warning for warning in page.findings.warnings)
+    names = cells(page.sections[1].shown[0])
     assert [name for name in names if name.startswith("dpo")] == [
         "dpo (lr 1e-4, #3 dpo.beta = 0.1)",
         "dpo (lr 1e-4, #4 dpo.beta = 0.5)",
@@ -160,7 +160,7 @@ def test_other_rollouts_are_another_condition(rates: tuple[Path, Path], tmp_path
     """Of the two studies at the higher rate only the one on the same rollouts is compared with the lower one."""
     resampled = made("resampled", runs_of(), norms={**NORMS[1], "sft": 4.8}, settings={"rollouts.seed": 1})
     many = read(*rates, write(tmp_path / "resampled", resampled))
-    steps = rate_steps(many, runs_frame(many), across_frame(many))
+    steps = many.steps
     assert [row["growth"] for row in steps["sft", 1e-4, 1e-3, 0]] == [pytest.approx(2.0 / 0.5)]
     assert [key for key in steps if key[0] == "sft"] == [("sft", 1e-4, 1e-3, 0)]
     first, other = many.trainings[0, "sft"], many.trainings[2, "sft"]
@@ -180,14 +180,14 @@ def test_a_setting_that_an_older_study_does_not_know_is_said_and_not_compared(
     newer = made("newer", runs_of(1), norms=NORMS[1], settings={"seed": 1, "rollouts.engine": "x"})
     many = read(seeds[0], write(tmp_path / "newer", newer))
     assert all(not many.differing(method) for method in many.methods)
-    assert any("rollouts.engine" in note for note in many_page(many).document.notes)
+    assert any("rollouts.engine" in note for note in many_document(many).notes)
 
 
 def test_other_answer_losses_of_the_base_are_another_base(seeds: tuple[Path, Path], tmp_path: Path) -> None:
     other = made("other", runs_of(1), norms=NORMS[1], base_shift=3.0, settings={"seed": 1})  # losses are near 20 nats
     many = read(seeds[0], write(tmp_path / "other", other))
     assert many.bases == (0, 1)
-    warnings = many_page(many).document.findings.warnings
+    warnings = many_document(many).findings.warnings
     assert warnings[0].startswith("Different bases: base 1 (zero) and base 2 (other).")
     near = made("near", runs_of(1), norms=NORMS[1], base_shift=0.02, settings={"seed": 1, "tiny.seed": 5})
     assert read(seeds[0], write(tmp_path / "near", near)).bases == (0, 0)  # rounding of equal weights
@@ -209,10 +209,10 @@ def test_without_shared_problems_the_settings_tell_the_bases_apart(seeds: tuple[
 
 def test_accuracy_is_over_distinct_trainings_and_the_base_is_a_row(seeds: tuple[Path, Path]) -> None:
     many = read(*seeds)
-    table = many_page(many).document.sections[0].shown[0]
+    table = many_document(many).sections[1].shown[0]
     rows = cells(table)
     assert next(iter(rows)) == "base (2 studies)"
-    own = scores_frame(many).filter(benchmark="heldout", method="sft")["accuracy"].to_list()
+    own = many.scores.filter(benchmark="heldout", method="sft")["accuracy"].to_list()
     assert len(own) == 4
     low, high = (f"{100 * value:.1f}" for value in (min(own), max(own)))
     expected = f"{100 * statistics.mean(own):.1f} (sd {100 * statistics.stdev(own):.1f}, {low} to {high})"
@@ -221,7 +221,7 @@ def test_accuracy_is_over_distinct_trainings_and_the_base_is_a_row(seeds: tuple[
 
 def test_a_cosine_comes_with_its_spread_and_the_floor_of_its_method(seeds: tuple[Path, Path]) -> None:
     many = read(*seeds)
-    between_table = many_page(many).document.sections[1].shown[0]
+    between_table = many_document(many).sections[2].shown[0]
     rft = cells(between_table)["rft ~ sft (lr 1e-3)"]
     # .9 and .8: mean .85, sd .1 / sqrt 2 = .0707. Across orders .958 x .975 and .958 x 1. Floor: .95 and .97, mean .96.
     assert rft[:4] == (
@@ -230,7 +230,7 @@ def test_a_cosine_comes_with_its_spread_and_the_floor_of_its_method(seeds: tuple
         "0.946 (sd 0.017, 0.934 to 0.958)",
         "0.960 (sft, other order: 0.960 (0.950 to 0.970, n = 2))",
     )
-    assert floors(across_frame(many)) == {("sft", 1e-3, "data order"): [0.95, 0.97]}
+    assert many.floors == {("sft", 1e-3, "data order"): [0.95, 0.97]}
 
 
 def test_what_was_measured_across_studies_is_told_by_what_differs(seeds: tuple[Path, Path]) -> None:
@@ -238,13 +238,13 @@ def test_what_was_measured_across_studies_is_told_by_what_differs(seeds: tuple[P
     sft, other = (next(one for one in many.distinct if one.info == RunInfo("sft", "sft", s, s, 1e-3)) for s in (0, 1))
     runs = [RunInfo(str(one.number), "sft", one.info.seed, one.info.data_seed, 1e-3) for one in (sft, other)]
     measured = make_pairs(np.random.default_rng(0), runs)
-    frame = across_frame(many, measured)
+    frame = replace(many, measured=measured).across
     row = frame.filter(pl.col("within").is_null()).row(0, named=True)
     assert (row["a"], row["b"]) == ("zero: sft", "one: sft")
     assert row["differs"] == "data order and initialisation"
     assert row["cosine"] == 1.0
     assert row["norm_ratio"] == pytest.approx(1 / 1.25)  # the frame has a over b, the page growth from a to b
-    turned = across_frame(many, make_pairs(np.random.default_rng(0), runs[::-1]))
+    turned = replace(many, measured=make_pairs(np.random.default_rng(0), runs[::-1])).across
     assert turned.filter(pl.col("within").is_null()).row(0, named=True)["norm_ratio"] == 1.25
 
 
@@ -256,53 +256,54 @@ def test_growth_by_hand() -> None:
 
 def test_rates_are_compared_where_nothing_else_differs(rates: tuple[Path, Path]) -> None:
     many = read(*rates)
-    steps = rate_steps(many, runs_frame(many), across_frame(many))
+    steps = many.steps
     assert {key[:3]: [row["growth"] for row in rows] for key, rows in steps.items()} == {
         ("sft", 1e-4, 1e-3): [pytest.approx(2.0 / 0.5)],
         ("rft", 1e-4, 1e-3): [pytest.approx(2.2 / 0.55)],
     }
-    page = many_page(many)
-    assert {picture.key for picture in page.document.sections[2].pictures} == {
+    page = many_document(many)
+    assert {picture.key for picture in page.sections[3].pictures} == {
         "rate-cosine-to-sft", "rate-norm", "rate-difference",
     }  # fmt: skip
-    said = next(text for text in page.document.findings.sentences if text.startswith("From lr 1e-4 to 1e-3"))
-    assert "sft: norm x4.00 (n = 1) for each factor of 10, cosine of the two not measured; over 2 methods" in said
+    rows = {row[0].plain: row for row in answers_table(many).rows}
+    answer = rows["What does a higher rate do? (lr 1e-4 to 1e-3)"][1]
+    assert answer.text == "norm x 4.00 (4.00 to 4.00) for each factor of 10"
+    assert answer.subs == ("cosine of the two not measured", "|u1 u1'| not measured", "of sft, rft")
 
 
 def test_dpo_matched_and_unmatched_stand_side_by_side(rates: tuple[Path, Path]) -> None:
     many = read(*rates)
     assert many.trainings[0, "dpo"].number == many.trainings[1, "dpo"].number  # one training, two SFTs beside it
-    (dpo, *_) = many_page(many).document.sections[2].shown
-    rows = cells(dpo)
-    assert list(rows) == [
-        "dpo (lr 1e-4, matched: the rate of SFT)",
-        "dpo (lr 1e-4, unmatched: 0.1 x SFT's)",
-        "sft (lr 1e-4, for comparison)",
-        "sft (lr 1e-3, for comparison)",
+    rates, _ = many_document(many).sections[3].shown
+    rows = cells(rates)
+    assert list(rows) == ["sft (lr 1e-4)", "sft (lr 1e-3)", "rft (lr 1e-4)", "rft (lr 1e-3)", "dpo (lr 1e-4)"]
+    assert rows["sft (lr 1e-3)"][2] == "itself"
+    assert rows["dpo (lr 1e-4)"][:2] == ("1", "0.200 (no spread)")
+    answers = cells(answers_table(many))
+    assert list(answers)[:2] == [
+        "DPO at SFT's learning rate? (lr 1e-4, SFT's)",
+        "DPO at another rate (lr 1e-4, 0.1 x SFT's)",
     ]
-    assert rows["sft (lr 1e-3, for comparison)"][2] == "itself"
-    assert rows["dpo (lr 1e-4, unmatched: 0.1 x SFT's)"][1] == "0.200 (no spread)"
 
 
 def test_no_matched_dpo_is_said_with_the_way_to_it(seeds: tuple[Path, Path]) -> None:
-    sentences = many_page(read(*seeds)).document.findings.sentences
-    (dpo,) = (text for text in sentences if text.startswith("DPO"))
-    assert dpo.endswith("DPO at SFT's learning rate is in none of these studies: --set matched=dpo trains it.")
+    answers = cells(many_document(read(*seeds)).sections[0].shown[0])
+    assert answers["DPO at SFT's learning rate?"][0] == "in none of these studies (--set matched=dpo trains it)"
 
 
 def test_half_way_between_twins(seeds: tuple[Path, Path]) -> None:
-    replicates = pairs_frame(read(*seeds)).filter(pl.col("floor") == "order")
+    replicates = read(*seeds).pairs.filter(pl.col("floor") == "order")
     # The made-up path rises 4 h a (1 - a) above its chord, h = .1 (1 - .975): its middle by h.
     assert replicates.filter(study="zero")["midpoint"].to_list() == [pytest.approx(0.1 * 0.025)]
 
 
 def test_claims_are_counted_over_the_studies(seeds: tuple[Path, Path]) -> None:
     many = read(*seeds)
-    page = many_page(many)
-    frame = page.frames["claims"]
+    page = many_document(many)
+    frame = claims_frame(many)
     verdicts = frame.filter(id="cosine-sft-rft")["verdict"].to_list()
     assert len(verdicts) == 2
-    shown = {row[0].text: row[1] for row in page.document.sections[4].shown[0].rows}
+    shown = {row[0].text: row[1] for row in page.sections[5].shown[0].rows}
     statement = frame.filter(id="cosine-sft-rft")["statement"][0]
     counted = "; ".join(f"{verdict} in {verdicts.count(verdict)}" for verdict in dict.fromkeys(sorted(
         verdicts, key=("holds", "does not hold", "no power").index)))  # fmt: skip

@@ -15,7 +15,7 @@ import pytest
 from tasks.core.results import RunInfo, StageResult
 from tasks.reporting.publish.mlflow_record import describe_by_report, record_study
 from tasks.reporting.publish.write import write_report
-from tasks.reporting.views.join import StudyTables
+from tasks.reporting.views.study import Study
 from tasks.storage.mlflow_pages import run_page
 from tasks.storage.recorded import method_tags
 from tasks.storage.store import STUDIES, StageKey, Store, open_store
@@ -32,12 +32,12 @@ class Lab:
     """A state folder with a study's report beside it."""
 
     home: Path
-    tables: StudyTables
+    tables: Study
     files: list[Path]
 
 
 @pytest.fixture(scope="module")
-def lab(study: StudyTables, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("record")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLINEAR_HOME", str(folder / "home"))
@@ -85,7 +85,7 @@ def record(lab: Lab, name: str = "made-up") -> Recorded:
     trained = {info: train(store, info, parent, seed) for seed, info in enumerate(infos)}
     graded = stage(store, "grade", GRADED, "rollouts.parquet")
     problems = stage(store, "problems", PROBLEMS, "problems.parquet")
-    tables = replace(lab.tables, study={**lab.tables.study, "name": name})
+    tables = replace(lab.tables, record={**lab.tables.record, "name": name})
     record_study(tables, lab.files, parent, trained, graded, problems, warnings.append)
     store.end_study(parent, "FINISHED")
     return Recorded(parent, {info.run: str(one.summary["mlflow_run"]) for info, one in trained.items()}, warnings)

@@ -8,16 +8,14 @@ import polars as pl
 
 from tasks.core.results import RunInfo
 from tasks.reporting.findings.headline import findings
-from tasks.reporting.publish.note import study_note
-from tasks.reporting.views.join import StudyTables
-from tasks.reporting.views.pairs import geometry
+from tasks.reporting.publish.published import study_note
+from tasks.reporting.views.study import Study
 from tests.unit.reporting.conftest import HOSTILE, RUNS
 
 
-def note(study: StudyTables, pages: dict[RunInfo, str] | None = None) -> str:
-    view = geometry(study)
-    said = findings(study, view)
-    return study_note(study, view, said.lead, said.warnings, pages or {})
+def note(study: Study, pages: dict[RunInfo, str] | None = None) -> str:
+    said = findings(study)
+    return study_note(study, said.lead, said.warnings, pages or {})
 
 
 def rows(text: str) -> dict[str, list[str]]:
@@ -27,7 +25,7 @@ def rows(text: str) -> dict[str, list[str]]:
     return {first.strip(): rest for first, *rest in cells}
 
 
-def test_a_row_a_run_with_the_frames_numbers(study: StudyTables) -> None:
+def test_a_row_a_run_with_the_frames_numbers(study: Study) -> None:
     found = rows(note(study))
     assert list(found)[2:4] == ["base", "sft"]
     accuracy = study.accuracy.filter(run="dpo", benchmark="heldout")["accuracy"].item()
@@ -40,25 +38,25 @@ def test_a_row_a_run_with_the_frames_numbers(study: StudyTables) -> None:
     base = dict(zip(header, found["base"], strict=True))
     assert (base["against base"], base["cosine"], base["norm"]) == ("", "", "")
     assert dict(zip(header, found["rft"], strict=True))["cosine"].endswith("\\*") == (
-        geometry(study).standing(RUNS[2], RUNS[1]) == "at the noise floor"
+        study.geometry.standing(RUNS[2], RUNS[1]) == "at the noise floor"
     )
 
 
-def test_runs_with_a_page_are_links_to_it(study: StudyTables) -> None:
+def test_runs_with_a_page_are_links_to_it(study: Study) -> None:
     found = rows(note(study, {RUNS[1]: "#/experiments/1/runs/abc"}))
     assert "[sft](#/experiments/1/runs/abc)" in found
     assert "rft" in found
 
 
-def test_names_are_text(study: StudyTables) -> None:
+def test_names_are_text(study: Study) -> None:
     renamed = replace(study, accuracy=study.accuracy.with_columns(pl.col("benchmark").replace("hard", HOSTILE)))
     text = note(renamed)
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
 
 
-def test_it_begins_with_what_the_report_says_first(study: StudyTables) -> None:
-    said = findings(study, geometry(study))
+def test_it_begins_with_what_the_report_says_first(study: Study) -> None:
+    said = findings(study)
     text = note(study)
     assert text.index(said.lead[0][:40]) < text.index("| run |") < text.index(said.lead[1][:40])
     assert said.sentences[-1][:60] not in text

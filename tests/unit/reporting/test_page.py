@@ -22,14 +22,13 @@ from tasks.reporting.formats import number, percent, points
 from tasks.reporting.notes import interval_note
 from tasks.reporting.render.condense import condensed
 from tasks.reporting.render.document import Document, build_document
-from tasks.reporting.render.facts import study_facts
 from tasks.reporting.render.html import render_html
 from tasks.reporting.render.markdown import escape, render_markdown
 from tasks.reporting.render.terminal import headline_renderable
-from tasks.reporting.tables.study import stage_tables
+from tasks.reporting.tables.record import stage_tables, study_facts
 from tasks.reporting.tables.views import Cell, Table
-from tasks.reporting.views.join import StudyTables
 from tasks.reporting.views.pairs import EVERYTHING, geometry_of
+from tasks.reporting.views.study import Study
 
 OPTIONAL = ("samples", "differences", "connectivity", "barriers", "cka", "lens", "divergence")
 HOSTILE = 'x<script>alert("1")</script>&|`b`$a_{1}$'
@@ -71,7 +70,7 @@ class Tables(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def document(study: StudyTables) -> Document:
+def document(study: Study) -> Document:
     return build_document(study)
 
 
@@ -85,7 +84,7 @@ def parsed(page: str) -> Tables:
     return Tables(page)
 
 
-def test_accuracies_are_the_frames(study: StudyTables, parsed: Tables) -> None:
+def test_accuracies_are_the_frames(study: Study, parsed: Tables) -> None:
     rows = {(cells[0][0], cells[1][0]): cells for cells in parsed.tables["accuracy"][1:]}
     floors = [rows.pop((name, "Same method")) for name in ("Held-out", "Hard")]
     assert all("order" in " ".join(cells[4]) for cells in floors)  # which kind of replicate it is from
@@ -98,7 +97,7 @@ def test_accuracies_are_the_frames(study: StudyTables, parsed: Tables) -> None:
         assert cells[7] == [number(row["answer_loss"], 4)]
 
 
-def test_pair_values_are_the_frames(study: StudyTables, parsed: Tables) -> None:
+def test_pair_values_are_the_frames(study: Study, parsed: Tables) -> None:
     rows = {cells[0][0]: cells for cells in parsed.tables["pairs"][1:]}
     frame = study.pair_metrics.filter(EVERYTHING, run_a="sft", run_b="dft")
     value = {(row["metric"], row["k"]): row for row in frame.iter_rows(named=True)}
@@ -151,7 +150,7 @@ def test_pair_tables_end_with_the_floors_and_the_null(parsed: Tables, document: 
     assert "95 % bootstrap interval over 0 modules, resampled in whole layers, 10 of them." in many
 
 
-def test_cosine_matrix_is_the_frames(study: StudyTables, parsed: Tables) -> None:
+def test_cosine_matrix_is_the_frames(study: Study, parsed: Tables) -> None:
     header, base, *rows = parsed.tables["cosines"]
     assert {cell[0] for cell in base[1:]} == {"no update"}
     names = [cell[0] for cell in header]
@@ -175,7 +174,7 @@ def test_markdown_says_what_the_page_says(document: Document, parsed: Tables) ->
         cells = [[" ".join(cell) for cell in row] for row in parsed.tables[table.key][1:]]
         assert len(cells) == len(table.rows)
         for row, shown in zip(table.rows, cells, strict=True):
-            assert [" ".join((cell.text, *cell.subs)) for cell in row] == shown
+            assert [" ".join((cell.marked, *cell.subs)) for cell in row] == shown
             assert f"| {' | '.join(escape(cell.plain) for cell in row)} |" in lines
     for sentence in document.findings.sentences:
         assert f"- {escape(sentence)}" in lines
@@ -191,9 +190,9 @@ def test_every_sentence_stands_in_a_section(document: Document) -> None:
 
 
 def test_the_first_screen_is_sentences_figures_and_one_table_of_a_line_a_run(page: str, document: Document) -> None:
-    table = document.headline
-    assert table is not None
-    assert table.key == "glance"
+    assert document.headline is not None
+    table = condensed(document.headline)
+    assert table.key == "headline"
     assert len(table.header) == 7
     assert all(not cell.subs for row in table.rows for cell in row)
     markup = page.split("<script")[0]
@@ -202,24 +201,23 @@ def test_the_first_screen_is_sentences_figures_and_one_table_of_a_line_a_run(pag
         'class="tally"',
         'id="figure-cosines"',
         'id="figure-accuracy"',
-        'id="glance"',
-        "<summary>Every",
+        'id="headline"',
     ]
     assert [markup.index(one) for one in order] == sorted(markup.index(one) for one in order)
-    assert 'class="warning"' not in markup.split('id="glance"')[0]
+    assert 'class="warning"' not in markup.split('id="headline"')[0]
     for section in document.sections:
         assert f'href="#{section.key}"' in markup
         assert f'id="{section.key}"' in markup
 
 
-def test_verdicts_at_a_glance_are_the_frames_by_sign_word_and_colour(study: StudyTables, document: Document) -> None:
+def test_verdicts_at_a_glance_are_the_frames_by_sign_word_and_colour(study: Study, document: Document) -> None:
     assert document.headline is not None
     rows = {row[0].text: row for row in document.headline.rows}
     for row in study.mcnemar.filter(benchmark="heldout", run_a="base").iter_rows(named=True):
         cell = rows[row["run_b"]][4]
         up = row["difference"] < 0  # the frame has the base first
         sign = {"differs": "▲ higher" if up else "▼ lower", "no power": "? undecided"}[row["verdict"]]
-        assert cell.text == f"{points(-row['difference'])} {sign}"
+        assert cell.marked == f"{points(-row['difference'])} {sign}"
         assert cell.tone == {"differs": "good" if up else "bad", "no power": "open"}[row["verdict"]]
     # .981 x .975 = .956 across data orders, below the floor .975.
     assert [rows["rift"][1].text, rows["rift"][2].text, rows["rift"][2].tone] == ["0.981", "≠ farther (0.956)", "far"]
@@ -230,16 +228,18 @@ def test_verdicts_at_a_glance_are_the_frames_by_sign_word_and_colour(study: Stud
 
 def test_a_claim_is_a_line_with_its_verdict_number_interval_and_why(document: Document) -> None:
     found = {result.claim.statement: result for result in document.claims}
-    chosen = ("claims-decided", "claims-undecided", "questions")
+    chosen = ("claims", "open-questions")
     tables = [table for table in document.tables if table.key in chosen]
     signs = {"holds": "✓ holds", "does not hold": "✗ does not hold", "no power": "? no power"}
     seen = []
     for table in tables:
-        for claim, verdict, *_, why in table.rows:
-            assert verdict.text == signs[found[claim.text].verdict]
+        for claim, verdict, _, _, _, why, *_ in table.rows:
+            assert verdict.text == signs.get(found[claim.text].verdict, "– not measured")
             assert why.text or verdict.text == "? no power"
             seen.append(claim.text)
-    assert sorted(seen) == sorted(one.claim.statement for one in document.claims if one.verdict != "not measured")
+    assert sorted(seen) == sorted(
+        one.claim.statement for one in document.claims if one.claim.open or one.verdict != "not measured"
+    )
     assert document.tally is not None
     assert sum(number for _, number, _ in document.tally.counts) == sum(not one.claim.open for one in document.claims)
 
@@ -257,9 +257,14 @@ def test_what_a_table_repeats_is_said_once() -> None:
     assert found.marks == {1: "base"}
 
 
-def test_the_facts_say_what_was_trained(study: StudyTables) -> None:
-    settings = {"model": {"base": "tiny"}, "tiny": {}, "lora": {"r": 8, "targets": ["q_proj"]}, "train": {"steps": 72}}
-    facts = dict(study_facts(replace(study, study={**study.study, "settings": settings})))
+def test_the_facts_say_what_was_trained(study: Study) -> None:
+    settings = {
+        "model": {"base": "tiny"},
+        "tiny": {"layers": 3},
+        "lora": {"r": 8, "targets": ["q_proj"]},
+        "train": {"steps": 72},
+    }
+    facts = dict(study_facts(replace(study, record={**study.record, "settings": settings, "parameters": 751_104})))
     assert facts["Model"] == "3-layer Qwen3 made for this study, 0.75 M parameters"
     assert facts["LoRA"] == "rank 8 on q"
     assert facts["Training"] == "72 steps, lr 1e-3 and 1e-4"
@@ -282,7 +287,7 @@ def test_the_page_is_small_self_contained_and_well_formed(page: str, parsed: Tab
     assert [name for name, count in parsed.ids.items() if count > 1] == []
 
 
-def test_figures_are_text_in_the_pages_colours(document: Document, page: str, study: StudyTables) -> None:
+def test_figures_are_text_in_the_pages_colours(document: Document, page: str, study: Study) -> None:
     assert [picture.key for picture in document.drawn] == [
         *("cosines", "accuracy", "accuracy-others", "path-boxed", "path-solution", "path-accuracy", "cka"),
         *("layers", "angles", "outside", "spectra", "training"),
@@ -298,12 +303,12 @@ def test_figures_are_text_in_the_pages_colours(document: Document, page: str, st
     assert ">– 0.975 floor</text>" in cosines
 
 
-def test_nothing_from_data_is_markup(study: StudyTables, build_study: Callable[..., StudyTables]) -> None:
+def test_nothing_from_data_is_markup(study: Study, build_study: Callable[..., Study]) -> None:
     runs = [*study.runs[:2], RunInfo(HOSTILE, HOSTILE, 0, 0, 1e-3), study.runs[-1]]
     hostile = build_study(runs=runs)
     checks = [{"name": HOSTILE, "ok": False, "detail": HOSTILE}]
     meta = {"name": HOSTILE, "checks": checks, "notes": [HOSTILE], "settings": {HOSTILE: HOSTILE}, "machine": HOSTILE}
-    hostile = replace(hostile, study={**hostile.study, **meta}, rollouts={HOSTILE: 1})
+    hostile = replace(hostile, record={**hostile.record, **meta}, rollouts={HOSTILE: 1})
     document = build_document(hostile)
     page, text = render_html(document), render_markdown(document)
     assert Tables(page).tags["script"] == 5  # our own: two of data, three of code
@@ -324,7 +329,7 @@ def test_answers_of_models_are_not_on_the_page(page: str) -> None:
 
 
 @pytest.mark.parametrize("frame", ["accuracy", "mcnemar", "pair_metrics", "spectra", "training", *OPTIONAL])
-def test_a_missing_frame_leaves_a_page_that_says_so(study: StudyTables, frame: str) -> None:
+def test_a_missing_frame_leaves_a_page_that_says_so(study: Study, frame: str) -> None:
     document = build_document(replace(study, **{frame: getattr(study, frame).clear()}))
     page = render_html(document)
     assert "ot measured" in page
@@ -332,7 +337,7 @@ def test_a_missing_frame_leaves_a_page_that_says_so(study: StudyTables, frame: s
     assert render_markdown(document).count("not measured") + render_markdown(document).count("Not measured") > 1
 
 
-def test_missing_values_are_not_zeros(study: StudyTables) -> None:
+def test_missing_values_are_not_zeros(study: Study) -> None:
     holes = replace(
         study,
         accuracy=study.accuracy.with_columns(answer_loss=pl.lit(None, pl.Float64())),
@@ -341,16 +346,16 @@ def test_missing_values_are_not_zeros(study: StudyTables) -> None:
     )
     tables = Tables(render_html(build_document(holes))).tables
     sft = next(cells for cells in tables["headline"] if cells[0][0] == "rft")
-    assert sft[5] == ["undefined (zero update)"]  # a null in a row
-    assert "In every row not measured: Answer loss, nats/token." in render_html(build_document(holes, lambda *_: []))
+    assert sft[1] == ["undefined (zero update)"]  # a null in a row
+    assert {row[-1][0] for row in tables["accuracy"][1:] if row[1][0] == "rft"} == {"not measured"}
     cells = {cell[0] for row in tables["pairs"][2:-1] for cell in row[2:]}
     assert cells == {"undefined (zero update)", "not measured"}  # a null in a row; a floor without any pair
     assert ["Mixed groups", "not measured"] in [[cell[0] for cell in row] for row in tables["rollouts"]]
 
 
-def test_an_empty_study_still_has_a_page(study: StudyTables) -> None:
+def test_an_empty_study_still_has_a_page(study: Study) -> None:
     names = ("accuracy", "mcnemar", "items", "pair_metrics", "spectra", "training")
-    empty = StudyTables(runs=[], **{name: getattr(study, name).clear() for name in names}, rollouts={}, study={})
+    empty = Study(runs=[], **{name: getattr(study, name).clear() for name in names}, rollouts={}, record={})
     document = build_document(empty)
     page = render_html(document)
     assert "No accuracy was measured, neither for the base nor for any method." in page
@@ -358,10 +363,10 @@ def test_an_empty_study_still_has_a_page(study: StudyTables) -> None:
     assert "<svg" not in page
 
 
-def test_a_commit_with_changes_says_so(study: StudyTables) -> None:
-    document = build_document(replace(study, study={**study.study, "commit": "0123456789ab+changes"}), lambda *_: [])
-    (record,) = (table for table in document.tables if table.key == "record")
-    assert {row[0].text: row[1].text for row in record.rows}["Commit"] == "0123456789ab+changes"
+def test_a_commit_with_changes_says_so(study: Study) -> None:
+    document = build_document(replace(study, record={**study.record, "commit": "0123456789ab+changes"}), lambda *_: [])
+    (record,) = (table for table in document.tables if table.key == "versions")
+    assert {row[0].text: row[1].text for row in record.rows}["commit"] == "0123456789ab+changes"
 
 
 def test_rollouts_show_shares_and_what_was_dropped(parsed: Tables) -> None:
@@ -387,21 +392,21 @@ def test_stages_tell_hits_from_work(document: Document, parsed: Tables) -> None:
     assert "66.5 s summed over stages" in stages.note
 
 
-def test_stages_tell_the_most_memory_of_their_workers(study: StudyTables) -> None:
+def test_stages_tell_the_most_memory_of_their_workers(study: Study) -> None:
     """3,651,000,000 bytes are 3.7 GB; a stage without a worker has none, and a study without any no such column."""
     plain = stage_tables(study)[1]
-    stages = [dict(stage) for stage in study.study["stages"]]
+    stages = [dict(stage) for stage in study.record["stages"]]
     stages[0]["peak_bytes"] = 3_651_000_000
-    told = stage_tables(replace(study, study={**study.study, "stages": stages}))[1]
+    told = stage_tables(replace(study, record={**study.record, "stages": stages}))[1]
     assert told.header == (*plain.header, "Memory of a worker at most")
     first = min(range(len(stages)), key=lambda place: stages[place]["started"])
     assert first == 0
     assert [row[-1].text for row in told.rows[:2]] == ["3.7 GB", "not measured"]
 
 
-def test_the_terminal_prints_the_headline_in_80_columns(study: StudyTables) -> None:
+def test_the_terminal_prints_the_headline_in_80_columns(study: Study) -> None:
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(headline_renderable(replace(study, study={**study.study, "name": "[red]tiny[/red]"})))
+    console.print(headline_renderable(replace(study, record={**study.record, "name": "[red]tiny[/red]"})))
     text = console.export_text()
     assert "[red]tiny[/red]" in text
     lines = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}

@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from tasks.core.results import RunInfo
+from tasks.reporting.charts.curves import layer_profiles, null_profile
 from tasks.reporting.views.floors import INITIALISATION, ORDER
-from tasks.reporting.views.join import StudyTables
 from tasks.reporting.views.pairs import (
     AT_FLOOR,
     BELOW_FLOOR,
@@ -20,11 +20,9 @@ from tasks.reporting.views.pairs import (
     OTHER_SEED,
     PairEstimate,
     cosine_matrix,
-    geometry,
-    headline_rows,
     pairs,
 )
-from tasks.reporting.views.profiles import layer_profiles, null_profile
+from tasks.reporting.views.study import Study
 
 
 def swapped(frame: pl.DataFrame) -> pl.DataFrame:
@@ -38,8 +36,8 @@ def swapped(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.rename(turned).select(frame.columns).with_columns(metric=other)
 
 
-def test_the_matrix_holds_the_frames_cosines(study: StudyTables) -> None:
-    view = geometry(study)
+def test_the_matrix_holds_the_frames_cosines(study: Study) -> None:
+    view = study.geometry
     cosines = cosine_matrix(view)
     assert cosines.shape == (7, 7)
     assert np.array_equal(cosines, cosines.T)
@@ -49,8 +47,8 @@ def test_the_matrix_holds_the_frames_cosines(study: StudyTables) -> None:
         assert cosines[names.index(row["run_a"]), names.index(row["run_b"])] == row["value"]
 
 
-def test_the_floor_is_the_twins_cosine_and_judges_every_pair(study: StudyTables) -> None:
-    view = geometry(study)
+def test_the_floor_is_the_twins_cosine_and_judges_every_pair(study: Study) -> None:
+    view = study.geometry
     info = {run.run: run for run in view.runs}
     assert view.replicate_pairs == {ORDER: (("sft", "sft-order1"),), INITIALISATION: ()}
     assert view.floor == 0.975
@@ -60,40 +58,40 @@ def test_the_floor_is_the_twins_cosine_and_judges_every_pair(study: StudyTables)
     assert view.standing(RunInfo("x", "x", 0, 0, 1e-3), info["sft"]) == ""
 
 
-def test_a_cosine_that_equals_the_floor_is_at_it(study: StudyTables) -> None:
+def test_a_cosine_that_equals_the_floor_is_at_it(study: Study) -> None:
     rft = pl.struct("run_a", "run_b").is_in([{"run_a": "rft", "run_b": "sft-order1"}])
     level = pl.when(rft, pl.col("metric") == "cosine").then(0.975).otherwise("value")
-    view = geometry(replace(study, pair_metrics=study.pair_metrics.with_columns(value=level)))
+    view = replace(study, pair_metrics=study.pair_metrics.with_columns(value=level)).geometry
     assert view.standing(view.runs[1], view.runs[0]) == AT_FLOOR
 
 
-def test_a_floor_of_several_twins_is_the_lowest(build_study: Callable[..., StudyTables], study: StudyTables) -> None:
+def test_a_floor_of_several_twins_is_the_lowest(build_study: Callable[..., Study], study: Study) -> None:
     more = build_study(runs=[*study.runs, RunInfo("rft-order1", "rft", 0, 1, 1e-3)])
-    view = geometry(more)
+    view = more.geometry
     # rft~rft-order1 has .958 * 1.0 in the made-up study, below sft~sft-order1's .975
     assert view.replicate_pairs[ORDER] == (("sft", "sft-order1"), ("rft", "rft-order1"))
     assert view.floor == 0.958
 
 
-def test_the_floor_does_not_judge_another_initialisation(build_study: Callable[..., StudyTables]) -> None:
+def test_the_floor_does_not_judge_another_initialisation(build_study: Callable[..., Study]) -> None:
     runs = [
         RunInfo("base", "base", 0, 0, 0.0),
         RunInfo("sft", "sft", 0, 0, 1e-3),
         RunInfo("sft-order1", "sft", 0, 1, 1e-3),
         RunInfo("rift", "rift", 1, 1, 1e-3),
     ]
-    view = geometry(build_study(runs=runs))
+    view = build_study(runs=runs).geometry
     assert view.standing(view.runs[2], view.runs[0]) == OTHER_SEED
 
 
-def test_without_a_twin_there_is_no_floor(study: StudyTables) -> None:
-    view = geometry(replace(study, runs=study.runs[:-1]))
+def test_without_a_twin_there_is_no_floor(study: Study) -> None:
+    view = replace(study, runs=study.runs[:-1]).geometry
     assert view.floor is None
     assert view.standing(view.runs[1], view.runs[0]) == NO_FLOOR
 
 
-def test_values_do_not_depend_on_which_run_came_first(study: StudyTables) -> None:
-    forth, back = geometry(study), geometry(replace(study, pair_metrics=swapped(study.pair_metrics)))
+def test_values_do_not_depend_on_which_run_came_first(study: Study) -> None:
+    forth, back = study.geometry, replace(study, pair_metrics=swapped(study.pair_metrics)).geometry
     for metric, k in (("cosine", None), ("angle_left", 1), ("orthogonal_fraction", None)):
         assert forth.value("rft", "sft", metric, k) == back.value("rft", "sft", metric, k)
     # The fraction has a direction: of rft outside sft, which in the frame of (sft, rft) is the reverse one.
@@ -101,36 +99,36 @@ def test_values_do_not_depend_on_which_run_came_first(study: StudyTables) -> Non
     assert forth.value("sft", "rft", "orthogonal_fraction") == pytest.approx(np.sqrt(1 - 0.958**2), rel=1e-12)
 
 
-def test_pairs_begin_with_the_floor_then_the_reference(study: StudyTables) -> None:
-    ordered = [(a.run, b.run) for a, b in pairs(geometry(study))]
+def test_pairs_begin_with_the_floor_then_the_reference(study: Study) -> None:
+    ordered = [(a.run, b.run) for a, b in pairs(study.geometry)]
     assert len(ordered) == 7 * 6 // 2
     assert ordered[0] == ("sft", "sft-order1")
     assert ordered[1:6] == [("sft", name) for name in ("rft", "dft", "rift", "offline_grpo", "dpo")]
 
 
-def test_a_layers_value_is_its_own_row_not_the_mean_of_its_modules(study: StudyTables) -> None:
-    profile = layer_profiles(study.pair_metrics, geometry(study), "cosine")["dft"]
+def test_a_layers_value_is_its_own_row_not_the_mean_of_its_modules(study: Study) -> None:
+    profile = layer_profiles(study, "cosine")["dft"]
     assert profile.layers == [0, 1, 2, 3]
     rows = study.pair_metrics.filter(run_a="sft", run_b="dft", metric="cosine", layer=2)
     whole = rows.filter(pl.col("module") == "*")["value"].item()
     assert profile.values[2] == whole != pytest.approx(rows["value"].mean(), rel=1e-6)
 
 
-def test_a_profile_has_its_nulls_of_one_k(study: StudyTables) -> None:
-    profiles = layer_profiles(study.pair_metrics, geometry(study), "angle_left", 5)
+def test_a_profile_has_its_nulls_of_one_k(study: Study) -> None:
+    profiles = layer_profiles(study, "angle_left", 5)
     assert profiles["rft"].nulls == [87.5] * 4  # 84 + .7 * 5
     assert null_profile(profiles) == ([0, 1, 2, 3], pytest.approx([87.5] * 4, rel=1e-12))
-    assert null_profile(layer_profiles(study.pair_metrics, geometry(study), "norm_ratio")) == ([], [])
+    assert null_profile(layer_profiles(study, "norm_ratio")) == ([], [])
 
 
-def test_rows_of_a_layer_or_a_projection_are_not_the_whole(study: StudyTables) -> None:
+def test_rows_of_a_layer_or_a_projection_are_not_the_whole(study: Study) -> None:
     parts = study.pair_metrics.filter(~EVERYTHING)
-    assert geometry(replace(study, pair_metrics=parts)).floor is None
-    assert geometry(replace(study, pair_metrics=study.pair_metrics.reverse())).floor == 0.975
+    assert replace(study, pair_metrics=parts).geometry.floor is None
+    assert replace(study, pair_metrics=study.pair_metrics.reverse()).geometry.floor == 0.975
 
 
-def test_a_pair_comes_with_its_interval_null_and_percentile(study: StudyTables) -> None:
-    view = geometry(study)
+def test_a_pair_comes_with_its_interval_null_and_percentile(study: Study) -> None:
+    view = study.geometry
     # spread .01 * (.765 + .1)
     expected = PairEstimate(0.765, 0.765 - 0.00865, 0.765 + 0.00865, null=0.0, percentile=100.0)
     assert view.estimate("dft", "sft", "cosine") == expected
@@ -139,17 +137,17 @@ def test_a_pair_comes_with_its_interval_null_and_percentile(study: StudyTables) 
     assert turned.null is None
 
 
-def test_the_common_dimensions_and_each_pairs_own(study: StudyTables) -> None:
-    view = geometry(study)
+def test_the_common_dimensions_and_each_pairs_own(study: Study) -> None:
+    view = study.geometry
     assert (view.ks, view.top("dft", "sft"), view.modules, view.layers) == ((1, 5, 8), 8, 16, 4)
     of_dpo = (pl.col("run_a") == "dpo") | (pl.col("run_b") == "dpo")
     small = study.pair_metrics.filter(~(of_dpo & (pl.col("k") > 5).fill_null(False)))  # as if dpo had rank 5
-    view = geometry(replace(study, pair_metrics=small))
+    view = replace(study, pair_metrics=small).geometry
     assert (view.ks, view.top("dpo", "sft"), view.top("rft", "sft")) == ((1, 5), 5, 8)
 
 
-def test_headline_rows_hold_the_frames_values(study: StudyTables) -> None:
-    rows = {row.info.run: row for row in headline_rows(study, geometry(study))}
+def test_headline_rows_hold_the_frames_values(study: Study) -> None:
+    rows = {row.info.run: row for row in study.rows}
     assert next(iter(rows)) == "base"
     assert rows["base"].cosine is None
     assert rows["base"].norm is None
@@ -160,8 +158,8 @@ def test_headline_rows_hold_the_frames_values(study: StudyTables) -> None:
     assert (rows["dpo"].second.correct, rows["dpo"].second.high) == (hard["correct"], hard["high"])
 
 
-def test_one_look_up_tells_the_twins_apart_whichever_way_round(study: StudyTables) -> None:
-    view = replace(geometry(study), replicate_pairs={ORDER: (("a", "b"),), INITIALISATION: (("a", "c"), ("d", "b"))})
+def test_one_look_up_tells_the_twins_apart_whichever_way_round(study: Study) -> None:
+    view = replace(study.geometry, replicate_pairs={ORDER: (("a", "b"),), INITIALISATION: (("a", "c"), ("d", "b"))})
     expected = {("a", "b"): (ORDER, IS_FLOOR), ("c", "a"): (INITIALISATION, IS_START), ("a", "d"): (None, "")}
     for (a, b), (kind, label) in expected.items():
         for one, other in ((a, b), (b, a)):

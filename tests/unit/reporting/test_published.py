@@ -14,14 +14,13 @@ from tasks.reporting.publish.figure_files import figure_files, table_csv, table_
 from tasks.reporting.publish.published import data_uri, run_metrics, table_rows, top
 from tasks.reporting.render.document import build_document
 from tasks.reporting.tables.views import Cell, Table
-from tasks.reporting.views.join import StudyTables
-from tasks.reporting.views.pairs import geometry
+from tasks.reporting.views.study import Study
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def test_metrics_are_the_frames_and_only_what_was_measured(study: StudyTables) -> None:
-    metrics = {info.run: values for info, values in run_metrics(study, geometry(study)).items()}
+def test_metrics_are_the_frames_and_only_what_was_measured(study: Study) -> None:
+    metrics = {info.run: values for info, values in run_metrics(study).items()}
     hard = study.accuracy.filter(run="dpo", benchmark="hard")["accuracy"].item()
     assert (metrics["dpo"]["accuracy_hard"], metrics["dpo"]["cosine_to_sft"]) == (hard, -0.021)
     test = study.mcnemar.filter(benchmark="heldout", run_a="base", run_b="dpo")["difference"].item()
@@ -34,12 +33,12 @@ def test_metrics_are_the_frames_and_only_what_was_measured(study: StudyTables) -
     assert "kl_from_base" not in metrics["base"]
 
 
-def test_a_benchmarks_name_becomes_one_that_mlflow_takes(study: StudyTables) -> None:
+def test_a_benchmarks_name_becomes_one_that_mlflow_takes(study: Study) -> None:
     odd = replace(study, accuracy=study.accuracy.with_columns(pl.col("benchmark").replace("hard", "../my <set>")))
-    assert "accuracy____my__set_" in next(iter(run_metrics(odd, geometry(odd)).values()))
+    assert "accuracy____my__set_" in next(iter(run_metrics(odd).values()))
 
 
-def test_tables_for_prefect_are_those_of_the_page(study: StudyTables, tmp_path: Path) -> None:
+def test_tables_for_prefect_are_those_of_the_page(study: Study, tmp_path: Path) -> None:
     holes = replace(study, pair_metrics=study.pair_metrics.filter(pl.col("run_b") != "dpo"))
     files = table_files(build_document(holes, lambda *_: []))
     for name in ("tables/headline.csv", "tables/mcnemar.csv", "tables/claims.csv", "tables/cosines.csv"):
@@ -77,9 +76,8 @@ def test_a_long_report_is_cut_between_sections() -> None:
     assert top("x" * 50, 10) == "x" * 10 + "\n\nThe rest is in report.md, beside report.html.\n"
 
 
-def test_figures_stand_alone(study: StudyTables) -> None:
-    view = geometry(study)
-    picture = cosine_picture(view)
+def test_figures_stand_alone(study: Study) -> None:
+    picture = cosine_picture(study)
     assert picture is not None
     files = figure_files([picture])
     assert sorted(files) == ["figures/cosines.png", "figures/cosines.svg"]

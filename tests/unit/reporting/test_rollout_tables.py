@@ -5,8 +5,8 @@ from typing import Any
 
 import polars as pl
 
-from tasks.reporting.tables.rollouts import rollout_record, rollout_tables
-from tasks.reporting.views.join import StudyTables
+from tasks.reporting.tables.record import rollout_record, rollout_tables
+from tasks.reporting.views.study import Study
 
 
 def graded(*rows: tuple[str, int, float]) -> pl.DataFrame:
@@ -28,10 +28,10 @@ def texts(table: Any) -> list[list[str]]:
     return [[cell.text for cell in row] for row in table.rows]
 
 
-def test_lengths_and_groups_are_counted_by_hand(study: StudyTables) -> None:
+def test_lengths_and_groups_are_counted_by_hand(study: Study) -> None:
     record = rollout_record(graded(*ROWS))
     assert record["right_of_group"] == {"0": 1, "1": 1, "2": 1}
-    (counts, lengths), _ = rollout_tables(replace(study, study={**study.study, "rollouts_seen": record}))
+    (counts, lengths), _ = rollout_tables(replace(study, record={**study.record, "rollouts_seen": record}))
     assert "0 right: 1, 1 right: 1, 2 right: 1" in counts.note
     # all: 1 2 4 5 6 8 9, sum 35; right: 2 4 8; wrong: 1 5 6 9
     assert texts(lengths)[0] == ["All", "7", "5.0", "1", "5", "8", "9"]
@@ -39,9 +39,9 @@ def test_lengths_and_groups_are_counted_by_hand(study: StudyTables) -> None:
     assert texts(lengths)[2][:4] == ["Wrong", "4", "5.2", "1"]
 
 
-def test_examples_are_one_right_and_one_wrong_answer_of_mixed_groups(study: StudyTables) -> None:
+def test_examples_are_one_right_and_one_wrong_answer_of_mixed_groups(study: Study) -> None:
     record = rollout_record(graded(*ROWS))
-    _, (examples,) = rollout_tables(replace(study, study={**study.study, "rollouts_seen": record}))
+    _, (examples,) = rollout_tables(replace(study, record={**study.record, "rollouts_seen": record}))
     assert texts(examples) == [["q b", "b3", "right", "7", "7", "8"], ["q b", "b2", "wrong", "nothing", "7", "6"]]
 
 
@@ -56,7 +56,7 @@ def test_of_many_mixed_groups_the_first_by_id_are_shown() -> None:
     assert [one["completion"] for one in record["examples"]] == ["a9", "a8", "b7", "b6", "x5", "x4"]
 
 
-def test_how_the_file_was_read_comes_first(study: StudyTables) -> None:
+def test_how_the_file_was_read_comes_first(study: Study) -> None:
     read = {"layout": "columns", "question": "prompt", "columns that were not read": "gold, uuid"}
     (counts, *_), _ = rollout_tables(replace(study, rollouts={**study.rollouts, "read": read}))
     assert texts(counts)[:3] == [
@@ -65,6 +65,6 @@ def test_how_the_file_was_read_comes_first(study: StudyTables) -> None:
     assert len([line for line in texts(counts) if line[0].startswith("Read")]) == 3
 
 
-def test_a_study_of_before_has_counts_alone(study: StudyTables) -> None:
+def test_a_study_of_before_has_counts_alone(study: Study) -> None:
     shown, examples = rollout_tables(study)
     assert ([table.key for table in shown], examples) == (["rollouts"], [])

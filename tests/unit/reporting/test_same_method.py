@@ -10,17 +10,16 @@ import pytest
 from tasks.core.frames import LENS, MCNEMAR, SAMPLES
 from tasks.core.results import RunInfo
 from tasks.reporting.estimates import Spread
-from tasks.reporting.findings.accuracy import against_base
-from tasks.reporting.findings.functions import depth_finding
-from tasks.reporting.publish.noise import single_floors
-from tasks.reporting.tables.accuracy import accuracy_table, mcnemar_table
+from tasks.reporting.findings.sentences import depth_finding
+from tasks.reporting.publish.numbers import single_floors
+from tasks.reporting.tables.accuracy import accuracy_table, mcnemar_table, samples_table
 from tasks.reporting.tables.functions import functions_table
-from tasks.reporting.tables.samples import samples_table
-from tasks.reporting.tables.views import Cell, headline_table
+from tasks.reporting.tables.headline import headline_table
+from tasks.reporting.tables.views import Cell
 from tasks.reporting.views.floors import INITIALISATION, ORDER
-from tasks.reporting.views.join import StudyTables
-from tasks.reporting.views.pairs import Geometry, geometry
+from tasks.reporting.views.pairs import Geometry
 from tasks.reporting.views.same_method import apart, difference_of, floor_clause
+from tasks.reporting.views.study import Study
 
 RUNS = [
     RunInfo("base", "base", 0, 0, 0.0),
@@ -35,7 +34,7 @@ DEPTH = {"base": 2.0, "sft": 2.5, "dpo": 3.0, "sft-order1": 2.75, "sft-order2": 
 
 
 @pytest.fixture
-def replicates(study: StudyTables) -> StudyTables:
+def replicates(study: Study) -> Study:
     """Four runs of sft: three orders of the data, two initialisations; 100 problems, shares and depths as above."""
     names = list(RIGHT)
     tests = [
@@ -62,8 +61,8 @@ def replicates(study: StudyTables) -> StudyTables:
 
 
 @pytest.fixture
-def view(replicates: StudyTables) -> Geometry:
-    return geometry(replicates)
+def view(replicates: Study) -> Geometry:
+    return replicates.geometry
 
 
 def told(found: dict[str, Spread]) -> dict[str, tuple[int, float, float]]:
@@ -85,64 +84,58 @@ def test_what_one_run_lacks_does_not_count(view: Geometry) -> None:
     assert apart(view, difference_of({}.get)) == {}
 
 
-def test_accuracy_differences_stand_beside_it(replicates: StudyTables, view: Geometry) -> None:
+def test_accuracy_differences_stand_beside_it(replicates: Study, view: Geometry) -> None:
     # sd: sqrt(7/3) = 1.53, sqrt(101/6) = 4.10 points.
     beneath = ("order 3.0", "sd 1.5, 3 pairs", "initialisation 7.0", "sd 4.1, 3 pairs")
-    table = mcnemar_table(replicates, view)
+    table = mcnemar_table(replicates)
     place = table.header.index("Same method, points")
     assert {row[place] for row in table.rows} == {Cell("7.0", beneath)}
     floors = {(row[1].text, row[2].text): row[2].subs for row in table.rows if row[2].subs}
     assert floors["sft", "sft-order1"] == ("noise floor: data order",)
     assert floors["sft-order2", "sft-init1"] == ("noise floor: initialisation",)
     assert [mark for mark in table.marks.values()].count("floor") == len(floors) == 6
-    headline = {row[0].text: row[2].subs[-1] for row in headline_table(replicates, view).rows[1:]}
+    headline = {row[0].text: row[4].subs[-1] for row in headline_table(replicates).rows[1:]}
     assert set(headline.values()) == {"same method 7.0"}
-    assert (
-        "For comparison: the same method differs in another data order by at most 3.0 points (sd 1.5 points, 3 pairs) "
-        "and from another initialisation by at most 7.0 points (sd 4.1 points, 3 pairs)."
-    ) in against_base(replicates, view, "heldout")
 
 
-def test_sampled_scores_and_losses_have_a_row_of_it(replicates: StudyTables, view: Geometry) -> None:
+def test_sampled_scores_and_losses_have_a_row_of_it(replicates: Study, view: Geometry) -> None:
     beneath = ("order 3.0", "sd 1.5, 3 pairs", "initialisation 7.0", "sd 4.1, 3 pairs")
-    sampled = samples_table(replicates, view)
+    sampled = samples_table(replicates)
     assert sampled.rows[-1] == (Cell("Held-out"), Cell("Same method, points"), Cell("7.0", beneath))
-    table = accuracy_table(replicates, view)
+    table = accuracy_table(replicates)
     # Losses are a tenth of the shares: .003 and .007 at most.
     last = dict(zip(table.header, table.rows[-1], strict=True))
     assert (last["Accuracy, %"].text, last["Answer loss, nats/token"].text) == ("7.0", "0.0070")
     assert table.marks[len(table.rows) - 1] == sampled.marks[len(sampled.rows) - 1] == "floor"
 
 
-def test_depths_stand_beside_it(replicates: StudyTables, view: Geometry) -> None:
-    rows = {row[0].text: row for row in functions_table(replicates, view).rows}
+def test_depths_stand_beside_it(replicates: Study, view: Geometry) -> None:
+    rows = {row[0].text: row for row in functions_table(replicates).rows}
     assert rows["dpo"][2] == Cell("+0.50", ("same method 0.75",))
     assert rows["base"][2] == Cell("-0.50", ("same method 0.75",))
     assert rows["sft"][2] == Cell("-", ("itself",))
     # Orders 2.5, 2.75, 2.5: sd sqrt((.0625 + 0 + .0625) / 6) = .14; the other start 2.0: sqrt(1.0625 / 6) = .42.
-    assert depth_finding(replicates, view) == (
+    assert depth_finding(replicates) == (
         "Logit-lens depth: from 2.00 (sft-init1) to 3.00 layers (dpo); base 2.00; the same method differs in another "
         "data order by at most 0.25 layers (sd 0.14 layers, 3 pairs) and from another initialisation by at most 0.75 "
         "layers (sd 0.42 layers, 3 pairs)."
     )
 
 
-def test_one_twin_has_no_sd_and_none_is_said_to_be_none(replicates: StudyTables) -> None:
-    one = geometry(replace(replicates, runs=RUNS[:4]))
+def test_one_twin_has_no_sd_and_none_is_said_to_be_none(replicates: Study) -> None:
+    one = replace(replicates, runs=RUNS[:4]).geometry
     said = floor_clause(apart(one, difference_of(lambda run: float(RIGHT[run]))), str)
     assert said == "the same method differs in another data order by 2.0"
     alone = replace(replicates, runs=RUNS[:3])
-    none = geometry(alone)
-    assert {row[7] for row in mcnemar_table(alone, none).rows} == {Cell("no noise floor measured")}
-    assert "no noise floor was measured for it" in against_base(alone, none, "heldout")
-    assert depth_finding(alone, none).endswith("; no noise floor was measured for it.")
+    assert {row[7] for row in mcnemar_table(alone).rows} == {Cell("no noise floor measured")}
+    assert depth_finding(alone).endswith("; no noise floor was measured for it.")
 
 
-def test_the_record_has_the_numbers(replicates: StudyTables, view: Geometry) -> None:
-    found = single_floors(replicates, view)
+def test_the_record_has_the_numbers(replicates: Study, view: Geometry) -> None:
+    found = single_floors(replicates)
     assert found["accuracy"]["heldout"][ORDER]["highest"] == pytest.approx(0.03, rel=1e-12)
     assert found["samples"][0]["k"] == 4
     assert found["samples"][0][INITIALISATION]["highest"] == pytest.approx(0.07, rel=1e-12)
     assert found["depth"][INITIALISATION] == {"n": 3, "highest": 0.75, "sd": pytest.approx((1.0625 / 6) ** 0.5)}
-    alone = single_floors(replicates, geometry(replace(replicates, runs=RUNS[:3])))
+    alone = single_floors(replace(replicates, runs=RUNS[:3]))
     assert alone["depth"] == {ORDER: None, INITIALISATION: None}

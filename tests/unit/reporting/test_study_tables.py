@@ -9,21 +9,20 @@ from rich.console import Console
 
 from tasks.core.results import DIFFERS, DIFFERS_LITTLE, EQUAL, NO_POWER
 from tasks.core.secrets import without_password
-from tasks.reporting.claims import CLAIMS
+from tasks.reporting.charts.curves import layer_profiles
+from tasks.reporting.claims.paper import CLAIMS
 from tasks.reporting.findings.headline import findings
 from tasks.reporting.formats import p_value, points, points_interval
 from tasks.reporting.render.document import build_document
 from tasks.reporting.render.html import render_html
 from tasks.reporting.render.terminal import headline_renderable
+from tasks.reporting.tables.accuracy import mcnemar_matrices
 from tasks.reporting.tables.geometry import spectrum_table
-from tasks.reporting.tables.mcnemar_matrix import mcnemar_matrices
-from tasks.reporting.tables.study import training_table, versions_table
-from tasks.reporting.views.join import StudyTables
-from tasks.reporting.views.pairs import geometry
-from tasks.reporting.views.profiles import layer_profiles
+from tasks.reporting.tables.record import training_table, versions_table
+from tasks.reporting.views.study import Study
 
 
-def unmoved(study: StudyTables, run: str) -> StudyTables:
+def unmoved(study: Study, run: str) -> Study:
     """The study with the update of ``run`` zero: no measure of its pairs has a value, its norm is 0."""
     of_run = (pl.col("run_a") == run) | (pl.col("run_b") == run)
     empty = {name: pl.when(of_run).then(None).otherwise(name).alias(name) for name in ("value", "low", "high")}
@@ -37,13 +36,13 @@ def unmoved(study: StudyTables, run: str) -> StudyTables:
     return replace(study, pair_metrics=pairs, spectra=study.spectra.with_columns(value=norm))
 
 
-def test_an_update_of_zero_is_named_at_the_top_and_in_the_terminal(study: StudyTables) -> None:
+def test_an_update_of_zero_is_named_at_the_top_and_in_the_terminal(study: Study) -> None:
     tables = unmoved(study, "dpo")
-    view = geometry(tables)
+    view = tables.geometry
     assert view.zero == {"dpo"}
     warning = "The update of 1 run is zero: dpo has no direction to compare, and it is still the base."
-    assert warning in findings(tables, view).warnings
-    assert not any("is zero" in one for one in findings(study, geometry(study)).warnings)
+    assert warning in findings(tables).warnings
+    assert not any("is zero" in one for one in findings(study).warnings)
     console = Console(file=io.StringIO(), width=100)
     console.print(headline_renderable(tables))
     text = console.file.getvalue()  # type: ignore[attr-defined]
@@ -52,7 +51,7 @@ def test_an_update_of_zero_is_named_at_the_top_and_in_the_terminal(study: StudyT
     assert "n/m" not in row
 
 
-def test_the_terminal_counts_the_claims_and_cuts_no_name(study: StudyTables) -> None:
+def test_the_terminal_counts_the_claims_and_cuts_no_name(study: Study) -> None:
     long = "offline_grpo-with-a-long-name-of-its-own"
     renamed = replace(
         study,
@@ -70,8 +69,8 @@ def test_the_terminal_counts_the_claims_and_cuts_no_name(study: StudyTables) -> 
     assert "…" not in text
 
 
-def test_the_matrix_of_tests_is_the_frame_both_ways(study: StudyTables) -> None:
-    heldout, hard = mcnemar_matrices(study, geometry(study))
+def test_the_matrix_of_tests_is_the_frame_both_ways(study: Study) -> None:
+    heldout, hard = mcnemar_matrices(study)
     assert (heldout.key, hard.key) == ("mcnemar-heldout", "mcnemar-hard")
     names = [row[0].text for row in heldout.rows]
     cells = {(row[0].text, other): cell for row in heldout.rows for other, cell in zip(names, row[1:], strict=True)}
@@ -85,8 +84,8 @@ def test_the_matrix_of_tests_is_the_frame_both_ways(study: StudyTables) -> None:
     assert all(cells[name, name].text == "-" for name in names)
 
 
-def test_orthogonal_fraction_by_layer_is_that_of_the_run_outside_the_reference(study: StudyTables) -> None:
-    profile = layer_profiles(study.pair_metrics, geometry(study), "orthogonal_fraction")["dft"]
+def test_orthogonal_fraction_by_layer_is_that_of_the_run_outside_the_reference(study: Study) -> None:
+    profile = layer_profiles(study, "orthogonal_fraction")["dft"]
     frame = study.pair_metrics.filter(
         pl.col("module") == "*", pl.col("layer").is_not_null(), pl.col("projection").is_null(), run_a="sft", run_b="dft"
     )
@@ -102,8 +101,8 @@ def test_orthogonal_fraction_by_layer_is_that_of_the_run_outside_the_reference(s
         ("javascript:alert(1)", ""),
     ],
 )
-def test_runs_of_a_server_are_links(study: StudyTables, uri: str, href: str) -> None:
-    tables = replace(study, study={**study.study, "mlflow": {"uri": uri, "study": "f00d"}})
+def test_runs_of_a_server_are_links(study: Study, uri: str, href: str) -> None:
+    tables = replace(study, record={**study.record, "mlflow": {"uri": uri, "study": "f00d"}})
     (cell,) = (row[1] for row in versions_table(tables).rows if row[0].text == "mlflow study")
     assert (cell.text, cell.href) == ("f00d", href)
     page = render_html(build_document(tables, lambda *_: []))
@@ -111,9 +110,9 @@ def test_runs_of_a_server_are_links(study: StudyTables, uri: str, href: str) -> 
     assert 'href="javascript' not in page
 
 
-def test_the_training_table_says_how_often_examples_were_read(study: StudyTables) -> None:
+def test_the_training_table_says_how_often_examples_were_read(study: Study) -> None:
     read = {"sft": {"examples": 4096, "epochs": 1.25}, "dpo": {"examples": 914, "epochs": 5.6018}}
-    table = training_table(replace(study, study={**study.study, "training": read}))
+    table = training_table(replace(study, record={**study.record, "training": read}))
     places = [table.header.index(name) for name in ("Examples", "Epochs")]
     cells = {row[0].text: [row[place].text for place in places] for row in table.rows}
     assert (cells["sft"], cells["dpo"]) == (["4096", "1.25"], ["914", "5.60"])
@@ -121,16 +120,16 @@ def test_the_training_table_says_how_often_examples_were_read(study: StudyTables
     assert {len(row) for row in table.rows} == {len(table.header)}
 
 
-def test_sizes_at_another_learning_rate_are_marked(study: StudyTables) -> None:
+def test_sizes_at_another_learning_rate_are_marked(study: Study) -> None:
     """DPO's 1e-4 is .1 times SFT's 1e-3; at one rate for all there is nothing to say."""
-    note = spectrum_table(study.spectra, geometry(study)).note
+    note = spectrum_table(study).note
     assert note.endswith(
         "Trained at another learning rate than sft, so that their sizes measure that as well: dpo (0.100 times)."
     )
     equal = replace(study, runs=[replace(info, lr=1e-3) for info in study.runs])
     columns = {name: pl.when(pl.col(name) == 1e-4).then(1e-3).otherwise(name).alias(name) for name in ("lr_a", "lr_b")}
     equal = replace(equal, pair_metrics=study.pair_metrics.with_columns(**columns))
-    assert "learning rate" not in spectrum_table(study.spectra, geometry(equal)).note
+    assert "learning rate" not in spectrum_table(equal).note
     (claim,) = (claim for claim in CLAIMS if claim.id == "norm-dpo")
     assert "(at a tenth of the learning rate)" in claim.statement
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,14 @@ import polars as pl
 import pytest
 
 from tasks.core.frames import BARRIERS, CONNECTIVITY
-from tasks.core.results import EQUAL, RunInfo
-from tasks.reporting.many.document import Page, many_page
-from tasks.reporting.many.findings import many_findings
-from tasks.reporting.many.frames import runs_frame, scores_frame
+from tasks.core.results import RunInfo
+from tasks.reporting.many.document import many_document
+from tasks.reporting.many.frames import paths_frame
 from tasks.reporting.many.joined import Many, join
-from tasks.reporting.many.pair_frames import across_frame, pairs_frame
 from tasks.reporting.many.studies import read_studies
-from tasks.reporting.many.sweep import Sweep, paths_frame
+from tasks.reporting.many.sweep import Sweep
 from tasks.reporting.many.write import write_many
+from tasks.reporting.render.document import Document
 from tasks.reporting.tables.views import Table
 from tests.lab.many_studies import made, runs_of, write
 
@@ -71,8 +70,8 @@ CELLS = (
 
 
 @pytest.fixture(scope="module")
-def page(many: Many) -> Page:
-    return many_page(many, sweep=Sweep("tiny", CELLS, paths_frame([(A, B)], *path(A, B, (1.0, 1.5, 1.2)))))
+def page(many: Many) -> Document:
+    return many_document(replace(many, sweep=Sweep("tiny", CELLS, paths_frame([(A, B)], *path(A, B, (1.0, 1.5, 1.2))))))
 
 
 def rows(table: Table) -> dict[tuple[str, ...], tuple[str, ...]]:
@@ -90,8 +89,8 @@ def test_a_midpoint_by_hand_and_what_the_two_ends_differ_in() -> None:
     assert paths_frame([], None, None).height == 0
 
 
-def test_the_table_at_the_top_answers_the_open_questions(page: Page) -> None:
-    table = page.document.headline
+def test_the_table_at_the_top_answers_the_open_questions(page: Document) -> None:
+    table = page.headline
     assert (table.key, table.header) == ("answers", ("Question", "Answer", "n", "In the paper"))
     found = rows(table)
     answer, n, _ = found["DPO at SFT's learning rate?", "lr 1e-3, SFT's"]
@@ -111,8 +110,8 @@ def test_the_table_at_the_top_answers_the_open_questions(page: Page) -> None:
     )  # fmt: skip
 
 
-def test_diverged_and_failed_cells_are_rows_and_said(page: Page) -> None:
-    table = page.document.sections[0].shown[0]
+def test_diverged_and_failed_cells_are_rows_and_said(page: Document) -> None:
+    table = page.sections[0].shown[0]
     assert [(row[0].text, row[1].plain, row[3].text) for row in table.rows] == [
         ("x=1", "done, 1 diverged (dpo: training diverged: loss is nan at step 3)", "1"),
         ("x=2", "done", "1"),
@@ -120,47 +119,23 @@ def test_diverged_and_failed_cells_are_rows_and_said(page: Page) -> None:
         ("x=4", "failed (no <disk>)", "0"),
     ]
     assert table.rows[1][0].href == "cells/x=2/report.html"
-    sentences = page.document.findings.sentences
+    sentences = page.findings.said
     assert "1 training diverged and is in no average: dpo at lr 1e-2 (seed 0)." in sentences
     assert "1 of 4 cells failed and are missing here: x=4." in sentences
 
 
 def test_a_page_that_is_no_sweeps_has_neither(many: Many, tmp_path: Path) -> None:
-    page = many_page(many)
-    assert page.document.headline.key == "studies"
-    assert page.document.sections[0].title == "Accuracy"
-    whole = write_many(many, tmp_path, sweep=Sweep("tiny", CELLS, paths_frame([], None, None)))
+    page = many_document(many)
+    assert page.headline.key == "studies"
+    assert page.sections[1].title == "Accuracy"
+    whole = write_many(replace(many, sweep=Sweep("tiny", CELLS, paths_frame([], None, None))), tmp_path)
     text = whole[0].read_text()
     assert "no &lt;disk&gt;" in text
     assert "colinear sweep" in text
 
 
 def test_without_paths_between_seeds_the_midpoints_are_those_within_the_studies(many: Many) -> None:
-    within = pairs_frame(many).filter(pl.col("midpoint").is_not_null(), pl.col("floor").is_not_null())
-    frame = many_page(many, sweep=Sweep("tiny", CELLS, paths_frame([], None, None))).frames["midpoints"]
+    within = many.pairs.filter(pl.col("midpoint").is_not_null(), pl.col("floor").is_not_null())
+    frame = replace(many, sweep=Sweep("tiny", CELLS, paths_frame([], None, None))).midpoints
     assert frame["midpoint"].to_list() == within["midpoint"].to_list()
     assert set(frame["differs"]) == {"data order"}
-
-
-def test_methods_without_a_difference_share_one_clause(many: Many) -> None:
-    runs, scores, pairs, across = runs_frame(many), scores_frame(many), pairs_frame(many), across_frame(many)
-
-    def accuracy(verdicts: dict[str, str]) -> str:
-        own = scores.with_columns(
-            verdict=pl.col("method").replace_strict(verdicts, default="no power"), difference=pl.lit(0.01)
-        )
-        sentences = many_findings(many, runs, own, pairs, across, pl.DataFrame({"midpoint": []})).sentences
-        return next(sentence for sentence in sentences if "accuracy at lr 1e-3" in sentence)
-
-    none = accuracy({"sft": EQUAL})
-    # At 1e-3: SFT three times (a replicate), RFT twice, DPO once.
-    assert none.endswith(
-        "(59.0 %): no difference is shown in any of 6 trainings of sft, rft and dpo, on average +1.0 (+1.0 to +1.0) "
-        "points, 3 equal within 2 points and 3 without power."
-    )
-    assert accuracy({}).endswith("on average +1.0 (+1.0 to +1.0) points, all without power.")
-    assert "shown in 0 of" not in none
-    some = accuracy({"sft": "differs"})
-    assert (
-        "sft +1.0 (+1.0 to +1.0), shown in 3 of 3; no difference is shown in any of 3 trainings of rft and dpo" in some
-    )

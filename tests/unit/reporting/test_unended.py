@@ -7,14 +7,12 @@ from typing import Any
 
 import polars as pl
 
-from tasks.reporting.claims.accuracy_readings import accuracy
-from tasks.reporting.claims.evidence import evidence_of
 from tasks.reporting.claims.measured import Missing
+from tasks.reporting.claims.readings import accuracy
 from tasks.reporting.findings.headline import Findings, findings
-from tasks.reporting.tables.study import turn_tables
-from tasks.reporting.tables.views import headline_table
-from tasks.reporting.views.join import StudyTables, judged
-from tasks.reporting.views.pairs import geometry
+from tasks.reporting.tables.headline import headline_table
+from tasks.reporting.tables.record import turn_tables
+from tasks.reporting.views.study import Study
 
 TURN: dict[str, Any] = {
     "prompt": "<bos>What is 1 + 1?\n",
@@ -28,19 +26,19 @@ TURN: dict[str, Any] = {
 }
 
 
-def told(tables: StudyTables) -> Findings:
-    return findings(tables, geometry(tables))
+def told(tables: Study) -> Findings:
+    return findings(tables)
 
 
-def cut(study: StudyTables, run: str, share: float) -> StudyTables:
+def cut(study: Study, run: str, share: float) -> Study:
     here = (pl.col("run") == run) & (pl.col("benchmark") == "heldout")
     truncated = pl.when(here).then((pl.col("n") * share).cast(pl.Int64)).otherwise("truncated").alias("truncated")
     return replace(study, accuracy=study.accuracy.with_columns(truncated))
 
 
-def test_it_stands_above_all_and_nothing_is_judged(study: StudyTables) -> None:
+def test_it_stands_above_all_and_nothing_is_judged(study: Study) -> None:
     failed = [{"name": "a check", "ok": False, "detail": "no"}]
-    endless = judged(cut(replace(study, study={**study.study, "checks": failed}), "base", 0.5))
+    endless = cut(replace(study, record={**study.record, "checks": failed}), "base", 0.5).judged()
     said = told(endless)
     assert said.warnings[0] == (
         "The base does not end its answers: 200 of 400 on the held-out problems were cut at evaluation.max_new_tokens. "
@@ -48,7 +46,6 @@ def test_it_stands_above_all_and_nothing_is_judged(study: StudyTables) -> None:
         "evaluation.max_new_tokens, or see what ends an answer under Data and checks and correct the template or the "
         "base's generation_config.json."
     )
-    assert said.sentences[1] == "Held-out accuracy is not judged: the base's answers do not end."
     own = endless.mcnemar.filter(benchmark="heldout")
     assert own["verdict"].unique().to_list() == ["not judged"]
     assert own["p_value"].null_count() == own["p_holm"].null_count() == own["detectable"].null_count() == own.height > 0
@@ -56,35 +53,35 @@ def test_it_stands_above_all_and_nothing_is_judged(study: StudyTables) -> None:
     assert endless.mcnemar.filter(others).equals(study.mcnemar.filter(others))
 
 
-def test_the_headline_and_the_claims_do_not_judge_either(study: StudyTables) -> None:
-    endless = judged(cut(study, "base", 1.0))
-    rows = [row for row in headline_table(endless, geometry(endless)).rows if "the base" not in row[2].subs]
+def test_the_headline_and_the_claims_do_not_judge_either(study: Study) -> None:
+    endless = cut(study, "base", 1.0).judged()
+    rows = [row for row in headline_table(endless).rows if row[0].text != "base"]
     assert len(rows) >= 7
-    assert all("not judged" in row[2].subs for row in rows)
+    assert all("not judged" in row[4].subs for row in rows)
     reading = accuracy(("sft", "base"), ("rft", "sft"))
-    assert reading(evidence_of(endless)) == [
+    assert reading(endless) == [
         Missing("not judged: the base's answers to Held-out problems do not end")
     ] * 2  # fmt: skip
-    assert not any(isinstance(part, Missing) for part in reading(evidence_of(study)))
+    assert not any(isinstance(part, Missing) for part in reading(study))
 
 
-def test_fewer_than_half_and_another_models_cut_answers_leave_all_as_it_is(study: StudyTables) -> None:
+def test_fewer_than_half_and_another_models_cut_answers_leave_all_as_it_is(study: Study) -> None:
     for tables in (cut(study, "base", 0.49), cut(study, "sft", 1.0)):
-        assert judged(tables).mcnemar.equals(study.mcnemar)
+        assert tables.judged().mcnemar.equals(study.mcnemar)
         assert not any("does not end" in warning for warning in told(tables).warnings)
 
 
-def test_a_template_that_ends_within_a_token_is_a_warning(study: StudyTables) -> None:
-    split = replace(study, study={**study.study, "turn": {**TURN, "split": " T"}})
+def test_a_template_that_ends_within_a_token_is_a_warning(study: Study) -> None:
+    split = replace(study, record={**study.record, "turn": {**TURN, "split": " T"}})
     (warning,) = told(split).warnings
     assert warning.startswith(
         "model.prompt_template ends within a token: the tokenizer writes its end and the answer's beginning as ' T', "
     )
 
 
-def test_the_table_shows_the_prompt_what_is_taught_and_every_end(study: StudyTables) -> None:
+def test_the_table_shows_the_prompt_what_is_taught_and_every_end(study: Study) -> None:
     assert turn_tables(study) == []
-    (table,) = turn_tables(replace(study, study={**study.study, "turn": TURN}))
+    (table,) = turn_tables(replace(study, record={**study.record, "turn": TURN}))
     assert [tuple(cell.text for cell in row) for row in table.rows] == [
         ("The prompt of a question", "<bos>What is 1 + 1?\\n"),
         ("What it has begun of the answer", "nothing"),

@@ -10,19 +10,18 @@ import polars as pl
 import pytest
 
 from tasks.core.frames import MCNEMAR, SAMPLES
-from tasks.core.results import DIFFERS, DIFFERS_LITTLE, EQUAL, NO_POWER, RunInfo
-from tasks.reporting.findings.accuracy import against_base
-from tasks.reporting.findings.lost import lost
-from tasks.reporting.tables.accuracy import MOST_TESTS, accuracy_table, mcnemar_table
-from tasks.reporting.tables.samples import samples_table
-from tasks.reporting.tables.views import Cell, headline_table
-from tasks.reporting.views.join import StudyTables
-from tasks.reporting.views.pairs import geometry
+from tasks.core.results import DIFFERS, EQUAL, NO_POWER, RunInfo
+from tasks.reporting.findings.doubts import lost
+from tasks.reporting.findings.lead import accuracy_lead
+from tasks.reporting.tables.accuracy import MOST_TESTS, accuracy_table, mcnemar_table, samples_table
+from tasks.reporting.tables.headline import headline_table
+from tasks.reporting.tables.views import Cell
+from tasks.reporting.views.study import Study
 
 NONE = "no noise floor measured"
 
 
-def judged(study: StudyTables, *rows: dict[str, Any]) -> StudyTables:
+def judged(study: Study, *rows: dict[str, Any]) -> Study:
     """The base against runs on 1,000 held-out problems: ``run``, its ``gain``, p, detectable, verdict, and columns of
     MCNEMAR; the interval is half a point to either side."""
     given = [
@@ -39,62 +38,13 @@ def row(run: str, gain: float, p: float, detectable: float | None, verdict: str,
     return {"run": run, "gain": gain, "p": p, "detectable": detectable, "verdict": verdict, **columns}
 
 
-def test_every_verdict_is_named_once_with_its_family(study: StudyTables) -> None:
-    tables = judged(
-        study,
-        row("sft", 0.05, 0.001, 0.031, DIFFERS),
-        row("rft", -0.04, 0.004, 0.033, DIFFERS),
-        row("dft", 0.004, 1.0, 0.018, EQUAL),
-        row("rift", -0.002, 1.0, 0.0124, EQUAL),
-        row("offline_grpo", 0.011, 0.029, 0.019, DIFFERS_LITTLE),
-        row("dpo", 0.019, 0.09, 0.041, NO_POWER),
-        row("sft-order1", 0.049, 0.001, 0.031, DIFFERS, family=None, p_holm=None),
-    )
-    lead, rest = against_base(tables, geometry(tables), "heldout").split("(n = 400): ")
-    assert lead.startswith("Held-out accuracy against the base's")
-    assert rest == (
-        "higher for sft (+5.0 points, p = 0.001) and offline_grpo (+1.1 points, by less than 2 points, p = 0.029); "
-        "lower for rft (-4.0 points, p = 0.004); equal within 2 points for dft (+0.4 [-0.10, +0.90] points, p = 1.00) "
-        "and rift (-0.2 [-0.70, +0.30] points, p = 1.00); no power to tell for dpo (+1.9 [+1.40, +2.40] points, p = "
-        "0.090): only one of 4.1 points or more would have been found. For comparison: no noise floor was measured for "
-        "it. p: exact McNemar, Holm over the 6 runs against the base; equal: the 95 % interval lies within 2 points."
-    )
-
-
-@pytest.mark.parametrize(
-    ("ends", "said"),
-    [
-        ((0.01, 0.09), "the interval still leaves out 0 for all of these."),
-        (
-            (-0.01, 0.11),
-            "the interval holds 0 for sft and rft: these models differ from the base, a repeat of the training might "
-            "not.",
-        ),
-    ],
-)
-def test_what_a_repeat_might_not_show_is_said(study: StudyTables, ends: tuple[float, float], said: str) -> None:
-    repeat = {"repeats": 2, "training_sd": 0.0061, "method_low": ends[0], "method_high": ends[1]}
-    tables = judged(
-        study,
-        row("sft", 0.05, 0.001, 0.031, DIFFERS, **repeat),
-        row("rft", 0.05, 0.001, 0.031, DIFFERS, **repeat),
-        row("dpo", 0.0, 1.0, 0.01, EQUAL, **repeat),
-    )
-    text = against_base(tables, geometry(tables), "heldout")
-    assert (
-        f"With the spread of repeated trainings (sd of one training 0.61 points, 2 degrees of freedom) {said}" in text
-    )
-
-
-def test_a_test_that_could_find_nothing_says_so(study: StudyTables) -> None:
+def test_a_test_that_could_find_nothing_says_so(study: Study) -> None:
     tables = judged(study, row("sft", 0.005, 1.0, None, NO_POWER, low=-0.2, high=0.19))
-    said = against_base(tables, geometry(tables), "heldout")
-    assert "no power to tell for sft (+0.5 [-19.00, +20.00] points, p = 1.00): none would be found." in said
-    (only,) = mcnemar_table(tables, geometry(tables)).rows
+    (only,) = mcnemar_table(tables).rows
     assert only[-2:] == (Cell("none"), Cell("no power"))
 
 
-def test_tables_carry_interval_verdict_and_detectable_difference(study: StudyTables) -> None:
+def test_tables_carry_interval_verdict_and_detectable_difference(study: Study) -> None:
     alone = {"family": None, "p_holm": None}
     tables = judged(
         study,
@@ -102,8 +52,7 @@ def test_tables_carry_interval_verdict_and_detectable_difference(study: StudyTab
         row("dft", 0.004, 1.0, 0.018, EQUAL),
         row("sft-order1", 0.05, 0.006, 0.03, DIFFERS, **alone),
     )
-    view = geometry(tables)
-    table = mcnemar_table(tables, view)
+    table = mcnemar_table(tables)
     rows = {cells[2].text: dict(zip(table.header, cells, strict=True)) for cells in table.rows}
     assert rows["sft"]["A less B, points"] == Cell("-5.0", ("[-5.50, -4.50]",))
     assert rows["sft"]["With repeated trainings, points"] == Cell("[-7.00, -3.00]")
@@ -116,18 +65,23 @@ def test_tables_carry_interval_verdict_and_detectable_difference(study: StudyTab
     assert rows["sft-order1"]["p (exact)"] == Cell("0.002")
     assert "p (Holm): Holm-adjusted over the 2 pairs of a main run and the base" in table.note
     assert "(sd of one training 0.40 points, 1 degree of freedom)" in table.note
-    runs = {cells[0].text: cells[2] for cells in headline_table(tables, view).rows}
+    runs = {cells[0].text: cells[4] for cells in headline_table(tables).rows}
     subs = ("[+4.50, +5.50]", "p 0.001", "differs", "detectable 3.1", "repeated [+3.00, +7.00]", NONE)
-    assert runs["sft"] == Cell("+5.0", subs)
-    assert runs["dft"] == Cell("+0.4", ("[-0.10, +0.90]", "p 1.00", "equal within 2 points", "detectable 1.8", NONE))
+    assert runs["sft"] == Cell("+5.0", subs, tone="good", mark="▲ higher")
+    assert runs["dft"] == Cell(
+        "+0.4",
+        ("[-0.10, +0.90]", "p 1.00", "equal within 2 points", "detectable 1.8", NONE),
+        tone="same",
+        mark="= equal",
+    )
     assert runs["sft-order1"].subs[1:3] == ("p 0.002 (unadjusted)", "differs")
     assert runs["dpo"] == Cell("not measured")
 
 
-def test_many_pairs_are_cut_but_never_those_with_the_base(build_study: Callable[..., StudyTables]) -> None:
+def test_many_pairs_are_cut_but_never_those_with_the_base(build_study: Callable[..., Study]) -> None:
     runs = [RunInfo("base", "base", 0, 0, 0.0), *(RunInfo(f"r{i}", "sft", i, i, 1e-3) for i in range(14))]
     tables = build_study(runs=runs)
-    table = mcnemar_table(tables, geometry(tables))
+    table = mcnemar_table(tables)
     with_base = [row for row in table.rows if "base" in (row[1].text, row[2].text)]
     assert len(with_base) == 2 * 14
     assert len(table.rows) == 2 * 14 + MOST_TESTS
@@ -138,9 +92,9 @@ def test_many_pairs_are_cut_but_never_those_with_the_base(build_study: Callable[
     assert set(others.select("run_a", "run_b").head(5).rows()) <= kept
 
 
-def test_unread_answers_and_unread_golds_are_counts_of_their_own(study: StudyTables) -> None:
-    tables = replace(study, study={**study.study, "unparsed_golds": {"heldout": 3, "hard": 0}})
-    table = accuracy_table(tables, geometry(tables))
+def test_unread_answers_and_unread_golds_are_counts_of_their_own(study: Study) -> None:
+    tables = replace(study, record={**study.record, "unparsed_golds": {"heldout": 3, "hard": 0}})
+    table = accuracy_table(tables)
     columns = dict(zip(table.header, zip(*table.rows, strict=True), strict=True))
     golds = dict(zip((cell.text for cell in columns["Benchmark"]), columns["Unparsed golds"], strict=True))
     assert golds == {"Held-out": Cell("3"), "Hard": Cell("0")}
@@ -149,13 +103,13 @@ def test_unread_answers_and_unread_golds_are_counts_of_their_own(study: StudyTab
     said = "The gold answer of 3 problems could not be read (held-out: 3), so no answer counts as right there"
     assert said.lower() in lost(tables).lower()
     assert "every answer to them counts as wrong" in table.note
-    assert "Unparsed golds" not in accuracy_table(study, geometry(study)).header
+    assert "Unparsed golds" not in accuracy_table(study).header
 
 
-def test_sampled_scores_are_the_frames(study: StudyTables) -> None:
+def test_sampled_scores_are_the_frames(study: Study) -> None:
     rows = [("sft", "heldout", "pass", k, 10, 4, v, v - 0.1, v + 0.1) for k, v in ((1, 0.5), (2, 0.625), (4, 0.75))]
     rows += [("sft", "heldout", "avg", 4, 10, 4, 0.5, None, None), ("base", "heldout", "maj", 4, 10, 4, 0.25, 0.2, 0.3)]
-    table = samples_table(replace(study, samples=pl.DataFrame(rows, schema=SAMPLES, orient="row")), geometry(study))
+    table = samples_table(replace(study, samples=pl.DataFrame(rows, schema=SAMPLES, orient="row")))
     assert table.header[2:] == ("avg@4, %", "pass@1, %", "pass@2, %", "pass@4, %", "maj@4, %")
     missing = Cell("not measured")
     assert table.rows == (
@@ -167,24 +121,23 @@ def test_sampled_scores_are_the_frames(study: StudyTables) -> None:
         (Cell("Held-out"), Cell("Same method, points"), *[Cell(NONE)] * 5),
     )
     assert "n = 10, 4 drawn answers each" in table.note
-    assert samples_table(replace(study, samples=study.samples.clear()), geometry(study)).rows == ()
+    assert samples_table(replace(study, samples=study.samples.clear())).rows == ()
 
 
-def test_of_very_many_scores_the_ends_are_shown(study: StudyTables) -> None:
+def test_of_very_many_scores_the_ends_are_shown(study: Study) -> None:
     rows = [("sft", "heldout", "pass", k, 10, 16, 0.5, 0.4, 0.6) for k in range(1, 17)]
-    table = samples_table(replace(study, samples=pl.DataFrame(rows, schema=SAMPLES, orient="row")), geometry(study))
+    table = samples_table(replace(study, samples=pl.DataFrame(rows, schema=SAMPLES, orient="row")))
     assert table.header[2:] == ("pass@1, %", "pass@16, %")
     assert "samples.parquet has all" in table.note
 
 
 @pytest.mark.parametrize(("name", "title"), [("gsm8k", "GSM8K"), ("aime2026", "AIME 2026"), ("my set", "my set")])
-def test_titles_are_the_benchmarks(study: StudyTables, name: str, title: str) -> None:
+def test_titles_are_the_benchmarks(study: Study, name: str, title: str) -> None:
     renamed = {
         frame: getattr(study, frame).filter(benchmark="heldout").with_columns(benchmark=pl.lit(name))
         for frame in ("accuracy", "mcnemar")
     }
     tables = replace(study, **renamed)
-    assert headline_table(tables, geometry(tables)).header[1:4] == (
-        *(f"{title} accuracy, %", "Against base, points", "Answer loss, nats/token"),
-    )
-    assert against_base(tables, geometry(tables), name).startswith(f"{title} accuracy against the base's")
+    assert headline_table(tables).header[3:5] == (f"{title} accuracy, %", "Against base, points")
+    assert headline_table(tables).header[7:] == ("Answer loss, nats/token", "Effective rank")
+    assert accuracy_lead(tables).startswith(f"{title} accuracy against the base's")

@@ -13,13 +13,13 @@ from polars.testing import assert_frame_equal
 
 from tasks.core.errors import InputError
 from tasks.reporting.publish.write import write_report
-from tasks.reporting.views.join import SCHEMAS, StudyTables
-from tasks.reporting.views.read import read_tables
+from tasks.reporting.views.read import read_study
+from tasks.reporting.views.study import SCHEMAS, Study
 
 FRAMES = tuple(SCHEMAS)
 
 
-def test_every_file_is_there_and_holds_the_frames(study: StudyTables, tmp_path: Path) -> None:
+def test_every_file_is_there_and_holds_the_frames(study: Study, tmp_path: Path) -> None:
     out = tmp_path / "new" / "study"
     began = time.process_time()
     paths = write_report(study, out)
@@ -30,32 +30,32 @@ def test_every_file_is_there_and_holds_the_frames(study: StudyTables, tmp_path: 
         assert_frame_equal(pl.read_parquet(out / f"{name}.parquet"), getattr(study, name))
 
 
-def test_equal_tables_give_equal_bytes(build_study: Callable[..., StudyTables], tmp_path: Path) -> None:
+def test_equal_tables_give_equal_bytes(build_study: Callable[..., Study], tmp_path: Path) -> None:
     first, second = (write_report(build_study(), tmp_path / name) for name in "ab")
     for a, b in zip(first, second, strict=True):
         assert a.read_bytes() == b.read_bytes(), a.name
 
 
-def test_a_written_folder_reads_back(study: StudyTables, tmp_path: Path) -> None:
+def test_a_written_folder_reads_back(study: Study, tmp_path: Path) -> None:
     write_report(study, tmp_path)
-    again = read_tables(tmp_path)
+    again = read_study(tmp_path)
     assert again.runs == study.runs
     for name in FRAMES:
         assert_frame_equal(getattr(again, name), getattr(study, name))
     (tmp_path / "barriers.parquet").unlink()
     with pytest.raises(InputError, match=r"not a finished study's folder: barriers\.parquet missing"):
-        read_tables(tmp_path)
+        read_study(tmp_path)
 
 
-def test_numbers_of_what_was_not_measured_are_null(study: StudyTables, tmp_path: Path) -> None:
+def test_numbers_of_what_was_not_measured_are_null(study: Study, tmp_path: Path) -> None:
     unmeasured = {name: getattr(study, name).clear() for name in ("barriers", "cka", "lens", "divergence")}
     write_report(replace(study, **unmeasured), tmp_path)
     numbers = json.loads((tmp_path / "study.json").read_text())["numbers"]
     assert [numbers[key] for key in ("barriers", "cka", "lens_depth", "kl_base_run", "kl_run_base")] == [None] * 5
 
 
-def test_study_json_is_plain_json(study: StudyTables, tmp_path: Path) -> None:
-    odd = replace(study, study={**study.study, "wall_seconds": float("nan"), "where": Path("x")})
+def test_study_json_is_plain_json(study: Study, tmp_path: Path) -> None:
+    odd = replace(study, record={**study.record, "wall_seconds": float("nan"), "where": Path("x")})
     write_report(odd, tmp_path)
     record = json.loads((tmp_path / "study.json").read_text())
     assert record["wall_seconds"] is None
@@ -94,7 +94,7 @@ def test_study_json_is_plain_json(study: StudyTables, tmp_path: Path) -> None:
 
 
 def test_a_failure_leaves_the_old_file_and_no_other(
-    study: StudyTables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = tmp_path / "report.html"
     page.write_text("old")
@@ -111,7 +111,7 @@ def test_a_failure_leaves_the_old_file_and_no_other(
     assert not list(tmp_path.glob(".*"))
 
 
-def test_bad_frames_are_refused_before_anything_is_written(study: StudyTables, tmp_path: Path) -> None:
+def test_bad_frames_are_refused_before_anything_is_written(study: Study, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="accuracy: missing columns"):
         write_report(replace(study, accuracy=study.accuracy.drop("low")), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,23 +1,59 @@
-"""Sentences on what the updates do to the function: barriers between solutions, hidden states, output distributions."""
+"""Sentences on what the updates do to the function, and the sections that sentences of a report stand in."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from tasks.reporting.formats import number, significant
 from tasks.reporting.notes import MOST_LISTED, count, named
 from tasks.reporting.tables.functions import depths, depths_apart, divergences
-from tasks.reporting.views.join import StudyTables, base_of
-from tasks.reporting.views.pairs import Geometry
+from tasks.reporting.views.pairs import (
+    Geometry,
+)
 from tasks.reporting.views.paths import READINGS, Extreme, largest
 from tasks.reporting.views.same_method import floor_clause
 from tasks.reporting.views.similarity import POOLINGS, lowest_pair, lowest_replicate
+from tasks.reporting.views.study import Study
+
+CLAIMS, ACCURACY, GEOMETRY, PATHS, FUNCTIONS, DATA = (
+    "The paper's claims",
+    "Accuracy",
+    "Geometry of the updates",
+    "Paths between the updates",
+    "What the models compute",
+    "Data and checks",
+)
+STUDY = "The study"
+"""Titles of the sections of a study's page."""
+
+PAIRS = "Pairs"
+"""Of a comparison's."""
+
+STUDIES, DIRECTIONS, RATES, MIDPOINTS = "The studies", "Directions", "Learning rates", "Paths"
+ANSWERS = "Open questions"
+MANY_CLAIMS = "The paper's claims over the studies"
+"""Of a page of many studies, and `ACCURACY`."""
 
 
-def barrier_finding(tables: StudyTables, view: Geometry) -> str:
+_WEAK_FLOOR = 0.5
+"""A floor below this means that a method does not agree with itself, so no cosine between methods says much."""
+
+
+def weak_floor(view: Geometry) -> Iterator[str]:
+    """A warning where a method does not agree with itself."""
+    if view.floor is not None and view.floor < _WEAK_FLOOR:
+        yield (
+            f"The noise floor is only {number(view.floor, 3)}: a method does not agree with itself when the order of "
+            "its data changes, so the cosines between methods say little."
+        )
+
+
+def barrier_finding(study: Study) -> str:
     """The largest barrier of every reading against that of runs of one method; empty where none was measured."""
-    paths = tables.paths
+    paths = study.paths
     said = []
     for reading in paths.readings:
-        found = largest(paths, view, reading)
+        found = largest(paths, study.geometry, reading)
         if found is not None:
             said.append(_barrier(reading, found))
     return f"Barriers on the straight paths between updates: {'; '.join(said)}." if said else ""
@@ -39,9 +75,10 @@ def _barrier(reading: str, found: Extreme) -> str:
     return f"{what} at most {text(found.barrier.value)} {unit} ({where}; {floor}; {shown})"
 
 
-def cka_finding(tables: StudyTables, view: Geometry) -> str:
+def cka_finding(study: Study) -> str:
     """The pair and layer of the lowest CKA, against that of runs of one method; empty where none was measured."""
-    found = tables.similarity
+    view = study.geometry
+    found = study.similarity
     lowest = lowest_pair(found, view) if found else None
     if found is None or lowest is None:
         return ""
@@ -59,40 +96,44 @@ def cka_finding(tables: StudyTables, view: Geometry) -> str:
     )
 
 
-def divergence_finding(tables: StudyTables, view: Geometry) -> str:
+def divergence_finding(study: Study) -> str:
     """The runs by their forward divergence to the base, nearest first; empty where none was measured."""
-    found, base = divergences(tables.divergence), base_of(tables).run
+    found, base = divergences(study.divergence), study.base.run
     runs = [
-        (one.value, info.run) for info in view.runs if (one := found.get((base, info.run))) and one.value is not None
+        (one.value, info.run)
+        for info in study.geometry.runs
+        if (one := found.get((base, info.run))) and one.value is not None
     ]
     if not runs:
         return ""
     order = named([f"{run} {significant(value)}" for value, run in sorted(runs)], MOST_LISTED)
     return (
         f"Output distributions, KL({base} || run) in nats a token of the reference solutions, nearest first: {order}; "
-        f"{_floor(tables, view)}."
+        f"{_floor(study)}."
     )
 
 
-def depth_finding(tables: StudyTables, view: Geometry) -> str:
+def depth_finding(study: Study) -> str:
     """The runs of the least and the greatest logit-lens depth and the base, against how far runs of one method are
     apart; empty where none was measured."""
-    deep, base = depths(tables.lens), base_of(tables).run
-    runs = sorted((deep[info.run], info.run) for info in view.runs if info.run in deep)
+    deep, base = depths(study.lens), study.base.run
+    runs = sorted((deep[info.run], info.run) for info in study.geometry.runs if info.run in deep)
     if not runs:
         return ""
     (low, first), (high, last) = runs[0], runs[-1]
     beside = f"; {base} {number(deep[base], 2)}" if base in deep else ""
     range_ = f"from {number(low, 2)} ({first}) to {number(high, 2)} layers ({last})" if len(runs) > 1 else ""
     said = range_ or f"{number(low, 2)} layers ({first})"
-    floor = floor_clause(depths_apart(tables, view), lambda depth: f"{number(depth, 2)} layers")
+    floor = floor_clause(depths_apart(study), lambda depth: f"{number(depth, 2)} layers")
     return f"Logit-lens depth: {said}{beside}; {floor}."
 
 
-def _floor(tables: StudyTables, view: Geometry) -> str:
+def _floor(study: Study) -> str:
     """How far runs of one method are from each other, the farther direction of the farthest pair."""
-    found = divergences(tables.divergence)
-    replicates = [pair for pairs in view.replicate_pairs.values() for a, b in pairs for pair in ((a, b), (b, a))]
+    found = divergences(study.divergence)
+    replicates = [
+        pair for pairs in study.geometry.replicate_pairs.values() for a, b in pairs for pair in ((a, b), (b, a))
+    ]
     values = [(one.value, *pair) for pair in replicates if (one := found.get(pair)) and one.value is not None]
     if not values:
         return "no noise floor was measured for it"

@@ -1,13 +1,13 @@
-"""Accuracy by method over the studies, and every study's own."""
+"""Accuracy and learning rates by method over the studies."""
 
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import polars as pl
 
 from tasks.core.results import DIFFERS, DIFFERS_LITTLE, EQUAL, NO_POWER
-from tasks.reporting.estimates import spread
 from tasks.reporting.formats import (
     NOT_MEASURED,
     benchmark_name,
@@ -16,14 +16,16 @@ from tasks.reporting.formats import (
     percent,
     points,
     points_interval,
+    significant,
     span,
 )
+from tasks.reporting.many.direction_tables import three, two
 from tasks.reporting.many.joined import Many
-from tasks.reporting.many.rows import Rows, by_method, grouped, once, qualified, values
-from tasks.reporting.many.spread import cell
+from tasks.reporting.many.rows import Rows, cell, grouped, once, values
 from tasks.reporting.notes import count
 from tasks.reporting.tables.views import Cell, Table, said
-from tasks.reporting.views.join import MARGIN, REFERENCES
+from tasks.reporting.views.accuracy import MARGIN
+from tasks.reporting.views.study import REFERENCES
 
 POOLED = (
     "Every training counts once, though several studies may share it; a method's replicates (another data order, "
@@ -32,11 +34,11 @@ POOLED = (
 )
 
 
-def accuracy_tables(many: Many, scores: pl.DataFrame) -> list[Table]:
+def accuracy_tables(many: Many) -> list[Table]:
     """One table a benchmark, the first study's first one in front: a row a method and learning rate, the base first."""
-    names = scores["benchmark"].unique(maintain_order=True).to_list()
+    names = many.scores["benchmark"].unique(maintain_order=True).to_list()
     names.sort(key=lambda name: name != many.benchmark)
-    return [_pooled(name, many, once(scores.filter(pl.col("benchmark") == name))) for name in names]
+    return [_pooled(name, many, once(many.scores.filter(pl.col("benchmark") == name))) for name in names]
 
 
 def _pooled(benchmark: str, many: Many, rows: Rows) -> Table:
@@ -45,13 +47,13 @@ def _pooled(benchmark: str, many: Many, rows: Rows) -> Table:
     marks = dict.fromkeys(range(len(body)), "base")
     body = body or [(Cell("base"), Cell("0"), *[Cell(NOT_MEASURED)] * 3)]
     trained = [row for row in rows if row["method"] not in REFERENCES]
-    for (method, lr, condition), own in by_method(trained, many).items():
+    for (method, lr, condition), own in many.by_method(trained).items():
         body.append(
             (
-                Cell(method, qualified(lr, condition, many)),
+                Cell(method, many.qualified(lr, condition)),
                 Cell(str(len(own))),
-                cell(spread(values(own, "accuracy")), percent, of=len(own)),
-                cell(spread(values(own, "difference")), points, percent, of=len(own)),
+                cell(own, "accuracy", percent),
+                cell(own, "difference", points, percent),
                 verdicts_cell(own),
             )
         )
@@ -92,9 +94,9 @@ def verdicts_cell(rows: Rows) -> Cell:
     return Cell(f"differs in {found[DIFFERS] + found[DIFFERS_LITTLE]} of {total}", (*little, *rest))
 
 
-def each_table(scores: pl.DataFrame, benchmark: str) -> Table:
+def each_table(many: Many) -> Table:
     """Every run of every study on the headline's benchmark, with its interval and its test."""
-    own = scores.filter(pl.col("benchmark") == benchmark).to_dicts()
+    own = many.headline.to_dicts()
     rows = []
     for row in own:
         reference = row["method"] in REFERENCES
@@ -116,5 +118,60 @@ def each_table(scores: pl.DataFrame, benchmark: str) -> Table:
     )
     header = ("Study", "Run", "Training", "n", "Accuracy, %", "Against base, points", "p")
     marks = {i: "base" for i, row in enumerate(own) if row["method"] in REFERENCES}
-    return Table("each", f"{benchmark_name(benchmark)} accuracy of every run", header, tuple(rows), note, words=2,
+    return Table("each", f"{benchmark_name(many.benchmark)} accuracy of every run", header, tuple(rows), note, words=2,
                  marks=marks)  # fmt: skip
+
+
+def steps_table(many: Many) -> Table:
+    """One row a method and a step from one learning rate to the next."""
+    rows = []
+    for method, low, high, condition in sorted(
+        many.steps, key=lambda key: (many.methods.index(key[0]), key[3], key[1])
+    ):
+        own = many.steps[method, low, high, condition]
+        words = many.condition(condition)
+        name = Cell(method, (f"lr {learning_rate(low)} to {learning_rate(high)}", *([words] if words else [])))
+        forms = (("growth", two), ("cosine", three), ("u1_overlap", three))
+        rows.append((name, Cell(str(len(own))), *(cell(own, key, form) for key, form in forms)))
+    note = (
+        "Pairs of trainings of one method, one initialisation, one order of the data, at one learning rate and at the "
+        "next; everything else is equal. Growth: factor of the norm for each factor of 10 in the rate. Cosine and "
+        "|u1 u1'|: of the two updates; they need both adapters, from one MLflow store. The paper has cosine about .55 "
+        "and growth about 3 for a factor of 10."
+        if rows
+        else "No two trainings of one method differ in the learning rate alone."
+    )
+    header = ("Method", "Pairs", "Norm, times for each x10", "Cosine of the two", "|u1 u1'| of the two")
+    return Table("steps", "From one learning rate to the next", header, tuple(rows), note)
+
+
+def rates_table(many: Many) -> Table:
+    """One row a method and learning rate: size, direction, accuracy, and how far it is from the base and from SFT."""
+    rows, found = [], grouped(once(many.runs), "method", "condition", "lr")
+    small = partial(significant, digits=2)
+    for method, condition, lr in sorted(found, key=lambda key: (many.methods.index(key[0]), key[1], key[2])):
+        own = found[method, condition, lr]
+        scored, n = many.scores_of(own), len(own)
+        to_sft = [
+            Cell("itself") if method == "sft" else cell(own, column, form)
+            for column, form in (("cosine_to_sft", three), ("barrier_to_sft", small), ("barrier_to_sft_matched", small))
+        ]
+        rows.append(
+            (
+                *(Cell(method, many.qualified(lr, condition)), Cell(str(n))),
+                *(cell(own, "norm", partial(significant, digits=3)), to_sft[0]),
+                *(cell(scored, "accuracy", percent, of=n), cell(scored, "difference", points, percent, of=n)),
+                *(cell(own, "kl_from_base", small), *to_sft[1:], verdicts_cell(scored)),
+            )
+        )
+    header = (
+        *("Method", "Trainings", "Norm", "Cosine to SFT", "Accuracy, %", "Against its base, points"),
+        *("KL from base, nats/token", "Barrier to SFT, nats/token", "Barrier at one norm, nats/token", "Verdicts"),
+    )
+    note = (
+        "Mean over trainings, below it their standard deviation and range. Cosine and barrier: to the SFT of the same "
+        "study, of the same initialisation and order of the data, at the study's own learning rate; barrier: largest "
+        "height of the reference solutions' cross-entropy above the straight line, as the updates are and with both at "
+        "one norm. Verdicts: exact McNemar against the base."
+    )
+    return Table("rates", "Every method at every learning rate", header, tuple(rows), note)

@@ -1,19 +1,98 @@
-"""Warnings about numbers that say less than they seem to: rewards that do not differ, updates that do not, ties at the
-ceiling, trainings that went up, values that are none."""
+"""What a reader must know before trusting a number: what fell out, what was not measured, and what is odd."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import combinations
 from typing import Any
 
 import polars as pl
 
-from tasks.reporting.formats import in_sentence, listed, significant
-from tasks.reporting.notes import MOST_LISTED, named
-from tasks.reporting.tables.study import losses
-from tasks.reporting.views.alike import identical
-from tasks.reporting.views.join import SCHEMAS, StudyTables, benchmarks, spectrum_value, trained_runs, unended
-from tasks.reporting.views.pairs import Geometry
+from tasks.reporting.formats import in_sentence, learning_rate, listed, significant
+from tasks.reporting.notes import MOST_LISTED, count, named
+from tasks.reporting.tables.record import losses
+from tasks.reporting.views.floors import INITIALISATION
+from tasks.reporting.views.pairs import Geometry, identical
+from tasks.reporting.views.study import SCHEMAS, Study
+
+
+def dropped_rows(rollouts: dict[str, Any]) -> dict[str, int]:
+    """Rule -> rows that it dropped, from a ``dropped`` that is one count or a count a rule."""
+    dropped = rollouts.get("dropped")
+    if isinstance(dropped, dict):
+        return {str(rule): number for rule, number in dropped.items() if number}
+    return {"rows": dropped} if dropped else {}
+
+
+def lost(study: Study) -> str:
+    """Answers and rows that fell out on the way, the worst run of each kind."""
+    parts = []
+    for column, what in (("unparsed", "had no answer to read"), ("truncated", "were cut at the token limit")):
+        worst = study.accuracy.filter(pl.col(column) > 0).sort(pl.col(column) / pl.col("n"), descending=True)
+        if worst.height:
+            row = worst.row(0, named=True)
+            where = f"{row['run']}, {in_sentence(row['benchmark'])} problems"
+            parts.append(f"up to {row[column]} of {row['n']} answers {what} ({where})")
+    golds = {name: number for name, number in (study.record.get("unparsed_golds") or {}).items() if number}
+    if golds:
+        where = listed([f"{in_sentence(name)}: {number}" for name, number in golds.items()])
+        unread = count(sum(golds.values()), "problem")
+        parts.append(f"the gold answer of {unread} could not be read ({where}), so no answer counts as right there")
+    dropped = dropped_rows(study.rollouts)
+    if dropped:
+        rules = listed([rule if rule == "rows" else f"{rule}: {number}" for rule, number in dropped.items()])
+        parts.append(f"{sum(dropped.values())} rollout rows were dropped" + ("" if rules == "rows" else f" ({rules})"))
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def not_measured(study: Study) -> str:
+    """What a reader might look for and will not find."""
+    view = study.geometry
+    runs = study.trained
+    couples = [(a.run, b.run) for a, b in combinations(runs, 2)]
+    missing = sum(view.cosine(a, b) is None for a, b in couples)
+    losses = study.accuracy["answer_loss"]
+    evaluated = study.benchmarks
+    absent = {
+        "accuracy": not evaluated,
+        "a second benchmark": len(evaluated) == 1,
+        "answer loss": losses.null_count() == losses.len(),
+        "sampled scores (avg@k, pass@k, maj@k)": study.samples.is_empty(),
+        "differences in avg@k": study.differences.is_empty() and not study.samples.is_empty(),
+        "the noise floor of the data order": view.floor is None,
+        "the noise floor of the initialisation": view.floor_of(INITIALISATION, "cosine") is None,
+        f"{missing} of {len(couples)} cosines between runs": missing > 0,
+        "principal angles": not view.ks,
+        "norms and effective ranks": all(study.spectrum(info.run, "norm") is None for info in runs),
+        "training losses": study.training.is_empty(),
+        "paths between the updates": study.connectivity.is_empty(),
+        "barriers": study.barriers["barrier"].count() == 0,
+        "CKA of hidden states": study.cka["value"].count() == 0,
+        "logit-lens depth": study.lens.filter(metric="depth")["value"].count() == 0,
+        "divergences of the output distributions": study.divergence["value"].count() == 0,
+        "spread over learning rates": all(
+            len({info.lr for info in runs if info.method == method}) < 2 for method in {info.method for info in runs}
+        ),
+    }
+    names = [name for name, is_absent in absent.items() if is_absent]
+    sentence = f"Not measured: {listed(names)}." if names else ""
+    return f"{sentence} {_rates(study) if absent['spread over learning rates'] else ''}".strip()
+
+
+def _rates(study: Study) -> str:
+    """Says where method and learning rate change together."""
+    runs = study.trained
+    rates = {method: next(i.lr for i in runs if i.method == method) for method in dict.fromkeys(i.method for i in runs)}
+    if len(set(rates.values())) < 2:
+        return ""
+    usual = max(set(rates.values()), key=list(rates.values()).count)
+    others = [f"{method} ({learning_rate(lr)})" for method, lr in rates.items() if lr != usual]
+    return (
+        f"Learning rates differ: {listed(others)} against {learning_rate(usual)} for the others, so method and "
+        "learning rate cannot be distinguished there."
+    )
+
 
 FEWEST_STEPS = 8
 """Of a training of fewer the first and the last losses are too few to tell a rise from noise."""
@@ -25,9 +104,9 @@ UNLIKE_THEIR_START = ("online_grpo",)
 """Methods whose loss says nothing of progress: its answers, and so its scale, change from step to step."""
 
 
-def endless(tables: StudyTables) -> Iterator[str]:
+def endless(study: Study) -> Iterator[str]:
     """Benchmarks on which the base's answers do not end: its accuracy is that of the place where they were cut."""
-    found = [(name, one) for name in benchmarks(tables) if (one := unended(tables, name)) is not None]
+    found = [(name, one) for name in study.benchmarks if (one := study.unended(name)) is not None]
     if found:
         cut = listed([f"{one.truncated} of {one.n} on the {in_sentence(name)} problems" for name, one in found])
         yield (
@@ -85,12 +164,12 @@ def diverged(study: Mapping[str, Any]) -> Iterator[str]:
         yield f"{what} diverged and {'is' if len(gone) == 1 else 'are'} not in this report: {'; '.join(gone)}."
 
 
-def ceiling(tables: StudyTables) -> Iterator[str]:
+def ceiling(study: Study) -> Iterator[str]:
     """Benchmarks on which every model has every problem right."""
-    untaught = tables.accuracy.filter(pl.col("method") != "teacher")
+    untaught = study.accuracy.filter(pl.col("method") != "teacher")
     full = [
         name
-        for name in benchmarks(tables)
+        for name in study.benchmarks
         if (own := untaught.filter(benchmark=name)).height and (own["correct"] == own["n"]).all()
     ]
     if full:
@@ -112,9 +191,9 @@ def same_updates(view: Geometry) -> Iterator[str]:
         )
 
 
-def overwhelming(tables: StudyTables, view: Geometry) -> Iterator[str]:
+def overwhelming(study: Study) -> Iterator[str]:
     """Updates beside which the base's own weights are small: what an exploded training leaves."""
-    shifts = {info.run: spectrum_value(tables.spectra, info.run, "spectrum_shift") for info in view.runs}
+    shifts = {info.run: study.spectrum(info.run, "spectrum_shift") for info in study.geometry.runs}
     large = [f"{run} ({significant(shift)} times)" for run, shift in shifts.items() if shift is not None and shift > 1]
     if large:
         yield (
@@ -123,11 +202,11 @@ def overwhelming(tables: StudyTables, view: Geometry) -> Iterator[str]:
         )
 
 
-def not_finite(tables: StudyTables) -> Iterator[str]:
+def not_finite(study: Study) -> Iterator[str]:
     """NaN and infinite values in the frames, by frame and column."""
     counts = {}
     for name in SCHEMAS:
-        frame = getattr(tables, name)
+        frame = getattr(study, name)
         for column, kind in frame.schema.items():
             if kind.is_float() and (bad := int((~frame[column].is_finite()).sum())):
                 counts[f"{column} in {name}.parquet"] = bad
@@ -139,11 +218,11 @@ def not_finite(tables: StudyTables) -> Iterator[str]:
         )
 
 
-def risen_losses(tables: StudyTables) -> Iterator[str]:
+def risen_losses(study: Study) -> Iterator[str]:
     """Trainings whose loss ended above where it began, beyond the scatter of its beginning."""
     risen = []
-    for info in trained_runs(tables):
-        _, values = losses(tables, info.run)
+    for info in study.trained:
+        _, values = losses(study, info.run)
         if len(values) < FEWEST_STEPS or info.method in UNLIKE_THEIR_START:
             continue
         window = max(FEWEST_STEPS // 2, len(values) // 10)

@@ -1,23 +1,24 @@
-"""The one table of a comparison's first screen: a line for each adapter, against the reference."""
+"""The adapters of a comparison as rows of strings: against the reference at a glance, and what each of them is."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import median
+from typing import Any
 
 import polars as pl
 
 from tasks.core.results import RunInfo
 from tasks.reporting.formats import NOT_MEASURED, number, size
 from tasks.reporting.notes import interval, percentile
-from tasks.reporting.tables.glance import NEAR_ORTHOGONAL, NONE
-from tasks.reporting.tables.views import Cell, Table
+from tasks.reporting.tables.headline import NEAR_ORTHOGONAL, NONE
+from tasks.reporting.tables.views import Cell, Table, said
 from tasks.reporting.views.floors import SHARED_START
-from tasks.reporting.views.join import spectrum_value
 from tasks.reporting.views.pairs import BELOW_FLOOR, BELOW_START, REACHED, Geometry
+from tasks.reporting.views.study import Comparison
 
 NEAR_COPY, ALIKE, ZERO_BELOW = 0.9, 0.5, 0.05
 """Cosines from which on two updates are called near-copies and alike, and below which near zero. Words for a reader; a
@@ -55,11 +56,6 @@ def hardly_trained(norms: Mapping[str, float | None]) -> dict[str, float]:
     return found
 
 
-def norms_of(spectra: pl.DataFrame, runs: Sequence[RunInfo]) -> dict[str, float | None]:
-    """Run -> the norm of its update."""
-    return {info.run: spectrum_value(spectra, info.run, "norm") for info in runs}
-
-
 def plain_base(name: str) -> str:
     """A base's name without its owner, its folder and the ways in which copies of it are spelt."""
     last = re.split(r"[/\\]", name.rstrip("/\\"))[-1].lower()
@@ -68,12 +64,12 @@ def plain_base(name: str) -> str:
     return re.sub(r"(-unsloth|-bnb-\d+bit|-bf16|-fp16|\.gguf|-mlx|-hf)+$", "", last).replace("_", "-")
 
 
-def adapters_glance(adapters: pl.DataFrame, spectra: pl.DataFrame, pair_metrics: pl.DataFrame, view: Geometry) -> Table:
+def adapters_glance(compared: Comparison) -> Table:
     """Cosine, first angle, size and shared modules of every adapter."""
-    reference, norms = view.reference, norms_of(spectra, view.runs)
-    known = {row["run"]: row for row in adapters.iter_rows(named=True)}
+    view, reference, norms = compared.geometry, compared.reference, compared.norms
+    known = {row["run"]: row for row in compared.adapters.iter_rows(named=True)}
     small = hardly_trained(norms)
-    bases = Counter(plain_base(base) for base in adapters["base"] if base)
+    bases = Counter(plain_base(base) for base in compared.adapters["base"] if base)
     usual = bases.most_common(1)[0][0] if bases else ""
     rows = []
     for info in view.runs:
@@ -97,7 +93,7 @@ def adapters_glance(adapters: pl.DataFrame, spectra: pl.DataFrame, pair_metrics:
                 _kind(info, reference, found.value, view),
                 Cell(NOT_MEASURED if angle.value is None else f"{number(angle.value, 1)}°", tip=interval(angle, 1)),
                 norm,
-                Cell(_shared(info, reference, pair_metrics, known)),
+                Cell(_shared(info, reference, compared.pair_metrics, known)),
                 Cell(note),
             )
         )
@@ -159,3 +155,57 @@ def _note(info: RunInfo, view: Geometry, row: Mapping[str, object] | None, usual
         parts += ["base not named"] if not base else ["other base"] if plain_base(str(base)) != usual else []
         parts += ["merged - base"] if row["update"] == "merged - base" else []
     return ", ".join(parts)
+
+
+MOST_ROWS = 60
+
+
+def adapters_table(adapters: pl.DataFrame) -> Table:
+    """What each adapter is, and how its update was had."""
+    rows = []
+    for row in adapters.iter_rows(named=True):
+        rank = "full" if row["rank"] is None else str(row["rank"])
+        sizes = (rank, *(_count(row[name]) for name in ("modules", "parameters")), _bytes(row["size"]))
+        words = (row["source"], row["base"] or "not named", row["kind"])
+        update = Cell(row["update"], said(_stored(row)))
+        rows.append(
+            (Cell(row["run"], said(row["note"] or "")), *map(Cell, words), update, *(Cell(text) for text in sizes))
+        )
+    header = ("Run", "Source", "Base", "Kind", "Update", "Rank", "Modules", "Parameters", "Size")
+    note = (
+        "Rank: the largest of a module. Parameters: entries of the factors, or of the changed weights. Under a "
+        "difference of stored weights: their type, the share of entries that differ, and the expected norm of the "
+        "rounding to that type over the update's."
+    )
+    return Table("adapters", "What was compared", header, tuple(rows), note, words=5)
+
+
+def _stored(row: dict[str, Any]) -> str:
+    if row["dtype"] is None:
+        return ""
+    return f"{row['dtype']}; {100 * row['changed']:.3g} % differ; rounding {100 * row['rounding']:.2g} %"
+
+
+def unshared_table(unshared: pl.DataFrame) -> Table | None:
+    """Modules that only one run of a pair has; None where there are none."""
+    if unshared.is_empty():
+        return None
+    rows = [tuple(Cell(text) for text in row) for row in unshared.head(MOST_ROWS).iter_rows()]
+    cut = (
+        f"The first {MOST_ROWS} of {unshared.height}; unshared.parquet has all." if unshared.height > MOST_ROWS else ""
+    )
+    return Table("unshared", "Modules on one side only", ("Run", "Not in", "Module"), tuple(rows), cut, words=3)
+
+
+def _count(value: int | None) -> str:
+    return NOT_MEASURED if value is None else f"{value:,}"
+
+
+def _bytes(value: int | None) -> str:
+    """``1234567 -> '1.2 MB'``, in powers of ten."""
+    if value is None:
+        return NOT_MEASURED
+    for unit, bytes_ in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= bytes_:
+            return f"{value / bytes_:.1f} {unit}"
+    return f"{value} B"
