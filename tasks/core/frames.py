@@ -138,6 +138,19 @@ GRADIENTS: dict[str, pl.DataType] = {
 }
 
 
+ON_POLICY: dict[str, pl.DataType] = {
+    "answers": pl.String(),  # "all", "right" or "wrong" rollouts of those that the gradients were taken on
+    "rows": pl.Int64(),
+    "tokens": pl.Int64(),
+    "nll": pl.Float64(),  # of their tokens under the base, nats a token
+    "nll_low": pl.Float64(),  # 95 %, problems being the sample
+    "nll_high": pl.Float64(),
+    "unlikely": pl.Float64(),  # share of their tokens that the base gives a probability below .1
+    "unlikely_low": pl.Float64(),
+    "unlikely_high": pl.Float64(),
+}
+
+
 UNSHARED: dict[str, pl.DataType] = {
     "run": pl.String(),  # has the module
     "other": pl.String(),  # has it not: their comparison leaves it out

@@ -283,6 +283,13 @@ GRADIENT = Metric(
 )  # fmt: skip
 """Of two methods at the base, by the name that GRADIENTS has for it."""
 
+SURPRISE = Metric(
+    "nll", "Rollouts' NLL under the base",
+    "How unlikely the rollouts are to the base, before training: 0 for what it writes itself with certainty.",
+    "-log p(completion | prompt) / tokens", "cross-entropy", "mean over all tokens", unit="nats/token",
+)  # fmt: skip
+"""By the name that ON_POLICY has for it."""
+
 PATH = (
     Metric(
         "boxed", "Cross-entropy of the boxed answer",
@@ -372,7 +379,7 @@ _KINDS = {
     "Two updates": PAIR,
     "One update": UPDATE,
     "An update and its base": BASE,
-    "Before the first step": (GRADIENT,),
+    "Before the first step": (GRADIENT, SURPRISE),
     "What the models compute": (CKA, KL, DEPTH),
     "The path between two updates": PATH,
     "What the models answer": (*ANSWERS, *SAMPLED),

@@ -27,7 +27,10 @@ from tasks.reporting.tables.record import rollout_record
 from tasks.reporting.views.study import SCHEMAS, Study
 from tasks.storage.store import open_store
 
-_OPTIONAL = ("samples", "differences", "connectivity", "barriers", "cka", "lens", "divergence", "gradients")
+_OPTIONAL = (
+    *("samples", "differences", "connectivity", "barriers", "cka", "lens", "divergence"),
+    *("gradients", "on_policy"),
+)
 """Frames of `Study` that a study may do without."""
 
 
@@ -46,7 +49,7 @@ def report_task(
 ) -> str:
     """Write the folder ``out`` and return its page. ``study``: the parent MLflow run; ``record``: settings, versions,
     stages and checks (see `tasks.reporting.publish.record`). ``functions``: artifacts with any of connectivity,
-    barriers, cka, lens, divergence and gradients; a frame that none of them has was not measured."""
+    barriers, cka, lens, divergence, gradients and on_policy; a frame that none of them has was not measured."""
     began = time.perf_counter()
     emit(Event("start", "report"))
     store = open_store()

@@ -25,8 +25,11 @@ from tasks.core.sections import LoraSpec, TrainSpec
 from tasks.methods import Method
 from tasks.methods.common import chosen
 from tasks.training.alignment import PARTS, Gradients, alignment_frame
+from tasks.training.policy import on_policy
+from tasks.training.reference import scored
 
 GRADIENTS_FILE = "gradients.parquet"
+ON_POLICY_FILE = "on_policy.parquet"
 MOST_DENSE = 2**24
 """Weights in the target modules up to which their own gradients are kept, in float32, one a method: 64 MiB each."""
 WRAPPED = "base_model.model."
@@ -47,7 +50,8 @@ def measure_gradients(
     killed: int = 0,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Write ``out/gradients.parquet`` (GRADIENTS) of ``methods`` on about ``rows`` rows of the graded ``rollouts``.
+    """Write ``out/gradients.parquet`` (GRADIENTS) of ``methods`` on about ``rows`` rows of the graded ``rollouts``, and
+    ``out/on_policy.parquet`` (ON_POLICY) of the same rows.
 
     ``seed`` draws the rows and the LoRA initialisation, as in training. Methods that sample their own completions have
     no gradient on recorded ones and are left out, as are those to which these rows leave no example. The gradients of
@@ -74,7 +78,8 @@ def measure_gradients(
     if len(starts) > 1:
         raise StageError("gradients: the methods began from different lora_A, so their projections cannot be compared")
     alignment_frame(found).write_parquet(out / GRADIENTS_FILE)
-    progress(len(methods), len(methods), "methods")
+    progress(len(methods), len(methods), "rollouts under the base")
+    on_policy(drawn, scored(base, drawn, train.precision, pad_token)).write_parquet(out / ON_POLICY_FILE)
     return {
         "rows": drawn.height,
         "problems": drawn["problem_id"].n_unique(),

@@ -55,6 +55,27 @@ def write_reference(
     In the arithmetic of a training with that precision, and through the same fused LM head: no (T, V) logits. Summed
     over the completion's tokens. Returns ``rows`` and ``tokens``.
     """
+    graded = checked(pl.read_parquet(rollouts), GRADED, "rollouts")[list(rows)]
+    values = [0.0] * graded.height
+    done = 0
+    for places, logprobs_BT in scored(base, graded, precision, pad_token):
+        for place, value in zip(places, logprobs_BT.sum(1).tolist(), strict=True):
+            values[place] = value
+        done += len(places)
+        progress(done, graded.height, "reference")
+    pl.DataFrame({"row": list(rows), "logprob": values}).write_parquet(out / REFERENCE)
+    lengths = (graded[column].list.len().sum() for column in ("prompt_ids", "completion_ids"))
+    return {"rows": len(values), "tokens": sum(map(int, lengths))}
+
+
+def scored(
+    base: Path, graded: pl.DataFrame, precision: str, pad_token: str | None
+) -> Iterator[tuple[Sequence[int], Any]]:
+    """Rows of ``graded`` by their places, some at a time, and their log-probabilities under the base.
+
+    (B, T - 1) in double precision: of a row with a prompt of P and a completion of C tokens the C from place P - 1 on,
+    elsewhere 0.
+    """
     import torch
     from trl.trainer.utils import add_fused_lm_head
 
@@ -62,7 +83,6 @@ def write_reference(
     from tasks.models.load import arithmetic, device, load_model, load_tokenizer
     from tasks.training.packing import run_without_padding, why_padded
 
-    graded = checked(pl.read_parquet(rollouts), GRADED, "rollouts")[list(rows)]
     prompts, completions = graded["prompt_ids"].to_list(), graded["completion_ids"].to_list()
     pad_id = load_tokenizer(base, pad_token).pad_token_id
     model = load_model(base, precision)
@@ -74,17 +94,9 @@ def write_reference(
     if packed:
         run_without_padding(model)
     autocast = torch.autocast(device(), torch.bfloat16, enabled=arithmetic(precision, base).autocast)
-    values = [0.0] * len(prompts)
-    done = 0
     for places in _passes([len(p) + len(c) for p, c in zip(prompts, completions, strict=True)], packed=packed):
         with torch.inference_mode(), autocast:
-            for half, found in _scored(model, places, prompts, completions, pad_id):
-                for place, value in zip(half, found, strict=True):
-                    values[place] = value
-        done += len(places)
-        progress(done, len(prompts), "reference")
-    pl.DataFrame({"row": list(rows), "logprob": values}).write_parquet(out / REFERENCE)
-    return {"rows": len(values), "tokens": sum(map(len, prompts)) + sum(map(len, completions))}
+            yield from _scored(model, places, prompts, completions, pad_id)
 
 
 def _passes(lengths: Sequence[int], *, packed: bool) -> list[list[int]]:
@@ -97,14 +109,14 @@ def _passes(lengths: Sequence[int], *, packed: bool) -> list[list[int]]:
 
 def _scored(
     model: Any, places: Sequence[int], prompts: list[list[int]], completions: list[list[int]], pad_id: int
-) -> Iterator[tuple[Sequence[int], list[float]]]:
-    """The places and their sums, in halves where memory runs out."""
+) -> Iterator[tuple[Sequence[int], Any]]:
+    """The places and what `scored` says of them, in halves where memory runs out."""
     import torch
 
     from tasks.training.micro import out_of_memory
 
     try:
-        yield places, _sums(model, [(prompts[place], completions[place]) for place in places], pad_id)
+        yield places, _logprobs(model, [(prompts[place], completions[place]) for place in places], pad_id)
         return
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
@@ -120,8 +132,8 @@ def _scored(
         yield from _scored(model, half, prompts, completions, pad_id)
 
 
-def _sums(model: Any, sequences: list[tuple[list[int], list[int]]], pad_id: int) -> list[float]:
-    """Each completion's summed log-probability."""
+def _logprobs(model: Any, sequences: list[tuple[list[int], list[int]]], pad_id: int) -> Any:
+    """(B, T - 1) log-probabilities of the completions' tokens, each where the token before it is; elsewhere 0."""
     import torch
 
     from tasks.training.examples import IGNORED
@@ -136,6 +148,4 @@ def _sums(model: Any, sequences: list[tuple[list[int], list[int]]], pad_id: int)
         labels_BT[row, len(prompt) : end] = torch.tensor(completion)
     batch = {"input_ids": ids_BT, "attention_mask": mask_BT, "labels": labels_BT}
     batch = {name: value.to(model.device) for name, value in batch.items()}
-    logprobs_BT = model(**batch, use_cache=False, fused_lm_head=True).log_probs
-    values: list[float] = logprobs_BT.double().sum(1).tolist()
-    return values
+    return model(**batch, use_cache=False, fused_lm_head=True).log_probs.double()

@@ -78,7 +78,7 @@ def exact_p(n: int, tau: float) -> float:
     changed = int(np.ceil(n * (n - 1) / 2 * (1 - tau) / 2 - 1e-9))
     orders: Array = np.ones(1)  # of k items, by their pairs that are changed round: one item more adds 0 to k of them
     for k in range(2, n + 1):
-        orders = np.convolve(orders, np.ones(k))
+        orders = np.convolve(orders, np.ones(k)).astype(np.float64)
     return float(orders[: changed + 1].sum() / factorial(n))
 
 

@@ -16,6 +16,9 @@ from tasks.reporting.views.before import Before, Start, before_of, trained_as
 from tasks.reporting.views.pairs import Geometry, across_note
 from tasks.reporting.views.study import Study
 
+NOISE = "noise alone"
+"""Where the parts of the rows agree in nothing: a cosine without their noise is not defined."""
+
 _NOTE = (
     "No training: the gradient of each method's own loss at the base, on the same rows of the rollouts. At lora_A as "
     "initialised, which all methods share, lora_B's gradient is the weights' gradient times lora_A transposed; it is "
@@ -47,7 +50,8 @@ def _overall(before: Before, pairs: Sequence[Pair], view: Geometry) -> Table:
     for a, b in pairs:
         found = before.of(a.method, b.method) or Start(None)
         halves = f"{GRADIENT.text(found.own)}, {GRADIENT.text(found.other)}"
-        corrected = Cell(GRADIENT.text(found.corrected.value), said(interval(found.corrected, 3)))
+        value = found.corrected.value
+        corrected = Cell(NOISE if value is None else GRADIENT.text(value), said(interval(found.corrected, 3)))
         trained = Cell(GRADIENT.text(view.cosine(a.run, b.run)), said(across_note(view, a, b)))
         rows.append(
             (

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import polars as pl
 
+from tasks.reporting.estimates import Estimate
 from tasks.reporting.formats import (
     NOT_MEASURED,
     benchmark_name,
@@ -19,8 +20,9 @@ from tasks.reporting.formats import (
     seconds,
     significant,
 )
+from tasks.reporting.metrics import SURPRISE
 from tasks.reporting.notes import count
-from tasks.reporting.tables.views import Cell, Table
+from tasks.reporting.tables.views import Cell, Table, said
 from tasks.reporting.views.study import Study
 
 MOST_EXAMPLES = 3
@@ -116,7 +118,8 @@ def _cut(text: str | None) -> str | None:
 def rollout_tables(study: Study) -> tuple[list[Table], list[Table]]:
     """Counts and lengths, for everybody, and the examples, for who wants to read them."""
     record = study.record.get("rollouts_seen") or {}
-    return [_counts_table(study.rollouts, record), *_lengths_table(record)], _examples_table(record)
+    counts, lengths = _counts_table(study.rollouts, record), _lengths_table(record)
+    return [counts, *lengths, *_policy_table(study.on_policy)], _examples_table(record)
 
 
 def _counts_table(rollouts: Mapping[str, Any], record: Mapping[str, Any]) -> Table:
@@ -172,6 +175,28 @@ def _lengths_table(record: Mapping[str, Any]) -> list[Table]:
     header = ("Answers", "Rows", "Mean", *names)
     note = "Tokens of the completions, the end of the sequence included; right and wrong by the grade."
     return [Table("lengths", "Lengths of the rollouts, tokens", header, tuple(rows), note)] if rows else []
+
+
+def _policy_table(on_policy: pl.DataFrame) -> list[Table]:
+    if on_policy.is_empty():
+        return []
+    rows = []
+    for one in on_policy.iter_rows(named=True):
+        nll, unlikely = (Estimate(one[name], one[f"{name}_low"], one[f"{name}_high"]) for name in ("nll", "unlikely"))
+        rows.append(
+            (
+                *(Cell(one["answers"].capitalize()), Cell(str(one["rows"])), Cell(str(one["tokens"]))),
+                Cell(SURPRISE.text(nll.value), said(nll.interval(SURPRISE.text))),
+                Cell(percent(unlikely.value), said(unlikely.interval(percent))),
+            )
+        )
+    header = ("Answers", "Rows", "Tokens", "NLL under the base, nats/token", "Tokens with p < 0.1, %")
+    note = (
+        "How near the rollouts are to what the base would write itself: the negative log-likelihood of their tokens "
+        "under it, on the rows that gradients were taken on; below it the 95 % interval, problems being the sample. "
+        "DFT weighs each token by its probability, so it hardly learns from those with p < 0.1, and SFT most."
+    )
+    return [Table("on-policy", "How likely the rollouts are to the base", header, tuple(rows), note)]
 
 
 def _examples_table(record: Mapping[str, Any]) -> list[Table]:

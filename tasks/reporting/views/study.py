@@ -19,6 +19,7 @@ from tasks.core.frames import (
     ITEMS,
     LENS,
     MCNEMAR,
+    ON_POLICY,
     PAIR_METRICS_FRAME,
     SAMPLES,
     SPECTRA,
@@ -50,6 +51,7 @@ SCHEMAS = {
     "lens": LENS,
     "divergence": DIVERGENCE,
     "gradients": GRADIENTS,
+    "on_policy": ON_POLICY,
 }
 """A study's frames, by the name of their file."""
 
@@ -138,6 +140,7 @@ class Study(Updates):
     lens: pl.DataFrame = field(default_factory=partial(_empty, "lens"))
     divergence: pl.DataFrame = field(default_factory=partial(_empty, "divergence"))
     gradients: pl.DataFrame = field(default_factory=partial(_empty, "gradients"))
+    on_policy: pl.DataFrame = field(default_factory=partial(_empty, "on_policy"))
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from scipy.stats import kendalltau, spearmanr
 
-from tasks.core.frames import GRADIENTS, checked
+from tasks.core.frames import GRADIENTS, ON_POLICY, checked
 from tasks.reporting.claims.before_readings import exact_p, kendall, order_before_training
 from tasks.reporting.claims.claim import ClaimResult
 from tasks.reporting.claims.measured import Measured, Missing
@@ -21,6 +21,7 @@ from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER, ordered
 from tasks.reporting.formats import NOT_MEASURED
 from tasks.reporting.render.document import build_document
 from tasks.reporting.tables.before import before_tables
+from tasks.reporting.tables.record import rollout_tables
 from tasks.reporting.views.before import before_of
 from tasks.reporting.views.read import NEEDED, _read
 from tasks.reporting.views.study import Study
@@ -139,3 +140,14 @@ def test_the_page_has_both_tables_and_a_folder_from_before_them_is_read(told: St
     assert len(tables["before"].rows) == len(tables["before-layers"].rows) == 15
     assert "gradients.parquet" not in NEEDED
     assert _read(tmp_path / "gradients.parquet", GRADIENTS).is_empty()
+
+
+def test_how_likely_the_rollouts_are_stands_with_them(study: Study) -> None:
+    values = [("all", 3, 70, 0.5, 0.4, 0.6, 0.05, 0.0, 0.125), ("wrong", 1, 9, 1.5, None, None, 0.25, None, None)]
+    frame = pl.DataFrame(values, schema=ON_POLICY, orient="row")
+    shown, _ = rollout_tables(replace(study, on_policy=frame))
+    assert [[cell.plain for cell in row] for row in shown[-1].rows] == [
+        ["All", "3", "70", "0.500 ([0.400, 0.600])", "5.0 ([0.0, 12.5])"],
+        ["Wrong", "1", "9", "1.500", "25.0"],
+    ]
+    assert "on-policy" not in {table.key for table in rollout_tables(study)[0]}

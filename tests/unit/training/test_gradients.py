@@ -16,11 +16,11 @@ from tasks.core.results import RunInfo
 from tasks.core.sections import TrainSpec
 from tasks.methods import Methods
 from tasks.methods.common import RowMethod
-from tasks.methods.dpo import preference_loss
 from tasks.training.alignment import PARTS
 from tasks.training.build import build_trainer
 from tasks.training.examples import build_dataset
-from tasks.training.gradients import GRADIENTS_FILE, drawn_rows, measure_gradients, method_gradients
+from tasks.training.gradients import GRADIENTS_FILE, ON_POLICY_FILE, drawn_rows, measure_gradients, method_gradients
+from tests.definitions.losses import preference_loss
 from tests.lab.world import LORA, World, make_graded
 from tests.unit.training.conftest import OFFLINE
 
@@ -38,7 +38,7 @@ def measured(world: World, out: Path, names: tuple[str, ...] = TAKEN, **changes:
     }  # fmt: skip
     summary = measure_gradients(base=world.base, rollouts=world.rollouts, out=out, **given)
     assert summary["rows"] == given["rows"]
-    assert [path.name for path in out.iterdir()] == [GRADIENTS_FILE]
+    assert {path.name for path in out.iterdir()} == {GRADIENTS_FILE, ON_POLICY_FILE}
     return pl.read_parquet(out / GRADIENTS_FILE)
 
 
