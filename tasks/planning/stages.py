@@ -23,8 +23,9 @@ ENDPOINT_TOKENS = 30.0
 PAIR_START, PAIR_SECONDS = 0.2, 3.0e-3
 """A pair of adapters, and each of its modules, on one core: 1.6 ms a module were measured at Qwen3-4B's shapes where 15
 pairs were done at once; a pair by itself decomposes both adapters."""
-WEIGHTED_SECONDS = 1e-3
-"""A module of a pair in the inner product of its inputs, on one core."""
+WEIGHTED_FLOPS = 1.4e10
+"""Operations a second of one core on updates times second moments, in float64: 0.6 s were measured for a module with
+4,096 inputs in 8 adapters of rank 32, 0.2 s with 2,560."""
 SVD_SECONDS = 7.0
 """A module of 4096 x 2560: its full SVD on two cores (docs/compare.md), and as long again for each adapter's."""
 GRADE_SECONDS = 2e-4
@@ -219,14 +220,24 @@ def _activations(work: Work, modules: int, pairs: int) -> Iterator[Stage]:
     """One pass of the base with a product for every input; then every update by every second moment."""
     spec, sizes, shape = work.spec, work.sizes, work.shape
     n, length = spec.geometry.activations, sizes.prompt + sizes.reference
-    widths = [width for width in shape.input_widths(spec.lora.targets) for _ in range(shape.layers)]
-    products = sum(2.0 * width * (width if width <= MOST_WIDTH else 2 * RANK) for width in widths)
+    targets = [name for name in spec.lora.targets if name in shape.modules]
+    widths = shape.input_widths(targets)
+    products = shape.layers * sum(map(_by_moment, widths))
     cost = flops.forward(shape, n * length, flops.causal(length), 0) + n * length * products
     held = memory.moment_bytes(shape, spec.lora.targets) / 1e6
     seconds = rates(work.machine).start + scoring_seconds(work.machine, cost, exact=not work.machine.light)
-    yield Stage("second moments", 1, f"{n} problems, {len(widths)} inputs, {held:,.1f} MB", cost, seconds, 1)
-    seconds = PAIR_START + modules * pairs * WEIGHTED_SECONDS
+    yield Stage(
+        "second moments", 1, f"{n} problems, {shape.layers * len(widths)} inputs, {held:,.1f} MB", cost, seconds, 1
+    )
+    rows = len(spec.runs()) * spec.lora.r
+    updates = rows * shape.layers * sum(_by_moment(shape.modules[name][0]) for name in targets)
+    seconds = PAIR_START + updates / WEIGHTED_FLOPS
     yield Stage("activation geometry", 1, f"{pairs} pairs of {modules} modules", 0, seconds, 1)
+
+
+def _by_moment(width: int) -> float:
+    """Operations of one vector times a second moment: whole, or a factor twice."""
+    return 2.0 * width * (width if width <= MOST_WIDTH else 2 * RANK)
 
 
 def _paths(work: Work, runs: int, pairs: int) -> Iterator[Stage]:

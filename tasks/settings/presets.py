@@ -114,7 +114,7 @@ def paper() -> Values:
     with rollouts that are recorded already. ``colinear study paper --dry-run --on 8xH100`` plans it and starts nothing;
     without a GPU it is refused. It has never been run by us: no GPU and no endpoint were at hand.
 
-    That plan's estimate, from assumed speeds: 5 H100 hours once the rollouts are there, about 1.5 hours on eight; 18 GB
+    That plan's estimate, from assumed speeds: 5 H100 hours once the rollouts are there, about 1.5 hours on eight; 21 GB
     of disk, 15 to 66 GB of a GPU (what there is decides the size of a pass). Beside it 161,260 completions of the
     endpoint, some 200 million tokens and a day.
 
@@ -199,7 +199,7 @@ def paper_fixed() -> Values:
     adapters it takes from the cache where they are there. Never run by us.
 
     The plan's estimate, from assumed speeds: 46 H100 hours once the rollouts are there (9 for 14 adapters, 15 for the
-    answers, 16 for 91 paths, 4 for SVDs), 10 hours on eight; 23 GB of disk.
+    answers, 16 for 91 paths, 4 for SVDs), 10 hours on eight; 26 GB of disk.
 
     Beyond `paper`: DPO once more at 5e-6 (``matched``); every method from a second LoRA initialisation (seed 43; the
     paper's grid has 123) and SFT in a second order of the data, the noise floors of every cosine; paths between updates
