@@ -20,7 +20,7 @@ from flows.record import Recorder
 from tasks.core.clock import now
 from tasks.core.results import ModelRef, RunInfo, StageResult
 from tasks.evaluation.task import accuracy_task, evaluate_task
-from tasks.geometry.function_tasks import base_task, end_task, functions_task, moments_task, path_task
+from tasks.geometry.function_tasks import base_task, end_task, functions_task, moments_task, path_task, visible_task
 from tasks.geometry.task import activations_task, pair_task, spectrum_task
 from tasks.grading.task import grade_task
 from tasks.models.dequantise import KIND as GGUF
@@ -125,7 +125,8 @@ def study_flow(
         page = report_task(
             str(record.out), record.study_run, record.summary(rollouts, world.problems, world.base, trained), scored,
             graded,
-            world.problems, trained, [*measured["pairs"], *measured["activations"]],
+            world.problems, trained,
+            [*measured["pairs"], *measured["activations"], *measured["visible"]],
             [*measured["spectra"], *measured["base"]],
             [*measured["ends"], *measured["paths"], *measured["functions"], *measured["gradients"]],
         )  # fmt: skip
@@ -181,6 +182,7 @@ def _measure(
         "spectra": [spectrum_task.submit(info, training[info]) for info in runs],
         "pairs": [pair_task.submit(a, b, training[a], training[b], spec.geometry) for a, b in pairs],
         "base": [],
+        "visible": [],
         "moments": [],
         "activations": [],
         "ends": [],
@@ -192,6 +194,8 @@ def _measure(
     if spec.geometry.base_measures:
         everyone: Any = [training[info] for info in runs]
         found["base"] = [base_task.submit(title, runs, world.base, everyone, spec.geometry)]
+        if pairs:
+            found["visible"] = [visible_task.submit(title, runs, world.base, everyone)]
     if spec.geometry.activations and pairs:
         moments: Any = moments_task.submit(*on, spec.lora.targets, spec.geometry, spec.evaluation)
         everyone = [training[info] for info in runs]

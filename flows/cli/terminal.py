@@ -88,9 +88,9 @@ class StudyDisplay:
             return
         self.told[event.name] = now
         elapsed = now - self.begun.get(event.name, now)
-        left = elapsed * (event.total - event.done) / event.done if event.done else float("nan")
+        left = f", about {elapsed * (event.total - event.done) / event.done:.0f} s left" if event.done else ""
         self.console.print(
-            f"  ...     {event.name}  {event.done}/{event.total} {event.note}, about {left:.0f} s left",
+            f"  ...     {event.name}  {event.done}/{event.total} {event.note}{left}",
             markup=False,
             highlight=False,
         )

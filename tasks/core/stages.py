@@ -53,9 +53,10 @@ ACCURACY = Stage("accuracy", 5, "accuracy and paired tests of all models", ("*",
 SPECTRUM = Stage("spectrum", 3, "singular values of one update", ("adapter",))
 GEOMETRY = Stage("geometry", 4, "every measure of one pair of updates", ("a", "b"))
 COMPARE = Stage("compare", 4, "the geometry of adapters that exist already", ("base", "*"))
-BASE_MEASURES = Stage("base measures", 1, "what one update does to the base's weights", ("adapter",))
+BASE_MEASURES = Stage("base measures", 2, "what one update does to the base's weights", ("adapter",))
 PATH_END = Stage("path end", 2, "losses and accuracy of one model on the paths' problems", ("adapter", "problems"))
 PATH = Stage("path", 2, "losses and accuracy between two updates", ("a", "b", "problems"))
+VISIBLE = Stage("visible overlap", 1, "which entries pairs of updates change both, in bfloat16", ("*",))
 MOMENTS = Stage("second moments", 1, "second moments of modules' inputs under the base", ("problems", "texts"))
 ACTIVATIONS = Stage(
     "activation geometry", 1, "the activation-weighted cosine of all pairs of updates", ("moments", "*")

@@ -20,6 +20,7 @@ from tasks.geometry.adapters.dora import Weights
 from tasks.geometry.adapters.opened import Named, check, open_adapter
 from tasks.geometry.delta import Source, aligned, shared
 from tasks.geometry.tables.build import geometry
+from tasks.geometry.visible import visible_frame
 
 __all__ = ["Comparison", "Named", "compare", "examine", "weigh"]
 
@@ -92,8 +93,9 @@ def compare(
     sources = aligned([one.source for one in opened])
     infos = [adapter.info for adapter in adapters]
     found = geometry(sources, infos, ks, checkpoint, progress)
+    seen = [visible_frame(sources, infos, checkpoint)] if checkpoint is not None else []
     return Comparison(
-        pair_metrics=found.pair_metrics,
+        pair_metrics=pl.concat([found.pair_metrics, *seen]),
         spectra=found.spectra,
         adapters=checked(pl.DataFrame([one.described() for one in opened], schema=ADAPTERS), ADAPTERS, "adapters"),
         unshared=_unshared(sources, infos),

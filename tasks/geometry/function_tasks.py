@@ -14,12 +14,13 @@ from tasks.core import home
 from tasks.core.results import ModelRef, Progress, RunInfo, StageResult
 from tasks.core.rows import rows_digest
 from tasks.core.sections import EvaluationSpec, FunctionSpec, GeometrySpec, PathSpec
-from tasks.core.stages import BASE_MEASURES, FUNCTIONS, MOMENTS, PATH, PATH_END
+from tasks.core.stages import BASE_MEASURES, FUNCTIONS, MOMENTS, PATH, PATH_END, VISIBLE
 from tasks.geometry.activations.measure import measure_moments
 from tasks.geometry.base.measures import measure_base
 from tasks.geometry.functions.measures import measure_functions
 from tasks.geometry.paths.curves import End, measure_ends, measure_path
 from tasks.geometry.task import identity
+from tasks.geometry.visible import measure_visible
 from tasks.grading.grade import GRADER
 from tasks.models.load import computed_on
 from tasks.stage import Part, can_heal, log_file, run_stage, run_stages, state_of, states_of
@@ -97,6 +98,20 @@ def base_task(
         return {place: writer(i) for i, place in enumerate(missing)}
 
     return states_of(run_stages(parts, f"base measures of {title}", compute))
+
+
+@task(task_run_name="visible overlap of {title}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
+def visible_task(title: str, infos: Sequence[RunInfo], base: ModelRef, trained: Sequence[StageResult]) -> Any:
+    """Artifact: ``pair_metrics.parquet`` (PAIR_METRICS_FRAME) of all pairs, with ``visible_overlap`` alone."""
+    inputs = {info.run: result.ref.sha256 for info, result in zip(infos, trained, strict=True)}
+    key = VISIBLE.key(inputs, {"base": base.identity, "identities": [identity(info) for info in infos]})
+
+    def compute(out: Path, progress: Progress) -> Any:
+        folder = open_store().local(base.ref) / base.folder
+        work = {"base": folder, "adapters": [_adapter(one) for one in trained], "infos": list(infos), "out": out}
+        return run_pinned(measure_visible, work, log=log_file(key), progress=progress)
+
+    return state_of(run_stage(key, f"visible overlap of {title}", compute))
 
 
 @task(task_run_name="second moments", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)

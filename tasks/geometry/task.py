@@ -116,6 +116,8 @@ def compare_task(title: str, adapters: Sequence[Named], base: Path | None, ks: S
     The work is done by threads of this process. Where the adapters lie is no part of the artifact: ``source`` is null.
     """
     settings: dict[str, Any] = {"identities": [identity(a.info) for a in adapters], "ks": list(ks)}
+    if base is not None:
+        settings["base"] = "where updates lie"  # measured since; of the same version without a base
     if any(is_dora(adapter.folder) for adapter in adapters):
         settings["dora"] = "from factors"  # it was merged before: another result under the same version
     key = COMPARE.key(_digests(adapters, base), settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
@@ -26,6 +27,8 @@ pairs were done at once; a pair by itself decomposes both adapters."""
 WEIGHTED_FLOPS = 1.4e10
 """Operations a second of one core on updates times second moments, in float64: 0.6 s were measured for a module with
 4,096 inputs in 8 adapters of rank 32, 0.2 s with 2,560."""
+SHOWN_SECONDS, COUNTED_SECONDS = 1e-7, 1e-9
+"""An entry of an update in bfloat16, as it is and shuffled; an entry of a pair, likewise. On one core."""
 SVD_SECONDS = 7.0
 """A module of 4096 x 2560: its full SVD on two cores (docs/compare.md), and as long again for each adapter's."""
 GRADE_SECONDS = 2e-4
@@ -201,6 +204,10 @@ def _after(work: Work) -> Iterator[Stage]:
         ratio = shape.hidden * shape.hidden * max(shape.hidden, shape.queries) / (2560 * 2560 * 4096)
         seconds = start + modules * SVD_SECONDS * ratio * (runs + 1)
         yield Stage("base measures", 1, f"{modules} modules x {runs} runs, full SVDs", modules * 1e6, seconds, 1)
+        entries = shape.layers * sum(math.prod(shape.modules.get(name, (0, 0))) for name in spec.lora.targets)
+        if pairs:
+            seconds = start + entries * (runs * SHOWN_SECONDS + pairs * COUNTED_SECONDS)
+            yield Stage("visible overlap", 1, f"{pairs} pairs of {modules} modules", 0, seconds, 1)
     if spec.geometry.activations and pairs:
         yield from _activations(work, modules, pairs)
     if spec.paths.n and runs > 1:

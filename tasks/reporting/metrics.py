@@ -183,6 +183,17 @@ PAIR = (
         columns=(Column("Orthogonal fraction"),),
     ),
     Metric(
+        "visible_overlap", "Entries that both change in bfloat16",
+        "Of the entries that either update changes once the merged weights are stored in bfloat16, the share that both "
+        "change. Chance: the second update with its rows and columns in a random order, so that it has what the base's "
+        "small weights alone give.",
+        "|{dW_a shows} and {dW_b shows}| / |either|", "after Mukherjee et al. 2025, arXiv 2505.11711",
+        _ENTRIES, axis="Share", nearer="high", bounds=_UNIT, null=True, beside=True,
+        columns=(Column("Changed by both, of those by either"),),
+        note="Changed by both: of the entries that either update changes in bfloat16, beside the same with the second "
+        "update's rows and columns shuffled.",
+    ),
+    Metric(
         "angle_right", "Largest angle of the top-{k} right subspaces",
         "The largest principal angle between the spaces that the k leading input directions span.",
         "acos(s_k(V_a^T V_b))", _BJORCK, _MEDIAN,
@@ -269,6 +280,22 @@ BASE = (
         "mean of |w' - w| <= 0.001 max(|w|, |w'|), w and w' in bfloat16", "Mukherjee et al. 2025, arXiv 2505.11711",
         "over all entries", decimals=4, bounds=_UNIT, columns=(Column("Update sparsity"),),
         note="Update sparsity: share of entries that stay as they are once the merged weight is stored in bfloat16.",
+    ),
+    Metric(
+        "principal_energy", "Energy in the base's top-{k} directions, times chance",
+        "How much of the update's square lies in the space of the base's k leading output and input directions, over "
+        "what an update in any direction has there: 1 is chance, below it the update avoids them.",
+        "|U_k^T dW V_k|_F^2 / |dW|_F^2 * out in / k^2, U and V of W", "after Zhu et al. 2025, arXiv 2511.08567", _MEAN,
+        decimals=2, columns=(Column("Energy in its top directions, times chance"),),
+        note="Energy: share of |dW|^2 in the space of W's top-k left and right singular vectors, and on the tenth of "
+        "entries where |W| is smallest, each over what an update in any direction has there.",
+    ),
+    Metric(
+        "small_weight_energy", "Energy on the base's smallest weights, times chance",
+        "How much of the update's square lies on the tenth of entries where the base weight is smallest, over a tenth: "
+        "1 is chance.",
+        "sum of dW^2 where |W| is smallest / |dW|_F^2 * 10", "after Zhu et al. 2025, arXiv 2511.08567", _MEAN,
+        decimals=2, columns=(Column("Energy on its smallest weights, times chance"),),
     ),
 )  # fmt: skip
 """Of one update beside the base weight W that it is added to."""

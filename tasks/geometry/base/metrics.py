@@ -14,6 +14,7 @@ import numpy as np
 
 from tasks.core.errors import InputError
 from tasks.geometry.angles import Overlap
+from tasks.geometry.base.energy import principal_energy, small_energy
 from tasks.geometry.base.intruders import intruder_dimensions
 from tasks.geometry.base.rotation import rotation
 from tasks.geometry.base.shift import spectrum_shift
@@ -49,6 +50,8 @@ class Moved:
     """One module before and after an update: what every metric is computed from, each part once."""
 
     base: BaseModule
+    update: Array
+    """(out, in) dW"""
     W: Array
     """(out, in) = W0 + dW"""
     s: Array
@@ -73,14 +76,15 @@ def moved(base: BaseModule, update: Update, k: int) -> Moved:
     """
     if update.shape != base.W.shape:
         raise InputError(f"the update is {update.shape}, the base weight {base.W.shape}: give the adapter's own base")
-    weight = base.W + formed(update)
+    dense = formed(update)
+    weight = base.W + dense
     after = base if np.array_equal(weight, base.W) else base_module(weight)
     known, rank = base.rank, min(base.rank, after.rank)
     sides = []
     for before_basis, after_basis in ((base.U, after.U), (base.V, after.V)):
         a, b = before_basis[:, :known], after_basis[:, : min(k, after.rank)]
         sides.append(Overlap(a, b, a.T @ b, rank))
-    return Moved(base, weight, after.s, *sides)
+    return Moved(base, dense, weight, after.s, *sides)
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,10 @@ def _rotation(pair: Overlap, k: int) -> float:
     return rotation(pair, k) if k <= pair.rank else math.nan
 
 
+def _principal(m: Moved, k: int) -> float:
+    return principal_energy(m.update, m.base.U[:, :k], m.base.V[:, :k]) if k <= m.base.rank else math.nan
+
+
 def _mean(values: Sequence[float], _: Sequence[int]) -> float:
     return mean(values)
 
@@ -122,12 +130,15 @@ BASE_METRICS: dict[str, BaseMetric] = {
     "base_rotation_right": BaseMetric(lambda m, k: _rotation(m.right, k), _median, by_k=True),
     "spectrum_shift": BaseMetric(lambda m, _: spectrum_shift(m.base.s, m.s), _mean),
     "update_sparsity": BaseMetric(lambda m, _: update_sparsity(m.base.W, m.W), _by_entries),
+    "principal_energy": BaseMetric(_principal, _mean, by_k=True),
+    "small_weight_energy": BaseMetric(lambda m, _: small_energy(m.update, m.base.W), _mean),
 }
 """Metric name -> how it is computed.
 
 intruder_dimensions (number among the k leading directions, epsilon .5), spectrum_shift: "*" is the mean over modules.
 base_rotation_left, base_rotation_right (degrees, largest angle of the top-k subspaces): "*" is the median.
 update_sparsity (share of entries): "*" is the share of all modules' entries.
+principal_energy, small_weight_energy (times what chance gives): "*" is the mean over modules.
 """
 
 

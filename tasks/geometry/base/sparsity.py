@@ -18,11 +18,15 @@ def update_sparsity(base: Array, moved: Array, tolerance: float = TOLERANCE) -> 
     neighbouring bfloat16 numbers differ by more than the default tolerance, it asks whether the rounded entries are
     equal (but for subnormal numbers). NaN for an empty weight.
     """
+    return float(np.mean(unchanged(base, moved, tolerance))) if base.size else float("nan")
+
+
+def unchanged(base: Array, moved: Array, tolerance: float = TOLERANCE) -> NDArray[np.bool_]:
+    """Which entries those are, of the same shape."""
     w, w_moved = bfloat16(base), bfloat16(moved)
     bound = tolerance * np.maximum(np.abs(w), np.abs(w_moved))
     # An entry that became infinite moved: infinity is not within a share of itself.
-    same = (np.abs(w_moved - w) <= bound) & np.isfinite(w_moved)
-    return float(np.mean(same)) if w.size else float("nan")
+    return np.asarray((np.abs(w_moved - w) <= bound) & np.isfinite(w_moved))
 
 
 def bfloat16(values: Array) -> NDArray[np.float64]:

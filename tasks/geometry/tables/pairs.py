@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import Any
@@ -20,7 +20,8 @@ from tasks.geometry.chance.nulls import mean_null, median_null, normal_percentil
 from tasks.geometry.cosine import quotient
 from tasks.geometry.delta import Array
 from tasks.geometry.updates.measure import ModuleMeasure
-from tasks.geometry.updates.metrics import PAIR_METRICS, PARTS, Key
+from tasks.geometry.updates.metrics import PAIR_METRICS, PARTS, Key, PairMetric
+from tasks.geometry.updates.modules import InnerPairs
 from tasks.geometry.updates.random_subspaces import SEED, TIES, TotalChance
 
 REPLICATES = 1000
@@ -46,8 +47,14 @@ class _Column:
 class PairTable:
     """Collects `ModuleMeasure`s, in any number of pairs, and makes their frame."""
 
-    def __init__(self, modules: Sequence[str], adapters: int, parts: Sequence[str] = PARTS) -> None:
-        self.modules = list(modules)
+    def __init__(
+        self,
+        modules: Sequence[str],
+        adapters: int,
+        parts: Sequence[str] = PARTS,
+        metrics: Mapping[str, PairMetric] = PAIR_METRICS,
+    ) -> None:
+        self.modules, self.metrics = list(modules), metrics
         self.places: list[Place] = places(self.modules)
         self.pairs = list(combinations(range(adapters), 2))
         self.parts = {name: np.zeros(self._shape) for name in parts}
@@ -63,17 +70,21 @@ class PairTable:
 
     def add(self, measured: ModuleMeasure) -> None:
         """Take in one module."""
-        if measured.pairs is None or measured.chance is None:
+        if measured.pairs is None:
             return
         n, places = self.modules.index(measured.module), measured.places
         self.random[n] = 1 - 1 / (measured.shape[0] * measured.shape[1])
         for name, part in self.parts.items():
             part[places, n] = getattr(measured.pairs, name)
-        self.total.add(places, measured.pairs, measured.chance)
+        if measured.chance is not None:
+            assert isinstance(measured.pairs, InnerPairs)
+            self.total.add(places, measured.pairs, measured.chance)
         for key, values in measured.values.items():
             column = self.columns.get(key) or self.columns.setdefault(key, self._column())
             column.value[places, n] = values
             column.present[places, n] = measured.pairs.width >= (key[1] or 1)
+            if measured.chance is None:
+                continue
             column.percentile[places, n] = measured.chance.percentile.get(key, np.nan)
             column.mean[n] = measured.chance.mean.get(key, np.nan)
             if key in measured.chance.pools:
@@ -95,7 +106,7 @@ class PairTable:
         if not self.columns:  # one adapter alone, or pairs whose shared modules are all damaged
             return pl.DataFrame(schema=PAIR_METRICS_FRAME)
         groups = groups_of(self.places)
-        order = {name: place for place, name in enumerate(PAIR_METRICS)}
+        order = {name: place for place, name in enumerate(self.metrics)}
         keys = sorted(self.columns, key=lambda key: (order[key[0]], key[1] or 0))
         blocks = [self._block(key, groups) for key in keys]
         stacked = {name: np.stack([block[name] for block in blocks], axis=-1) for name in blocks[0]}
@@ -113,7 +124,7 @@ class PairTable:
 
     def _block(self, key: Key, groups: Sequence[Group]) -> dict[str, Array]:
         """One metric: every column of the frame as (P, G + N), groups first."""
-        column, metric = self.columns[key], PAIR_METRICS[key[0]]
+        column, metric = self.columns[key], self.metrics[key[0]]
         members = np.array([group.members for group in groups], dtype=np.int64)
         value = metric.overall(self.parts, column.value, members)
         low, high = self._interval(key)
@@ -139,14 +150,14 @@ class PairTable:
         low, high = self._over_few(key, members, present) if few.any() else np.full((2, len(self.pairs)), np.nan)
         if not few.all():
             counts = cluster_counts(layers, REPLICATES, np.random.default_rng((SEED, 2)))
-            many = interval(PAIR_METRICS[key[0]].overall(self.parts, column.value, counts))
+            many = interval(self.metrics[key[0]].overall(self.parts, column.value, counts))
             low, high = np.where(few, low, many[0]), np.where(few, high, many[1])
         return low, high
 
     def _over_few(self, key: Key, members: Counts, present: NDArray[np.bool_]) -> tuple[Array, Array]:
         """`t_interval` of every pair; of a ratio of norms on the logarithm's scale, so that its inverse has the
         inverse interval. ``members`` (L, N), ``present`` (P, L) whether a pair has a value in a layer."""
-        column, metric = self.columns[key], PAIR_METRICS[key[0]]
+        column, metric = self.columns[key], self.metrics[key[0]]
         value = metric.overall(self.parts, column.value, np.ones_like(members[:1]))[:, 0]
         layers = metric.overall(self.parts, column.value, members if metric.is_median else 1 - members)
         layers = np.where(present, layers, np.nan)
@@ -163,6 +174,9 @@ class PairTable:
 
         NaN where the cosine has no value, and where a right singular vector of a module is not known.
         """
+        if ("cosine", None) not in keys:
+            nothing = np.full((*values.shape[:2], 1), np.nan)
+            return dict.fromkeys(("null_sd", "shared_null_sd", "shared_percentile"), nothing)
         counts = np.vstack([[group.members for group in groups], np.eye(len(self.modules), dtype=np.int64)])
         cosine = values[:, :, keys.index(("cosine", None))]
         lengths = np.sqrt(self.parts["squared_a"] @ counts.T) * np.sqrt(self.parts["squared_b"] @ counts.T)
@@ -176,7 +190,7 @@ class PairTable:
 
     def _null(self, key: Key, members: Counts) -> Array:
         """What chance gives one metric on average, (P, G + N). The mean of a median is not the median of the means."""
-        column, metric = self.columns[key], PAIR_METRICS[key[0]]
+        column, metric = self.columns[key], self.metrics[key[0]]
         if metric.null is None:
             return np.full((len(self.pairs), len(members) + len(self.modules)), np.nan)
         defined = ~np.isnan(column.value)
@@ -203,7 +217,7 @@ class PairTable:
     def _pooled(self, key: Key, which: Counts) -> Array:
         """(D,) draws of the value of the modules ``which`` together; made once for all groups of the same pools."""
         pools = [self.columns[key].pools[n] for n in np.flatnonzero(which)]
-        null_of = median_null if PAIR_METRICS[key[0]].is_median else mean_null
+        null_of = median_null if self.metrics[key[0]].is_median else mean_null
         known = key[0], tuple(sorted(id(pool) for pool in pools))
         if known not in self._nulls:
             self._nulls[known] = null_of(pools, np.random.default_rng((SEED, 3)))
@@ -211,7 +225,7 @@ class PairTable:
 
     def _percentile(self, key: Key, values: Array) -> Array:
         """(P,) percentiles of the values over everything, against what chance gives everything."""
-        column, metric = self.columns[key], PAIR_METRICS[key[0]]
+        column, metric = self.columns[key], self.metrics[key[0]]
         result = np.full(len(self.pairs), np.nan)
         if metric.null is None:
             return result
@@ -250,7 +264,7 @@ class PairTable:
         columns["k"] = pl.Series([k for _, k in keys], dtype=pl.Int64()).gather(key)
         measured = ("value", "low", "high", "null", "percentile")
         numbers = {name: pl.Series(stacked[name][at], nan_to_null=True) for name in measured}
-        of_cosine = key == keys.index(("cosine", None))
+        of_cosine = np.array([name == "cosine" for name, _ in keys])[key]
         for name in ("null_sd", "shared_null_sd", "shared_percentile"):
             numbers[name] = pl.Series(np.where(of_cosine, stacked[name][*at[:2], 0], np.nan), nan_to_null=True)
         return pl.DataFrame(columns | numbers).select(list(PAIR_METRICS_FRAME))

@@ -18,7 +18,7 @@ from tasks.geometry.delta import Array, NotFinite, Source, Update, check_size, n
 from tasks.geometry.frames import Row
 from tasks.geometry.spectrum import Spectrum
 from tasks.geometry.updates.metrics import Key, module_values
-from tasks.geometry.updates.modules import Decomposed, Index, InnerPairs, pair_up
+from tasks.geometry.updates.modules import Decomposed, Index, SomePairs, pair_up
 from tasks.geometry.updates.random_subspaces import Chance, ModuleChance
 
 BaseRows = Callable[[str, Mapping[int, Update]], Mapping[int, list[Row]]]
@@ -34,7 +34,7 @@ class ModuleMeasure:
     spectra: dict[int, Spectrum]
     places: Index
     """(P_m,) the numbers of its pairs among all pairs."""
-    pairs: InnerPairs | None = None
+    pairs: SomePairs | None = None
     values: dict[Key, Array] = field(default_factory=dict)
     chance: ModuleChance | None = None
     base: Mapping[int, list[Row]] = field(default_factory=dict)

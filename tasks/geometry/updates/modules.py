@@ -100,11 +100,17 @@ class Overlaps:
 
 
 @dataclass(frozen=True, eq=False)
-class InnerPairs:
-    """P pairs of updates of one module in an inner product: what their cosine takes. Arrays are (P,)."""
+class SomePairs:
+    """P pairs of updates of one module. Arrays are (P,)."""
 
     width: Index
     """Singular directions that both can have: the smaller min(r, out, in)."""
+
+
+@dataclass(frozen=True, eq=False)
+class InnerPairs(SomePairs):
+    """The same in an inner product: what their cosine takes."""
+
     inner: Array
     squared_a: Array
     squared_b: Array

@@ -15,8 +15,8 @@ from tasks.problems.world import problems_key
 RELEASED = {
     "pretrain": {2}, "dequantise": {1}, "published": {1}, "problems": {1, 3}, "prompts": {2}, "completions": {2},
     "journal": {1}, "rollouts": {3}, "grade": {2}, "reference": {1}, "train": {2}, "evaluate": {5}, "accuracy": {5},
-    "spectrum": {3}, "geometry": {4}, "compare": {4}, "base measures": {1}, "path end": {2}, "path": {2},
-    "functions": {2}, "second moments": {1}, "activation geometry": {1}, "gradients": {1},
+    "spectrum": {3}, "geometry": {4}, "compare": {4}, "base measures": {2}, "path end": {2}, "path": {2},
+    "functions": {2}, "visible overlap": {1}, "second moments": {1}, "activation geometry": {1}, "gradients": {1},
 }  # fmt: skip
 """Names and versions in people's caches: a change here means that all of them compute that stage again."""
 

@@ -62,6 +62,15 @@ def test_every_metric_equals_its_dense_definition(shape: tuple[int, int, int], s
     w, w_after = (torch.from_numpy(x).to(torch.bfloat16).double() for x in (weight, after))
     same = ((w_after - w).abs() <= 1e-3 * torch.maximum(w.abs(), w_after.abs())).double().mean()
     assert found["update_sparsity", None] == pytest.approx(float(same), abs=1e-15)
+    change, (out, n_in) = dense(factors), weight.shape
+    for k in KS:
+        inside = sum((u[:, i] @ change @ vt[j]) ** 2 for i in range(k) for j in range(k))
+        share = inside / np.sum(change**2) * out * n_in / k**2
+        assert found["principal_energy", k] == pytest.approx(share, rel=1e-9)
+    order, tenth = np.argsort(np.abs(weight), axis=None), weight.size / 10
+    energies = np.ravel(change)[order] ** 2
+    smallest = np.sum(energies[: int(tenth)]) + (tenth - int(tenth)) * energies[int(tenth)]
+    assert found["small_weight_energy", None] == pytest.approx(smallest / np.sum(energies) * 10, rel=1e-9)
 
 
 def test_a_dense_update_gives_what_its_factors_give() -> None:
@@ -190,7 +199,7 @@ def test_rotating_input_and_output_or_scaling_both_changes_nothing() -> None:
     scaled = measure(-4 * weight, factors._replace(scale=-4 * factors.scale))  # a power of two: same bfloat16 mantissas
     for key, value in found.items():
         assert scaled[key] == pytest.approx(value, abs=1e-10)
-        if key[0] != "update_sparsity":  # the only one that looks at single entries
+        if key[0] not in ("update_sparsity", "small_weight_energy"):  # which look at single entries
             assert turned[key] == pytest.approx(value, abs=1e-10)
 
 

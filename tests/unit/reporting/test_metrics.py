@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from tasks.core.sections import PathSpec
+from tasks.geometry import visible
 from tasks.geometry.activations.pairs import NAME
 from tasks.geometry.base.metrics import BASE_METRICS
 from tasks.geometry.spectrum import RANKS
@@ -29,7 +30,7 @@ def test_the_committed_page_is_made_from_the_catalogue() -> None:
 
 def test_every_metric_that_is_computed_has_an_entry_and_the_other_way_round() -> None:
     turned = {metric.turned for metric in PAIR} - {"", INVERSE}
-    assert {metric.name for metric in PAIR} | turned == {*PAIR_METRICS, NAME}
+    assert {metric.name for metric in PAIR} | turned == {*PAIR_METRICS, NAME, visible.NAME}
     assert {metric.name for metric in UPDATE} == {"norm", *RANKS}
     assert {metric.name for metric in BASE} == set(BASE_METRICS)
     assert [metric.name for metric in PATH] == list(PathSpec().readings)
@@ -37,9 +38,10 @@ def test_every_metric_that_is_computed_has_an_entry_and_the_other_way_round() ->
 
 @pytest.mark.parametrize("entry", PAIR, ids=lambda entry: entry.name)
 def test_an_entry_says_of_a_metric_what_is_computed(entry: Metric) -> None:
-    computed = PAIR_METRICS["cosine" if entry.name == NAME else entry.name]
+    beside = {NAME: PAIR_METRICS["cosine"], visible.NAME: visible.METRIC}
+    computed = (PAIR_METRICS | beside)[entry.name]
     assert entry.bounds == computed.span
-    assert entry.null == (computed.null is not None)
+    assert entry.null == (computed.null is not None or entry.name == visible.NAME)  # whose null is counted
     assert ("median" in entry.over) == computed.is_median
     assert ("{k}" in entry.title) == computed.by_k
 
