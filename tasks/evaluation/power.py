@@ -58,6 +58,7 @@ def exact_power(n: int, discordance: float, difference: float, alpha: float = LE
     return float(min(1.0, weights @ rejected))
 
 
+@lru_cache(maxsize=4096)  # the discordance is a count by n: of many pairs, few are different
 def detectable_difference(n: int, discordance: float, alpha: float = LEVEL, power: float = POWER) -> float | None:
     """Smallest true difference in accuracy (a share) that the test finds with that power on n problems.
 

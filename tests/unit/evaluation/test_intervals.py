@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from tasks.core.errors import InputError
@@ -135,6 +136,12 @@ def test_holm_by_hand() -> None:
     assert holm([0.5, 0.9]).tolist() == [1.0, 1.0]
     assert holm([0.2]).tolist() == [0.2]
     assert holm([]).shape == (0,)
+
+
+@pytest.mark.parametrize("m", [1, 6, 15, 45])
+def test_holm_is_statsmodels(m: int) -> None:
+    for p in (np.random.default_rng(m).random(m) / 10, np.random.default_rng(m).integers(0, 3, m) / 20):  # with ties
+        assert holm(p).tolist() == multipletests(p, method="holm")[1].tolist()
 
 
 def test_the_interval_of_paired_shares_by_hand() -> None:

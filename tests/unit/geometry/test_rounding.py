@@ -85,12 +85,12 @@ Q0, Q1 = (f"model.layers.{i}.self_attn.q_proj" for i in (0, 1))
 def compared(tmp_path: Path, kind: torch.dtype) -> Comparison:
     """Two fine-tunes of rank 2 at a thousandth of a bfloat16 base, of which they share one direction."""
     rng = np.random.default_rng(0)
-    base = {name: stored(0.02 * rng.standard_normal((256, 192)), torch.bfloat16) for name in (Q0, Q1)}
-    common = {name: np.outer(rng.standard_normal(256), rng.standard_normal(192)) for name in base}
+    base = {name: stored(0.02 * rng.standard_normal((96, 64)), torch.bfloat16) for name in (Q0, Q1)}
+    common = {name: np.outer(rng.standard_normal(96), rng.standard_normal(64)) for name in base}
     for folder in ("base", "a", "b"):
         tensors = {}
         for name, weight in base.items():
-            update = common[name] + 0.4 * np.outer(rng.standard_normal(256), rng.standard_normal(192))
+            update = common[name] + 0.4 * np.outer(rng.standard_normal(96), rng.standard_normal(64))
             update *= (folder != "base") * 1e-3 * np.linalg.norm(weight) / np.linalg.norm(update)
             tensors[f"{name}.weight"] = torch.from_numpy(weight + update).to(kind)
         (tmp_path / folder).mkdir()

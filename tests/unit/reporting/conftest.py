@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import combinations
 from typing import Any
 
@@ -14,6 +16,7 @@ from statsmodels.stats.proportion import proportion_confint
 from tasks.core.frames import ACCURACY, ADAPTERS, ITEMS, PAIR_METRICS_FRAME, SPECTRA, TRAINING, UNSHARED, checked
 from tasks.core.results import RunInfo
 from tasks.evaluation.accuracy import mcnemar_table
+from tasks.reporting.charts.svg import inline_svg
 from tasks.reporting.views.study import Study
 from tests.lab.functions import (
     COSINE_TO_SFT,
@@ -176,8 +179,18 @@ def make_training(rng: np.random.Generator, runs: list[RunInfo]) -> pl.DataFrame
     return pl.DataFrame(rows, schema=TRAINING, orient="row")
 
 
-def make_study(runs: list[RunInfo] = RUNS, solve: float = 1.0) -> Study:
-    """A whole study; equal arguments give equal tables."""
+def make_study(runs: Sequence[RunInfo] = RUNS, solve: float = 1.0) -> Study:
+    """A whole study; for equal arguments the same one, in which nobody may change anything."""
+    return _made(tuple(runs), solve)
+
+
+@cache
+def _made(runs: tuple[RunInfo, ...], solve: float) -> Study:
+    return made_anew(runs, solve)
+
+
+def made_anew(runs: Sequence[RunInfo] = RUNS, solve: float = 1.0) -> Study:
+    """Equal arguments give equal tables."""
     rng = np.random.default_rng(0)
     items = make_items(rng, runs, solve)
     names = [("pretrain", "pretrain tiny"), ("rollouts", "rollouts K=4"), *(("train", info.label) for info in runs[1:])]
@@ -229,6 +242,25 @@ def make_study(runs: list[RunInfo] = RUNS, solve: float = 1.0) -> Study:
             "notes": ["RIFT uses the linear form: weights +1 and -0.2."],
         },
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def drawn_once() -> Iterator[None]:
+    """A figure of the same numbers is drawn once a session, and once made a PNG: most of a page's time."""
+    import vl_convert
+
+    drawn: dict[str, str] = {}
+
+    def draw(key: str, label: str, spec: dict[str, Any]) -> str:
+        name = json.dumps([key, label, spec], default=str)
+        if name not in drawn:
+            drawn[name] = inline_svg(key, label, spec)
+        return drawn[name]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.reporting.charts.picture.inline_svg", draw)
+        patch.setattr(vl_convert, "svg_to_png", cache(vl_convert.svg_to_png))
+        yield
 
 
 @pytest.fixture(scope="session")
