@@ -14,7 +14,17 @@ from prefect import flow, runtime, task
 from prefect.artifacts import create_image_artifact, create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.comparison import DEFAULT_KS, Request, modules_of, read_frames, resolve, title, with_weighted, write
+from flows.comparison import (
+    DEFAULT_KS,
+    Request,
+    merge_frames,
+    modules_of,
+    read_frames,
+    resolve,
+    title,
+    with_weighted,
+    write,
+)
 from flows.form import titled
 from flows.record import end_recorded
 from flows.servers.crashed_runs import open_recorded
@@ -24,7 +34,7 @@ from tasks.core.events import Event, emit
 from tasks.core.results import ModelRef, StageResult
 from tasks.core.sections import flatten
 from tasks.geometry.adapters.arguments import label_all, parse
-from tasks.geometry.function_tasks import text_moments_task
+from tasks.geometry.function_tasks import merge_losses_task, text_moments_task
 from tasks.geometry.task import compare_task, weigh_task
 from tasks.models.external import reference as as_reference
 from tasks.reporting.publish.mlflow_record import describe_by_report
@@ -59,7 +69,8 @@ def compare_flow(
     replicates: Annotated[tuple[str, ...], titled("Twins")] = (),
     ks: Annotated[tuple[int, ...], titled("Subspace dimensions (k)")] = DEFAULT_KS,
     out: Annotated[str | None, titled("Folder of the report")] = None,
-    texts: Annotated[str | None, titled("Texts for the activation-weighted cosine")] = None,
+    texts: Annotated[str | None, titled("Texts for the activation-weighted cosine, and for merges")] = None,
+    merge: Annotated[bool, titled("Before a merge")] = False,
 ) -> CompareOutcome:
     """Measure the geometry of adapters' weight updates, every pair of them.
 
@@ -71,16 +82,18 @@ def compare_flow(
         ks: Subspace dimensions.
         out: Folder of the report; by default one under ``runs/``.
         texts: JSONL or parquet with ``text``, or ``prompt`` and ``completion``, that the base reads: the cosine is
-            then also weighted by the inputs that its modules have on them.
+            then also weighted by the inputs that its modules have on them, and the losses of merges are measured.
+        merge: Also say what a merge of the reference with each other adapter would do.
     """
     began = now()
-    asked = resolve(adapters, base, reference, replicates, ks, out, texts=texts)
+    asked = resolve(adapters, base, reference, replicates, ks, out, texts=texts, merge=merge)
     with _recorded(asked) as run:
         state = compare_task(asked.title, asked.adapters, asked.base, asked.ks, return_state=True)
         measured: StageResult = state.result()
         weighted = _weighted(asked, measured)
-        page = report_comparison(asked, measured, weighted, run)
-    hit = all(one.hit for one in (measured, *weighted))
+        losses = _merge_losses(asked)
+        page = report_comparison(asked, measured, weighted, losses, run)
+    hit = all(one.hit for one in (measured, *weighted, *losses))
     return CompareOutcome(page, run, str(runtime.flow_run.id or ""), hit, now() - began)
 
 
@@ -96,8 +109,23 @@ def _weighted(asked: Request, measured: StageResult) -> tuple[StageResult, ...]:
     return moments, found.result()
 
 
+def _merge_losses(asked: Request) -> tuple[StageResult, ...]:
+    """The losses of merges on the texts; nothing where they are not asked about, or there are no texts."""
+    if not asked.merge or asked.texts is None or asked.base is None:
+        return ()
+    base = ModelRef(as_reference(asked.base))
+    state = merge_losses_task(asked.title, base, asked.texts, asked.merged, return_state=True)
+    return (state.result(),)
+
+
 @task(task_run_name="report", cache_policy=NO_CACHE)
-def report_comparison(asked: Request, measured: StageResult, weighted: tuple[StageResult, ...], run: str) -> str:
+def report_comparison(
+    asked: Request,
+    measured: StageResult,
+    weighted: tuple[StageResult, ...],
+    losses: tuple[StageResult, ...],
+    run: str,
+) -> str:
     """Write the report, make it the MLflow run's artifacts and Prefect's, and return its page."""
     began = time.perf_counter()
     emit(Event("start", "report"))
@@ -107,6 +135,7 @@ def report_comparison(asked: Request, measured: StageResult, weighted: tuple[Sta
         moments, cosines = weighted
         found = pl.read_parquet(open_store().local(cosines.ref) / "pair_metrics.parquet")
         frames, notes = with_weighted(frames, notes, found, moments.summary)
+    frames |= merge_frames(asked, open_store().local(losses[0].ref) if losses else None)
     files = write(asked, frames, notes)
     open_store().log_files(run, files, files[0].parent)
     describe_by_report(run, files[0])

@@ -35,6 +35,8 @@ class Request:
     """What the activation-weighted cosine is measured on; None: it is not."""
     gguf: Gguf | None = None
     """The file that ``base`` was dequantised from."""
+    merge: bool = False
+    """Whether it is asked what a merge of the reference with each other adapter would do."""
 
     @property
     def base_name(self) -> str | None:
@@ -45,6 +47,12 @@ class Request:
     def infos(self) -> list[RunInfo]:
         """The adapters' identities, in the order in which they were given."""
         return [adapter.info for adapter in self.adapters]
+
+    @property
+    def merged(self) -> list[tuple[str, Path]]:
+        """(name, folder) of the adapters, the reference first."""
+        both = [(adapter.info.run, adapter.folder) for adapter in self.adapters]
+        return sorted(both, key=lambda one: one[0] != self.reference)
 
     @property
     def title(self) -> str:
@@ -61,6 +69,7 @@ def resolve(
     out: str | None = None,
     plain: bool = False,
     texts: str | None = None,
+    merge: bool = False,
 ) -> Request:
     """Find every adapter, fetching what is elsewhere, and read the headers of its files. Raises `InputError`.
 
@@ -104,7 +113,38 @@ def resolve(
         if start is None and is_model(adapter.folder):
             raise InputError(f"{adapter.source}: a whole model; its update needs what it started from: --base MODEL")
     examine(named, start)
-    return Request(named, start, chosen, tuple(sorted(set(ks))), folder, read, gguf)
+    found = Request(named, start, chosen, tuple(sorted(set(ks))), folder, read, gguf, merge)
+    if merge:
+        _check_merge(found)
+    return found
+
+
+def _check_merge(asked: Request) -> None:
+    """Refuse what PEFT cannot merge as factors, and with texts what has more than factors."""
+    from tasks.geometry.adapters.adapter import AdapterSource
+    from tasks.geometry.paths.line import open_plain
+
+    for _, folder in asked.merged:
+        AdapterSource(folder) if asked.texts is None else open_plain(folder)
+
+
+def merge_frames(asked: Request, losses: Path | None) -> dict[str, pl.DataFrame]:
+    """What a merge of the reference with each other adapter does, from their factors; with the losses in the folder
+    ``losses`` where they were measured. Empty where no merge is asked about."""
+    import polars as pl
+
+    from tasks.geometry.adapters.adapter import AdapterSource
+    from tasks.geometry.delta import aligned
+    from tasks.geometry.merging import merges_frame
+
+    if not asked.merge:
+        return {}
+    first, *others = aligned([AdapterSource(folder) for _, folder in asked.merged])
+    name, *names = [name for name, _ in asked.merged]
+    frames = {"merges": merges_frame([(name, other, first, own) for other, own in zip(names, others, strict=True)])}
+    if losses is not None:
+        frames["merge_losses"] = pl.read_parquet(losses / "merge_losses.parquet")
+    return frames
 
 
 def write(asked: Request, frames: Mapping[str, pl.DataFrame], notes: Sequence[str]) -> list[Path]:
@@ -112,6 +152,7 @@ def write(asked: Request, frames: Mapping[str, pl.DataFrame], notes: Sequence[st
     import polars as pl
 
     from tasks.geometry.adapters.opened import FACTORED
+    from tasks.geometry.relations import relations_frame
     from tasks.reporting.publish.write import write_comparison
 
     sources = {adapter.info.run: adapter.source for adapter in asked.adapters}
@@ -123,7 +164,8 @@ def write(asked: Request, frames: Mapping[str, pl.DataFrame], notes: Sequence[st
     )
     if asked.gguf is not None:
         notes = [*notes, asked.gguf.note]
-    return write_comparison(asked.infos, {**frames, "adapters": own}, notes, asked.reference, asked.out)
+    frames = {**frames, "adapters": own, "relations": relations_frame(frames["pair_metrics"])}
+    return write_comparison(asked.infos, frames, notes, asked.reference, asked.out)
 
 
 def with_weighted(
@@ -145,12 +187,13 @@ def modules_of(frames: Mapping[str, pl.DataFrame]) -> list[str]:
 
 
 def read_frames(folder: Path) -> dict[str, pl.DataFrame]:
-    """The frames of a comparison, from its artifact or its report's folder."""
+    """The frames of a comparison, from its artifact or, with those that are derived, from its report's folder."""
     import polars as pl
 
     from tasks.geometry.compare import FRAMES
 
-    return {name: pl.read_parquet(folder / f"{name}.parquet") for name in FRAMES}
+    derived = [name for name in ("relations", "merges", "merge_losses") if (folder / f"{name}.parquet").is_file()]
+    return {name: pl.read_parquet(folder / f"{name}.parquet") for name in (*FRAMES, *derived)}
 
 
 def title(labels: Sequence[str], most: int = 6) -> str:

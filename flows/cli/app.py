@@ -186,6 +186,7 @@ def presets() -> int:
             "the cosine weighted by the base's activations",
         ),
         ("colinear compare 0f3c...e1 runs:/77aa...02/adapter", "adapters of MLflow runs"),
+        ("colinear compare a b --merge --base owner/base --texts dev.jsonl", "before a merge: what the sum would do"),
         ("colinear compare a b --plain --out report", "without Prefect and MLflow, for scripts"),
         note="An ADAPTER is a PEFT directory, a model directory (a full fine-tune; needs --base), a Hub id "
         "(owner/name[/folder][@revision]), an MLflow run id, or a URI (runs:/ID[/path], models:/name/version, "
@@ -204,7 +205,10 @@ def compare(
     ] = None,
     texts: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="With --base: texts (JSONL, parquet) for the activation-weighted cosine."),
+        typer.Option(
+            metavar="FILE",
+            help="With --base: texts (JSONL, parquet) for the activation-weighted cosine; with --merge for its losses.",
+        ),
     ] = None,
     reference: Annotated[
         str | None, typer.Option(metavar="NAME", help="The adapter to hold the others against. Default: the first.")
@@ -225,11 +229,15 @@ def compare(
     plain: Annotated[
         bool, typer.Option("--plain", help="Use neither Prefect nor MLflow: a fast start, and no record.")
     ] = False,
+    merge: Annotated[
+        bool,
+        typer.Option("--merge", help="Also say what merging the reference with each other adapter would do to both."),
+    ] = False,
 ) -> int:
     """Compare the weight updates of adapters or models that exist already, every pair of them."""
     from flows.cli.compare import run
 
-    return run(adapters, base, reference, replicate, k, out, plain=plain, texts=texts)
+    return run(adapters, base, reference, replicate, k, out, plain=plain, texts=texts, merge=merge)
 
 
 @app.command(

@@ -25,6 +25,7 @@ def run(
     *,
     plain: bool,
     texts: str | None = None,
+    merge: bool = False,
 ) -> int:
     """Compare adapters."""
     from rich.console import Console
@@ -37,7 +38,7 @@ def run(
     quiet()
     console = Console(soft_wrap=True)
     with StudyDisplay(console) as display, listening(display):
-        asked = resolve(adapters, base, reference, replicates, _dimensions(dimensions), out, plain, texts)
+        asked = resolve(adapters, base, reference, replicates, _dimensions(dimensions), out, plain, texts, merge)
     console.print(f"[bold]colinear compare[/] {len(asked.adapters)} adapters", highlight=False)
     began = time.monotonic()
     if plain:
@@ -47,7 +48,9 @@ def run(
         from flows.compare_flow import compare_flow
 
         outcome = run_flow(
-            lambda: compare_flow(list(adapters), base, reference, tuple(replicates), asked.ks, str(asked.out), texts),
+            lambda: compare_flow(
+                list(adapters), base, reference, tuple(replicates), asked.ks, str(asked.out), texts, merge
+            ),
             console,
         )
         page, hit = Path(outcome.page), outcome.hit
@@ -86,7 +89,37 @@ def _plain(asked: Request, console: Console) -> Path:
     if asked.texts is not None:
         with StudyDisplay(console) as display, listening(display):
             frames, notes = _weighted(asked, frames, notes)
+    if asked.merge:
+        with StudyDisplay(console) as display, listening(display):
+            frames = {**frames, **_merged(asked)}
     return write(asked, frames, notes)[0]
+
+
+def _merged(asked: Request) -> dict[str, pl.DataFrame]:
+    """What merges would do; with texts their losses, measured in a worker process."""
+    from flows.comparison import merge_frames
+    from tasks.core import home
+    from tasks.core.events import Event, emit
+    from tasks.core.results import LocalBase
+    from tasks.geometry.merge_losses import measure_merges
+    from tasks.workers.devices import run_pinned
+
+    if asked.texts is None or asked.base is None:
+        return merge_frames(asked, None)
+    name, began = "losses of the merges", time.monotonic()
+
+    def tell(done: int, total: int, note: str = "") -> None:
+        if total:
+            emit(Event("progress", name, done=done, total=total, note=note))
+
+    emit(Event("start", name))
+    with tempfile.TemporaryDirectory(prefix="colinear-") as scratch:
+        out = Path(scratch)
+        work = {"base": LocalBase(asked.base), "texts": asked.texts, "adapters": asked.merged, "out": out}
+        run_pinned(measure_merges, work, log=home.subfolder("logs") / "merges.log", progress=tell)
+        found = merge_frames(asked, out)
+    emit(Event("done", name, seconds=time.monotonic() - began))
+    return found
 
 
 def _weighted(

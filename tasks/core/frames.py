@@ -158,6 +158,54 @@ UNSHARED: dict[str, pl.DataType] = {
 }
 
 
+RELATIONS: dict[str, pl.DataType] = {
+    "run_a": pl.String(),
+    "run_b": pl.String(),
+    "relation": pl.String(),  # what the two look like: "one training, two orders", ..., "cannot say"
+    "related": pl.Boolean(),  # whether that is a relation of trainings, not of initialisations alone
+    "reason": pl.String(),  # the evidence, in a sentence
+    "modules": pl.Int64(),  # that both have
+    "cosine": pl.Float64(),  # of the updates
+    "norm_ratio": pl.Float64(),  # |a| / |b|
+    "lora_a_cosine": pl.Float64(),
+    "input_overlap": pl.Float64(),  # phi of the whole input subspaces: shared lora_A in any basis
+    "u1_overlap": pl.Float64(),  # |u1 u1'|, mean over modules
+}
+
+
+MERGES: dict[str, pl.DataType] = {
+    "run_a": pl.String(),
+    "run_b": pl.String(),
+    "kind": pl.String(),  # "*" for all modules, else "q_proj", ...
+    "modules": pl.Int64(),  # that at least one of the two has
+    "norm_a": pl.Float64(),
+    "norm_b": pl.Float64(),
+    "norm_sum": pl.Float64(),  # of dW_a + dW_b
+    "cancelled": pl.Float64(),  # share of norm_a^2 + norm_b^2 gone in the sum, of modules in which the two are opposed
+    "kept_a": pl.Float64(),  # <sum, dW_a> / |dW_a|^2; null for a zero update
+    "kept_b": pl.Float64(),
+    "share_a": pl.Float64(),  # norm_a^2 / (norm_a^2 + norm_b^2)
+    "linear_error": pl.Float64(),  # |linear - mean| / |mean| of PEFT's combinations; null where PEFT refuses linear
+}
+
+
+MERGE_LOSSES: dict[str, pl.DataType] = {
+    "run_a": pl.String(),
+    "run_b": pl.String(),
+    "n": pl.Int64(),  # texts
+    "tokens": pl.Int64(),  # that the losses are over
+    "loss_base": pl.Float64(),  # nats a token; of the base alone
+    "loss_a": pl.Float64(),
+    "loss_b": pl.Float64(),
+    "loss_mean": pl.Float64(),  # of base + (dW_a + dW_b) / 2
+    "loss_sum": pl.Float64(),  # of base + dW_a + dW_b
+    "barrier": pl.Float64(),  # of the straight path from a to b, above the chord
+    "low": pl.Float64(),  # 95 % over texts
+    "high": pl.Float64(),
+    "alpha": pl.Float64(),  # where it is; null where there is none
+}
+
+
 SPECTRA: dict[str, pl.DataType] = {
     "run": pl.String(),
     "method": pl.String(),

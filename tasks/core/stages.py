@@ -61,6 +61,7 @@ MOMENTS = Stage("second moments", 1, "second moments of modules' inputs under th
 ACTIVATIONS = Stage(
     "activation geometry", 1, "the activation-weighted cosine of all pairs of updates", ("moments", "*")
 )
+MERGE_LOSSES = Stage("merge losses", 1, "losses between adapters, and of their sum, on given texts", ("texts", "*"))
 FUNCTIONS = Stage("functions", 2, "CKA, logit lens and divergences of all models", ("problems", "*"))
 
 STAGES = tuple(value for value in vars().values() if isinstance(value, Stage))

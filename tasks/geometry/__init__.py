@@ -17,16 +17,20 @@ if TYPE_CHECKING:
     from tasks.geometry.connectivity import barrier
     from tasks.geometry.cosine import cosine_matrix, orthogonal_fraction
     from tasks.geometry.delta import load_delta
+    from tasks.geometry.merging import interference
+    from tasks.geometry.relations import relate
     from tasks.geometry.spectrum import effective_rank, singular_values
 
 __all__ = [
     "barrier",
     "cosine_matrix",
     "effective_rank",
+    "interference",
     "linear_cka",
     "load_delta",
     "orthogonal_fraction",
     "principal_angles",
+    "relate",
     "singular_values",
 ]
 
@@ -34,10 +38,12 @@ _MODULES = {
     "barrier": "connectivity",
     "cosine_matrix": "cosine",
     "effective_rank": "spectrum",
+    "interference": "merging",
     "linear_cka": "cka",
     "load_delta": "delta",
     "orthogonal_fraction": "cosine",
     "principal_angles": "angles",
+    "relate": "relations",
     "singular_values": "spectrum",
 }
 

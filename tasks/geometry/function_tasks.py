@@ -14,14 +14,16 @@ from tasks.core import home
 from tasks.core.results import ModelRef, Progress, RunInfo, StageResult
 from tasks.core.rows import rows_digest
 from tasks.core.sections import EvaluationSpec, FunctionSpec, GeometrySpec, PathSpec
-from tasks.core.stages import BASE_MEASURES, FUNCTIONS, MOMENTS, PATH, PATH_END, VISIBLE
+from tasks.core.stages import BASE_MEASURES, FUNCTIONS, MERGE_LOSSES, MOMENTS, PATH, PATH_END, VISIBLE
 from tasks.geometry.activations.measure import measure_moments
 from tasks.geometry.base.measures import measure_base
 from tasks.geometry.functions.measures import measure_functions
+from tasks.geometry.merge_losses import measure_merges
 from tasks.geometry.paths.curves import End, measure_ends, measure_path
-from tasks.geometry.task import identity
+from tasks.geometry.task import COMPARED, identity
 from tasks.geometry.visible import measure_visible
 from tasks.grading.grade import GRADER
+from tasks.models.external import reference
 from tasks.models.load import computed_on
 from tasks.stage import Part, can_heal, log_file, run_stage, run_stages, state_of, states_of
 from tasks.storage.store import open_store
@@ -247,3 +249,19 @@ def functions_task(
         return run_pinned(measure_functions, arguments, log=log_file(key), progress=progress)
 
     return state_of(run_stage(key, f"functions of {title}", compute))
+
+
+@task(task_run_name="merge losses of {title}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
+def merge_losses_task(title: str, base: ModelRef, texts: Path, adapters: Sequence[tuple[str, Path]]) -> Any:
+    """Losses from the first adapter to each other one. Artifact: ``merge_losses.parquet`` (MERGE_LOSSES)."""
+    local = base.at(open_store().local(base.ref))
+    inputs = {f"adapter {name}": reference(folder, COMPARED).sha256 for name, folder in adapters}
+    settings = {"base": base.identity, "runs": [name for name, _ in adapters]}
+    settings["device"] = computed_on(slots()[0].kind, local.folder)
+    key = MERGE_LOSSES.key({**inputs, "texts": rows_digest(texts)}, settings)
+
+    def compute(out: Path, progress: Progress) -> Any:
+        work = {"base": local, "texts": texts, "adapters": list(adapters), "out": out}
+        return run_pinned(measure_merges, work, log=log_file(key), progress=progress)
+
+    return state_of(run_stage(key, f"merge losses of {title}", compute))

@@ -18,9 +18,13 @@ from tasks.core.results import RunInfo
 from tasks.geometry.adapters.opened import FACTORED, MERGED
 from tasks.geometry.compare import Named
 from tasks.geometry.compare import compare as measure
+from tasks.geometry.delta import load_delta
 from tasks.storage.recorded import fetch, recall
 from tasks.storage.store import STUDIES, StageKey, Store
 from tests.lab.adapters import RANK, Done, adapter, compare, dense
+from tests.lab.updates import dense as formed
+from tests.lab.world import write_base
+from tests.unit.geometry.test_paths import write_adapter
 
 FRAMES = ("pair_metrics", "spectra", "adapters", "unshared")
 STUDY_TAGS = {"kind": "method", "run": "rft", "method": "rft", "seed": "3", "data_seed": "4", "lr": "0.001"}
@@ -152,6 +156,27 @@ def test_the_report_names_the_base_that_was_given_for_what_names_none(lab: Lab, 
 def found_frames(adapters: list[Named], scratch: Path) -> dict[str, pl.DataFrame]:
     found = measure(adapters, (1,), None, scratch)
     return {name: getattr(found, name) for name in FRAMES}
+
+
+def test_before_a_merge_the_plain_command_says_what_it_would_do(tmp_path: Path) -> None:
+    """With texts: on a real model's files, in a process of the worker's own."""
+    base = write_base(tmp_path / "base")
+    for seed, name in enumerate(("sft", "dpo"), start=1):
+        write_adapter(base, tmp_path / name, seed)
+    (tmp_path / "dev.jsonl").write_text('{"text": "the sum of 3 and 4 is 7"}\n{"text": "and so the sum is 5"}\n')
+    words = ("sft", "dpo", "--merge", "--base", "base", "--texts", "dev.jsonl", "--plain", "--out", "out")
+    done = compare(*words, folder=tmp_path, home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    x, y = (load_delta(tmp_path / name) for name in ("sft", "dpo"))
+    total = np.sqrt(sum(np.sum((formed(x.modules[name]) + formed(y.modules[name])) ** 2) for name in x.modules))
+    whole = pl.read_parquet(tmp_path / "out" / "merges.parquet").row(0, named=True)
+    assert (whole["run_a"], whole["run_b"], whole["kind"]) == ("sft", "dpo", "*")
+    assert whole["norm_sum"] == pytest.approx(total, rel=1e-9)
+    assert pl.read_parquet(tmp_path / "out" / "merge_losses.parquet")["n"].to_list() == [2]
+    said = done.stdout.split("Before a merge:")[1]
+    assert "loss, nats/token on 2 texts: base " in said
+    assert 'model.add_weighted_adapter(["sft", "dpo"], [0.5, 0.5], "mean", combination_type="cat")' in said
+    assert "sft ~ dpo: unrelated (" in done.stdout.split("Looks like:")[1]
 
 
 # --- the flow ---------------------------------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ REFUSED = {
     "base": ("sft dpo --base ./none", "--base: no folder './none'"),
     "whole model alone": ("sft whole", "whole: "),
     "truncated": ("sft short", "{folder}/short/adapter_model.safetensors: not a readable safetensors file "),
+    "merge of one": ("sft --merge", "adapters: a comparison needs two or more, got 1"),
+    "merge of other shapes": ("sft wide --merge", "module model.layers.0.self_attn.q_proj is (24, 24) in "),
     "other shapes": ("sft wide", "module model.layers.0.self_attn.q_proj is (24, 24) in "),
 }  # fmt: skip
 

@@ -81,7 +81,8 @@ def texts_of(file: Path, base: LocalBase) -> tuple[list[Text], int]:
     """The first `MOST_TEXTS` texts of a file (`read_rows`), and how many were cut at `MOST_TOKENS` or the context.
 
     A row has a ``text``, taken as it is, or a ``prompt`` (``question``, ``problem``) with a ``completion``
-    (``solution``, ``answer``), asked as the base is asked. Raises `InputError` for another row, and for an empty file.
+    (``solution``, ``answer``), asked as the base is asked. The first token of a bare text is its prompt, the rest what
+    is scored. Raises `InputError` for another row, and for an empty file.
     """
     from transformers import AutoTokenizer
 
@@ -92,21 +93,25 @@ def texts_of(file: Path, base: LocalBase) -> tuple[list[Text], int]:
     limit = min(MOST_TOKENS, context_length(base.folder, base.max_length))
     turn: Turn | None = None
     found: list[Text] = []
+    cut = 0
     for row in read_rows(file):
         if len(found) == MOST_TEXTS:
             break
         if (text := _string(row, ("text",))) is not None:
             ids = list(tokenizer(text)["input_ids"])
+            begins = 1
         elif (asked := _string(row, ASKED)) is not None and (answered := _string(row, ANSWERED)) is not None:
             turn = turn or turn_at(base)
-            ids = [*turn.prompt(asked), *turn.answer(answered)]
+            prompt = turn.prompt(asked)
+            ids, begins = [*prompt, *turn.answer(answered)], len(prompt)
         else:
             raise row.refuse("text", "a text, or a prompt with a completion", "write one text a row")
         if ids:
-            found.append(Text(ids, []))
+            cut += len(ids) > limit
+            found.append(Text(ids[: min(begins, limit)], ids[begins:limit]))
     if not found:
         raise InputError(f'{name_of(file)}: expected at least one text, got none; write one a line: {{"text": ...}}')
-    return [Text(text.prompt[:limit], []) for text in found], sum(len(text.prompt) > limit for text in found)
+    return found, cut
 
 
 def _string(row: Row, names: Sequence[str]) -> str | None:

@@ -9,7 +9,16 @@ from pathlib import Path
 import polars as pl
 
 from tasks.core.errors import InputError
-from tasks.core.frames import ADAPTERS, PAIR_METRICS_FRAME, SPECTRA, UNSHARED, checked
+from tasks.core.frames import (
+    ADAPTERS,
+    MERGE_LOSSES,
+    MERGES,
+    PAIR_METRICS_FRAME,
+    RELATIONS,
+    SPECTRA,
+    UNSHARED,
+    checked,
+)
 from tasks.core.results import RunInfo
 from tasks.reporting.claims.output import claims_json
 from tasks.reporting.files import json_text, parquet, sealed_json, write_files
@@ -60,6 +69,9 @@ def study_json(study: Study, document: Document, others: Mapping[str, bytes]) ->
     )
 
 
+DERIVED = {"relations": RELATIONS, "merges": MERGES, "merge_losses": MERGE_LOSSES}
+"""Frames of a comparison that may be missing."""
+
 SCHEMAS = {"pair_metrics": PAIR_METRICS_FRAME, "spectra": SPECTRA, "adapters": ADAPTERS, "unshared": UNSHARED}
 
 
@@ -68,7 +80,7 @@ def write_comparison(
 ) -> list[Path]:
     """Write the comparison of ``runs`` into ``out`` (made if need be) and return the paths, report.html first.
 
-    ``frames``: pair_metrics, spectra, adapters, unshared, in the schemas of `tasks.core.frames`. Two runs of one
+    ``frames``: pair_metrics, spectra, adapters, unshared, and any of `DERIVED`, in their schemas. Two runs of one
     ``method`` (and ``lr``) are taken for replicates, which measure a noise floor: give what is not known to be one
     method names of its own. ``reference``: the run that the others are compared with.
 
@@ -83,7 +95,8 @@ def write_comparison(
         raise InputError(f"comparison: two adapters have one name among {', '.join(names)}; give each its own")
     if reference not in names:
         raise InputError(f"reference: {reference} is none of the adapters; choose one of {', '.join(names)}")
-    data = {name: checked(frames[name], schema, name) for name, schema in SCHEMAS.items()}
+    wanted = {**SCHEMAS, **{name: schema for name, schema in DERIVED.items() if name in frames}}
+    data = {name: checked(frames[name], schema, name) for name, schema in wanted.items()}
     compared = Comparison(runs=list(runs), reference=runs[names.index(reference)], **data)
     document = comparison_document(compared, tuple(notes))
     record = {
@@ -91,6 +104,7 @@ def write_comparison(
         "runs": [asdict(info) for info in runs],
         "adapters": data["adapters"].to_dicts(),
         "noise_floor": noise_floor(compared.geometry),
+        **{name: data[name].to_dicts() for name in DERIVED if name in data},
         "warnings": document.findings.warnings,
         "headline": document.findings.said,
         "notes": notes,

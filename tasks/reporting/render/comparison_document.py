@@ -12,10 +12,15 @@ from tasks.reporting.formats import listed
 from tasks.reporting.render.document import Document, Section
 from tasks.reporting.tables.adapters import adapters_glance, adapters_table, plain_base, unshared_table
 from tasks.reporting.tables.geometry import base_table, matrix_table, spectrum_table
+from tasks.reporting.tables.merges import merge_tables
 from tasks.reporting.tables.pairs import pair_tables
+from tasks.reporting.tables.relations import relations_table
 from tasks.reporting.views.study import Comparison
 
 _LONGEST_TITLE = 60
+
+DERIVED = ("relations", "merges", "merge_losses")
+"""Frames that a comparison may have beside those of `FILES`."""
 
 FILES = ("pair_metrics.parquet", "spectra.parquet", "adapters.parquet", "unshared.parquet", "compare.json")
 
@@ -27,6 +32,7 @@ def comparison_document(compared: Comparison, notes: tuple[str, ...]) -> Documen
     base, spectrum = base_table(compared), spectrum_table(compared)
     layers = _drawn(cosine_profile_picture(compared), spectra_picture(compared))
     missing = unshared_table(compared.unshared)
+    likeness = () if compared.relations is None else (relations_table(compared.relations),)
     found = comparison_findings(compared)
     return Document(
         brand="colinear compare",
@@ -37,10 +43,11 @@ def comparison_document(compared: Comparison, notes: tuple[str, ...]) -> Documen
         pictures=_drawn(cosine_picture(compared), angle_picture(compared)),
         headline=adapters_glance(compared),
         sections=(
+            *_before_a_merge(compared),
             Section(
                 PAIRS,
                 (),
-                (against,),
+                (*likeness, against),
                 (*others, matrix_table(view)),
                 "Every measure of the pairs with the reference, beside noise and chance.",
                 found.on(PAIRS),
@@ -48,10 +55,26 @@ def comparison_document(compared: Comparison, notes: tuple[str, ...]) -> Documen
             Section("The updates", layers, (spectrum, *([base] if base else [])), ()),
             Section("The adapters", (), (adapters_table(compared.adapters),), (missing,) if missing else ()),
         ),
-        files=FILES,
+        files=(*FILES, *(f"{name}.parquet" for name in DERIVED if getattr(compared, name) is not None)),
         notes_title="Notes",
         notes_folded=True,
         explore=build_explore(compared),
+    )
+
+
+def _before_a_merge(compared: Comparison) -> tuple[Section, ...]:
+    """What the reference merged with each other adapter would be, where that was asked for."""
+    if compared.merges is None:
+        return ()
+    sums, *others = merge_tables(compared.merges, compared.merge_losses, compared.adapters)
+    return (
+        Section(
+            "Before a merge",
+            (),
+            (*others, sums),
+            (),
+            "What is left of two updates in their sum, and which of PEFT's calls makes their mean: linear does not.",
+        ),
     )
 
 

@@ -16,6 +16,8 @@ from tasks.reporting.findings.headline import findings
 from tasks.reporting.formats import NOT_MEASURED, in_sentence, number
 from tasks.reporting.tables.adapters import adapters_glance
 from tasks.reporting.tables.headline import headline_table
+from tasks.reporting.tables.merges import merge_lines
+from tasks.reporting.tables.relations import relation_lines
 from tasks.reporting.views.accuracy import MARGIN
 from tasks.reporting.views.pairs import UNDEFINED, ZERO
 from tasks.reporting.views.study import Comparison, Study
@@ -87,6 +89,10 @@ def comparison_renderable(frames: Mapping[str, pl.DataFrame], reference: str) ->
         next((info for info in runs if info.run == reference), None),
     )  # fmt: skip
     table = adapters_glance(compared)
+    relations, merges = frames.get("relations"), frames.get("merges")
+    pairs = [] if relations is None else [Text("Looks like:"), *map(Text, relation_lines(relations)), Text()]
+    summed = [] if merges is None else [Text("Before a merge:")]
+    summed += [] if merges is None else map(Text, merge_lines(merges, frames.get("merge_losses"), frames["adapters"]))
     grid = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     longest = max((len(info.run) for info in runs), default=0)
     for place, title in enumerate(("adapter", "cosine", "reads as", "top angle", "norm", "shared", "note")):
@@ -103,7 +109,7 @@ def comparison_renderable(frames: Mapping[str, pl.DataFrame], reference: str) ->
         "other measures are in the report."
     )
     said = [Text(f"- {sentence}") for sentence in comparison_lead(compared)]
-    return Group(*said, Text(), grid, Text(legend, style="dim"))
+    return Group(*said, Text(), grid, Text(legend, style="dim"), Text(), *pairs, *summed)
 
 
 def _compared(frames: Mapping[str, pl.DataFrame]) -> list[RunInfo]:

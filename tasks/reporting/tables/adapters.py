@@ -15,6 +15,7 @@ from tasks.core.results import RunInfo
 from tasks.reporting.formats import NOT_MEASURED, number, size
 from tasks.reporting.notes import interval, percentile
 from tasks.reporting.tables.headline import NEAR_ORTHOGONAL, NONE
+from tasks.reporting.tables.relations import relation_cell
 from tasks.reporting.tables.views import Cell, Table, said
 from tasks.reporting.views.floors import SHARED_START
 from tasks.reporting.views.pairs import BELOW_FLOOR, BELOW_START, REACHED, Geometry
@@ -65,8 +66,9 @@ def plain_base(name: str) -> str:
 
 
 def adapters_glance(compared: Comparison) -> Table:
-    """Cosine, first angle, size and shared modules of every adapter."""
+    """Cosine, first angle, size and shared modules of every adapter, and what it looks like where that is known."""
     view, reference, norms = compared.geometry, compared.reference, compared.norms
+    relations = compared.relations
     known = {row["run"]: row for row in compared.adapters.iter_rows(named=True)}
     small = hardly_trained(norms)
     bases = Counter(plain_base(base) for base in compared.adapters["base"] if base)
@@ -76,8 +78,12 @@ def adapters_glance(compared: Comparison) -> Table:
         norm = Cell(size(norms[info.run], 3))
         note = _note(info, view, known.get(info.run), usual, info.run in small)
         if reference is None or info == reference:
-            rows.append((Cell(info.run), Cell(NONE), Cell("the reference"), Cell(NONE), norm, Cell(NONE), Cell(note)))
+            blank = () if relations is None else (Cell(NONE),)
+            rows.append(
+                (Cell(info.run), Cell(NONE), Cell("the reference"), *blank, Cell(NONE), norm, Cell(NONE), Cell(note))
+            )
             continue
+        looks = relation_cell(relations, info.run, reference.run)
         found, angle = (view.estimate(info.run, reference.run, *key) for key in (("cosine",), ("angle_left", 1)))
         rank = percentile(found)
         tip = "; ".join(
@@ -91,6 +97,7 @@ def adapters_glance(compared: Comparison) -> Table:
                     tip=tip,
                 ),
                 _kind(info, reference, found.value, view),
+                *(() if relations is None else (looks or Cell(NONE),)),
                 Cell(NOT_MEASURED if angle.value is None else f"{number(angle.value, 1)}°", tip=interval(angle, 1)),
                 norm,
                 Cell(_shared(info, reference, compared.pair_metrics, known)),
@@ -98,7 +105,8 @@ def adapters_glance(compared: Comparison) -> Table:
             )
         )
     name = reference.run if reference else "the reference"
-    header = ("Adapter", f"Cosine to {name}", "Reads as", "Top angle", "Norm", "Shared modules", "Note")
+    looks_like = () if relations is None else ("Looks like",)
+    header = ("Adapter", f"Cosine to {name}", "Reads as", *looks_like, "Top angle", "Norm", "Shared modules", "Note")
     return Table(
         "adapters-glance",
         "Every adapter at a glance",

@@ -263,6 +263,9 @@ class Comparison(Updates):
     adapters: pl.DataFrame
     unshared: pl.DataFrame
     reference: RunInfo | None
+    relations: pl.DataFrame | None = None
+    merges: pl.DataFrame | None = None
+    merge_losses: pl.DataFrame | None = None
 
     @property
     def trained(self) -> list[RunInfo]:
