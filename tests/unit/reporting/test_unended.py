@@ -40,12 +40,7 @@ def test_it_stands_above_all_and_nothing_is_judged(study: Study) -> None:
     failed = [{"name": "a check", "ok": False, "detail": "no"}]
     endless = cut(replace(study, record={**study.record, "checks": failed}), "base", 0.5).judged()
     said = told(endless)
-    assert said.warnings[0] == (
-        "The base does not end its answers: 200 of 400 on the held-out problems were cut at evaluation.max_new_tokens. "
-        "A method that only teaches it to end them would win, so no accuracy there is judged. Raise "
-        "evaluation.max_new_tokens, or see what ends an answer under Data and checks and correct the template or the "
-        "base's generation_config.json."
-    )
+    assert "200 of 400 on the held-out problems were cut at evaluation.max_new_tokens" in said.warnings[0]
     own = endless.mcnemar.filter(benchmark="heldout")
     assert own["verdict"].unique().to_list() == ["not judged"]
     assert own["p_value"].null_count() == own["p_holm"].null_count() == own["detectable"].null_count() == own.height > 0
