@@ -194,7 +194,7 @@ def test_one_methods_setting_retrains_that_method_only(lab: Lab, first: Study) -
     assert len(pairs) == len(others)
     expected = {"train rift seed=0 lr=1e-3", "evaluate rift seed=0 lr=1e-3", "spectrum rift", "accuracy"} | pairs
     expected |= {"path end rift", "base measures rift", "functions of base and 7 adapters"}
-    expected |= {"activation geometry of 7 adapters", "visible overlap of 7 adapters"}
+    expected |= {"activation geometry of 7 adapters", "visible overlap of 7 adapters", "gradients"}
     # A path to another method's replicate, which differs in the data order too, is not walked.
     expected |= {pair.replace("geometry", "path") for pair in pairs if "order1" not in pair}
     assert changed.names(hit=False) == expected
