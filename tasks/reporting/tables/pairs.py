@@ -19,6 +19,9 @@ MOST_PAIRS = 60
 
 NULL_ROW = "random subspaces (null)"
 
+COSINES = ("cosine", "activation_cosine")
+"""Metrics that say how they stand to the noise floor."""
+
 OWN = -1
 """Stands for each pair's own largest k."""
 
@@ -125,8 +128,8 @@ def _pair_row(pair: Pair, columns: Sequence[Shown], view: Geometry) -> tuple[Cel
             rank = percentile(found)
             null = f"null {number(found.null, column.decimals)}" if found.null else ""
             subs += said(null) + said(f"percentile {rank}" if rank else "") + said(both_nulls(found))
-        if column.metric.name == "cosine":
-            subs += (*said(across_note(view, run, other)), *said(standing))
+        if (name := column.metric.name) in COSINES:
+            subs += (*said(across_note(view, run, other, name)), *said(view.standing(run, other, name)))
         cells.append(Cell(column.text(found.value), subs))
     return (Cell(run.run, said(standing if standing in (IS_FLOOR, IS_START) else "")), Cell(other.run), *cells)
 

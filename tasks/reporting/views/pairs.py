@@ -226,13 +226,13 @@ class Geometry:
         pairs = [(a, b) for a, b in self.replicate_pairs[INITIALISATION] if (known[a].method, known[a].lr) in own]
         return floor_of(self.value(a, b, metric, k) for a, b in pairs)
 
-    def standing(self, run: RunInfo, other: RunInfo) -> str:
-        """How the cosine of the pair's methods stands to what each of them is to itself; empty where not measured.
+    def standing(self, run: RunInfo, other: RunInfo, metric: str = "cosine") -> str:
+        """How a cosine of the pair's methods stands to what each of them is to itself; empty where not measured.
 
         From one initialisation: their cosine across data orders against the lowest of one method with itself (see
         `tasks.reporting.views.across`). From two: this cosine against the same method from two initialisations.
         """
-        cosine = self.cosine(run.run, other.run)
+        cosine = self.value(run.run, other.run, metric)
         if cosine is None or run.run == other.run:
             return ""
         replicate = self.replicate(run, other)
@@ -244,19 +244,19 @@ class Geometry:
         if same is None:
             return UNKNOWN_START
         if not same:
-            start = self.start_floor(run, other, "cosine")
+            start = self.start_floor(run, other, metric)
             return OTHER_SEED if start is None else AT_START if cosine >= start.lowest else BELOW_START
-        found = self.likeness(run, other, "cosine")
+        found = self.likeness(run, other, metric)
         if found.mean is None or not found.floor:
             return COMMON_NOISE if self.replicate_pairs[ORDER] else NO_FLOOR
         return AT_FLOOR if found.mean >= min(found.floor) else BELOW_FLOOR
 
 
-def across_note(view: Geometry, run: RunInfo, other: RunInfo) -> str:
-    """What stands beside the cosine of two methods in one data order: that across orders, which the floor judges."""
+def across_note(view: Geometry, run: RunInfo, other: RunInfo, metric: str = "cosine") -> str:
+    """What stands beside a cosine of two methods in one data order: that across orders, which the floor judges."""
     if view.replicate(run, other) is not None or not view.one_start(run, other):
         return ""
-    mean = view.likeness(run, other, "cosine").mean
+    mean = view.likeness(run, other, metric).mean
     return "" if mean is None else f"across data orders {number(mean, 3)}"
 
 

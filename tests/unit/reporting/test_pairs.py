@@ -9,6 +9,7 @@ import pytest
 
 from tasks.core.results import RunInfo
 from tasks.reporting.charts.curves import layer_profiles, null_profile
+from tasks.reporting.tables.pairs import pair_tables
 from tasks.reporting.views.floors import INITIALISATION, ORDER
 from tasks.reporting.views.pairs import (
     AT_FLOOR,
@@ -82,6 +83,22 @@ def test_the_floor_does_not_judge_another_initialisation(build_study: Callable[.
     ]
     view = build_study(runs=runs).geometry
     assert view.standing(view.runs[2], view.runs[0]) == OTHER_SEED
+
+
+def test_the_weighted_cosine_has_floors_of_its_own(study: Study) -> None:
+    """Here 1 for the replicates and .9 for all others; the plain cosines stay as they are."""
+    weighted = study.pair_metrics.filter(metric="cosine").with_columns(
+        metric=pl.lit("activation_cosine"), value=pl.when(run_a="sft", run_b="sft-order1").then(1.0).otherwise(0.9)
+    )
+    more = replace(study, pair_metrics=pl.concat([study.pair_metrics, weighted]))
+    near = pair_tables(more.geometry)[0]
+    plain, column = (near.header.index(title) for title in ("Cosine", "Cosine, weighted by activations"))
+    rows = {row[0].text: row for row in near.rows}
+    assert rows["rft"][column].text == "0.900"
+    assert rows["rft"][column].subs[-2:] == ("across data orders 0.900", BELOW_FLOOR)
+    assert rows["rft"][plain].subs[-2:] == ("across data orders 0.934", BELOW_FLOOR)
+    assert rows["noise floor: data order"][column].text == "1.000"
+    assert "Cosine, weighted by activations" not in pair_tables(study.geometry)[0].header
 
 
 def test_without_a_twin_there_is_no_floor(study: Study) -> None:
