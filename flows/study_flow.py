@@ -19,9 +19,9 @@ from flows.form import titled
 from flows.record import Recorder
 from tasks.core.clock import now
 from tasks.core.results import ModelRef, RunInfo, StageResult
-from tasks.evaluation.task import accuracy_task, evaluate_task
+from tasks.evaluation.task import accuracy_task, evaluate_task, truncation_task
 from tasks.geometry.function_tasks import base_task, end_task, functions_task, moments_task, path_task, visible_task
-from tasks.geometry.task import activations_task, pair_task, spectrum_task
+from tasks.geometry.task import activations_task, pair_task, spectrum_task, truncate_task
 from tasks.grading.task import grade_task
 from tasks.models.dequantise import KIND as GGUF
 from tasks.models.task import dequantise_task, pretrain_task
@@ -128,7 +128,8 @@ def study_flow(
             world.problems, trained,
             [*measured["pairs"], *measured["activations"], *measured["visible"]],
             [*measured["spectra"], *measured["base"]],
-            [*measured["ends"], *measured["paths"], *measured["functions"], *measured["gradients"]],
+            [*measured["ends"], *measured["paths"], *measured["functions"], *measured["gradients"],
+             *measured["truncation"]],
         )  # fmt: skip
     return StudyOutcome(
         page=page,
@@ -189,6 +190,8 @@ def _measure(
         "paths": [],
         "functions": [],
         "gradients": [],
+        "truncated": [],
+        "truncation": [],
     }
     title = f"{len(runs)} adapters"
     if spec.geometry.base_measures:
@@ -221,7 +224,29 @@ def _measure(
         found["functions"] = [
             functions_task.submit(f"base and {title}", [BASE, *runs], *on, everyone, spec.functions, spec.evaluation)
         ]
-    return found
+    return found | _truncate(spec, on, training, answers)
+
+
+def _truncate(
+    spec: StudySpec, on: tuple[ModelRef, StageResult], training: dict[RunInfo, Any], answers: Any
+) -> dict[str, list[PrefectFuture[Any]]]:
+    """What each direction carries: truncated updates are asked and measured as the whole ones are."""
+    parts = spec.truncated([info for info in spec.runs() if info in training])
+    if not parts:
+        return {}
+    names = [one.info for one in parts]
+    adapters: Any = [truncate_task.submit(one, training[one.of]) for one in parts]
+    greedy = spec.evaluation.model_copy(update={"samples": 0})
+    asked: Any = evaluate_task.submit(f"{len(parts)} truncated adapters", names, *on, greedy, adapters)
+    functions: Any = []
+    for of in dict.fromkeys(one.of for one in parts) if spec.functions.n else ():
+        own = [i for i, one in enumerate(parts) if one.of == of]
+        infos = [BASE, of, *(names[i] for i in own)]
+        models = [None, training[of], *(adapters[i] for i in own)]
+        title = f"truncated {of.run}"
+        functions.append(functions_task.submit(title, infos, *on, models, spec.functions, greedy))
+    joined = truncation_task.submit(parts, spec.lora.r, answers, asked, functions)
+    return {"truncated": [*adapters, asked, *functions], "truncation": [joined]}
 
 
 def _teacher(spec: StudySpec, world: World) -> list[PrefectFuture[Any]]:

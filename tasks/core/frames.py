@@ -151,6 +151,34 @@ ON_POLICY: dict[str, pl.DataType] = {
 }
 
 
+LEADING, REST = "leading", "rest"
+"""Parts of an update: its k leading directions in every module, and what they leave of it."""
+
+
+TRUNCATION: dict[str, pl.DataType] = {
+    "run": pl.String(),
+    "method": pl.String(),
+    "seed": pl.Int64(),
+    "data_seed": pl.Int64(),
+    "lr": pl.Float64(),
+    "benchmark": pl.String(),
+    "part": pl.String(),  # LEADING or REST; of LEADING also k = 0, the base, and k = the rank, the whole update
+    "k": pl.Int64(),  # directions of every module
+    "n": pl.Int64(),  # problems, one greedy answer each
+    "correct": pl.Int64(),
+    "accuracy": pl.Float64(),
+    "low": pl.Float64(),  # 95 %, Wilson
+    "high": pl.Float64(),
+    "loss": pl.Float64(),  # nats a token of the reference solutions
+    "kl": pl.Float64(),  # KL(base || this), nats a token; null where not measured
+    "kl_low": pl.Float64(),  # 95 % over problems
+    "kl_high": pl.Float64(),
+    "difference": pl.Float64(),  # accuracy less the whole update's on the same problems
+    "difference_low": pl.Float64(),  # 95 %, paired
+    "difference_high": pl.Float64(),
+}
+
+
 UNSHARED: dict[str, pl.DataType] = {
     "run": pl.String(),  # has the module
     "other": pl.String(),  # has it not: their comparison leaves it out

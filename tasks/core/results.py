@@ -193,6 +193,20 @@ class RunInfo:
         return f"{self.method} seed={self.seed}{order} lr={short_rate(self.lr)}"
 
 
+@dataclass(frozen=True)
+class Truncated:
+    """The adapter of one part (`tasks.core.frames.LEADING` or ``REST``) of a run's update."""
+
+    of: RunInfo
+    part: str
+    k: int
+
+    @property
+    def info(self) -> RunInfo:
+        """What it is called where it is asked and measured beside others."""
+        return RunInfo(f"{self.of.run}-{self.part}-{self.k}", self.of.method, None, None, None)
+
+
 def short_rate(lr: float) -> str:
     """``0.001 -> '1e-3'``: learning rates as people write them."""
     mantissa, exponent = f"{lr:.3e}".split("e")

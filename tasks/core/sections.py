@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -380,6 +380,21 @@ class GeometrySpec(Section):
         ge=0,
         le=100_000,
     )
+    truncations: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (),
+        title="Ranks of truncated updates",
+        description="Such as 1,2,4: one run of each method is asked and measured again with only the k leading "
+        "directions of its update in every module, and with the rest of it, which is two models a k and method to "
+        "evaluate. A k at the rank or above is skipped. Empty leaves it out.",
+        max_length=16,
+    )
+
+    @field_validator("truncations")
+    @classmethod
+    def _each_once(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
+        if twice := [k for i, k in enumerate(ks) if k in ks[:i]]:
+            raise ValueError(f"{twice[0]} is listed twice")
+        return ks
 
 
 class PathSpec(Section):

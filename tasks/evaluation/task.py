@@ -14,14 +14,16 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.core import home
 from tasks.core.digests import StageKey
-from tasks.core.results import ModelRef, Progress, RunInfo, StageResult
+from tasks.core.frames import DIVERGENCE
+from tasks.core.results import ModelRef, Progress, RunInfo, StageResult, Truncated
 from tasks.core.sections import EvaluationSpec
-from tasks.core.stages import ACCURACY, EVALUATE
+from tasks.core.stages import ACCURACY, EVALUATE, TRUNCATION
 from tasks.engines.vllm_installation import engine_identity
 from tasks.evaluation.accuracy import accuracy_table, mcnemar_table
 from tasks.evaluation.evaluate import Asked, evaluate_models
 from tasks.evaluation.samples import differences_table, samples_table
 from tasks.evaluation.together import Shares, writer
+from tasks.evaluation.truncation import truncation_frame
 from tasks.grading import grade
 from tasks.models.load import computed_on
 from tasks.stage import Part, can_heal, log_file, run_stage, run_stages, state_of, states_of
@@ -127,3 +129,32 @@ def accuracy_task(answers: list[StageResult]) -> Any:
         return {"models": len(answers), "items": items.height}
 
     return state_of(run_stage(key, "accuracy", compute))
+
+
+@task(task_run_name="truncation", cache_policy=NO_CACHE)
+def truncation_task(
+    parts: Sequence[Truncated],
+    rank: int,
+    answers: Sequence[StageResult],
+    truncated: Sequence[StageResult],
+    functions: Sequence[StageResult],
+) -> Any:
+    """Artifact: ``truncation.parquet`` (TRUNCATION) of the ``parts``.
+
+    ``answers``: of the base and the whole updates, among others; ``truncated``: of the parts; ``functions``: artifacts
+    with ``divergence.parquet``, none where it was not measured.
+    """
+    results = [*answers, *truncated, *functions]
+    inputs = {str(i): result.ref.sha256 for i, result in enumerate(results)}
+    names = [[one.of.run, one.of.method, one.of.seed, one.of.data_seed, one.of.lr, one.part, one.k] for one in parts]
+    key = TRUNCATION.key(inputs, {"parts": names, "rank": rank})
+    store = open_store()
+
+    def compute(out: Path, _: Progress) -> dict[str, Any]:
+        items = [pl.read_parquet(store.local(one.ref) / "items.parquet") for one in (*answers, *truncated)]
+        far = [pl.read_parquet(store.local(one.ref) / "divergence.parquet") for one in functions]
+        frame = truncation_frame(parts, rank, pl.concat(items), pl.concat([pl.DataFrame(schema=DIVERGENCE), *far]))
+        frame.write_parquet(out / "truncation.parquet")
+        return {"models": len(parts)}
+
+    return state_of(run_stage(key, "truncation", compute))

@@ -13,9 +13,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.core import home
-from tasks.core.results import Progress, RunInfo, StageResult
+from tasks.core.results import Progress, RunInfo, StageResult, Truncated
 from tasks.core.sections import GeometrySpec
-from tasks.core.stages import ACTIVATIONS, COMPARE, GEOMETRY, SPECTRUM
+from tasks.core.stages import ACTIVATIONS, COMPARE, GEOMETRY, SPECTRUM, TRUNCATE
 from tasks.geometry.activations.moments import read_moments
 from tasks.geometry.activations.pairs import activation_frame
 from tasks.geometry.adapters.adapter import AdapterSource
@@ -23,6 +23,7 @@ from tasks.geometry.adapters.peft_config import is_dora
 from tasks.geometry.delta import unshared
 from tasks.geometry.paths.rate import with_rate
 from tasks.geometry.tables.build import pair_frame, spectrum_frame
+from tasks.geometry.updates.truncated import write_truncated
 from tasks.models.external import reference
 from tasks.stage import run_stage, state_of
 from tasks.storage.store import open_store
@@ -59,6 +60,18 @@ def spectrum_task(info: RunInfo, trained: StageResult) -> Any:
         return {"modules": frame["module"].n_unique() - 1}
 
     return state_of(run_stage(key, f"spectrum {info.run}", compute))
+
+
+@task(task_run_name="truncate {one.info.run}", cache_policy=NO_CACHE)
+def truncate_task(one: Truncated, trained: StageResult) -> Any:
+    """Artifact: ``adapter/`` as `train_task`'s, of this part of the update."""
+    key = TRUNCATE.key({"adapter": trained.ref.sha256}, {"part": one.part, "k": one.k})
+
+    def compute(out: Path, _: Progress) -> dict[str, Any]:
+        write_truncated(open_store().local(trained.ref) / "adapter", one.k, one.part, out / "adapter")
+        return {}
+
+    return state_of(run_stage(key, f"truncate {one.info.run}", compute))
 
 
 @task(task_run_name="geometry {a.run}~{b.run}", cache_policy=NO_CACHE)

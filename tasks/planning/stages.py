@@ -181,21 +181,39 @@ def _gradients(work: Work) -> Stage:
     return Stage("gradients", 1, size, cost, seconds, 1)
 
 
-def _after(work: Work) -> Iterator[Stage]:
-    spec, sizes, machine, shape = work.spec, work.sizes, work.machine, work.shape
-    runs = len(spec.runs())
-    pairs = runs * (runs - 1) // 2
-    start, count = rates(machine).start, machine.count
-    models = runs + (1 if spec.own else 3)
-    evaluation = spec.evaluation
-    answers = models * sizes.evaluated * (1 + evaluation.samples)
+def _answers(name: str, work: Work, models: int, samples: int) -> Stage:
+    """All models' answers to the held-out problems."""
+    sizes, machine, shape, evaluation = work.sizes, work.machine, work.shape, work.spec.evaluation
+    count = machine.count
+    answers = models * sizes.evaluated * (1 + samples)
     longest = None if evaluation.engine == "vllm" else evaluation.max_new_tokens
-    seconds = start + decoding_seconds(
+    seconds = rates(machine).start + decoding_seconds(
         machine, shape, answers / count, sizes.prompt, sizes.answer, evaluation.batch_size, longest=longest
     )
     cost = answers * flops.decode(shape, sizes.prompt, sizes.answer)
-    kinds = f"1 greedy + {evaluation.samples} sampled" if evaluation.samples else "greedy"
-    yield Stage("evaluate", count, f"{models} models x {sizes.evaluated:,} problems, {kinds}", cost, seconds, count)
+    kinds = f"1 greedy + {samples} sampled" if samples else "greedy"
+    return Stage(name, count, f"{models} models x {sizes.evaluated:,} problems, {kinds}", cost, seconds, count)
+
+
+def _functions(name: str, work: Work, models: int, tasks: int = 1) -> Stage:
+    """Hidden states and output distributions of ``models`` at once, in each of the ``tasks``."""
+    sizes, shape, n = work.sizes, work.shape, work.spec.functions.n
+    length = sizes.prompt + sizes.reference
+    passes = n * models
+    # The head: at a solution's tokens for every layer (the logit lens), and once more for the divergences.
+    heads = passes * sizes.reference * (shape.layers + 2)
+    cost = flops.forward(shape, passes * length, flops.causal(length), heads)
+    seconds = rates(work.machine).start + scoring_seconds(work.machine, cost, exact=True)
+    devices = min(tasks, work.machine.count)
+    return Stage(name, tasks, f"{models} models x {n} problems", cost * tasks, seconds, devices)
+
+
+def _after(work: Work) -> Iterator[Stage]:
+    spec, machine, shape = work.spec, work.machine, work.shape
+    runs = len(spec.runs())
+    pairs = runs * (runs - 1) // 2
+    start, count = rates(machine).start, machine.count
+    yield _answers("evaluate", work, runs + (1 if spec.own else 3), spec.evaluation.samples)
     modules = shape.layers * len(spec.lora.targets)
     if pairs:
         yield Stage("spectrum", runs, f"{modules} modules each", 0, PAIR_START + modules * PAIR_SECONDS / 2, count)
@@ -213,13 +231,12 @@ def _after(work: Work) -> Iterator[Stage]:
     if spec.paths.n and runs > 1:
         yield from _paths(work, runs, len(spec.path_pairs(spec.runs())) if spec.paths.reference else pairs)
     if spec.functions.n:
-        length = sizes.prompt + sizes.reference
-        passes = spec.functions.n * (runs + 1)
-        # The head: at a solution's tokens for every layer (the logit lens), and once more for the divergences.
-        heads = passes * sizes.reference * (shape.layers + 2)
-        cost = flops.forward(shape, passes * length, flops.causal(length), heads)
-        seconds = start + scoring_seconds(machine, cost, exact=True)
-        yield Stage("functions", 1, f"{runs + 1} models x {spec.functions.n} problems", cost, seconds, 1)
+        yield _functions("functions", work, runs + 1)
+    if parts := spec.truncated(spec.runs()):
+        yield _answers("truncated: evaluate", work, len(parts), 0)
+        if spec.functions.n:
+            of = len({one.of for one in parts})
+            yield _functions("truncated: functions", work, 2 + len(parts) // of, of)
     yield Stage("accuracy, report", 1, f"{runs} runs, {pairs} pairs", 0, REPORT_SECONDS, 1)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tasks.core.frames import LEADING, REST
 from tasks.reporting.formats import number, size
 
 Ks = Literal["", "first", "wider", "widest", "common", "own"]
@@ -103,6 +104,7 @@ _UNIT, _RIGHT_ANGLE = (0.0, 1.0), (0.0, 90.0)
 _BJORCK = "Björck and Golub 1973"
 _LORA = "Hu et al. 2021 (LoRA), arXiv 2106.09685, section 7.2"
 _PAPER = "arXiv 2606.23740"
+_ECKART = "approximation: Eckart and Young 1936; difference: Bonett and Price 2012"
 _LMC = "linear mode connectivity: Frankle et al. 2020, arXiv 1912.05671"
 
 PAIR = (
@@ -338,6 +340,22 @@ PATH = (
 )  # fmt: skip
 """Along the straight path between two updates, by the name that CONNECTIVITY has for it. Its column is the barrier."""
 
+TRUNCATED = (
+    Metric(
+        LEADING, "Accuracy of the leading {k} directions",
+        "The share of problems that the base solves with the k first singular directions of the update in every "
+        "module, which are its best approximation of rank k; held against the whole update's on the same problems.",
+        "correct / problems, greedy, of base + sum_{i <= k} s_i u_i v_i^T", _ECKART, "mean over problems", unit="%",
+        scale=100.0, decimals=1, bounds=(0.0, 100.0),
+    ),
+    Metric(
+        REST, "Accuracy of the rest", "The same with the update less those directions.",
+        "correct / problems, greedy, of base + sum_{i > k} s_i u_i v_i^T", _ECKART, "mean over problems", unit="%",
+        scale=100.0, decimals=1, bounds=(0.0, 100.0),
+    ),
+)  # fmt: skip
+"""Of parts of an update, by the name that TRUNCATION has for the part."""
+
 CKA = Metric(
     "cka", "Linear CKA", "How alike the hidden states of two models are at one layer, up to rotation and scale.",
     "HSIC(X, Y) / sqrt(HSIC(X, X) HSIC(Y, Y)), unbiased HSIC",
@@ -407,6 +425,7 @@ _KINDS = {
     "One update": UPDATE,
     "An update and its base": BASE,
     "Before the first step": (GRADIENT, SURPRISE),
+    "What each direction carries": TRUNCATED,
     "What the models compute": (CKA, KL, DEPTH),
     "The path between two updates": PATH,
     "What the models answer": (*ANSWERS, *SAMPLED),

@@ -29,7 +29,7 @@ from tasks.storage.store import open_store
 
 _OPTIONAL = (
     *("samples", "differences", "connectivity", "barriers", "cka", "lens", "divergence"),
-    *("gradients", "on_policy"),
+    *("gradients", "on_policy", "truncation"),
 )
 """Frames of `Study` that a study may do without."""
 
@@ -49,7 +49,8 @@ def report_task(
 ) -> str:
     """Write the folder ``out`` and return its page. ``study``: the parent MLflow run; ``record``: settings, versions,
     stages and checks (see `tasks.reporting.publish.record`). ``functions``: artifacts with any of connectivity,
-    barriers, cka, lens, divergence, gradients and on_policy; a frame that none of them has was not measured."""
+    barriers, cka, lens, divergence, gradients, on_policy and truncation; a frame that none of them has was not
+    measured."""
     began = time.perf_counter()
     emit(Event("start", "report"))
     store = open_store()

@@ -23,7 +23,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from tasks.core.errors import InputError
-from tasks.core.results import RunInfo, short_rate
+from tasks.core.frames import LEADING, REST
+from tasks.core.results import RunInfo, Truncated, short_rate
 from tasks.core.sections import (
     LARGEST_NUMBER,
     LARGEST_SEED,
@@ -203,6 +204,17 @@ class StudySpec(Methods):
         rate = short_rate(lr).replace(".", "_")  # PEFT takes a run's name for its adapter, but no name with a dot
         matched = [RunInfo(f"{name}-lr{rate}", name, seed, data_seed, lr) for name in self.matched]
         return runs + [info for info in [*matched, *again] if info.method in self.methods]
+
+    def truncated(self, runs: Sequence[RunInfo]) -> list[Truncated]:
+        """The parts of updates to ask on their own: of the first run of every method that is among ``runs``."""
+        return [
+            Truncated(info, part, k)
+            for info in runs
+            if info.run in self.methods
+            for k in sorted(self.geometry.truncations)
+            if k < self.lora.r
+            for part in (LEADING, REST)
+        ]
 
     def asked(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The methods that ``replicates`` or ``init_replicates`` name."""

@@ -71,6 +71,10 @@ class AdapterSource:
         factors = Factors(self.weights.read(parts.B), self.weights.read(parts.A), parts.scale)
         return checked_factors(factors, f"{self.source}: module {module}")
 
+    def keys(self, module: str) -> tuple[str, str]:
+        """What the file calls the module's B and A."""
+        return self._modules[module].B, self._modules[module].A
+
     def _shape(self, module: _Module) -> tuple[int, int]:
         return self.weights.shapes[module.B][0], self.weights.shapes[module.A][1]
 

@@ -10,6 +10,7 @@ from tasks.reporting.charts.curves import (
     outside_picture,
     spectra_picture,
     training_picture,
+    truncation_picture,
 )
 from tasks.reporting.charts.heat_map import cosine_picture
 from tasks.reporting.charts.paths import path_pictures
@@ -25,6 +26,7 @@ def pictures(study: Study) -> list[Picture]:
         cosine_profile_picture(study),
         angle_picture(study),
         outside_picture(study),
+        truncation_picture(study),
         spectra_picture(study),
         training_picture(study),
         *path_pictures(study),

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from tasks.core.frames import LEADING, REST
 from tasks.reporting.charts.lines import Line, crowd_note, few, lines_views, run_lines
 from tasks.reporting.charts.picture import Picture, apart, colour_of, label_of
 from tasks.reporting.charts.style import FAINT, Spec, figure, heading, log_axis, panels, quantity, unnamed
 from tasks.reporting.charts.svg import WIDTH
+from tasks.reporting.formats import benchmark_name
 from tasks.reporting.metrics import REVERSED
 from tasks.reporting.notes import count, floor_note
 from tasks.reporting.tables.record import LOSS, losses
@@ -219,6 +221,43 @@ def cka_picture(study: Study) -> Picture | None:
     numbers = study.cka.filter(pl.col("estimator") == DEBIASED, against)
     title = "Do they represent the problems alike?"
     return Picture("cka", title, label, panels(views), note, "cka", numbers, "cka.parquet")
+
+
+def truncation_picture(study: Study) -> Picture | None:
+    """Accuracy over k, of the leading k directions from the base to the whole update, and of the rest back again."""
+    view, frame = study.geometry, study.truncation.filter(benchmark=study.primary)
+    if frame.is_empty():
+        return None
+    points: dict[str, dict[str, dict[int, float]]] = {LEADING: {}, REST: {}}
+    for run, part, k, value in frame.select("run", "part", "k", "accuracy").iter_rows():
+        points[part].setdefault(run, {})[k] = 100 * value
+    for run, own in points[LEADING].items():  # without its first 0 directions an update is whole, without all the base
+        points[REST].setdefault(run, {}).update({0: own[max(own)], max(own): own[0]})
+    ticks = sorted({k for own in points[LEADING].values() for k in own})
+    base = next(iter(points[LEADING].values()))[0]
+    level = Line([(k, base) for k in (ticks[0], ticks[-1])], study.base.run, FAINT, dash=(5, 3))
+    groups = [
+        [*run_lines({run: sorted(own.items()) for run, own in lines.items()}, view, floors=False), level]
+        for lines in points.values()
+    ]
+    heights = [value for lines in points.values() for own in lines.values() for value in own.values()]
+    pad = max(0.5, 0.05 * (max(heights) - min(heights)))
+    x = quantity("x", "k, directions of every module", values=few(ticks), format="d", pad=6)
+    y = quantity("y", "Accuracy, %", (min(heights) - pad, max(heights) + pad), grid=True, tickCount=5, minExtent=26)
+    views = [
+        {"title": title, "width": WIDTH - 56, "height": 110, **lines}
+        for title, lines in zip(
+            ("The k leading directions alone", "The update without them"), lines_views(groups, x, y), strict=True
+        )
+    ]
+    note = (
+        f"{benchmark_name(study.primary)} problems, n = {max(frame['n']):,}, greedy answers; singular directions of "
+        f"each module's update, largest first. Above from the base (k = 0) to the whole update (k = {ticks[-1]}), "
+        f"below from the whole update to the base.{crowd_note(groups[0])}"
+    )
+    label = "Accuracy of truncated updates and of their complements over the number of directions"
+    title = "What does each direction carry?"
+    return Picture("truncation", title, label, panels(views), note, "truncation", frame, "truncation.parquet")
 
 
 MOST_PANELS = 12

@@ -25,6 +25,7 @@ from tasks.reporting.findings.sentences import (
     CLAIMS,
     DATA,
     FUNCTIONS,
+    GEOMETRY,
     PATHS,
     barrier_finding,
     cka_finding,
@@ -34,6 +35,7 @@ from tasks.reporting.findings.sentences import (
 )
 from tasks.reporting.formats import percent
 from tasks.reporting.notes import MOST_LISTED, named
+from tasks.reporting.tables.truncation import truncation_finding
 from tasks.reporting.views.pairs import Geometry
 from tasks.reporting.views.study import Study
 
@@ -64,6 +66,7 @@ class Findings:
 def findings(study: Study, claims: str = "") -> Findings:
     """The headline of a study, in plain sentences with their numbers; ``claims``: the sentence on the paper's."""
     found = (
+        (GEOMETRY, truncation_finding(study)),
         (PATHS, barrier_finding(study)),
         (FUNCTIONS, cka_finding(study)),
         (FUNCTIONS, divergence_finding(study)),

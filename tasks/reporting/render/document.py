@@ -45,6 +45,7 @@ from tasks.reporting.tables.record import (
     turn_tables,
     versions_table,
 )
+from tasks.reporting.tables.truncation import truncation_table
 from tasks.reporting.tables.views import Table, said
 from tasks.reporting.views.paths import READINGS
 from tasks.reporting.views.study import SCHEMAS, Study
@@ -161,8 +162,8 @@ def build_document(study: Study, draw: Callable[[Study], list[Picture]] = pictur
         ),
         Section(
             GEOMETRY,
-            (),
-            (*across[:1], against, *before[:1]),
+            figures("truncation"),
+            (*across[:1], against, *before[:1], *truncation_table(study)),
             (*across[1:], *before[1:], *folded),
             "Where the updates point, how large they are, and what noise alone would give. A percentile among random "
             "subspaces is high for near cosines and overlaps, low for near angles.",

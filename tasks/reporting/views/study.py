@@ -24,6 +24,7 @@ from tasks.core.frames import (
     SAMPLES,
     SPECTRA,
     TRAINING,
+    TRUNCATION,
     checked,
 )
 from tasks.core.results import REFERENCE_METHODS, RunInfo
@@ -52,6 +53,7 @@ SCHEMAS = {
     "divergence": DIVERGENCE,
     "gradients": GRADIENTS,
     "on_policy": ON_POLICY,
+    "truncation": TRUNCATION,
 }
 """A study's frames, by the name of their file."""
 
@@ -141,6 +143,7 @@ class Study(Updates):
     divergence: pl.DataFrame = field(default_factory=partial(_empty, "divergence"))
     gradients: pl.DataFrame = field(default_factory=partial(_empty, "gradients"))
     on_policy: pl.DataFrame = field(default_factory=partial(_empty, "on_policy"))
+    truncation: pl.DataFrame = field(default_factory=partial(_empty, "truncation"))
 
     @property
     def name(self) -> str:

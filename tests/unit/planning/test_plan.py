@@ -89,6 +89,20 @@ def test_gradients_before_training_are_one_pass_a_method() -> None:
     assert stages(plan_study(spec_of("paper-fixed"), named("H100")))["gradients"].seconds < 20 * 60
 
 
+def test_truncated_updates_are_two_models_a_rank_and_method() -> None:
+    """Three ranks of six methods, without their replicates; a rank that the updates have or lack is skipped."""
+    found = stages(plan_study(spec_of("tiny-why"), TWO_CORES))
+    asked, measured = found["truncated: evaluate"], found["truncated: functions"]
+    assert asked.size == "36 models x 1,719 problems, greedy"
+    assert asked.operations == pytest.approx(found["evaluate"].operations * 36 / 11)
+    assert (measured.tasks, measured.size) == (6, "8 models x 256 problems")
+    assert measured.operations == pytest.approx(found["functions"].operations * 6 * 8 / 9)
+    sft = spec_of("tiny", "methods=sft", "replicates=sft", "geometry.truncations=9,8,4", "functions.n=0")
+    assert [(one.info.run, one.k) for one in sft.truncated(sft.runs())] == [("sft-leading-4", 4), ("sft-rest-4", 4)]
+    assert "truncated: functions" not in stages(plan_study(sft, TWO_CORES))
+    assert not any(name.startswith("truncated") for name in stages(plan_study(spec_of("tiny"), TWO_CORES)))
+
+
 def test_an_on_policy_method_samples_in_every_step() -> None:
     """At most its own number of steps, each with a batch of answers decoded: hours where a row method takes minutes."""
     found = stages(plan_study(spec_of("paper", "methods=sft,online_grpo"), named("H100")))

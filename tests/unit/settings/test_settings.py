@@ -164,6 +164,8 @@ def test_settings_are_frozen(section: tuple[str, ...]) -> None:
         ("name=null", "name: Input should be a valid string, got None"),
         ("geometry.ks=0", "geometry.ks: expected dimensions of at least 1, got [0]"),
         ("geometry.ks=", "geometry.ks: expected dimensions of at least 1, got []"),
+        ("geometry.truncations=1,0", "geometry.truncations: Input should be greater than or equal to 1, got 0"),
+        ("geometry.truncations=2,2", "geometry.truncations: 2 is listed twice"),
         ("paths.alphas=0,.5", "paths.alphas: expected numbers from 0 to 1, both ends among them, got [0.0, 0.5]"),
         ("paths.alphas=0,.5,.5,1", "paths.alphas: 0.5 is listed twice"),
         ("paths.readings=boxed,boxed", "paths.readings: boxed is listed twice"),
