@@ -183,10 +183,11 @@ def test_it_is_the_gradient_of_the_first_step(world: World, tmp_path: Path, name
 
 
 def test_passes_and_order_of_the_methods_change_nothing(world: World, frame: pl.DataFrame, tmp_path: Path) -> None:
-    again = measured(world, tmp_path / "again")
-    assert again.equals(frame)
+    names = ("rft", "offline_grpo", "dpo")
+    frame = frame.filter(pl.col("method_a").is_in(names), pl.col("method_b").is_in(names))
+    assert measured(world, tmp_path / "again", names).equals(frame)
     halved = PRECISE.model_copy(update={"micro_batch_size": 2})
-    other = measured(world, tmp_path / "other", tuple(reversed(TAKEN)), train=halved)
+    other = measured(world, tmp_path / "other", tuple(reversed(names)), train=halved)
     turned = {"method_a": "method_b", "method_b": "method_a", "half_a": "half_b", "half_b": "half_a"}
     turned |= {"examples_a": "examples_b", "examples_b": "examples_a"}
     keys = ["method_a", "method_b", "module", "layer", "projection"]
@@ -196,6 +197,20 @@ def test_passes_and_order_of_the_methods_change_nothing(world: World, frame: pl.
             assert left[column].equals(right[column])
         else:
             assert float((left[column] - right[column]).abs().max() or 0.0) < 2e-4, column
+
+
+@pytest.mark.parametrize(("precision", "within"), [("float32", 2e-6), ("bfloat16", 0.02)])
+def test_without_padding_and_in_bfloat16_as_on_a_gpu(
+    world: World, frame: pl.DataFrame, tmp_path: Path, precision: str, within: float
+) -> None:
+    """Seen in bfloat16: .010. Weights that are not in float32 have no gradient of their own here."""
+    changes = {"precision": precision, "packing": "on", "micro_batch_tokens": 60}
+    names = ("sft", "dft", "dpo")
+    found = measured(world, tmp_path / "out", names, train=PRECISE.model_copy(update=changes))
+    both = found.join(frame, on=["method_a", "method_b", "module", "layer", "projection"], nulls_equal=True)
+    assert both.height == found.height
+    assert float((both["projected"] - both["projected_right"]).abs().max() or 0.0) < within
+    assert (found["cosine"].null_count() == found.height) == (precision == "bfloat16")
 
 
 def test_methods_without_a_gradient_on_these_rows_are_left_out(world: World, tmp_path: Path) -> None:
