@@ -164,7 +164,8 @@ def write(asked: Request, frames: Mapping[str, pl.DataFrame], notes: Sequence[st
     )
     if asked.gguf is not None:
         notes = [*notes, asked.gguf.note]
-    frames = {**frames, "adapters": own, "relations": relations_frame(frames["pair_metrics"])}
+    whole = own.filter(pl.col("rank").is_null())["run"].to_list()
+    frames = {**frames, "adapters": own, "relations": relations_frame(frames["pair_metrics"], whole)}
     return write_comparison(asked.infos, frames, notes, asked.reference, asked.out)
 
 

@@ -8,8 +8,8 @@ directions), and what comes back are the output directions: the first left singu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -144,7 +144,7 @@ def relation(found: Evidence, thresholds: Thresholds = THRESHOLDS) -> Relation:
     cosine, left = found.cosine, found.left
     if cosine is None or found.ratio is None or left is None:
         return Relation(UNKNOWN, "an update is zero in the modules that both have: it has no direction")
-    if abs(cosine - 1) < EQUAL:
+    if _copied(found):
         scaled = abs(found.ratio - 1) > EQUAL
         return Relation(COPY, f"scaled by {found.ratio:.4g}, else equal" if scaled else "equal to the last digit")
     shared = _one_start(found, thresholds)
@@ -159,6 +159,10 @@ def relation(found: Evidence, thresholds: Thresholds = THRESHOLDS) -> Relation:
     if shared:
         return Relation(_chosen(cosine, thresholds.training, ONE_TRAINING, OTHER_TRAINING), reason)
     return Relation(_chosen(left, thresholds.task, SAME_TASK, UNRELATED), reason)
+
+
+def _copied(found: Evidence) -> bool:
+    return found.cosine is not None and abs(found.cosine - 1) < EQUAL
 
 
 def relate(a: Source, b: Source) -> Relation:
@@ -192,16 +196,48 @@ def _chosen(value: float, limits: tuple[float, float], yes: str, no: str) -> str
     return yes if value >= high else no if value < low else UNKNOWN
 
 
-def relations_frame(pair_metrics: pl.DataFrame) -> pl.DataFrame:
-    """RELATIONS of every pair in a PAIR_METRICS_FRAME."""
+def calibrated(repeats: Iterable[Evidence], thresholds: Thresholds = THRESHOLDS) -> Thresholds:
+    """``thresholds``, raised to what is known here: nothing that is farther than a training from its repeat is called
+    one. Noisy repeats do not lower them.
+
+    ``repeats``: pairs that are one method trained twice, in two orders or from two initialisations.
+    """
+    repeats = list(repeats)
+    shared = [_one_start(found, thresholds) for found in repeats]
+    cosines = [one.cosine for one, start in zip(repeats, shared, strict=True) if start and one.cosine is not None]
+    lefts = [one.left for one, start in zip(repeats, shared, strict=True) if start is False and one.left is not None]
+    return replace(
+        thresholds,
+        training=_raised(thresholds.training, cosines),
+        task=_raised(thresholds.task, lefts),
+    )
+
+
+def _raised(limits: tuple[float, float], floors: Sequence[float]) -> tuple[float, float]:
+    low, high = limits
+    return low, max(high, min(floors, default=high))
+
+
+def relations_frame(pair_metrics: pl.DataFrame, whole: Collection[str] = ()) -> pl.DataFrame:
+    """RELATIONS of every pair in a PAIR_METRICS_FRAME.
+
+    Two runs of one method and one learning rate are a training and its repeat, which calibrate the others. ``whole``:
+    runs without factors of their own, such as full fine-tunes, whose input directions tell of no initialisation.
+    """
+    found = evidence_of(pair_metrics)
+    one_method = (pl.col("method_a") == pl.col("method_b")) & pl.col("lr_a").eq_missing(pl.col("lr_b"))
+    repeats = set(pair_metrics.filter(one_method).select("run_a", "run_b").unique().iter_rows())
+    thresholds = calibrated([one for one in found if (one.a, one.b) in repeats and not _copied(one)])
     rows = []
-    for found in evidence_of(pair_metrics):
-        said = relation(found)
+    for one in found:
+        if {one.a, one.b} & set(whole):
+            one = replace(one, input=None)
+        said = relation(one, thresholds)
         rows.append(
             {
-                "run_a": found.a, "run_b": found.b, "relation": NAMES[said.kind], "related": said.kind in RELATED,
-                "reason": said.reason, "modules": found.modules, "cosine": found.cosine, "norm_ratio": found.ratio,
-                "lora_a_cosine": found.start, "input_overlap": found.input, "u1_overlap": found.left,
+                "run_a": one.a, "run_b": one.b, "relation": NAMES[said.kind], "related": said.kind in RELATED,
+                "reason": said.reason, "modules": one.modules, "cosine": one.cosine, "norm_ratio": one.ratio,
+                "lora_a_cosine": one.start, "input_overlap": one.input, "u1_overlap": one.left,
             }
         )  # fmt: skip
     return checked(pl.DataFrame(rows, schema=RELATIONS), RELATIONS, "relations")

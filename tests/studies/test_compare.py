@@ -176,7 +176,7 @@ def test_before_a_merge_the_plain_command_says_what_it_would_do(tmp_path: Path) 
     said = done.stdout.split("Before a merge:")[1]
     assert "loss, nats/token on 2 texts: base " in said
     assert 'model.add_weighted_adapter(["sft", "dpo"], [0.5, 0.5], "mean", combination_type="cat")' in said
-    assert "sft ~ dpo: unrelated (" in done.stdout.split("Looks like:")[1]
+    assert "- sft ~ dpo: unrelated (" in done.stdout.split("Looks like:")[1]
 
 
 # --- the flow ---------------------------------------------------------------------------------------------------------

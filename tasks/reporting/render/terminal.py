@@ -90,7 +90,8 @@ def comparison_renderable(frames: Mapping[str, pl.DataFrame], reference: str) ->
     )  # fmt: skip
     table = adapters_glance(compared)
     relations, merges = frames.get("relations"), frames.get("merges")
-    pairs = [] if relations is None else [Text("Looks like:"), *map(Text, relation_lines(relations)), Text()]
+    looks_like = [] if relations is None else [f"- {line}" for line in relation_lines(relations)]
+    pairs = [Text("Looks like:"), *map(Text, looks_like), Text()] if looks_like else []
     summed = [] if merges is None else [Text("Before a merge:")]
     summed += [] if merges is None else map(Text, merge_lines(merges, frames.get("merge_losses"), frames["adapters"]))
     grid = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)

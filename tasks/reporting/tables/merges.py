@@ -21,7 +21,7 @@ def merge_lines(merges: pl.DataFrame, paths: pl.DataFrame | None, adapters: pl.D
     for row in merges.filter(kind="*").iter_rows(named=True):
         a, b = row["run_a"], row["run_b"]
         lines.append(
-            f"{a} + {b}: norm {size(row['norm_sum'], 3)} of {size(row['norm_a'], 3)} and {size(row['norm_b'], 3)}, "
+            f"- {a} + {b}: norm {size(row['norm_sum'], 3)} of {size(row['norm_a'], 3)} and {size(row['norm_b'], 3)}, "
             f"{100 * row['cancelled']:.1f} % cancelled; {_dominates(row)}"
         )
         for path in [] if paths is None else paths.filter(run_a=a, run_b=b).iter_rows(named=True):

@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 
 from tasks.core.frames import RELATIONS
-from tasks.geometry.delta import Factors, LoraDelta
+from tasks.core.results import RunInfo
+from tasks.geometry.delta import Dense, Factors, LoraDelta
 from tasks.geometry.relations import (
     COPY,
     NAMES,
@@ -22,6 +23,7 @@ from tasks.geometry.relations import (
     UNRELATED,
     Evidence,
     Relation,
+    calibrated,
     evidence_of,
     relation,
     relations_frame,
@@ -156,3 +158,37 @@ def test_the_frame_has_a_row_a_pair_with_its_evidence() -> None:
         pl.col("module") == "*", pl.col("layer").is_null(), pl.col("projection").is_null(), metric="u1_overlap"
     )
     assert frame["u1_overlap"].to_list() == whole["value"].to_list()
+
+
+def named(*pairs: tuple[str, str]) -> list[RunInfo]:
+    """(run, method) each."""
+    return [RunInfo(run, method, None, None, None) for run, method in pairs]
+
+
+def test_a_repeat_that_is_known_calibrates_the_others() -> None:
+    """Two orders with little noise: what is farther from them than they from each other is not called one training."""
+    near = [trained(0, 0, order, noise=0.05) for order in (0, 1)]
+    far = trained(0, 0, 2, noise=0.4)
+    sources = [Memory(one.modules, f"adapter {i}") for i, one in enumerate([*near, far])]
+    told = {}
+    for second in ("b", "a"):
+        runs = named(("a", "a"), ("again", second), ("c", "c"))
+        frame = relations_frame(geometry(sources, runs, (1,), workers=1).pair_metrics)
+        told[second] = frame["relation"].to_list()
+    assert told["b"] == [NAMES[ONE_TRAINING]] * 3
+    assert told["a"] == [NAMES[ONE_TRAINING], NAMES[UNKNOWN], NAMES[UNKNOWN]]
+
+
+def test_repeats_from_two_initialisations_raise_what_output_directions_take_and_noisy_ones_lower_nothing() -> None:
+    one = evidence(trained(0, 0, 0), trained(0, 1, 1))
+    near = replace(one, left=0.9)
+    assert calibrated([near]).task == (THRESHOLDS.task[0], 0.9)
+    assert calibrated([near]).training == THRESHOLDS.training
+    assert calibrated([replace(one, left=0.1)]) == calibrated([]) == THRESHOLDS
+
+
+def test_whole_models_have_no_initialisation_to_compare() -> None:
+    rng = np.random.default_rng(0)
+    whole = [Memory({name: Dense(rng.standard_normal((OUT, IN))) for name in MODULES}, f"model {i}") for i in range(2)]
+    metrics = geometry(whole, named(("a", "a"), ("b", "b")), (1, 10), workers=1).pair_metrics
+    assert relations_frame(metrics, ["a", "b"])["relation"].to_list() == [NAMES[UNKNOWN]]

@@ -48,7 +48,7 @@ def frames(build_comparison: Callable[..., Frames]) -> Frames:
 
 def test_the_lines_say_what_is_left_who_dominates_what_it_costs_and_the_call(frames: Frames) -> None:
     assert merge_lines(frames["merges"], PATHS, frames["adapters"]) == [
-        "sft + d.po: norm 2.500 of 3.000 and 1.000, 37.5 % cancelled; sft dominates with 90 % of the squared norms",
+        "- sft + d.po: norm 2.500 of 3.000 and 1.000, 37.5 % cancelled; sft dominates with 90 % of the squared norms",
         "  loss, nats/token on 20 texts: base 2.000, sft 1.000, d.po 1.500, mean 1.400, sum 1.900; barrier 0.150 "
         "[0.100, 0.200]",
         "  PEFT's linear is not the mean: off by 77 % of the mean's norm; this is:",

@@ -94,5 +94,6 @@ def test_the_terminal_has_a_line_a_pair(frames: Frames) -> None:
     console.print(comparison_renderable(frames, "sft"))
     lines = console.export_text().splitlines()
     begins = lines.index("Looks like:")
-    assert lines[begins + 1] == "sft ~ rft: one training, two orders (cosine 0.970)"
-    assert [line.split(":")[0] for line in lines[begins + 1 : begins + 4]] == ["sft ~ rft", "rft ~ dft", "sft ~ dft"]
+    assert lines[begins + 1] == "- sft ~ rft: one training, two orders (cosine 0.970)"
+    shown = [line.split(":")[0] for line in lines[begins + 1 : begins + 4]]
+    assert shown == ["- sft ~ rft", "- rft ~ dft", "- sft ~ dft"]
