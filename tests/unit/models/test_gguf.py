@@ -331,6 +331,7 @@ def test_a_rule_of_splitting_that_transformers_does_not_know(tmp_path: Path) -> 
     )
 
 
+@pytest.mark.slow
 def test_tensors_that_transformers_would_leave_out(tmp_path: Path) -> None:
     """Llama 3.1 and later scale their positions by such a tensor."""
     file = write_gguf(tmp_path / "x.gguf", extra={"rope_freqs.weight": np.ones(8, np.float32)})

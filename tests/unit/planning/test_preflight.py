@@ -116,6 +116,7 @@ def own(base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ow
     return spec
 
 
+@pytest.mark.slow
 def test_a_base_and_rollouts_that_fit_are_accepted(own: Own, base_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "run_unpinned", run_unpinned)  # once through a real worker
     found = preflight(own(rows(), "model.max_length=40", r"model.prompt_template=Q: {question}\n"))
@@ -141,6 +142,7 @@ def test_questions_that_were_through_a_template_are_refused(own: Own, tmp_path: 
     assert said in refusal(given)
 
 
+@pytest.mark.slow
 def test_what_the_worker_refuses_comes_back_as_one_line(
     own: Own, variant: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +242,7 @@ def taught(own: Own, base_model: Path, tmp_path: Path) -> Callable[..., StudySpe
     return spec
 
 
+@pytest.mark.slow
 def test_a_teacher_and_problems_that_fit_are_accepted(taught: Own, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "run_unpinned", run_unpinned)  # once through a real worker
     assert preflight(taught()) is not None
@@ -260,10 +263,11 @@ def test_a_teacher_and_problems_that_fit_are_accepted(taught: Own, monkeypatch: 
             ["rollouts.engine=openai", "rollouts.endpoint=http://127.0.0.1:9/v1", "rollouts.key_env=NO_SUCH_KEY"],
             "rollouts.key_env: the environment variable that it names is not set; export the endpoint's key under that",
         ),
-        (
+        pytest.param(
             ["rollouts.engine=openai", "rollouts.endpoint=http://127.0.0.1:9/v1", "rollouts.key_env=null",
              "rollouts.retries=0"],
             "rollouts.endpoint: http://127.0.0.1:9/v1 gave no usable answer in 3 tries; last: the connection failed (",
+            marks=pytest.mark.slow,  # it waits between its tries
         ),
         (
             ["rollouts.engine=openai", "rollouts.endpoint=http://127.0.0.1:9/v1", "rollouts.key_env=null",

@@ -287,6 +287,7 @@ def test_thinking_that_was_cut_is_not_closed() -> None:
     assert joined(Completion("x", None, None, "stop")) == "x"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("state")
 def test_logprobs_are_asked_for_only_with_tokens(base_model: Path, tmp_path: Path) -> None:
     def answer(body: dict[str, Any]) -> dict[str, Any]:
