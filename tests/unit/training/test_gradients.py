@@ -182,6 +182,7 @@ def test_it_is_the_gradient_of_the_first_step(world: World, tmp_path: Path, name
     assert found.examples == selected.height
 
 
+@pytest.mark.slow
 def test_passes_and_order_of_the_methods_change_nothing(world: World, frame: pl.DataFrame, tmp_path: Path) -> None:
     names = ("rft", "offline_grpo", "dpo")
     frame = frame.filter(pl.col("method_a").is_in(names), pl.col("method_b").is_in(names))
