@@ -188,6 +188,7 @@ def presets() -> int:
         ("colinear compare 0f3c...e1 runs:/77aa...02/adapter", "adapters of MLflow runs"),
         ("colinear compare a b --merge --base owner/base --texts dev.jsonl", "before a merge: what the sum would do"),
         ("colinear compare a b --plain --out report", "without Prefect and MLflow, for scripts"),
+        ("colinear compare outputs/run", "one training's checkpoints, as a path"),
         note="An ADAPTER is a PEFT directory, a model directory (a full fine-tune; needs --base), a Hub id "
         "(owner/name[/folder][@revision]), an MLflow run id, or a URI (runs:/ID[/path], models:/name/version, "
         "mlflow-artifacts:/...). NAME=ADAPTER gives it a name; otherwise it gets the end of its path.",

@@ -30,12 +30,20 @@ def run(
     """Compare adapters."""
     from rich.console import Console
 
+    from flows.cli import checkpoints
     from flows.cli.commands import quiet
     from flows.cli.terminal import StudyDisplay
     from flows.comparison import resolve
+    from tasks.core.errors import InputError
     from tasks.core.events import listening
 
     quiet()
+    if (training := checkpoints.training_folder(adapters)) is not None:
+        if reference is not None or replicates or texts is not None or merge:
+            raise InputError(
+                "--reference, --replicate, --texts and --merge are for adapters; a training's checkpoints have no such"
+            )
+        return checkpoints.run(training, base, _dimensions(dimensions), out)
     console = Console(soft_wrap=True)
     with StudyDisplay(console) as display, listening(display):
         asked = resolve(adapters, base, reference, replicates, _dimensions(dimensions), out, plain, texts, merge)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tasks.geometry.angles import principal_angles
+    from tasks.geometry.callback import GeometryCallback
     from tasks.geometry.cka import linear_cka
     from tasks.geometry.connectivity import barrier
     from tasks.geometry.cosine import cosine_matrix, orthogonal_fraction
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from tasks.geometry.merging import interference
     from tasks.geometry.relations import relate
     from tasks.geometry.spectrum import effective_rank, singular_values
+    from tasks.geometry.trajectory import read_trajectory
 
 __all__ = [
+    "GeometryCallback",
     "barrier",
     "cosine_matrix",
     "effective_rank",
@@ -30,11 +33,13 @@ __all__ = [
     "load_delta",
     "orthogonal_fraction",
     "principal_angles",
+    "read_trajectory",
     "relate",
     "singular_values",
 ]
 
 _MODULES = {
+    "GeometryCallback": "callback",
     "barrier": "connectivity",
     "cosine_matrix": "cosine",
     "effective_rank": "spectrum",
@@ -43,6 +48,7 @@ _MODULES = {
     "load_delta": "delta",
     "orthogonal_fraction": "cosine",
     "principal_angles": "angles",
+    "read_trajectory": "trajectory",
     "relate": "relations",
     "singular_values": "spectrum",
 }

@@ -158,6 +158,20 @@ def found_frames(adapters: list[Named], scratch: Path) -> dict[str, pl.DataFrame
     return {name: getattr(found, name) for name in FRAMES}
 
 
+def test_the_checkpoints_of_a_training_are_a_path(tmp_path: Path) -> None:
+    folders = [adapter(tmp_path / "run" / f"checkpoint-{step}", seed) for step, seed in ((100, 2), (20, 1))]
+    done = compare("run", "--out", "path", folder=tmp_path, home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    rows = pl.read_csv(tmp_path / "path" / "trajectory.csv")
+    assert rows["step"].to_list() == [20, 100]
+    last, first = map(dense, folders)
+    sizes = np.linalg.norm(first), np.linalg.norm(last)
+    assert rows["norm"].to_list() == pytest.approx(sizes, rel=1e-12)
+    assert rows["cosine_to_last"][0] == pytest.approx(first @ last / sizes[0] / sizes[1], abs=1e-12)
+    for name in ("report.html", "report.md", "trajectory.json", "figures/trajectory.svg"):
+        assert (tmp_path / "path" / name).stat().st_size > 500, name
+
+
 def test_before_a_merge_the_plain_command_says_what_it_would_do(tmp_path: Path) -> None:
     """With texts: on a real model's files, in a process of the worker's own."""
     base = write_base(tmp_path / "base")

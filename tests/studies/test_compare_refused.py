@@ -28,6 +28,8 @@ REFUSED = {
     "truncated": ("sft short", "{folder}/short/adapter_model.safetensors: not a readable safetensors file "),
     "merge of one": ("sft --merge", "adapters: a comparison needs two or more, got 1"),
     "merge of other shapes": ("sft wide --merge", "module model.layers.0.self_attn.q_proj is (24, 24) in "),
+    "one checkpoint": ("run", "run: only checkpoint-5 in it; a trajectory takes two checkpoints or more"),
+    "merge of checkpoints": ("run --merge", "--reference, --replicate, --texts and --merge are for adapters; "),
     "other shapes": ("sft wide", "module model.layers.0.self_attn.q_proj is (24, 24) in "),
 }  # fmt: skip
 
@@ -35,7 +37,7 @@ REFUSED = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("refused")
-    for seed, name in enumerate(("sft/adapter", "dpo", "short")):
+    for seed, name in enumerate(("sft/adapter", "dpo", "short", "run/checkpoint-5")):
         adapter(folder / name, seed)
     adapter(folder / "wide", 7, width=2 * WIDTH)
     file = folder / "short" / "adapter_model.safetensors"
@@ -65,7 +67,7 @@ def test_bad_input_is_refused_in_one_line_before_any_work(folder: Path, refusals
 
 
 def test_nothing_is_written_for_what_is_refused(folder: Path, refusals: dict[str, Done]) -> None:
-    assert {path.name for path in folder.iterdir()} == {"sft", "dpo", "short", "wide", "whole"}
+    assert {path.name for path in folder.iterdir()} == {"sft", "dpo", "short", "wide", "whole", "run"}
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="this system has no /proc, where nobody can make a folder")

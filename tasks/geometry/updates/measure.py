@@ -79,8 +79,8 @@ def measure(
     def one(place: int) -> ModuleMeasure:
         return _module(place, names[place], sources, number, tuple(ks), chance, base)
 
-    workers = workers or min(_cores(), len(names))
-    with _single_threaded(), ThreadPoolExecutor(workers) as pool:
+    workers = workers or min(cores(), len(names))
+    with single_threaded(), ThreadPoolExecutor(workers) as pool:
         for done, found in enumerate(_in_order(pool, one, len(names), ahead=2 * workers), start=1):
             progress(done, len(names), "modules")
             yield found
@@ -103,12 +103,12 @@ def _in_order(
             future.cancel()
 
 
-def _cores() -> int:
+def cores() -> int:
     """Those that this process may use; not every system says which they are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _single_threaded() -> Any:
+def single_threaded() -> Any:
     """One BLAS thread in every worker: modules are independent, and small products gain nothing from two."""
     from threadpoolctl import threadpool_limits
 
