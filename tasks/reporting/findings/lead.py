@@ -154,8 +154,10 @@ def _among(study: Study, runs: Sequence[str], benchmark: str, room: int) -> str:
     for losers, winners in groups.items():
         everyone = len(losers) == len(runs) - len(winners) and len(losers) > 1
         parts.append(f"{listed(winners)} above {'all others' if everyone else listed(losers)}")
-    long = f"Between methods: {'; '.join(parts)}; the other {total - len(shown)} pairs are not shown to differ."
-    if total == len(shown):
+    rest = total - len(shown)
+    others = "the other pair is" if rest == 1 else f"the other {rest} pairs are"
+    long = f"Between methods: {'; '.join(parts)}; {others} not shown to differ."
+    if not rest:
         long = f"Between methods: {'; '.join(parts)}."
     return long if len(long) <= room else short
 

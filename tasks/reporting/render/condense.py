@@ -64,7 +64,8 @@ def _without_rows(table: Table, said: list[str]) -> Table:
     kept = [place for place in range(len(table.rows)) if place not in empty]
     if len(empty) < 2 or len(kept) < 2:
         return table
-    names = [" and ".join(cell.text for cell in table.rows[place][: table.words]) for place in empty]
+    words = [[cell.text for cell in table.rows[place][: table.words]] for place in empty]
+    names = [" and ".join(text for text in texts if text != NOT_MEASURED) for texts in words]
     said.append(f"Not measured: {named(names, _MOST_NAMED)}.")
     marks = {kept.index(place): mark for place, mark in table.marks.items() if place in kept}
     return replace(table, rows=tuple(table.rows[place] for place in kept), marks=marks)
