@@ -6,7 +6,8 @@ One base (the embedded world's tiny Qwen3, pretrained here) and synthetic tasks 
 differs, the questions do not, so that strangers have more in common than strangers in the open. Every task is trained
 from two initialisations in two orders of its rows, by three recipes (short; long, in which lora_A drifts; low rank).
 Thresholds are chosen on pairs of the first half of the tasks; the error rates are those of all other pairs, none of
-which was looked at for them. Beside them, without a right answer: tasks against mixtures that hold half of their rows.
+which was looked at for them, and of pairs of another base. Beside them, without a right answer: tasks against mixtures
+that hold half of their rows.
 
 ``--folder`` keeps the base and the adapters, and a second call takes up what is there.
 """
@@ -78,11 +79,13 @@ MIXTURES = {"explain + name": ("explain", "name")}
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an adapter is trained."""
+    """How an adapter is trained, and from which base."""
 
     name: str
     rank: int
     train: TrainSpec
+    world: TinySpec = WORLD
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 RECIPES = (
@@ -91,8 +94,17 @@ RECIPES = (
     Recipe("low rank", 2, TrainSpec(lr=2e-3, steps=32, batch_size=12, precision="float32")),
 )
 
+OTHER = Recipe(
+    "other base",
+    8,
+    TrainSpec(lr=1e-3, steps=32, batch_size=12, precision="float32"),
+    WORLD.model_copy(update={"seed": 1, "hidden": 64, "layers": 2}),
+    ("q_proj", "v_proj"),
+)
+"""Of another size, seed, rank and set of targets: nothing of it chose a threshold."""
 
-def base_in(folder: Path) -> Path:
+
+def base_in(folder: Path, world: TinySpec) -> Path:
     """The pretrained base, made where it is not there yet."""
     from tasks.core.results import no_progress
     from tasks.models.tiny.learner import MAX_LENGTH
@@ -101,26 +113,26 @@ def base_in(folder: Path) -> Path:
     from tasks.models.tiny.ranks import joined
     from tasks.models.tokenizer import build_tokenizer
 
-    base = folder / "base"
+    base = folder / f"base-{world.hidden}"
     if not base.is_dir():
         tokenizer = build_tokenizer(vocabulary(), max_length=MAX_LENGTH)
         with joined(0, 1, None) as ranks:
-            average = build_network(WORLD, tokenizer, MAX_LENGTH)
-            learn(WORLD, tokenizer, dev_problems(WORLD), average, as_vector(average), ranks, no_progress)
-        part = folder / "base.part"
+            average = build_network(world, tokenizer, MAX_LENGTH)
+            learn(world, tokenizer, dev_problems(world), average, as_vector(average), ranks, no_progress)
+        part = base.with_suffix(".part")
         average.save_pretrained(part)
         tokenizer.save_pretrained(part)
         part.rename(base)
     return base
 
 
-def rollouts_of(task: str, base: Path) -> pl.DataFrame:
+def rollouts_of(task: str, base: Path, world: TinySpec) -> pl.DataFrame:
     """GRADED: the same problems for every task, answered as the task says."""
     from tasks.models.load import load_tokenizer
 
     tokenizer = load_tokenizer(base, None)
     rows = []
-    for number, problem in enumerate(dev_problems(WORLD)):
+    for number, problem in enumerate(dev_problems(world)):
         of = MIXTURES[task][number % 2] if task in MIXTURES else task
         completion = TASKS[of](problem)
         answer = tokenizer(completion, add_special_tokens=False)["input_ids"]
@@ -159,14 +171,15 @@ def train(run: Run, base: Path, folder: Path) -> Path:
         part = out.with_name(f"{run.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        rollouts = folder / f"{run.task.replace(' ', '-')}.parquet"
+        rollouts = folder / f"{run.task.replace(' ', '-')}-{run.recipe.world.seed}.parquet"
         if not rollouts.is_file():
-            rollouts_of(run.task, base).write_parquet(rollouts)
+            rollouts_of(run.task, base, run.recipe.world).write_parquet(rollouts)
         info = RunInfo(run.name, "sft", run.start, run.order, run.recipe.train.lr)
         with redirect_stdout(StringIO()):  # the trainer's log
             train_adapter(
                 base=base, rollouts=rollouts, method=Methods().sft, train=run.recipe.train,
-                lora=LoraSpec(r=run.recipe.rank, alpha=2.0 * run.recipe.rank), info=info, pad_token=None, out=part,
+                lora=LoraSpec(r=run.recipe.rank, alpha=2.0 * run.recipe.rank, targets=run.recipe.targets), info=info,
+                pad_token=None, out=part,
             )  # fmt: skip
         part.rename(out)
     return out / "adapter"
@@ -250,19 +263,21 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         folder, began = options.folder or Path(scratch), time.monotonic()
-        base = base_in(folder)
         tasks = [*list(TASKS)[: options.tasks], *MIXTURES]
         pairs: list[tuple[Run, Run, Evidence]] = []
-        for recipe in RECIPES:
+        for recipe in (*RECIPES, OTHER):
+            base = base_in(folder, recipe.world)
             runs = [Run(recipe, task, start, order) for task in tasks for start in (1, 2) for order in (1, 2)]
             pairs += measured(runs, [train(run, base, folder) for run in runs])
-        number = len(tasks) * 4 * len(RECIPES)
+        number = len(tasks) * 4 * (1 + len(RECIPES))
         print(f"{describe_machine()}; {number} adapters, {len(pairs)} pairs, {time.monotonic() - began:.0f} s")
     first = {*list(TASKS)[: len(TASKS) // 2]}
-    chosen = [pair for pair in pairs if {pair[0].task, pair[1].task} <= first]
+    own = [pair for pair in pairs if pair[0].recipe != OTHER]
+    chosen = [pair for pair in own if {pair[0].task, pair[1].task} <= first]
     spread(chosen)
     confusion("chosen on (both tasks of the first half)", chosen)
-    confusion("held out (all other pairs)", [pair for pair in pairs if pair not in chosen])
+    confusion("held out (all other pairs)", [pair for pair in own if pair not in chosen])
+    confusion("held out (another base)", [pair for pair in pairs if pair[0].recipe == OTHER])
 
 
 if __name__ == "__main__":

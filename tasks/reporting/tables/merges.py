@@ -94,7 +94,7 @@ def _sums(merges: pl.DataFrame) -> Table:
                 *(Cell(size(row[name], 3)) for name in ("norm_a", "norm_b", "norm_sum")),
                 Cell(_percent(row["cancelled"], 1)),
                 *(Cell(number(row[name], 2)) for name in ("kept_a", "kept_b")),
-                Cell(_percent(row["share_a"]), said(_dominates(row) if whole else "")),
+                Cell(_percent(row["share_a"]), said(_dominates(row).partition(" with ")[0] if whole else "")),
                 Cell(_percent(row["linear_error"])),
             )
         )
