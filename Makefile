@@ -1,5 +1,5 @@
 # make setup | study | check | docs | bench | clean (see README.md)
-# make test | test-unit | test-long | test-faults | test-fuzz | test-vllm | test-ray | real-models | test-real
+# make test | test-unit | test-long | test-faults | test-fuzz | test-vllm | test-ray | real-models | test-real | test-logs
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -12,7 +12,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 .PHONY: setup study check docs bench clean setup-vllm setup-ray
 .PHONY: test test-unit test-unit-models test-unit-others approve test-flows test-stages test-long test-faults
 .PHONY: test-fuzz test-fuzz-1 test-fuzz-2 test-vllm test-ray
-.PHONY: real-models test-real
+.PHONY: real-models test-real setup-logs test-logs
 
 setup: $(STAMP)
 
@@ -113,7 +113,22 @@ real-models: setup
 
 # A study on SmolLM2 and a comparison with its base, in some minutes; fails where the file is not there.
 test-real: setup
-	$(BIN)/python -m pytest -m real tests/real --durations=5
+	$(BIN)/python -m pytest -m real tests/real --ignore=tests/real/test_logs.py --durations=5
+
+# Evaluation logs by the tools that write them: lm-evaluation-harness and inspect in an environment of their own.
+LOGS_VENV  := .venv-logs
+LOGS_STAMP := $(LOGS_VENV)/.installed
+
+setup-logs: $(LOGS_STAMP)
+
+$(LOGS_STAMP): tests/real/logs.txt
+	@test -x $(LOGS_VENV)/bin/python || $(PYTHON) -m venv $(LOGS_VENV)
+	@echo "setup-logs: installing lm-evaluation-harness and inspect into $(LOGS_VENV) (a minute or two)"
+	@$(LOGS_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r tests/real/logs.txt
+	@touch $@
+
+test-logs: setup setup-logs
+	$(BIN)/python -m pytest -m real tests/real/test_logs.py --durations=5
 
 check: setup
 	$(BIN)/ruff check .

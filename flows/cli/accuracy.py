@@ -16,7 +16,10 @@ def run(logs: Sequence[str], columns: Columns, *, margin: float, as_json: bool, 
     """Read ``logs``, compare every pair of models, print or write what is found."""
     from tasks.evaluation.logs import read_logs
     from tasks.evaluation.paired import compare_logs
+    from tasks.planning.preflight import check_out
 
+    if folder is not None:
+        check_out(Path(folder))
     found = compare_logs([log for argument in logs for log in read_logs(argument, columns)], margin)
     if folder is not None:
         _write(found, Path(folder))
@@ -25,22 +28,15 @@ def run(logs: Sequence[str], columns: Columns, *, margin: float, as_json: bool, 
         return 0
     _show(found)
     if folder is not None:
-        print(f"\nwritten to {folder}: accuracy.json, models.csv, pairs.csv")
+        print(f"\nreport: {Path(folder) / 'report.html'} (beside it report.md, accuracy.json, parquet and CSV)")
     return 0
 
 
 def _write(found: Compared, folder: Path) -> None:
-    from dataclasses import asdict
+    from tasks.reporting.publish.logs import write_logs
 
-    import polars as pl
-
-    from tasks.planning.preflight import check_out
-
-    check_out(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "accuracy.json").write_text(json.dumps(found.as_json(), indent=1, ensure_ascii=False), encoding="utf-8")
-    pl.DataFrame([asdict(model) for model in found.models]).write_csv(folder / "models.csv")
-    pl.DataFrame([asdict(pair) for pair in found.pairs]).write_csv(folder / "pairs.csv")
+    frames = found.model_frame, found.pair_frame
+    write_logs(*frames, found.margin, found.as_json(), folder, found.notes, found.warnings)
 
 
 def _show(found: Compared) -> None:
@@ -50,9 +46,13 @@ def _show(found: Compared) -> None:
 
     from tasks.core.results import NO_POWER
     from tasks.core.visible import visible
+    from tasks.reporting.findings.logs import answer
     from tasks.reporting.formats import p_value
 
     console = Console(highlight=False)
+    console.print(visible(answer(found.pair_frame, found.margin), 2000), markup=False, style="bold")
+    for warning in found.warnings:
+        console.print(f"! {visible(warning, 400)}", markup=False, style="yellow")
     several = any(model.k > 1 for model in found.models)
     models = Table("model", box=box.SIMPLE_HEAD)
     for title in ("n", "accuracy %", "95 % interval", *(["samples", "pass@k %"] if several else [])):
@@ -63,7 +63,7 @@ def _show(found: Compared) -> None:
         models.add_row(visible(one.model), *cells)
     console.print(models)
     pairs = Table(box=box.SIMPLE_HEAD)
-    pairs.add_column("a ~ b", no_wrap=True)
+    pairs.add_column("a ~ b", overflow="fold")
     for title in ("only a / b", "a - b, points [95 %]", "p (Holm)"):
         pairs.add_column(title, justify="right", no_wrap=True)
     pairs.add_column("verdict", no_wrap=True)

@@ -308,7 +308,7 @@ def accuracy(
     answer: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column with the answer, to be graded.")] = None,
     reference: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column with the reference answer.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: models, pairs, notes, margin.")] = False,
-    out: Annotated[str | None, typer.Option(metavar="DIR", help="Folder for accuracy.json and the tables.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="Folder for report.html and the tables.")] = None,
 ) -> int:
     """Compare models pair by pair on evaluation logs that exist: intervals, McNemar's test, verdicts with power."""
     from flows.cli.accuracy import run

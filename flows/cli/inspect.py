@@ -45,23 +45,28 @@ def run(adapters: Sequence[str], base: str | None, *, as_json: bool, fail_on: st
 def _show(one: Inspected) -> None:
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
+    from tasks.core.visible import visible
+
     console = Console(highlight=False, soft_wrap=True)
+    adapter, base = (escape(visible(name)) for name in (one.adapter, one.base or "not named"))
     about = f"{one.modules} modules in {one.layers} layers, {one.parameters:,} parameters, {one.dtype}"
-    console.print(f"[bold]{one.adapter}[/]  {about}; base: {one.base or 'not named'}")
+    console.print(f"[bold]{adapter}[/]  {about}; base: {base}")
     if one.norm is not None:
         beside = "no --base to hold it against" if one.of_base is None else f"{one.of_base:.2e} of the base's weights"
         moved = "" if one.b_of_a is None else f"; |lora_B| is {one.b_of_a:.3g} of |lora_A|"
         console.print(f"norm of the update {one.norm:.4g} ({beside}){moved}")
     if one.kinds:
         table = Table("kind", box=box.SIMPLE_HEAD)
-        for title in ("modules", "rank", "norm", "of base", "effective rank", "stable rank"):
+        for title in ("modules", "layers", "rank", "norm", "of base", "effective rank", "stable rank"):
             table.add_column(title, justify="right")
         for kind in one.kinds:
             of_base = "-" if kind.of_base is None else f"{kind.of_base:.2e}"
             ranks = ("-" if value is None else f"{value:.2f}" for value in (kind.effective_rank, kind.stable_rank))
-            table.add_row(kind.projection, str(kind.modules), str(kind.rank), f"{kind.norm:.4g}", of_base, *ranks)
+            counted = (str(kind.modules), kind.layers or "-", str(kind.rank), f"{kind.norm:.4g}", of_base)
+            table.add_row(escape(visible(kind.projection)), *counted, *ranks)
         console.print(table)
     colours = {"error": "red", "warning": "yellow", "info": "blue"}
     for finding in one.findings:

@@ -374,6 +374,36 @@ DIFFERENCES: dict[str, pl.DataType] = {
 }
 
 
+LOG_MODELS: dict[str, pl.DataType] = {
+    "model": pl.String(),
+    "n": pl.Int64(),  # problems
+    "k": pl.Int64(),  # samples of a problem, the fewest
+    "accuracy": pl.Float64(),  # percent; with samples avg@k
+    "low": pl.Float64(),  # 95 %, over problems
+    "high": pl.Float64(),
+    "pass_at_k": pl.Float64(),  # percent
+}
+"""Models of logs that other tools wrote: `tasks.evaluation.paired.Accuracy`."""
+
+
+LOG_PAIRS: dict[str, pl.DataType] = {
+    "a": pl.String(),
+    "b": pl.String(),
+    "n": pl.Int64(),  # problems that both answered
+    "only_a": pl.Int64(),  # problems that only a solved, or solved more often
+    "only_b": pl.Int64(),
+    "difference": pl.Float64(),  # accuracy of a less that of b, points
+    "low": pl.Float64(),  # 95 %, points
+    "high": pl.Float64(),
+    "p": pl.Float64(),  # exact McNemar, two-sided; with samples by sign flips
+    "p_mid": pl.Float64(),  # null with samples
+    "p_holm": pl.Float64(),  # adjusted over all pairs
+    "verdict": pl.String(),
+    "detectable": pl.Float64(),  # points, power .8; null with samples
+}
+"""Their pairs: `tasks.evaluation.paired.Pair`."""
+
+
 TRAINING: dict[str, pl.DataType] = {
     "run": pl.String(),
     "step": pl.Int64(),

@@ -163,7 +163,22 @@ separate the two cases."""
 DIFFERS, NO_POWER = "differs", "no power"
 
 
-DIFFERS_LITTLE, EQUAL = (f"{words} {100 * EFFECT:g} points" for words in ("differs, by less than", "equal within"))
+def differs_little(effect: float = EFFECT) -> str:
+    """``'differs, by less than 2 points'``: the verdict on a pair that is both, for that margin (a share)."""
+    return f"{DIFFERS}, by less than {in_points(effect)}"
+
+
+def equal_within(effect: float = EFFECT) -> str:
+    """``'equal within 2 points'``: the verdict of equality for that margin (a share)."""
+    return f"equal within {in_points(effect)}"
+
+
+def in_points(effect: float) -> str:
+    """A share in points of accuracy: ``.02 -> '2 points'``."""
+    return "1 point" if (points := f"{100 * effect:g}") == "1" else f"{points} points"
+
+
+DIFFERS_LITTLE, EQUAL = differs_little(), equal_within()
 """Verdicts on a pair's accuracies: `tasks.evaluation.power.verdict`."""
 
 

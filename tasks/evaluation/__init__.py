@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tasks.evaluation.intervals import Interval, holm, paired_bootstrap, wilson
+    from tasks.evaluation.logs import read_logs
+    from tasks.evaluation.paired import compare_logs
 
-__all__ = ["Interval", "holm", "paired_bootstrap", "wilson"]
+__all__ = ["Interval", "compare_logs", "holm", "paired_bootstrap", "read_logs", "wilson"]
+
+_MODULES = {"compare_logs": "paired", "read_logs": "logs"}
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.intervals"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'intervals')}"), name)

@@ -6,7 +6,11 @@ Qwen2.5-Math's jsonl, colinear's own ``items.parquet``, and any JSON lines or pa
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import json
+import math
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +38,9 @@ LARGEST_SAMPLE = 2**28
 MOST_NAMED = 3
 """Ids that a note names."""
 
-_METRICS = ("exact_match", "acc", "extractive_match", "pass@1", "correct", "is_correct", "score", "reward")
+_METRICS = (
+    "exact_match", "acc", "extractive_match", "em", "pass@1", "pass@k", "correct", "is_correct", "score", "reward",
+)  # fmt: skip
 """Metrics of right and wrong, the likeliest first; others by ``--metric``."""
 
 _HARNESS_OWN = {
@@ -63,12 +69,18 @@ class Columns:
 
 @dataclass(frozen=True, eq=False)
 class Log:
-    """One model's answers, in the schema ANSWERS; ``notes``: what was left out or chosen, a sentence each."""
+    """One model's answers, in the schema ANSWERS; ``notes``: what was left out or chosen, a sentence each.
+
+    ``measure``: the metric, filter or column that was read, empty where the tool has one only. ``asked``: of a problem
+    a digest of the words that the log has of it, whatever their order: the same id may be another problem elsewhere.
+    """
 
     model: str
     tool: str
     answers: pl.DataFrame
     notes: tuple[str, ...] = ()
+    measure: str = ""
+    asked: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
@@ -83,13 +95,30 @@ class _Found:
     tool: str
     rows: list[tuple[str, int | None, bool]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    measure: str = ""
+    asked: dict[str, str] = field(default_factory=dict)
+
+    def add(self, where: str, key: str, sample: int | None, right: bool, problem: Any = None) -> None:
+        """One answer; `InputError` where ``problem``, what the log has of it, is another than an earlier line's."""
+        self.rows.append((key, sample, right))
+        if problem is not None and self.asked.setdefault(key, words := _words(problem)) != words:
+            raise InputError(f"{where}: the id {show(key)} is two problems: give a file for each benchmark")
 
 
 def read_logs(argument: str, columns: Columns = Columns()) -> list[Log]:
     """The models in ``PATH`` or ``NAME=PATH``: one, or of colinear's own ``items.parquet`` every run.
 
     A study's folder stands for its ``items.parquet``. Raises `InputError`, one line, for a file of no known layout, a
-    metric that is neither right nor wrong, and a log without an answer.
+    metric that is neither right nor wrong, an id that is two problems, and a log without an answer.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "mine.jsonl"
+    >>> _ = file.write_text('{"q": 1, "ok": true}\\n{"q": 2, "ok": false}\\n')
+    >>> (log,) = read_logs(str(file), Columns(id="q", correct="ok"))
+    >>> log.model, log.answers["correct"].to_list()
+    ('mine', [True, False])
     """
     name, _, rest = argument.partition("=")
     given, path = (name, Path(rest)) if rest and not Path(argument).exists() else (None, Path(argument))
@@ -123,7 +152,7 @@ def _of_rows(path: Path, columns: Columns) -> _Found:
         return _harness(every(), columns)
     if "score" in keys and isinstance(first.values["score"], list):
         return _qwen(every())
-    if "doc" in keys and ({"metric", "metrics"} & keys):
+    if ({"doc", "example"} & keys) and ({"metric", "metrics"} & keys):
         return _lighteval(every(), columns)
     raise InputError(
         f"{name_of(path)}: not a log of lm-evaluation-harness, inspect, lighteval or Qwen2.5-Math; name its columns: "
@@ -142,30 +171,42 @@ def _harness(rows: Iterator[Row], columns: Columns) -> _Found:
         if of_filter != wanted:
             continue
         metric = metric or _metric(row, row.values, columns, _HARNESS_OWN)
-        found.rows.append((str(row.values["doc_id"]), None, _right(row, metric, row.values.get(metric))))
+        right = _right(row, metric, row.values.get(metric))
+        found.add(row.where, str(row.values["doc_id"]), None, right, row.values.get("doc"))
     if not found.rows:
         raise InputError(f"--filter {show(wanted)}: the log has {', '.join(map(show, filters))}")
     if len(filters) > 1 and columns.filter is None:
         others = ", ".join(name for name in filters if name != wanted)
         found.notes.append(f"read by the filter {wanted}, the file's first; --filter takes another ({others})")
-    found.notes.append(f"metric: {metric}")
+    found.measure = f"{metric}, filter {wanted}" if len(filters) > 1 else str(metric)
     return found
 
 
 def _lighteval(rows: Iterator[Row], columns: Columns) -> _Found:
+    """``doc`` and ``metric`` side by side; versions up to 0.8 wrote ``example`` and ``metrics``, with no id, and tables
+    in them as Python prints them where they did not fit the file."""
     found, metric = _Found("lighteval"), None
     for place, row in enumerate(rows):
-        values = row.values.get("metric") or row.values.get("metrics")
-        with suppress(ValueError):
-            values = json.loads(values) if isinstance(values, str) else values
+        values, doc = (_table(row.values.get(new) or row.values.get(old)) for new, old in _LIGHTEVAL)
         if not isinstance(values, Mapping):
             raise row.refuse("metric", "the metrics of one answer", "give lighteval's details file")
         metric = metric or _metric(row, values, columns, set())
-        doc = row.values["doc"]
         own = doc.get("id") if isinstance(doc, Mapping) else None
-        found.rows.append((str(place if own in (None, "") else own), None, _right(row, metric, values.get(metric))))
-    found.notes.append(f"metric: {metric}")
+        key, problem = str(place if own in (None, "") else own), doc.get("query") if isinstance(doc, Mapping) else doc
+        found.add(row.where, key, None, _right(row, metric, values.get(metric)), problem)
+    found.measure = str(metric)
     return found
+
+
+_LIGHTEVAL = (("metric", "metrics"), ("doc", "example"))
+
+
+def _table(value: Any) -> Any:
+    """A table that was written as text, by JSON or as Python prints it; any other value as it is."""
+    for read in (json.loads, ast.literal_eval) if isinstance(value, str) and value.lstrip()[:1] == "{" else ():
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return read(value)
+    return value
 
 
 def _qwen(rows: Iterator[Row]) -> _Found:
@@ -176,7 +217,8 @@ def _qwen(rows: Iterator[Row]) -> _Found:
             raise row.refuse("score", "a list of true and false", "score the answers first")
         _, own = row.first(("idx", "id"))
         key = str(place if own is None else own)
-        found.rows += [(key, i, _right(row, "score", score)) for i, score in enumerate(scores)]
+        for i, score in enumerate(scores):
+            found.add(row.where, key, i, _right(row, "score", score), row.values.get("question"))
     return found
 
 
@@ -187,10 +229,10 @@ def _named(rows: Iterator[Row], columns: Columns, keys: Any) -> _Found:
     asked = [columns.id, *filter(None, (columns.correct, columns.answer, columns.reference))]
     if missing := [name for name in asked if name not in keys]:
         raise InputError(f"the log has no column {show(missing[0])}; it has {', '.join(map(show, list(keys)[:8]))}")
-    found = _Found("columns that were named")
+    found = _Found("named columns")
     kept = [(row, str(row.values.get(columns.id))) for row in rows]
     if columns.correct is not None:
-        name = columns.correct
+        name = found.measure = columns.correct
         found.rows = [(key, None, _right(row, name, row.values.get(name))) for row, key in kept]
         return found
     from tasks.grading.grade import grade_many
@@ -218,11 +260,14 @@ def _inspect(path: Path, columns: Columns) -> _Found | None:
         scorer = scorer or _metric(row, scores, columns, set(), any_one=True)
         score = scores.get(scorer)
         value = score.get("value") if isinstance(score, Mapping) else score
-        found.rows.append((str(sample.get("id")), int(sample.get("epoch") or 1) - 1, _right(row, str(scorer), value)))
+        if isinstance(value, float) and math.isnan(value):  # how a scorer says that it could not judge
+            unscored += 1
+            continue
+        epoch, right = int(sample.get("epoch") or 1) - 1, _right(row, str(scorer), value)
+        found.add(row.where, str(sample.get("id")), epoch, right, sample.get("input"))
     if unscored:
         found.notes.append(f"{unscored} samples without a score (an error, or the run ended early) left out")
-    if scorer is not None:
-        found.notes.append(f"scorer: {scorer}")
+    found.measure = str(scorer or "")
     return found
 
 
@@ -269,11 +314,14 @@ def _own(path: Path, given: str | None) -> list[Log]:
     key = pl.concat_str("benchmark", pl.lit("/"), "problem_id") if several else pl.col("problem_id")
     drawn = items.filter(pl.col("sample") > 0).height
     notes = (f"{drawn} drawn answers left out: the greedy ones are compared",) if drawn else ()
-    items = items.filter(sample=0).select("run", "sample", "correct", problem_id=key)
+    items = items.filter(sample=0).select("run", "sample", "correct", "gold", problem_id=key)
     return [
-        Log(f"{given}/{run}" if given else str(run), "colinear", own.select([*ANSWERS]), notes)
+        Log(
+            f"{given}/{run}" if given else str(run), "colinear", own.select([*ANSWERS]), notes,
+            asked={key: _words(gold) for key, gold in own.select("problem_id", "gold").iter_rows() if gold is not None},
+        )
         for (run,), own in items.group_by("run", maintain_order=True)
-    ]
+    ]  # fmt: skip
 
 
 def _log(model: str, path: Path, found: _Found) -> Log:
@@ -309,7 +357,13 @@ def _log(model: str, path: Path, found: _Found) -> Log:
             f"{', ...' if len(twice) > MOST_NAMED else ''}), {differ} of them with another verdict; the first counts"
         )
     frame = pl.DataFrame([(*at, right) for at, right in kept.items()], schema=ANSWERS, orient="row")
-    return Log(model, found.tool, frame, tuple(notes))
+    return Log(model, found.tool, frame, tuple(notes), found.measure, found.asked)
+
+
+def _words(problem: Any) -> str:
+    """A digest of what a log has of a problem: its words without their order, since choices may be shuffled."""
+    text = problem if isinstance(problem, str) else json.dumps(problem, default=str, ensure_ascii=False)
+    return hashlib.sha256(" ".join(sorted(set(re.findall(r"\w+", text.lower())))).encode()).hexdigest()[:16]
 
 
 def _metric(row: Row, values: Mapping[str, Any], columns: Columns, own: set[str], *, any_one: bool = False) -> str:
@@ -356,5 +410,9 @@ def _names(path: Path) -> set[str]:
 
 
 def _label(path: Path) -> str:
-    """A model's name from where its log lies: lm-evaluation-harness names the folder, others the file."""
-    return path.parent.name if path.stem.startswith(("samples_", "details_")) and path.parent.name else path.stem
+    """A model's name from where its log lies: lm-evaluation-harness names the folder, lighteval the one above that of
+    the day, others the file."""
+    if not path.stem.startswith(("samples_", "details_")):
+        return path.stem
+    folder = path.parent.parent if re.match(r"\d{4}-\d\d-\d\dT", path.parent.name) else path.parent
+    return folder.name or path.stem

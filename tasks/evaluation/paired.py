@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
@@ -12,7 +12,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tasks.core.errors import InputError
-from tasks.core.results import EFFECT, LEVEL
+from tasks.core.frames import LOG_MODELS, LOG_PAIRS
+from tasks.core.results import LEVEL
 from tasks.evaluation.intervals import holm, paired_bootstrap, paired_interval, share_interval, wilson
 from tasks.evaluation.logs import Log
 from tasks.evaluation.mcnemar import mcnemar
@@ -63,24 +64,38 @@ class Pair:
 
 @dataclass(frozen=True)
 class Compared:
-    """What logs say in pairs; ``margin`` in points. ``notes``: what was left out or chosen, a sentence each."""
+    """What logs say in pairs; ``margin`` in points. ``notes``: what was left out or chosen, a sentence each;
+    ``warnings``: what to know before trusting a number."""
 
     models: tuple[Accuracy, ...]
     pairs: tuple[Pair, ...]
     notes: tuple[str, ...]
     margin: float
+    warnings: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values: ``models``, ``pairs``, ``notes``, ``margin``."""
+        """Plain values: ``models``, ``pairs``, ``notes``, ``margin``, ``warnings``."""
         return asdict(self)
+
+    @property
+    def model_frame(self) -> pl.DataFrame:
+        """A row a model, as `tasks.core.frames.LOG_MODELS`."""
+        return pl.DataFrame([asdict(one) for one in self.models], schema=LOG_MODELS)
+
+    @property
+    def pair_frame(self) -> pl.DataFrame:
+        """A row a pair, as `tasks.core.frames.LOG_PAIRS`."""
+        return pl.DataFrame([asdict(one) for one in self.pairs], schema=LOG_PAIRS)
 
 
 def compare_logs(logs: Sequence[Log], margin: float = 2.0, seed: int = 0) -> Compared:
     """Every pair of ``logs`` on their common problems; equal means within ``margin`` points by the 95 % interval.
 
-    Raises `InputError` for fewer than two models, two of one name, two without a common problem, and a margin that is
-    not above 0 and below 100.
+    Raises `InputError` for fewer than two models, two of one name, two without a common problem or whose common ids
+    are mostly other problems, and a margin that is not above 0 and below 100.
 
+    Examples
+    --------
     >>> import polars as pl
     >>> answers = lambda right: pl.DataFrame({"problem_id": list("abcd"), "sample": [0] * 4, "correct": right})
     >>> one, two = Log("one", "", answers([True] * 4)), Log("two", "", answers([True, False, True, False]))
@@ -96,8 +111,9 @@ def compare_logs(logs: Sequence[Log], margin: float = 2.0, seed: int = 0) -> Com
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"two logs are called {twice[0]}: give each a name, NAME=FILE")
     shares = {log.model: _shares(log) for log in logs}
-    rows, notes = [], [f"{log.model} ({log.tool}): {note}" for log in logs for note in log.notes]
-    for a, b in combinations(names, 2):
+    rows, notes, warnings = [], [*_sources(logs)], [*_measures(logs)]
+    for one, other in combinations(logs, 2):
+        a, b = one.model, other.model
         both = shares[a].join(shares[b], on="problem_id", maintain_order="left")
         if both.is_empty():
             ids = ", ".join(str(shares[one]["problem_id"][0]) for one in (a, b))
@@ -106,10 +122,51 @@ def compare_logs(logs: Sequence[Log], margin: float = 2.0, seed: int = 0) -> Com
             )
         if left := shares[a].height + shares[b].height - 2 * both.height:
             notes.append(f"{a} and {b}: {both.height} problems in common, {left} answered by only one of them")
+        if unlike := _unlike(one, other, both["problem_id"].to_list()):
+            warnings.append(
+                f"{a} and {b}: {len(unlike)} ids are other problems in one than in the other (such as {unlike[0]}), "
+                "and were left out: were both asked the same version of the benchmark?"
+            )
+            both = both.filter(~pl.col("problem_id").is_in(unlike))
         rows.append(_pair(a, b, both["share"].to_numpy(), both["share_right"].to_numpy(), seed, _single(both)))
     adjusted = holm([row["p"] for row in rows])
     pairs = [_judged(row, float(p), len(rows), margin) for row, p in zip(rows, adjusted, strict=True)]
-    return Compared(tuple(_accuracy(log, seed) for log in logs), tuple(pairs), tuple(notes), margin)
+    return Compared(tuple(_accuracy(log, seed) for log in logs), tuple(pairs), tuple(notes), margin, tuple(warnings))
+
+
+def _sources(logs: Sequence[Log]) -> Iterator[str]:
+    """By what each log was read, models of one measure in one sentence; then the logs' own notes."""
+    read: dict[str, list[str]] = {}
+    for log in logs:
+        read.setdefault(f"{log.tool}{f', {log.measure}' if log.measure else ''}", []).append(log.model)
+    yield from (f"{', '.join(models)}: {measure}" for measure, models in read.items())
+    yield from (f"{log.model}: {note}" for log in logs for note in log.notes)
+
+
+def _measures(logs: Sequence[Log]) -> Iterator[str]:
+    """A warning where logs of one tool were read by several measures: a difference may be theirs."""
+    for tool in dict.fromkeys(log.tool for log in logs):
+        own = {log.measure: log.model for log in reversed(logs) if log.tool == tool}
+        if len(own) > 1:
+            named = "; ".join(f"{model} by {measure}" for measure, model in own.items())
+            yield (
+                f"Not every log was read by the same measure ({named}): a difference may be the measure's. Choose one "
+                "for all with --metric or --filter."
+            )
+
+
+def _unlike(one: Log, other: Log, ids: Sequence[str]) -> list[str]:
+    """The common ids that are other problems in one log than in the other, as far as their words are known."""
+    if one.tool != other.tool:  # which write the same problem differently
+        return []
+    known = [key for key in ids if key in one.asked and key in other.asked]
+    unlike = [key for key in known if one.asked[key] != other.asked[key]]
+    if 2 * len(unlike) > len(known):
+        raise InputError(
+            f"{one.model} and {other.model}: {len(unlike)} of {len(known)} common ids are other problems (such as "
+            f"{unlike[0]}): give logs of one benchmark; where only the wording differs, pair them by --id and --correct"
+        )
+    return unlike
 
 
 def _shares(log: Log) -> pl.DataFrame:
@@ -163,13 +220,10 @@ def _sign_flips(differences: NDArray[np.float64], seed: int) -> float:
 def _judged(row: dict[str, Any], p_holm: float, pairs: int, margin: float) -> Pair:
     n, single = row["n"], row.pop("single")
     detectable = detectable_difference(n, (row["only_a"] + row["only_b"]) / n, alpha=LEVEL / pairs) if single else None
-    said = verdict(p_holm, row["low"], row["high"], effect=margin / 100).replace(
-        f"{100 * EFFECT:g} points", f"{margin:g} points"
-    )
     points = {name: 100 * row[name] for name in ("difference", "low", "high")}
     return Pair(
         **row | points,
         p_holm=p_holm,
-        verdict=said,
+        verdict=verdict(p_holm, row["low"], row["high"], effect=margin / 100),
         detectable=None if detectable is None else 100 * detectable,
     )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.core.errors import InputError
-from tasks.core.results import DIFFERS, DIFFERS_LITTLE, EFFECT, EQUAL, LEVEL, NO_POWER
+from tasks.core.results import DIFFERS, EFFECT, LEVEL, NO_POWER, differs_little, equal_within
 
 POWER = 0.8
 
@@ -89,13 +89,13 @@ def detectable_difference(n: int, discordance: float, alpha: float = LEVEL, powe
 
 
 def verdict(p_value: float, low: float, high: float, effect: float = EFFECT, alpha: float = LEVEL) -> str:
-    """What may be said of a pair: `DIFFERS`, `EQUAL`, both at once (`DIFFERS_LITTLE`), or `NO_POWER`.
+    """What may be said of a pair: `DIFFERS`, `equal_within` the margin ``effect`` (a share), both at once
+    (`differs_little`), or `NO_POWER`.
 
     ``p_value``: of the test, adjusted where the pair belongs to a family. ``low``, ``high``: the 95 % interval of the
     difference. Different by the test (``p_value <= alpha``); equal by the interval alone: all of it within
     ``[-effect, effect]``, which is two one-sided tests at .025 each (Schuirmann 1987). A large p is no equality, and a
-    small one no difference that matters. The words name `EFFECT`: other margins are for counting how many verdicts
-    would change. `InputError` unless ``low <= high``, ``0 < alpha < 1`` and ``0 < effect < 1``.
+    small one no difference that matters. `InputError` unless ``low <= high``, ``0 < alpha < 1`` and ``0 < effect < 1``.
     """
     _check_open("alpha", alpha)
     _check_open("effect", effect)
@@ -103,8 +103,8 @@ def verdict(p_value: float, low: float, high: float, effect: float = EFFECT, alp
         raise InputError(f"the interval is {low} to {high}; its lower end comes first")
     differs, equal = p_value <= alpha, -effect <= low and high <= effect
     if differs:
-        return DIFFERS_LITTLE if equal else DIFFERS
-    return EQUAL if equal else NO_POWER
+        return differs_little(effect) if equal else DIFFERS
+    return equal_within(effect) if equal else NO_POWER
 
 
 def _critical(counts: NDArray[np.int64], alpha: float) -> NDArray[np.int64]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tasks.geometry.connectivity import barrier
     from tasks.geometry.cosine import cosine_matrix, orthogonal_fraction
     from tasks.geometry.delta import load_delta
+    from tasks.geometry.inspection import inspect_adapter
     from tasks.geometry.merging import interference
     from tasks.geometry.relations import relate
     from tasks.geometry.spectrum import effective_rank, singular_values
@@ -28,6 +29,7 @@ __all__ = [
     "barrier",
     "cosine_matrix",
     "effective_rank",
+    "inspect_adapter",
     "interference",
     "linear_cka",
     "load_delta",
@@ -43,6 +45,7 @@ _MODULES = {
     "barrier": "connectivity",
     "cosine_matrix": "cosine",
     "effective_rank": "spectrum",
+    "inspect_adapter": "inspection",
     "interference": "merging",
     "linear_cka": "cka",
     "load_delta": "delta",

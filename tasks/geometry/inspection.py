@@ -5,25 +5,30 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.core.digests import file_digest
 from tasks.core.errors import InputError
-from tasks.core.places import places
-from tasks.core.small_files import not_weights
+from tasks.core.places import core, places
+from tasks.core.small_files import not_weights, read_text
 from tasks.core.visible import visible
 from tasks.geometry.adapters.adapter import ODD, WEIGHTS, AdapterSource
 from tasks.geometry.adapters.checkpoint import Checkpoint
+from tasks.geometry.adapters.patterns import check_patterns
 from tasks.geometry.adapters.peft_config import CONFIG, read_json
 from tasks.geometry.delta import NotFinite
 from tasks.geometry.factored import factor
 from tasks.geometry.spectrum import effective_rank, stable_rank
+
+if TYPE_CHECKING:
+    import polars as pl
 
 ERROR, WARNING, INFO = "error", "warning", "info"
 """How much a finding matters: the adapter cannot be used as it is; look before you use it; good to know."""
@@ -36,7 +41,9 @@ CODES = {
     "not-finite": (ERROR, "Weights are NaN or infinite: the training diverged."),
     "dead-modules": (WARNING, "Some modules have no update while others have one."),
     "barely-trained": (WARNING, "The update is tiny: beside the base's weights, or lora_B beside lora_A."),
+    "wrong-base": (ERROR, "The model of --base lacks the adapter's modules, or has them in another shape."),
     "unmatched-target": (WARNING, "An entry of target_modules has no weights in the file."),
+    "uncovered": (WARNING, "Modules of --base that target_modules names have no weights in the file."),
     "uneven-layers": (WARNING, "Layers lack modules that the others have."),
     "rank-one": (WARNING, "Nearly all of the update lies in one direction of its module."),
     "duplicate": (WARNING, "The weights are, bit for bit, those of another adapter."),
@@ -56,6 +63,10 @@ ONE_DIRECTION, LEAST_RANK = 0.95, 4
 MOST_NAMED = 3
 
 _QUANTISED = re.compile(r"(?i)(bnb|nf4|4bit|8bit|int4|int8|gptq|awq|gguf)")
+_CARD = re.compile(r"load_in_(4|8)bit: True")
+"""How PEFT's model card (README.md) says what the base was loaded in."""
+
+Note = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
@@ -69,15 +80,26 @@ class Finding:
 
 @dataclass(frozen=True)
 class Kind:
-    """All modules of one kind (``q_proj``): medians of ranks over its modules, norms over all of them."""
+    """All modules of one kind (``q_proj``): medians of ranks over its modules, norms over all of them. ``layers``:
+    where they are, ``0-11, 24``."""
 
     projection: str
     modules: int
+    layers: str
     rank: int
     norm: float
     of_base: float | None
     effective_rank: float | None
     stable_rank: float | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """One entry of target_modules, and the modules and layers of the file that it names."""
+
+    entry: str
+    modules: int
+    layers: str
 
 
 @dataclass(frozen=True)
@@ -94,6 +116,7 @@ class Inspected:
     of_base: float | None
     b_of_a: float | None
     kinds: tuple[Kind, ...]
+    targets: tuple[Target, ...]
     findings: tuple[Finding, ...]
 
     @property
@@ -106,12 +129,37 @@ class Inspected:
         """Plain values."""
         return asdict(self)
 
+    @property
+    def kind_frame(self) -> pl.DataFrame:
+        """A row a kind of module, with the columns of `Kind`."""
+        import polars as pl
+
+        return pl.DataFrame([asdict(kind) for kind in self.kinds])
+
+    @property
+    def finding_frame(self) -> pl.DataFrame:
+        """A row a finding: code, severity, said."""
+        import polars as pl
+
+        return pl.DataFrame([asdict(one) for one in self.findings], schema=["code", "severity", "said"])
+
 
 def inspect_adapter(folder: Path | str, base: Checkpoint | None = None, name: str | None = None) -> Inspected:
     """What `CODES` lists, found in one PEFT adapter's folder; with ``base`` its norms are beside the base's.
 
     Nothing raises but what is no adapter's folder at all (`InputError`): what is wrong inside is a finding. Cost: its
     factors are read once, module by module; with ``base`` so are the weights of its modules.
+
+    Examples
+    --------
+    >>> import json, tempfile
+    >>> from safetensors.numpy import save_file
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> key = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
+    >>> save_file({key.format("A"): np.eye(2, 4), key.format("B"): np.zeros((3, 2))}, folder / WEIGHTS)
+    >>> _ = (folder / CONFIG).write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2}))
+    >>> [finding.code for finding in inspect_adapter(folder).findings]
+    ['zero-update', 'no-base']
     """
     folder = Path(folder)
     raw = read_json(folder)
@@ -123,10 +171,13 @@ def inspect_adapter(folder: Path | str, base: Checkpoint | None = None, name: st
     named = raw.get("base_model_name_or_path") or None
     if named is None:
         note("no-base", f"{CONFIG} names no base: say which model it is for")
-    elif _QUANTISED.search(str(named)):
+    if named is not None and _QUANTISED.search(str(named)):
         note(
             "quantised-base", f"{visible(str(named))} is a quantised model: merged into another the update is not exact"
         )
+    elif bits := _card_bits(folder):
+        note("quantised-base", f"README.md says that the base was loaded in {bits} bits: merged into the whole base "
+             "the update is not exact")  # fmt: skip
     about = {"adapter": name or folder.name, "base": None if named is None else visible(str(named))}
     if raw.get("lora_alpha") == 0:
         note("alpha-zero", f"lora_alpha is 0 in {CONFIG}: set the value that it was trained with")
@@ -141,14 +192,27 @@ def inspect_adapter(folder: Path | str, base: Checkpoint | None = None, name: st
         else:
             return _measured(source, raw, base, found, about)
     nothing = {"modules": 0, "layers": 0, "parameters": 0, "dtype": "-", "norm": None, "of_base": None, "b_of_a": None}
-    return Inspected(**about, **nothing, kinds=(), findings=_sorted(found))  # type: ignore[arg-type]
+    return Inspected(**about, **nothing, kinds=(), targets=(), findings=_sorted(found))  # type: ignore[arg-type]
+
+
+def _card_bits(folder: Path) -> str:
+    """In how many bits the base was loaded, by the adapter's README; empty where it does not say."""
+    try:
+        match = _CARD.search(read_text(folder / "README.md"))
+    except (OSError, ValueError):
+        return ""
+    return match[1] if match else ""
 
 
 def inspect_all(folders: Sequence[tuple[str, Path]], base: Checkpoint | None = None) -> list[Inspected]:
     """`inspect_adapter` of (name, folder) each, and which of them are one and the same file."""
     done = [inspect_adapter(folder, base, name) for name, folder in folders]
     files = [folder / WEIGHTS for _, folder in folders]
-    digests = [file_digest(file) if file.is_file() else None for file in files]
+    ends = [_ends(file) for file in files]
+    digests = [
+        file_digest(file) if end is not None and ends.count(end) > 1 else None
+        for file, end in zip(files, ends, strict=True)
+    ]
     told = []
     for one, digest in zip(done, digests, strict=True):
         replicates = [
@@ -159,6 +223,16 @@ def inspect_all(folders: Sequence[tuple[str, Path]], base: Checkpoint | None = N
             one = replace(one, findings=_sorted([*one.findings, Finding("duplicate", WARNING, said)]))
         told.append(one)
     return told
+
+
+def _ends(file: Path) -> tuple[int, bytes] | None:
+    """A file's size and last bytes, those of its last tensor: most files that are not the same differ in them."""
+    if not file.is_file():
+        return None
+    with file.open("rb") as opened:
+        size = opened.seek(0, 2)
+        opened.seek(max(size - 4096, 0))
+        return size, opened.read()
 
 
 @dataclass(frozen=True)
@@ -184,6 +258,7 @@ def _measured(
         found.append(Finding(code, CODES[code][0], said))
 
     modules, broken = [], []
+    base = base if base is None or _fits(source, base, note) else None
     for name in source.shapes:
         try:
             factors = source.read(name)
@@ -216,7 +291,7 @@ def _measured(
     if small and energy:
         beside = f"{of_base:.1e} of the base's" if of_base is not None else f"lora_B {b_of_a:.1e} of lora_A"
         note("barely-trained", f"the update's norm is {energy:.3g}, {beside}: look at the learning rate and the steps")
-    _coverage(source, raw, note)
+    targets = _coverage(source, raw, base, note)
     if source.note is not None:
         note("not-compared", source.note)
     dtypes = sorted({source.weights.entries[key].dtype for key in source.weights.shapes})
@@ -230,23 +305,51 @@ def _measured(
         of_base=of_base,
         b_of_a=b_of_a,
         kinds=_kinds(modules, with_base=base is not None),
+        targets=targets,
         findings=_sorted(found),
     )
 
 
-def _coverage(source: AdapterSource, raw: dict[str, Any], note: Callable[[str, str], None]) -> None:
-    """Entries of target_modules without weights, and layers that lack what others have."""
-    targets = raw.get("target_modules")
+def _fits(source: AdapterSource, base: Checkpoint, note: Note) -> bool:
+    """Whether the base has every module in the adapter's shape (an embedding's update is stored turned)."""
+    for name, shape in source.shapes.items():
+        try:
+            own = base.shape_of(name)
+        except InputError as error:
+            note("wrong-base", str(error))
+            return False
+        if own not in (shape, shape[::-1]):
+            said = f"module {name} is {shape} in the adapter and {own} in {base.folder}"
+            note("wrong-base", f"{said}: give the model that it was trained on")
+            return False
+    return True
+
+
+def _coverage(source: AdapterSource, raw: dict[str, Any], base: Checkpoint | None, note: Note) -> tuple[Target, ...]:
+    """What each entry of target_modules names; noted: entries without weights, layers that lack what others have, and
+    modules of the base that are named and not there."""
     have = [*source.shapes, *source.left_out.get(ODD, [])]
-    if isinstance(targets, list):
-        idle = [one for one in targets if not any(name == one or name.endswith(f".{one}") for name in have)]
-        if idle:
-            note(
-                "unmatched-target",
-                f"target_modules names {_listed(idle)}, which no module in the file ends in: a typo?",
-            )
+    try:
+        named = _named(raw.get("target_modules"), have, source)
+    except InputError as error:
+        note("unmatched-target", str(error))
+        named = {}
+    targets = tuple(Target(entry, len(own), _layers(own)) for entry, own in named.items())
+    if idle := [one.entry for one in targets if not one.modules]:
+        note("unmatched-target", f"target_modules names {_listed(idle)}, which is no module in the file: a typo?")
     if raw.get("layers_to_transform") is not None:
-        return  # layers were left out on purpose
+        return targets  # layers were left out on purpose
+    if base is not None and isinstance(raw.get("target_modules"), list) and not raw.get("exclude_modules"):
+        stored = [name.removesuffix(".weight") for name in base.shapes if name.endswith(".weight")]
+        there, known = _named(raw["target_modules"], stored, source), {core(name) for name in have}
+        meant = {name: None for own in there.values() for name in own}
+        if missing := [name for name in meant if core(name) not in known]:
+            layers = _layers(missing)
+            note(
+                "uncovered",
+                f"{len(missing)} of {len(meant)} modules of the base that target_modules names ({_listed(missing)}"
+                f"{f'; layers {layers}' if layers else ''}) have no weights in the file: frozen, or lost in saving?",
+            )
     by_layer: dict[Any, set[str]] = defaultdict(set)
     for place in places(source.shapes):
         if place.cluster is not None:
@@ -256,6 +359,29 @@ def _coverage(source: AdapterSource, raw: dict[str, Any], note: Callable[[str, s
         usual = counts.most_common(1)[0][0]
         odd = [f"{tower or 'layer'} {number}" for (tower, number), own in sorted(by_layer.items()) if own != usual]
         note("uneven-layers", f"{len(odd)} of {len(by_layer)} layers have other modules than the rest: {_listed(odd)}")
+    return targets
+
+
+def _named(targets: Any, names: Sequence[str], source: AdapterSource) -> Mapping[str, list[str]]:
+    """Entry of target_modules -> those of ``names`` that PEFT takes it for: by their end, or by a pattern given as one
+    text. Raises `InputError` for a pattern that is none, or that takes too long."""
+    if isinstance(targets, list):
+        return {entry: [one for one in names if one == entry or one.endswith(f".{entry}")] for entry in targets}
+    if not isinstance(targets, str) or targets == "all-linear":
+        return {}
+    check_patterns({"target_modules": targets}, names, source.weights.path.with_name(CONFIG))
+    return {targets: [one for one in names if re.fullmatch(targets, one)]}
+
+
+def _layers(names: Sequence[str]) -> str:
+    """Numbers of the layers that the modules are in, ``0-11, 24``; those of a second tower are not told apart."""
+    return _ranges({place.layer for place in places(names) if place.layer is not None})
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """``{0, 1, 2, 5} -> '0-2, 5'``."""
+    runs = [[n for _, n in own] for _, own in groupby(enumerate(sorted(numbers)), lambda one: one[1] - one[0])]
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _kinds(modules: Sequence[_Module], *, with_base: bool) -> tuple[Kind, ...]:
@@ -269,7 +395,8 @@ def _kinds(modules: Sequence[_Module], *, with_base: bool) -> tuple[Kind, ...]:
         ranks = [(effective_rank(one.s), stable_rank(one.s)) for one in own if one.energy]
         medians: list[float | None] = [float(x) for x in np.median(ranks, axis=0)] if ranks else [None, None]
         of_base = norm / weight if with_base and weight else None
-        kinds.append(Kind(projection, len(own), max(one.rank for one in own), norm, of_base, *medians))
+        layers = _layers([one.name for one in own])
+        kinds.append(Kind(projection, len(own), layers, max(one.rank for one in own), norm, of_base, *medians))
     return tuple(kinds)
 
 

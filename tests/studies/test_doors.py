@@ -34,6 +34,13 @@ def test_accuracy_prints_a_table_or_json_and_writes_both(
     said = capsys.readouterr().out
     for expected in ("a ~ b", "10 / 2", "+8.0 [", "differs", "read by the filter strict-match", "60.0", "52.0"):
         assert expected in said
+    assert said.startswith("a is right more often than b (by 8.0 points).")
+    written = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*") if file.is_file()}
+    assert written == {
+        "report.html", "report.md", "accuracy.json", "models.csv", "models.parquet", "pairs.csv", "pairs.parquet",
+        "figures/accuracy.svg", "figures/accuracy.png",
+    }  # fmt: skip
+    assert "a is right more often than b" in (tmp_path / "out" / "report.html").read_text()
     assert pl.read_csv(tmp_path / "out" / "pairs.csv")["only_a"].to_list() == [10]
     assert main(["accuracy", *logs, "--json", "--margin", "20"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -56,6 +63,12 @@ def test_accuracy_prints_a_table_or_json_and_writes_both(
         (["accuracy", "{a}", "{b}", "--margin", "0"], "--margin 0: points of accuracy"),
         (["accuracy", "{a}", "{b}", "--id", "doc_id"], "--id needs --correct beside it"),
         (["accuracy", "nope.jsonl", "{b}"], "nope.jsonl: no such log"),
+        (["accuracy", "{a}", "{b}", "--margin", "100"], "--margin 100: points of accuracy"),
+        (["accuracy", "{a}", "{b}", "--margin", "nan"], "--margin nan: points of accuracy"),
+        (["accuracy", "{a}", "{other}"], "common ids are other problems"),
+        (["accuracy", "{a}", "{far}"], "a and far have no problem in common (ids such as 0, 1000)"),
+        (["accuracy", "{a}", "{b}", "--out", "{a}"], "is a file; give a folder"),
+        (["inspect", "empty"], "neither adapter_config.json"),
         (["inspect"], "no adapter: give a folder that PEFT saved"),
         (["inspect", "."], "neither adapter_config.json"),
         (["inspect", ".", "--fail-on", "bad"], "--fail-on bad: one of error, warning, info"),
@@ -67,7 +80,11 @@ def test_what_cannot_be_done_is_one_line(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLINEAR_HOME", str(tmp_path / "home"))
-    assert main([word.format(a=logs[0], b=logs[1]) for word in words]) == 2
+    (tmp_path / "empty").mkdir()
+    rows = [harness(i, 1.0) | {"doc": {"question": f"of another benchmark {i}"}} for i in range(100)]
+    other = lines(tmp_path / "other" / "samples_arc_1.jsonl", rows)
+    far = lines(tmp_path / "far" / "samples_gsm8k_1.jsonl", [harness(1000 + i, 1.0) for i in range(100)])
+    assert main([word.format(a=logs[0], b=logs[1], other=other, far=far) for word in words]) == 2
     err = capsys.readouterr().err
     assert said in err
     assert err.count("\n") == 1

@@ -20,8 +20,11 @@ PUBLIC = {
     "tasks.geometry.spectrum": ["singular_values", "effective_rank"],
     "tasks.geometry.cka": ["linear_cka"],
     "tasks.geometry.connectivity": ["barrier"],
+    "tasks.geometry.inspection": ["inspect_adapter"],
     "tasks.evaluation.mcnemar": ["mcnemar"],
     "tasks.evaluation.intervals": ["wilson", "paired_bootstrap", "holm"],
+    "tasks.evaluation.logs": ["read_logs"],
+    "tasks.evaluation.paired": ["compare_logs"],
     "tasks.grading.grade": ["grade", "grade_many"],
 }
 """Module -> its documented functions: other programs import them, so that neither may be renamed."""

@@ -67,15 +67,24 @@ def _scored(study: Study, benchmark: str) -> list[RunInfo]:
 
 def _panel(study: Study, benchmark: str) -> Spec:
     infos, base = _scored(study, benchmark), study.base
-    labels = [label_of(info, study.geometry) for info in infos]
+    return accuracy_panel(
+        f"{short(benchmark_name(benchmark), MOST_CHARACTERS)} accuracy, %; 95 % intervals, band: the base's",
+        [label_of(info, study.geometry) for info in infos],
+        [_row(study, benchmark, place, info) for place, info in enumerate(infos)],
+        infos.index(base) if base in infos else -1,
+    )
+
+
+def accuracy_panel(title: str, labels: Sequence[str], rows: Sequence[Spec], base: int = -1) -> Spec:
+    """Dots with their intervals and numbers, a row a model; that of the row ``base`` as a band over all."""
     x, y = quantity("value", pad=24, tickCount=6), rows_axis(labels)
     ends = {**x, "field": "low"}
-    colour, of_base = given("colour"), f"datum.place === {infos.index(base) if base in infos else -1}"
+    colour, of_base = given("colour"), f"datum.place === {base}"
     return {
-        "title": f"{short(benchmark_name(benchmark), MOST_CHARACTERS)} accuracy, %; 95 % intervals, band: the base's",
+        "title": title,
         "width": room(labels),
-        "height": 17 * len(infos),
-        "data": {"values": [_row(study, benchmark, place, info) for place, info in enumerate(infos)]},
+        "height": 17 * len(labels),
+        "data": {"values": list(rows)},
         "layer": [
             layer({"type": "rect", "color": FAINT, "opacity": 0.25}, of_base, x=ends, x2={"field": "high"}),
             layer({"type": "rule", "color": INK}, of_base, x=x),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tasks.core.results import DIFFERS, DIFFERS_LITTLE, EQUAL, NO_POWER, RunInfo
+from tasks.core.results import RunInfo
 from tasks.reporting.formats import (
     NOT_MEASURED,
     benchmark_name,
@@ -17,7 +17,15 @@ from tasks.reporting.formats import (
     size,
 )
 from tasks.reporting.notes import interval, percentile
-from tasks.reporting.tables.views import Cell, Table, detectable_points, p_words, reference_marks, said
+from tasks.reporting.tables.views import (
+    Cell,
+    Table,
+    detectable_points,
+    p_words,
+    reference_marks,
+    said,
+    verdict_words,
+)
 from tasks.reporting.views.accuracy import MARGIN, Score, Versus
 from tasks.reporting.views.floors import ORDER
 from tasks.reporting.views.pairs import (
@@ -144,14 +152,7 @@ def same_method_words(study: Study, benchmark: str) -> str:
 
 def versus_mark(found: Versus) -> Cell:
     """A difference in points with its verdict as a sign, a word and a colour."""
-    up = found.difference > 0
-    side = ("▲ higher" if up else "▼ lower", "good" if up else "bad")
-    words, tone = {
-        DIFFERS: side,
-        DIFFERS_LITTLE: (f"{side[0]}, slightly", side[1]),
-        EQUAL: ("= equal", "same"),
-        NO_POWER: ("? undecided", "open"),
-    }.get(found.verdict, (found.verdict, "open"))
+    words, tone = verdict_words(found.difference, found.verdict)
     return Cell(points(found.difference), tone=tone, mark=words)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tasks.core.results import RunInfo
+from tasks.core.results import DIFFERS, EFFECT, NO_POWER, RunInfo, differs_little, equal_within
 from tasks.reporting.formats import (
     NOT_MEASURED,
     number,
@@ -82,6 +82,17 @@ def score_cell(found: Score | None) -> Cell:
     if found is None:
         return Cell(NOT_MEASURED)
     return Cell(percent(found.accuracy), (f"{percent(found.low)} to {percent(found.high)}",))
+
+
+def verdict_words(difference: float, verdict: str, effect: float = EFFECT) -> tuple[str, str]:
+    """A verdict on a difference, by the margin ``effect`` (a share), as a sign with a word, and its tone."""
+    side, tone = ("▲ higher", "good") if difference > 0 else ("▼ lower", "bad")
+    return {
+        DIFFERS: (side, tone),
+        differs_little(effect): (f"{side}, slightly", tone),
+        equal_within(effect): ("= equal", "same"),
+        NO_POWER: ("? undecided", "open"),
+    }.get(verdict, (verdict, "open"))
 
 
 def p_words(found: Versus) -> str:

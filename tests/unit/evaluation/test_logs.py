@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,8 @@ def test_the_harness_writes_a_line_for_each_filter_and_one_filter_is_read(tmp_pa
     assert (log.model, log.tool, rights(log)) == ("org__model", "lm-evaluation-harness", {"0": [False], "1": [True]})
     assert log.notes == (
         "read by the filter strict-match, the file's first; --filter takes another (flexible-extract)",
-        "metric: exact_match",
     )
+    assert log.measure == "exact_match, filter strict-match"
     (other,) = read_logs(f"mine={file}", Columns(filter="flexible-extract"))
     assert (other.model, rights(other)) == ("mine", {"0": [True], "1": [True]})
     with pytest.raises(InputError, match="--filter 'none': the log has 'strict-match', 'flexible-extract'"):
@@ -67,8 +68,10 @@ def test_the_harness_writes_a_line_for_each_filter_and_one_filter_is_read(tmp_pa
 def test_inspects_epochs_are_samples_and_what_was_not_scored_is_counted(tmp_path: Path, packed: bool) -> None:
     samples = [
         {"id": name, "epoch": epoch, "scores": {"match": {"value": value}} if value else None}
-        for name, epoch, value in (("a", 1, "C"), ("a", 2, "I"), ("b", 1, "C"), ("b", 2, "N"), ("c", 1, None))
-    ]
+        for name, epoch, value in (
+            ("a", 1, "C"), ("a", 2, "I"), ("b", 1, "C"), ("b", 2, "N"), ("c", 1, None), ("d", 1, math.nan),
+        )
+    ]  # fmt: skip
     if packed:
         file = tmp_path / "log.eval"
         with zipfile.ZipFile(file, "w") as out:
@@ -80,9 +83,8 @@ def test_inspects_epochs_are_samples_and_what_was_not_scored_is_counted(tmp_path
         file.write_text(json.dumps({"version": 2, "status": "success", "eval": {"model": "m"}, "samples": samples}))
     (log,) = read_logs(str(file))
     assert (log.tool, rights(log)) == ("inspect", {"a": [True, False], "b": [True, False]})
-    assert log.notes == (
-        "1 samples without a score (an error, or the run ended early) left out", "scorer: match",
-    )  # fmt: skip
+    assert log.notes == ("2 samples without a score (an error, or the run ended early) left out",)
+    assert log.measure == "match"
 
 
 def zstd_zip(file: Path, entries: dict[str, bytes]) -> None:
@@ -124,6 +126,18 @@ def test_lightevals_details_and_qwens_scores(tmp_path: Path) -> None:
     file = lines(tmp_path / "q.jsonl", [{"idx": 3, "gt": "1", "pred": ["1", "2"], "score": [True, False]}])
     (log,) = read_logs(file)
     assert (log.tool, rights(log), log.samples) == ("Qwen2.5-Math", {"3": [True, False]}, 2)
+
+
+@pytest.mark.parametrize("printed", [False, True])
+def test_lightevals_details_of_earlier_versions(tmp_path: Path, printed: bool) -> None:
+    """Up to 0.8: ``example`` and ``metrics``, no id; where a table did not fit the file, as Python prints it."""
+    folder = tmp_path / "org" / "m" / "2024-05-01T10-00-00.123456"
+    folder.mkdir(parents=True)
+    rows = [{"example": f"question {i}", "metrics": {"em": right, "f1": 0.5}} for i, right in enumerate((1.0, 0.0))]
+    frame = pl.DataFrame([row | {"metrics": str(row["metrics"])} for row in rows] if printed else rows)
+    frame.write_parquet(folder / "details_gsm8k_2024.parquet")
+    (log,) = read_logs(str(folder / "details_gsm8k_2024.parquet"))
+    assert (log.model, log.tool, log.measure, rights(log)) == ("m", "lighteval", "em", {"0": [True], "1": [False]})
 
 
 def test_our_own_items_are_one_model_for_each_run(tmp_path: Path) -> None:
@@ -191,7 +205,7 @@ def test_verdicts_need_an_interval_within_the_margin_or_a_test() -> None:
     swapped = [*same]
     swapped[0], swapped[1] = False, True
     pair = compare_logs([model("a", same), model("b", swapped)], margin=1).pairs[0]
-    assert (pair.difference, pair.verdict) == (0.0, "equal within 1 points")
+    assert (pair.difference, pair.verdict) == (0.0, "equal within 1 point")
     assert compare_logs([model("a", same[:20]), model("b", swapped[:20])]).pairs[0].verdict == "no power"
 
 
@@ -231,7 +245,53 @@ def test_what_only_one_answered_is_told(tmp_path: Path) -> None:
     a, b = model("a", [True] * 10), model("b", [True] * 8)
     found: Compared = compare_logs([a, b])
     assert found.pairs[0].n == 8
-    assert found.notes == ("a and b: 8 problems in common, 2 answered by only one of them",)
+    assert found.notes == ("a, b: test", "a and b: 8 problems in common, 2 answered by only one of them")
+
+
+# --- an id is not a problem ------------------------------------------------------------------------------------------
+
+
+def asked(task: str, doc: int, right: float) -> dict[str, Any]:
+    return harness(doc, right) | {"doc": {"question": f"{task} {doc}", "choices": ["yes", "no"]}}
+
+
+def test_logs_of_two_benchmarks_that_number_alike_are_refused(tmp_path: Path) -> None:
+    """lm-evaluation-harness numbers every task's documents from 0."""
+    logs = [
+        read_logs(lines(tmp_path / task / "samples_x.jsonl", [asked(task, i, 1.0) for i in range(9)]))[0]
+        for task in ("gsm8k", "arc")
+    ]
+    with pytest.raises(InputError, match=r"gsm8k and arc: 9 of 9 common ids are other problems \(such as 0\)"):
+        compare_logs(logs)
+
+
+def test_a_few_other_problems_are_left_out_and_shuffled_choices_are_none(tmp_path: Path) -> None:
+    rows = [asked("t", i, 1.0) for i in range(10)]
+    changed = [asked("t", i, float(i > 2)) for i in range(10)]
+    changed[0]["doc"] = {"question": "corrected 0", "choices": ["yes", "no"]}
+    changed[1]["doc"]["choices"] = ["no", "yes"]
+    one, two = (read_logs(lines(tmp_path / f"{n}.jsonl", own))[0] for n, own in (("a", rows), ("b", changed)))
+    found = compare_logs([one, two])
+    assert (found.pairs[0].n, found.pairs[0].only_a) == (9, 2)
+    (warning,) = found.warnings
+    assert warning.startswith("a and b: 1 ids are other problems in one than in the other (such as 0)")
+
+
+def test_one_file_with_two_benchmarks_is_refused(tmp_path: Path) -> None:
+    """Else each id would be read as two samples of one problem."""
+    file = lines(tmp_path / "x.jsonl", [asked(task, i, 1.0) for task in ("gsm8k", "arc") for i in range(5)])
+    with pytest.raises(InputError, match="the id '0' is two problems: give a file for each benchmark"):
+        read_logs(file)
+
+
+def test_other_measures_are_warned_of(tmp_path: Path) -> None:
+    rows = [harness(i, 1.0, of) for of in ("strict-match", "flexible-extract") for i in range(4)]
+    file = lines(tmp_path / "x.jsonl", rows)
+    (strict,), (flexible,) = read_logs(f"a={file}"), read_logs(f"b={file}", Columns(filter="flexible-extract"))
+    (warning,) = compare_logs([strict, flexible]).warnings
+    assert "a by exact_match, filter strict-match" in warning
+    assert "b by exact_match, filter flexible-extract" in warning
+    assert compare_logs([strict, Log("c", strict.tool, strict.answers, (), strict.measure)]).warnings == ()
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------

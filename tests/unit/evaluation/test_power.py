@@ -149,7 +149,9 @@ def test_equality_needs_the_interval_and_a_difference_the_test() -> None:
     assert verdict(0.051, -EFFECT, EFFECT) == EQUAL
     assert verdict(0.051, -0.001, EFFECT + 1e-9) == NO_POWER
     assert verdict(1.0, -0.021, 0.001) == NO_POWER  # the largest p is no equality
-    assert verdict(1.0, -0.04, 0.04, effect=0.05) == EQUAL
+    assert verdict(1.0, -0.04, 0.04, effect=0.05) == "equal within 5 points"  # the words name the margin
+    assert verdict(0.01, 0.001, 0.01, effect=0.01) == "differs, by less than 1 point"
+    assert verdict(1.0, -0.001, 0.002, effect=0.003) == "equal within 0.3 points"
     # An adjusted p may not reject where the interval, which is of this pair alone, lies beyond the margin.
     assert verdict(0.2, 0.021, 0.05) == NO_POWER
     # The paper's AIME26, n = 30, 8 discordant, p = .07: a difference below 26 points could not be relied on to show.

@@ -41,10 +41,10 @@ def write(folder: Path, weights: Mapping[str, np.ndarray] | None = None, **confi
     return folder
 
 
-def base(folder: Path, size: float = 1.0) -> Checkpoint:
+def base(folder: Path, size: float = 1.0, names: list[str] = NAMES, shape: tuple[int, int] = (8, 6)) -> Checkpoint:
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    weights = {f"{name}.weight": np.full((8, 6), size, np.float32) for name in NAMES}
+    weights = {f"{name}.weight": np.full(shape, size, np.float32) for name in names}
     save_file(weights, folder / "model.safetensors")
     return Checkpoint(folder)
 
@@ -96,7 +96,7 @@ def broken(weights: Tensors, name: str) -> Tensors:
         (lambda w: broken(w, NAMES[3]), {}, ["not-finite"], "1 of 6 modules (model.layers.1.self_attn.v_proj) NaN"),
         (lambda w: one_direction(w, NAMES[4]), {}, ["rank-one"], "1 of 6 modules (model.layers.2.self_attn.q_proj)"),
         (lambda w: {k: v * (1e-3 if "lora_B" in k else 1) for k, v in w.items()}, {}, ["barely-trained"], "of lora_A"),
-        (dict, {"target_modules": ["q_proj", "v_proj", "gate"]}, ["unmatched-target"], "names gate, which no module"),
+        (dict, {"target_modules": ["q_proj", "v_proj", "gate"]}, ["unmatched-target"], "names gate, which is"),
         (
             lambda w: {k: v for k, v in w.items() if "layers.1.self_attn.v" not in k}, {}, ["uneven-layers"],
             "1 of 3 layers have other modules than the rest: layer 1",
@@ -125,6 +125,57 @@ def test_beside_a_large_base_the_same_update_is_tiny(tmp_path: Path) -> None:
     folder = write(tmp_path / "a")
     assert codes(inspect_adapter(folder, base(tmp_path / "large", 1e6))) == ["barely-trained"]
     assert codes(inspect_adapter(folder, base(tmp_path / "usual", 1.0))) == []
+
+
+def test_what_target_modules_names_is_counted_by_layer_in_the_file_and_in_the_base(tmp_path: Path) -> None:
+    """Three layers of q and v; the base has two more layers, of which the file has nothing."""
+    folder = write(tmp_path / "a")
+    found = inspect_adapter(folder)
+    assert [(one.entry, one.modules, one.layers) for one in found.targets] == [
+        ("q_proj", 3, "0-2"),
+        ("v_proj", 3, "0-2"),
+    ]
+    assert [kind.layers for kind in found.kinds] == ["0-2", "0-2"]
+    more = [*NAMES, *(f"model.layers.{i}.self_attn.{kind}" for i in (4, 7) for kind in ("q_proj", "k_proj"))]
+    found = inspect_adapter(folder, base(tmp_path / "base", names=more))
+    assert codes(found) == ["uncovered"]
+    assert "2 of 8 modules of the base" in found.findings[0].said
+    assert "layers 4, 7" in found.findings[0].said
+    assert (
+        codes(inspect_adapter(write(tmp_path / "b", layers_to_transform=[0, 1, 2]), base(tmp_path / "c", 1, more)))
+        == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected", "said"),
+    [
+        (r".*layers\.[0-2]\..*(q|v)_proj", [], ""),
+        (r".*mlp.*", ["unmatched-target"], "names .*mlp.*, which is no module"),
+        ("all-linear", [], ""),
+        ("(a+)+$", ["unmatched-target"], "no module"),
+        ("(", ["unmatched-target"], "is not a regular expression"),
+    ],
+)
+def test_target_modules_given_as_a_pattern(tmp_path: Path, pattern: str, expected: list[str], said: str) -> None:
+    found = inspect_adapter(write(tmp_path / "a", target_modules=pattern))
+    assert codes(found) == expected
+    assert said in "".join(finding.said for finding in found.findings)
+
+
+def test_another_model_given_as_the_base_is_said_and_nothing_is_held_against_it(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a")
+    for other in (base(tmp_path / "shape", shape=(8, 5)), base(tmp_path / "names", names=["h.0.attn"])):
+        found = inspect_adapter(folder, other)
+        assert codes(found) == ["wrong-base"]
+        assert (found.of_base, found.kinds[0].of_base) == (None, None)
+    assert found.norm == inspect_adapter(folder).norm
+
+
+def test_a_model_card_says_that_the_base_was_quantised(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a")
+    (folder / "README.md").write_text("## Training procedure\n- quant_method: bitsandbytes\n- _load_in_4bit: True\n")
+    assert codes(inspect_adapter(folder)) == ["quantised-base"]
 
 
 def test_a_pointer_and_copies_of_one_file(tmp_path: Path) -> None:
