@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from flows.servers import orphans
@@ -132,7 +132,7 @@ class Server:
     ) -> None:
         self.name, self.url, self.health = name, url, health
         self.log = home.subfolder("logs") / f"{name.lower()}-server.log"
-        self._start = partial(
+        self._start: Callable[..., Any] = partial(
             subprocess.Popen,
             [sys.executable, "-m", *words],
             cwd=folder or home.home(),

@@ -104,7 +104,7 @@ class GeometryCallback(TrainerCallback):
             return
         each = [own_sums(one, self._before.get(name)) for name, one in now.items()]
         before = sum(one.squared for one in self._before.values()) if self._before else None
-        own = own_measures(*(sum(part) for part in zip(*each, strict=True)), before)
+        own = own_measures([sum(part) for part in zip(*each, strict=True)], before)
         self._rows.append({"step": state.global_step, **own})
         self._before = now
         self._write(Path(args.output_dir))

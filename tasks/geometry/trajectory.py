@@ -176,8 +176,9 @@ def own_sums(one: Decomposed, before: Decomposed | None) -> tuple[float, float, 
     return one.squared, first, module_inner(one.exact, before.exact) if before is not None else 0.0
 
 
-def own_measures(squared: float, first: float, inner: float, squared_before: float | None) -> dict[str, float | None]:
-    """``norm``, ``rank1_share``, ``cosine_to_previous`` and ``turn`` of one checkpoint, from sums over its modules."""
+def own_measures(sums: Sequence[float], squared_before: float | None) -> dict[str, float | None]:
+    """``norm``, ``rank1_share``, ``cosine_to_previous`` and ``turn`` of one checkpoint, from `own_sums` added up."""
+    squared, first, inner = sums
     cosine = math.nan
     if squared_before is not None:
         cosine = float(cosine_of(np.array(inner), np.array(squared), np.array(squared_before)))
@@ -210,7 +211,7 @@ def _frame(steps: Sequence[int], sums: Array, ks: Sequence[int]) -> pl.DataFrame
     to_last = cosine_of(sums[:, 3], squared, np.full_like(squared, squared[-1]))
     rows: list[Mapping[str, Any]] = []
     for place, step in enumerate(steps):
-        own = own_measures(*map(float, sums[place, :3]), float(squared[place - 1]) if place else None)
+        own = own_measures(sums[place, :3].tolist(), float(squared[place - 1]) if place else None)
         values = [
             float(total / count) if count else None
             for total, count in zip(sums[place, 4 : 4 + len(ks)], sums[place, 4 + len(ks) :], strict=True)

@@ -79,8 +79,8 @@ class DoraSource:
         if kind in HALF and isinstance(update, Rescaled):
             norms = np.sqrt(weight.squared)
             start = np.divide(rounded_to(norms, kind), norms, out=np.ones_like(norms), where=norms > 0) - 1
-            sums = (float((one * start) @ weight.squared) for one in (update.d, start))
-            self._start[module] = (*sums, module_inner(update, update))
+            with_start, alone = (float((one * start) @ weight.squared) for one in (update.d, start))
+            self._start[module] = (with_start, alone, module_inner(update, update))
         return update
 
     def warning(self) -> str | None:

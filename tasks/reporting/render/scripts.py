@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def vega_code() -> str:
     import vl_convert
 
     versions = {"vega": vl_convert.get_vega_version(), "embed": vl_convert.get_vega_embed_version()}
-    lite, converter = vega_lite(), vl_convert.__version__
+    lite, converter = vega_lite(), version("vl-convert-python")
     kept = home.subfolder("scripts") / f"vega-{'-'.join([*versions.values(), lite, converter])}.js"
     if kept.is_file():
         bundle = kept.read_text(encoding="utf-8")
