@@ -22,7 +22,7 @@ from tasks.core.visible import visible
 from tasks.geometry.adapters.adapter import ODD, WEIGHTS, AdapterSource
 from tasks.geometry.adapters.checkpoint import Checkpoint
 from tasks.geometry.adapters.patterns import check_patterns
-from tasks.geometry.adapters.peft_config import CONFIG, read_json
+from tasks.geometry.adapters.peft_config import CONFIG, is_dora, read_json
 from tasks.geometry.delta import NotFinite
 from tasks.geometry.factored import factor
 from tasks.geometry.spectrum import effective_rank, stable_rank
@@ -47,6 +47,7 @@ CODES = {
     "uneven-layers": (WARNING, "Layers lack modules that the others have."),
     "rank-one": (WARNING, "Nearly all of the update lies in one direction of its module."),
     "duplicate": (WARNING, "The weights are, bit for bit, those of another adapter."),
+    "dora": (INFO, "DoRA: the norms and ranks are those of the LoRA factors alone, without the magnitudes."),
     "not-compared": (INFO, "The file holds more than LoRA factors: saved heads, biases, convolutions."),
     "quantised-base": (INFO, "The adapter was trained on a quantised base."),
     "no-base": (INFO, "The configuration does not say which base the adapter belongs to."),
@@ -186,10 +187,13 @@ def inspect_adapter(folder: Path | str, base: Checkpoint | None = None, name: st
         note("not-weights", said)
     if not any(finding.severity == ERROR for finding in found):
         try:
-            source = AdapterSource(folder)
+            source = AdapterSource(folder, dora=is_dora(folder))
         except InputError as error:
             note("unreadable", str(error))
         else:
+            if is_dora(folder):
+                note("dora", "what is said here is of its LoRA factors; its magnitudes rescale the base's rows beside "
+                     "them: `colinear compare --base MODEL` has the whole update")  # fmt: skip
             return _measured(source, raw, base, found, about)
     nothing = {"modules": 0, "layers": 0, "parameters": 0, "dtype": "-", "norm": None, "of_base": None, "b_of_a": None}
     return Inspected(**about, **nothing, kinds=(), targets=(), findings=_sorted(found))  # type: ignore[arg-type]

@@ -108,7 +108,7 @@ def broken(weights: Tensors, name: str) -> Tensors:
         (dict, {"base_model_name_or_path": "unsloth/x-bnb-4bit"}, ["quantised-base"], "unsloth/x-bnb-4bit"),
         (dict, {"base_model_name_or_path": None}, ["no-base"], "names no base"),
         (dict, {"lora_alpha": 0}, ["alpha-zero"], "lora_alpha is 0"),
-        (dict, {"use_dora": True}, ["unreadable"], "DoRA"),
+        (dict, {"use_dora": True}, ["dora"], "its magnitudes rescale the base's rows"),
         (dict, {"r": 7}, ["unreadable"], "do not belong together"),
     ],
 )  # fmt: skip
