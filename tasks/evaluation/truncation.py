@@ -33,7 +33,8 @@ def truncation_frame(
     scores = {(row["benchmark"], row["run"]): row for row in accuracy_table(items).iter_rows(named=True)}
     known = checked(divergence, DIVERGENCE, "divergence").filter(pl.col("run_a") == base)
     far = {run: tuple(rest) for run, *rest in known.select("run_b", "value", "low", "high").iter_rows()}
-    far[base] = (0.0, 0.0, 0.0)
+    if far:
+        far[base] = (0.0, 0.0, 0.0)
     right = {
         (benchmark, run): dict(group.select("problem_id", "correct").iter_rows())
         for (benchmark, run), group in items.group_by("benchmark", "run")

@@ -228,6 +228,28 @@ def test_functions_compare_the_base_and_every_run(first: Study) -> None:
     assert cka.filter(pl.col("value").is_null())["reason"].null_count() == 0
 
 
+def test_truncated_updates_are_evaluated_as_whole_ones(lab: Lab, first: Study) -> None:
+    """One direction of SFT and the rest of it, beside the base and the whole update; no replicate, and no ninth."""
+    words = ("methods=sft", "replicates=", "paths.n=0", "gradients.n=0", "functions.n=8", "geometry.truncations=9,1")
+    study = lab.run("smoke", *(word for one in words for word in ("--set", one)), out="truncated")
+    assert study.code == 0, study.stderr
+    parts = ["sft-leading-1", "sft-rest-1"]
+    expected = {f"{what} {one}" for what in ("truncate", "evaluate") for one in parts}
+    assert expected | {"functions of truncated sft", "truncation"} <= study.names(hit=False)
+    frame = pl.read_parquet(study.folder / "truncation.parquet")
+    heldout = frame.filter(benchmark="heldout").select("part", "k", "n").rows()
+    assert heldout == [("leading", 0, 128), ("leading", 1, 128), ("leading", 4, 128), ("rest", 1, 128)]
+    accuracy = pl.read_parquet(study.folder / "accuracy.parquet")
+    for run, k in (("base", 0), ("sft", 4)):
+        ends = frame.filter(part="leading", k=k).select("benchmark", "correct", "low", "high", answer_loss="loss")
+        assert_frame_equal(ends, accuracy.filter(run=run).select(ends.columns))
+    divergence = pl.read_parquet(study.folder / "divergence.parquet").filter(run_a="base", run_b="sft")["value"][0]
+    assert frame.filter(part="leading", k=4)["kl"].to_list() == pytest.approx([divergence] * 2, rel=1e-3)
+    assert frame.filter(part="rest")["kl"].min() > 0
+    assert pl.read_csv(study.folder / "tables" / "truncation.csv")["k"].to_list() == [0, 1, 4]
+    assert (study.folder / "figures" / "truncation.svg").is_file()
+
+
 @pytest.mark.long
 def test_methods_beyond_the_six_on_the_same_rollouts(lab: Lab, first: Study) -> None:
     """The same base, rollouts and SFT adapter from the cache; the page of a study with other methods only."""

@@ -57,6 +57,10 @@ def test_every_part_beside_the_base_and_the_whole() -> None:
     assert frame["difference"].to_list() == pytest.approx([-0.4, -0.2, 0.0, 0.0, -0.6])
 
 
+def test_no_divergence_is_none_of_the_base_either() -> None:
+    assert truncation_frame(PARTS, 8, answers(), pl.DataFrame(schema=DIVERGENCE))["kl"].null_count() == 5
+
+
 def test_each_benchmark_has_its_rows_and_a_missing_answer_is_no_smaller_one() -> None:
     hard = answers({name: digits[:3] for name, digits in RIGHT.items()}).with_columns(benchmark=pl.lit("hard"))
     both = truncation_frame(PARTS, 8, pl.concat([answers(), hard]), divergence())
