@@ -40,7 +40,7 @@ test: setup
 # The inner loop: plain functions; no servers, no processes, no whole studies. Two at a time: the rooms that load models,
 # and all others. What is marked slow is left out here, and run by `make test` and by pytest on a room (tests/unit/storage).
 UNIT   := -m "not slow and not long and not faults and not real"
-MODELS := $(addprefix tests/unit/,training models methods evaluation engines)
+MODELS := $(addprefix tests/unit/,training models methods rollouts evaluation engines)
 
 test-unit: setup
 	+@$(MAKE) --no-print-directory --output-sync=target --keep-going -j2 test-unit-models test-unit-others
