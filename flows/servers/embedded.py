@@ -43,7 +43,7 @@ class Embedded:
         url = f"http://{processes.LOOPBACK}:{self._socket.getsockname()[1]}"
         self.url = f"{url}/api"
         self._server = processes.Server(
-            "embedded-prefect",
+            "Embedded Prefect",
             _words(self._socket.fileno()),
             # As Prefect sets them: no pages, no scheduler.
             {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},

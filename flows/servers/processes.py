@@ -131,7 +131,7 @@ class Server:
         sockets: Sequence[int] = (),
     ) -> None:
         self.name, self.url, self.health = name, url, health
-        self.log = home.subfolder("logs") / f"{name.lower()}-server.log"
+        self.log = home.subfolder("logs") / f"{name.lower().replace(' ', '-')}-server.log"
         self._start: Callable[..., Any] = partial(
             subprocess.Popen,
             [sys.executable, "-m", *words],
