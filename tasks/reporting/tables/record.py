@@ -409,8 +409,10 @@ def sample_problem(study: Study) -> str:
 
 
 def _model(record: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    base, parameters = str((settings.get("model") or {}).get("base") or ""), record.get("parameters")
-    name = f"{settings['tiny']['layers']}-layer Qwen3 made for this study" if base == TINY else base
+    name, parameters = str((settings.get("model") or {}).get("base") or ""), record.get("parameters")
+    if name == TINY:
+        layers = (settings.get("tiny") or {}).get("layers")
+        name = f"{f'{layers}-layer ' if layers else ''}Qwen3 made for this study"
     millions = (parameters or 0) / 1e6
     size = f"{millions:.2g}" if millions < 10 else f"{millions:,.0f}"
     return f"{name}, {size} M parameters" if parameters else name
