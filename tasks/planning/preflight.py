@@ -37,7 +37,7 @@ from tasks.settings.study import StudySpec
 from tasks.storage.store import open_store
 from tasks.workers.devices import run_unpinned, slots
 
-RECORDS = ("study.json", "compare.json", "many.json")
+RECORDS = ("study.json", "compare.json", "many.json", "accuracy.json", "trajectory.json")
 """One of them lies beside every page of ours."""
 
 SHORTEST = 256

@@ -170,6 +170,8 @@ def test_the_checkpoints_of_a_training_are_a_path(tmp_path: Path) -> None:
     assert rows["cosine_to_last"][0] == pytest.approx(first @ last / sizes[0] / sizes[1], abs=1e-12)
     for name in ("report.html", "report.md", "trajectory.json", "figures/trajectory.svg"):
         assert (tmp_path / "path" / name).stat().st_size > 500, name
+    again = compare("run", "--out", "path", folder=tmp_path, home=tmp_path / "home")
+    assert again.returncode == 0, again.stderr  # its own page is written over
 
 
 def test_before_a_merge_the_plain_command_says_what_it_would_do(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ PUBLIC = {
     "tasks.geometry.cosine": ["cosine_matrix", "orthogonal_fraction"],
     "tasks.geometry.angles": ["principal_angles"],
     "tasks.geometry.spectrum": ["singular_values", "effective_rank"],
+    "tasks.geometry.trajectory": ["read_trajectory"],
     "tasks.geometry.cka": ["linear_cka"],
     "tasks.geometry.connectivity": ["barrier"],
     "tasks.geometry.inspection": ["inspect_adapter"],

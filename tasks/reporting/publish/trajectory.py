@@ -129,14 +129,15 @@ def _picture(rows: Rows, locks: Locks) -> Picture:
     lines += [line(f"overlap_{lock['k']}", f"top-{lock['k']} overlap", 2 + place) for place, lock in enumerate(locks)]
     ends = rows[0]["step"], rows[-1]["step"]
     lines.append(Line([(end, locks[0]["threshold"]) for end in ends], "locked", INK, "stroke", DASHES["order"]))
-    for lock in locks:
-        lines.append(Line([(end, lock["null"]) for end in ends]))
+    for place, lock in enumerate(locks):
+        null = [(end, lock["null"]) for end in ends]
+        lines.append(Line(null, f"random, top-{lock['k']}", PALETTE[2 + place], "stroke", DASHES["initialisation"]))
     values = [value for one in lines for _, value in one.points if value is not None]
     x = quantity("x", "Optimiser step", ends, format="d", tickCount=6, tickMinStep=1)
     y = quantity("y", None, (min(0.0, *values), 1.0), grid=True, tickCount=5)
     (view,) = lines_views([lines], x, y)
     note = (
-        "Overlap: of the top-k left singular subspaces with the last checkpoint's, mean over modules; thin grey: what "
+        "Overlap: of the top-k left singular subspaces with the last checkpoint's, mean over modules; dotted: what "
         "random subspaces have; broken: from here on a subspace counts as the final one."
     )
     return Picture(
