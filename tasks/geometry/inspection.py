@@ -354,16 +354,21 @@ def _coverage(source: AdapterSource, raw: dict[str, Any], base: Checkpoint | Non
                 f"{len(missing)} of {len(meant)} modules of the base that target_modules names ({_listed(missing)}"
                 f"{f'; layers {layers}' if layers else ''}) have no weights in the file: frozen, or lost in saving?",
             )
-    by_layer: dict[Any, set[str]] = defaultdict(set)
+    towers: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
     for place in places(source.shapes):
-        if place.cluster is not None:
-            by_layer[place.cluster].add(place.projection)
-    counts = Counter(frozenset(own) for own in by_layer.values())
-    if len(counts) > 1:
-        usual = counts.most_common(1)[0][0]
-        odd = [f"{tower or 'layer'} {number}" for (tower, number), own in sorted(by_layer.items()) if own != usual]
-        note("uneven-layers", f"{len(odd)} of {len(by_layer)} layers have other modules than the rest: {_listed(odd)}")
+        if place.layer is not None:
+            towers[place.tower][place.layer].add(place.projection)
+    odd = [f"{tower or 'layer'} {number}" for tower, layers in sorted(towers.items()) for number in _unusual(layers)]
+    if odd:
+        every = sum(map(len, towers.values()))
+        note("uneven-layers", f"{len(odd)} of {every} layers have other modules than the rest: {_listed(odd)}")
     return targets
+
+
+def _unusual(layers: Mapping[int, set[str]]) -> list[int]:
+    """The layers of one tower that have not the modules that most of its layers have."""
+    usual = Counter(map(frozenset, layers.values())).most_common(1)[0][0]
+    return [number for number, own in sorted(layers.items()) if own != usual]
 
 
 def _named(targets: Any, names: Sequence[str], source: AdapterSource) -> Mapping[str, list[str]]:

@@ -42,6 +42,8 @@ def test_accuracy_prints_a_table_or_json_and_writes_both(
     }  # fmt: skip
     assert "a is right more often than b" in (tmp_path / "out" / "report.html").read_text()
     assert pl.read_csv(tmp_path / "out" / "pairs.csv")["only_a"].to_list() == [10]
+    assert main(["accuracy", *logs, "--out", str(tmp_path / "out")]) == 0  # its own page is written anew
+    capsys.readouterr()
     assert main(["accuracy", *logs, "--json", "--margin", "20"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found == json.loads((tmp_path / "out" / "accuracy.json").read_text()) | {

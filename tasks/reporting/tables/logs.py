@@ -20,13 +20,12 @@ def log_pairs_table(pairs: pl.DataFrame, margin: float) -> Table:
     return Table(
         "pairs",
         "Every pair of models",
-        ("A", "B", "A less B, points", "Verdict", "Only A right", "Only B right", "n", "p (Holm)"),
+        ("A, less B", "Verdict", "Difference, points", "Only A right", "Only B right", "n", "p (Holm)"),
         tuple(_pair(row, margin) for row in rows),
         f"Accuracy of A less that of B on the problems that both answered, its 95 % interval below. Verdicts: A is "
         f"higher or lower by the test ({test}; p Holm-adjusted over {count(len(rows), 'pair')}, up to .05); "
         f"equal: all of the interval lies within {in_points(margin / 100)}; slightly: both; undecided: neither, and "
         "the smallest true difference that the test would have found with a power of 80 %.",
-        words=2,
     )
 
 
@@ -40,9 +39,9 @@ def _pair(row: dict[str, Any], margin: float) -> tuple[Cell, ...]:
     detectable = f"below {number(row['detectable'], 1)} points" if unseen else ""
     difference, low, high = (row[name] / 100 for name in ("difference", "low", "high"))
     return (
-        *(Cell(row["a"]), Cell(row["b"])),
-        Cell(points(difference), (points_interval(low, high),)),
+        Cell(row["a"], (f"less {row['b']}",)),
         Cell(words, said(detectable), tone=tone),
+        Cell(points(difference), (points_interval(low, high),)),
         *(Cell(str(row[name])) for name in ("only_a", "only_b", "n")),
         Cell(p_value(row["p_holm"]), tip=f"unadjusted {p_value(row['p'])}"),
     )

@@ -189,6 +189,15 @@ def test_a_pointer_and_copies_of_one_file(tmp_path: Path) -> None:
     assert [one.worst for one in found] == ["warning", "warning", None, "error"]
 
 
+def test_a_vision_towers_layers_are_not_held_against_the_language_models(tmp_path: Path) -> None:
+    names = [*NAMES, *(f"visual.blocks.{i}.{kind}" for i in range(3) for kind in ("proj", "qkv"))]
+    targets = ["q_proj", "v_proj", "proj", "qkv"]
+    assert codes(inspect_adapter(write(tmp_path / "a", tensors(names), target_modules=targets))) == []
+    found = inspect_adapter(write(tmp_path / "b", tensors(names[:-1]), target_modules=targets))
+    assert codes(found) == ["uneven-layers"]
+    assert found.findings[0].said == "1 of 6 layers have other modules than the rest: visual.blocks 2"
+
+
 def test_layers_left_out_on_purpose_are_no_finding(tmp_path: Path) -> None:
     uneven = {key: value for key, value in tensors().items() if "layers.1.self_attn.v" not in key}
     assert codes(inspect_adapter(write(tmp_path / "a", uneven, layers_to_transform=[0, 1, 2]))) == []

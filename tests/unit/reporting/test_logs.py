@@ -83,9 +83,9 @@ def test_verdicts_are_a_sign_a_word_and_a_colour_and_differences_come_first() ->
     rows = [pair("a", "b", 0, EQUAL), pair("a", "c", 1, NO), pair("b", "c", -3, DIFFERS), pair("c", "d", 8, DIFFERS)]
     table = log_pairs_table(frame(*rows), 2.0)
     verdict = table.header.index("Verdict")
-    assert [(row[0].text, row[1].text, row[verdict].text, row[verdict].tone) for row in table.rows] == [
-        ("c", "d", "▲ higher", "good"), ("b", "c", "▼ lower", "bad"), ("a", "c", "? undecided", "open"),
-        ("a", "b", "= equal", "same"),
+    assert [(row[0].plain, row[verdict].text, row[verdict].tone) for row in table.rows] == [
+        ("c (less d)", "▲ higher", "good"), ("b (less c)", "▼ lower", "bad"), ("a (less c)", "? undecided", "open"),
+        ("a (less b)", "= equal", "same"),
     ]  # fmt: skip
     assert table.rows[2][verdict].subs == ("below 3.0 points",)
     slight = log_pairs_table(frame(pair("a", "b", 0.5, "differs, by less than 1 point")), 1.0)
