@@ -6,7 +6,9 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,7 @@ from tasks.geometry.adapters.peft_config import CONFIG, is_dora, read_json
 from tasks.geometry.delta import NotFinite
 from tasks.geometry.factored import factor
 from tasks.geometry.spectrum import effective_rank, stable_rank
+from tasks.geometry.updates.measure import cores, single_threaded
 
 if TYPE_CHECKING:
     import polars as pl
@@ -255,6 +258,17 @@ class _Module:
         return float(np.sum(self.s**2))
 
 
+def _module(source: AdapterSource, base: Checkpoint | None, name: str) -> _Module | None:
+    """One module, measured; None where it is NaN or infinite."""
+    try:
+        factors = source.read(name)
+    except NotFinite:
+        return None
+    weight = math.nan if base is None else float(np.sum(base.read(base.weight_of(name)) ** 2))
+    squares = float(np.sum(factors.A**2)), float(np.sum(factors.B**2))
+    return _Module(name, source.ranks[name], factor(factors).s, *squares, weight)
+
+
 def _measured(
     source: AdapterSource, raw: dict[str, Any], base: Checkpoint | None, found: list[Finding], about: dict[str, Any]
 ) -> Inspected:
@@ -263,15 +277,12 @@ def _measured(
 
     modules, broken = [], []
     base = base if base is None or _fits(source, base, note) else None
-    for name in source.shapes:
-        try:
-            factors = source.read(name)
-        except NotFinite:
-            broken.append(name)
-            continue
-        weight = math.nan if base is None else float(np.sum(base.read(base.weight_of(name)) ** 2))
-        squares = float(np.sum(factors.A**2)), float(np.sum(factors.B**2))
-        modules.append(_Module(name, source.ranks[name], factor(factors).s, *squares, weight))
+    with single_threaded(), ThreadPoolExecutor(min(cores(), len(source.shapes) or 1)) as pool:
+        for name, module in zip(source.shapes, pool.map(partial(_module, source, base), source.shapes), strict=True):
+            if module is None:
+                broken.append(name)
+            else:
+                modules.append(module)
     if broken:
         note("not-finite", f"{_of(broken, source)} NaN or infinite: take an earlier checkpoint, lower the rate")
     dead = [one.name for one in modules if one.energy == 0]
