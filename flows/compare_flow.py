@@ -66,7 +66,7 @@ def compare_flow(
     adapters: Annotated[list[str], titled("Adapters")],
     base: Annotated[str | None, titled("Base model")] = None,
     reference: Annotated[str | None, titled("Reference")] = None,
-    replicates: Annotated[tuple[str, ...], titled("Twins")] = (),
+    replicates: Annotated[tuple[str, ...], titled("Replicates")] = (),
     ks: Annotated[tuple[int, ...], titled("Subspace dimensions (k)")] = DEFAULT_KS,
     out: Annotated[str | None, titled("Folder of the report")] = None,
     texts: Annotated[str | None, titled("Texts for the activation-weighted cosine, and for merges")] = None,

@@ -109,9 +109,8 @@ def study_flow(
             )
             for info in _longest_first(spec.runs(), spec)
         }
-        measuring = _measure(
-            spec, world, graded, training
-        )  # at once: what is trained first is measured beside other trainings
+        # At once: what is trained first is measured beside other trainings.
+        measuring = _measure(spec, world, graded, training)
         survivors = record.survivors(training)
         if len(survivors) < len(training):  # what needed a training that diverged has failed with it
             record.note_finished(measuring)

@@ -104,8 +104,7 @@ def _run(spec: StudySpec, out: Path | None, console: Console) -> int:
     for note in unjudged(spec):
         console.print(note, highlight=False, markup=False)
     devices.allow()
-    if not (home.home() / "mlflow.db").exists():  # with a store there may be nothing to compute
-        devices.warm_up()
+    devices.warm_up_if_new()
     from flows.cli.commands import run_flow
     from flows.study_flow import study_flow
 

@@ -139,8 +139,7 @@ def run(
         highlight=False,
     )
     devices.allow()
-    if not (home.home() / "mlflow.db").exists():  # with a store there may be nothing to compute
-        devices.warm_up()
+    devices.warm_up_if_new()
     outcome = run_flow(lambda: sweep_flow(spec, sweep, str(out)), console)
     for flow_run in outcome.flow_runs:
         settle(flow_run)

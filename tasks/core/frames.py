@@ -15,6 +15,16 @@ PROBLEMS: dict[str, pl.DataType] = {
 }
 
 
+RUN: dict[str, pl.DataType] = {
+    "run": pl.String(),
+    "method": pl.String(),
+    "seed": pl.Int64(),
+    "data_seed": pl.Int64(),
+    "lr": pl.Float64(),
+}
+"""Which training a row is of: the columns of `tasks.core.results.RunInfo`."""
+
+
 ROLLOUTS: dict[str, pl.DataType] = {
     "problem_id": pl.String(),
     "rollout_id": pl.Int64(),  # 0..K-1 within a problem
@@ -52,11 +62,7 @@ GRADED: dict[str, pl.DataType] = {
 
 
 ITEMS: dict[str, pl.DataType] = {
-    "run": pl.String(),
-    "method": pl.String(),
-    "seed": pl.Int64(),
-    "data_seed": pl.Int64(),
-    "lr": pl.Float64(),
+    **RUN,
     "benchmark": pl.String(),
     "problem_id": pl.String(),
     "sample": pl.Int64(),
@@ -156,11 +162,7 @@ LEADING, REST = "leading", "rest"
 
 
 TRUNCATION: dict[str, pl.DataType] = {
-    "run": pl.String(),
-    "method": pl.String(),
-    "seed": pl.Int64(),
-    "data_seed": pl.Int64(),
-    "lr": pl.Float64(),
+    **RUN,
     "benchmark": pl.String(),
     "part": pl.String(),  # LEADING or REST; of LEADING also k = 0, the base, and k = the rank, the whole update
     "k": pl.Int64(),  # directions of every module
@@ -235,11 +237,7 @@ MERGE_LOSSES: dict[str, pl.DataType] = {
 
 
 SPECTRA: dict[str, pl.DataType] = {
-    "run": pl.String(),
-    "method": pl.String(),
-    "seed": pl.Int64(),
-    "data_seed": pl.Int64(),
-    "lr": pl.Float64(),
+    **RUN,
     "module": pl.String(),  # "*" for a value over all modules
     "layer": pl.Int64(),
     "projection": pl.String(),
@@ -307,11 +305,7 @@ DIVERGENCE: dict[str, pl.DataType] = {
 
 
 ACCURACY: dict[str, pl.DataType] = {
-    "run": pl.String(),
-    "method": pl.String(),
-    "seed": pl.Int64(),
-    "data_seed": pl.Int64(),
-    "lr": pl.Float64(),
+    **RUN,
     "benchmark": pl.String(),
     "n": pl.Int64(),  # greedy answers (sample 0), one a problem; all answers of a run that has only drawn ones
     "correct": pl.Int64(),

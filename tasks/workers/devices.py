@@ -238,6 +238,12 @@ def _context() -> multiprocessing.context.ForkServerContext:
     return context
 
 
+def warm_up_if_new() -> None:
+    """`warm_up`, where the state folder has no store yet: with one there may be nothing to compute."""
+    if not (home.home() / "mlflow.db").exists():
+        warm_up()
+
+
 def warm_up() -> None:
     """Start the fork server now, so that its imports overlap with the start of the servers."""
     from multiprocessing import forkserver

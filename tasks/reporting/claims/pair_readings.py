@@ -78,7 +78,7 @@ def _gap(study: Study, a: RunInfo, b: RunInfo) -> Part:
 
 def seeds(metric: str) -> Reading:
     """The metric between runs of one method and learning rate from two LoRA initialisations."""
-    return among(_near_twins, partial(measured, metric=metric), NO_SEEDS)
+    return among(_near_replicates, partial(measured, metric=metric), NO_SEEDS)
 
 
 def _below_methods(study: Study, a: RunInfo, b: RunInfo) -> Part:
@@ -112,15 +112,15 @@ def matched(study: Study) -> Runs:
     return list(found)[:1]
 
 
-def twins(study: Study) -> Runs:
+def replicates(study: Study) -> Runs:
     """Pairs of one method from two initialisations."""
     info = {run.run: run for run in study.geometry.runs}
     return [(info[a], info[b]) for a, b in study.geometry.replicate_pairs[INITIALISATION]]
 
 
-def _near_twins(study: Study) -> Runs:
+def _near_replicates(study: Study) -> Runs:
     """Those in one data order where there are some."""
-    found = twins(study)
+    found = replicates(study)
     return [(a, b) for a, b in found if a.data_seed == b.data_seed] or found
 
 
@@ -134,7 +134,7 @@ def _ten_times(study: Study) -> Runs:
     ]  # fmt: skip
 
 
-seeds_below_methods = among(_near_twins, _below_methods, NO_SEEDS)
+seeds_below_methods = among(_near_replicates, _below_methods, NO_SEEDS)
 """Cosine of two methods at one seed less that of one method at two seeds."""
 
 

@@ -14,7 +14,7 @@ from tasks.core.chance import student
 from tasks.core.results import RunInfo
 from tasks.reporting.claims.claim import Part, Reading, among, between
 from tasks.reporting.claims.measured import KIND, Measured, Missing, Noise, Pooled, known, order_groups, pooled
-from tasks.reporting.claims.pair_readings import NO_MATCHED, NO_SEEDS, Names, matched, twins
+from tasks.reporting.claims.pair_readings import NO_MATCHED, NO_SEEDS, Names, matched, replicates
 from tasks.reporting.formats import benchmark_name, number, p_value
 from tasks.reporting.notes import freedom
 from tasks.reporting.tables.functions import depths
@@ -119,7 +119,7 @@ def _barrier(study: Study, a: RunInfo, b: RunInfo, reading: str = "boxed", match
     return Measured(f"{a.run} ~ {b.run}", value, low, high, noise, found.n or 0, "problems", detail)
 
 
-seed_barriers = among(twins, _barrier, NO_SEEDS)
+seed_barriers = among(replicates, _barrier, NO_SEEDS)
 """Barriers between runs of one method from two initialisations."""
 
 

@@ -51,12 +51,10 @@ def write_trajectory(name: str, record: Mapping[str, Any], out: Path) -> list[Pa
         sections=(),
         files=FILES,
     )
-    columns = list(rows[0])
-    lines = [columns, *([("" if row[key] is None else repr(row[key])) for key in columns] for row in rows)]
     contents = {
         "report.html": render_html(document).encode(),
         "report.md": render_markdown(document).encode(),
-        "trajectory.csv": "".join(f"{','.join(line)}\n" for line in lines).encode(),
+        "trajectory.csv": pl.DataFrame(rows).write_csv().encode(),
         "trajectory.json": json_text(record).encode(),
         **figure_files(document.drawn),
     }

@@ -57,12 +57,12 @@ def functions_table(study: Study) -> Table:
         cells = [Cell(DEPTH.text(deep.get(info.run))), _deeper(deep, info.run, against.run, largest)]
         for other in others:
             cells += [_cell(found, *pair) for pair in ((other.run, info.run), (info.run, other.run))]
-        rows.append((Cell(info.run, said(_twin(info, reference, view))), *cells))
+        rows.append((Cell(info.run, said(_replicate(info, reference, view))), *cells))
     header = ["Run", f"Logit-lens depth, of {layers} layers" if layers is not None else "Logit-lens depth, layers"]
     header += [f"Deeper than {against.run}, layers"]
     for other in others:
         header += [f"KL({other.run} || run), nats/token", f"KL(run || {other.run}), nats/token"]
-    marks = {0: "base", **{i: "floor" for i, info in enumerate(view.runs, 1) if _twin(info, reference, view)}}
+    marks = {0: "base", **{i: "floor" for i, info in enumerate(view.runs, 1) if _replicate(info, reference, view)}}
     return Table("functions", title, tuple(header), tuple(rows), f"{_note(study)} {FLOOR_NOTE}", marks=marks)
 
 
@@ -83,7 +83,7 @@ def divergence_matrix(study: Study) -> Table | None:
         return None
     every = [study.base, *view.runs]
     shown = _kept(every, view)
-    rows = [(Cell(a.run), *(_cell(found, a.run, b.run, _twin(a, b, view)) for b in shown)) for a in shown]
+    rows = [(Cell(a.run), *(_cell(found, a.run, b.run, _replicate(a, b, view)) for b in shown)) for a in shown]
     cut = "" if len(shown) == len(every) else f"{len(shown)} of {len(every)} models; divergence.parquet has all pairs. "
     note = f"{cut}Row a, column b: KL(p_a || p_b), nats a token. {_note(study)}"
     header = ("KL(row || column)", *(info.run for info in shown))
@@ -93,7 +93,9 @@ def divergence_matrix(study: Study) -> Table | None:
 def _kept(every: Sequence[RunInfo], view: Geometry) -> list[RunInfo]:
     """Of many the base, the reference and its noise floors, and the first others."""
     first = [
-        info for info in every if info.method == "base" or info == view.reference or _twin(info, view.reference, view)
+        info
+        for info in every
+        if info.method == "base" or info == view.reference or _replicate(info, view.reference, view)
     ]
     kept = [*first, *(info for info in every if info not in first)][:MOST_RUNS]
     return [info for info in every if info in kept]
@@ -113,7 +115,7 @@ def _note(study: Study) -> str:
     )
 
 
-def _twin(a: RunInfo, b: RunInfo | None, view: Geometry) -> str:
+def _replicate(a: RunInfo, b: RunInfo | None, view: Geometry) -> str:
     return view.replicate_label(a.run, b.run) if b is not None else ""
 
 

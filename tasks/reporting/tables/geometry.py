@@ -53,7 +53,7 @@ def spectrum_table(study: Updates) -> Table:
         ("Run", *(title for *_, title in columns)),
         tuple(rows),
         f"{metric_notes(UPDATE)}{_rates_note(view)}",
-        marks={0: "base", **_twin_marks(view)},
+        marks={0: "base", **_replicate_marks(view)},
     )
 
 
@@ -102,11 +102,11 @@ def base_table(study: Updates) -> Table | None:
         ("Run", *(title for *_, title in columns)),
         tuple(rows),
         metric_notes(BASE),
-        marks={0: "base", **_twin_marks(view)},
+        marks={0: "base", **_replicate_marks(view)},
     )
 
 
-def _twin_marks(view: Geometry) -> dict[int, str]:
+def _replicate_marks(view: Geometry) -> dict[int, str]:
     return {
         i: "floor" for i, info in enumerate(view.runs, 1) if view.reference and view.replicate(info, view.reference)
     }

@@ -110,7 +110,7 @@ def base_readings(connectivity: pl.DataFrame, base: str) -> dict[str, float]:
 def near_and_other(view: Geometry, measured: Iterable[Names]) -> tuple[list[Names], list[Names]]:
     """The pairs with the reference and the noise floors (also unmeasured ones), and the other ``measured`` pairs.
 
-    The reference is second in its pairs. Twins come first.
+    The reference is second in its pairs. Replicates come first.
     """
     replicates = [pair for kind in view.replicate_pairs.values() for pair in kind]
     reference = view.reference.run if view.reference else None

@@ -157,6 +157,7 @@ def test_the_words_are_written_down(tmp_path: Path) -> None:
     texts = {case: build(tmp_path / str(place)) for place, (case, build) in enumerate(CASES.items())}
     told = "".join(f"\n<!-- case: {case} -->\n{text.strip(chr(10))}\n" for case, text in texts.items())
     APPROVED.write_text(f"Written by `make approve`; what is in here is said by `test_approved.py`.\n{told}")
+    assert approved() == {case: text.strip("\n") for case, text in texts.items()}  # no text reads as another's mark
 
 
 def test_every_approved_text_has_its_case() -> None:
