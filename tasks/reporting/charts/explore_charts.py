@@ -5,14 +5,12 @@ Colours are CSS where they must follow the page (``currentColor``, ``var(--faint
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from tasks.reporting.charts.style import FAINT, INK, MUTED, PALETTE, Spec, config, layer, quantity
 
 PAIR, NULL = "this pair", "null (random)"
 FLOORS = ("floor: data order", "floor: initialisation")
-AS_TRAINED, MATCHED = "as trained", "scaled to one norm"
 
 _FIRST = "var(--first)"
 """The palette's blue, its light one on a dark page."""
@@ -38,24 +36,13 @@ def _tooltip(**titles: str) -> list[Spec]:
     return [_nominal(field, title=title) for field, title in titles.items()]
 
 
-def _strokes(field: str, domain: Sequence[str], colours: Sequence[str], dashes: Sequence[list[int]]) -> Spec:
-    """A colour and a dash for each value of ``field``; without a ``domain`` explore.js gives their scales."""
-    legend = {"orient": "top", "title": None, "columns": 2, "symbolType": "stroke"}
-
-    def scale(values: Sequence[object]) -> Spec:
-        return {"scale": {"domain": domain, "range": values}} if domain else {}
-
-    return {"color": _nominal(field, legend=legend, **scale(colours)), "strokeDash": _nominal(field, **scale(dashes))}
-
-
-def _found(size: int, tooltip: list[Spec], **place: Spec) -> Spec:
-    """Points wide and unseen: what the pointer finds."""
-    return layer({"type": "point", "size": size, "opacity": 0}, **place, tooltip=tooltip)
-
-
 def profile_chart() -> Spec:
     """Rows: layer, value, kind, shown. The parameter ``layer`` is the one that is marked. explore.js sets the axes."""
-    strokes = _strokes("kind", [PAIR, *FLOORS, NULL], [_FIRST, INK, INK, MUTED], [[1, 0], [6, 4], [1, 3], [3, 3]])
+    legend = {"orient": "top", "title": None, "columns": 2, "symbolType": "stroke"}
+
+    def look(*values: object) -> Spec:
+        return _nominal("kind", legend=legend, scale={"domain": [PAIR, *FLOORS, NULL], "range": values})
+
     x = quantity("layer", "Layer (0 = nearest the input)", pad=12, format="d")
     y = {"field": "value", "type": "quantitative"}
     of_pair = f"datum.kind === '{PAIR}'"
@@ -63,10 +50,13 @@ def profile_chart() -> Spec:
     points = {"type": "point", "filled": True, "size": 50, "color": _FIRST, "opacity": 1}
     layers = [
         layer(chosen, f"datum.layer === layer && {of_pair}", x=x),
-        layer({"type": "line", "strokeWidth": 2}, x=x, y=y, **strokes),
+        layer({"type": "line", "strokeWidth": 2}, x=x, y=y, color=look(_FIRST, INK, INK, MUTED),
+              strokeDash=look([1, 0], [6, 4], [1, 3], [3, 3])),
         layer(points, of_pair, x=x, y=y),
-        _found(500, _tooltip(kind="Line", layer="Layer", shown="Value"), x=x, y=y),
-    ]
+        # Wide and unseen: what the pointer finds.
+        layer({"type": "point", "size": 500, "opacity": 0}, x=x, y=y,
+              tooltip=_tooltip(kind="Line", layer="Layer", shown="Value")),
+    ]  # fmt: skip
     return _chart(280, layers, layer=-1)
 
 
@@ -99,33 +89,3 @@ def heat_map_chart() -> Spec:
         layer(frame, chosen, **cell),
     ]  # fmt: skip
     return _chart(300, layers, first=-1, second=-1, labels=[])
-
-
-def path_chart() -> Spec:
-    """Rows: alpha, value, kind, chord, shown. explore.js sets the title of the y axis."""
-    strokes = _strokes("kind", [AS_TRAINED, MATCHED], [_FIRST, PALETTE[1]], [[1, 0], [6, 3]])
-    x, y = quantity("alpha", "alpha", (0, 1), values=[0, 0.5, 1]), quantity("value", pad=6, tickCount=5, grid=True)
-    chord = {"type": "line", "strokeDash": [2, 3], "strokeWidth": 1.2, "opacity": 0.9}
-    layers = [
-        layer(chord, x=x, y={**y, "field": "chord"}, color=strokes["color"]),
-        layer({"type": "line", "strokeWidth": 2, "point": {"size": 30}}, x=x, y=y, **strokes),
-        _found(400, _tooltip(kind="Updates", alpha="alpha", shown="Value"), x=x, y=y),
-    ]
-    return _chart(220, layers)
-
-
-def training_chart() -> Spec:
-    """Rows: step, value, run (its number), name, shown. The parameter ``labels`` names the runs.
-
-    explore.js sets the colours of the runs and the title of the y axis. Lines go by number for the same reason as the
-    axes of the heat-map.
-    """
-    strokes = _strokes("run", [], [], [])
-    strokes["color"]["legend"]["labelExpr"] = "labels[datum.value]"
-    x = quantity("step", "Optimiser step", format="d", tickMinStep=1)
-    y = quantity("value", pad=6, tickCount=6, grid=True)
-    layers = [
-        layer({"type": "line", "strokeWidth": 1.6}, x=x, y=y, **strokes),
-        _found(120, _tooltip(name="Run", step="Step", shown="Value"), x=x, y=y),
-    ]
-    return _chart(280, layers, labels=[])

@@ -92,12 +92,6 @@ def test_downloads_are_the_parquets_at_full_precision(visit: Callable[..., Any],
     heat = csv(page, "explore-heat-map").select("run_a", "run_b", "layer", "value")
     layer = frame.filter(layer=2).select(heat.columns)
     assert_frame_equal(heat, layer, check_exact=True, check_row_order=False)
-    paths = csv(page, "explore-paths").drop("n")
-    frame = pl.read_parquet(folder / "connectivity.parquet").filter(run_a="sft", run_b="dpo").select(paths.columns)
-    assert_frame_equal(paths, frame, check_exact=True, check_row_order=False)
-    training = csv(page, "explore-training")
-    frame = pl.read_parquet(folder / "training.parquet").filter(run="sft", metric="loss")
-    assert_frame_equal(training, frame.select(training.columns), check_exact=True)
     accuracy = csv(page, "figure-accuracy")
     assert_frame_equal(accuracy, pl.read_parquet(folder / "accuracy.parquet"), check_exact=True, check_dtypes=False)
 
@@ -133,19 +127,6 @@ def test_a_click_on_a_cell_chooses_its_pair(visit: Callable[..., Any], folder: P
     assert page.inner_text("#explore-what") == "Cosine: rift against dpo, all layers"
 
 
-def test_training_and_paths_follow_their_choices(visit: Callable[..., Any], folder: Path) -> None:
-    page = visit(folder / "report.html")
-    lines = page.locator("#explore-training svg .mark-line path")
-    assert lines.count() == 1
-    pick(page, training_run="all runs")
-    assert lines.count() == 7
-    both = page.locator("#explore-path-solution svg .mark-line path").count()
-    pick(page, scaling="as trained")
-    assert page.locator("#explore-path-solution svg .mark-line path").count() == both / 2
-    pick(page, run="dft", other="dpo")
-    assert "from dft (alpha 0) to dpo (alpha 1)" in page.inner_text("#explore-paths-title")
-
-
 def test_paper_shows_the_figures_without_the_controls(visit: Callable[..., Any], folder: Path) -> None:
     page = visit(folder / "report.html")
     page.emulate_media(media="print")
@@ -174,7 +155,6 @@ def test_no_script_of_a_name_runs(
     tables = replace(tables, training=pl.concat([tables.training, evil]), record={**tables.record, **said})
     write_report(tables, tmp_path)
     page = visit(tmp_path / "report.html", width)
-    pick(page, training_metric=EVIL, training_run="all runs")
     page.locator("#explore-heat-map svg .mark-rect.role-mark path").first.hover(force=True)
     assert EVIL in page.inner_text("#explore-what") or "__proto__" in page.inner_text("#explore-what")
     page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")

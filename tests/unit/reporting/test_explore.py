@@ -17,7 +17,7 @@ import pytest
 from tasks.core.frames import PAIR_METRICS_FRAME
 from tasks.core.results import RunInfo
 from tasks.reporting.charts.catalogue import pictures
-from tasks.reporting.charts.explore import MOST_POINTS, build_explore, pair_data, path_data, training_data
+from tasks.reporting.charts.explore import build_explore, pair_data
 from tasks.reporting.charts.picture import MOST_ROWS
 from tasks.reporting.metrics import pair_metric
 from tasks.reporting.render.document import build_document
@@ -106,7 +106,7 @@ def test_what_does_not_fit_is_named_and_nothing_else_is_lost(study: Study) -> No
     assert tiny["names"] == ["sft", "rft", "rift", "sft-order1"]
     explore = build_explore(study)
     assert explore is not None
-    assert "left out" not in explore.notes["pairs"]
+    assert "left out" not in explore.note
 
 
 def test_a_measure_of_tomorrow_is_offered_under_its_own_name(study: Study) -> None:
@@ -120,39 +120,6 @@ def test_a_measure_of_tomorrow_is_offered_under_its_own_name(study: Study) -> No
 def test_nothing_compared_gives_no_section(study: Study) -> None:
     assert build_explore(replace(study, pair_metrics=study.pair_metrics.clear())) is None
     assert build_explore(replace(study, runs=study.runs[:2])) is None
-
-
-def test_paths_are_the_frames(study: Study) -> None:
-    data = path_data(study)
-    assert data is not None
-    rows = [
-        (path["a"], path["b"], path["matched"], path["reading"], alpha, value, path["n"])
-        for path in data["paths"]
-        for alpha, value in zip(path["alpha"], path["value"], strict=True)
-    ]
-    columns = ["run_a", "run_b", "matched", "reading", "alpha", "value", "n"]
-    assert sorted(rows) == sorted(study.connectivity.select(columns).rows())
-    few = path_data(study, 100)
-    assert few is not None
-    assert {"sft"} == set.intersection(*({path["a"], path["b"]} for path in few["paths"]))
-    assert few["left_out"] == 21 - 6
-    assert path_data(replace(study, connectivity=study.connectivity.clear())) is None
-
-
-def test_training_is_the_frames_and_long_runs_are_thinned(study: Study) -> None:
-    data = training_data(study)
-    assert data is not None
-    rows = [(c["run"], s, c["metric"], v) for c in data["curves"] for s, v in zip(c["step"], c["value"], strict=True)]
-    assert sorted(rows) == sorted(study.training.select("run", "step", "metric", "value").rows())
-    assert not data["thinned"]
-    steps = range(1, 2 * MOST_POINTS + 2)
-    long = pl.DataFrame([("sft", step, "loss", step / 7) for step in steps], schema=study.training.schema, orient="row")
-    thin = training_data(replace(study, training=long))
-    assert thin is not None
-    (curve,) = thin["curves"]
-    # 801 points: every third, 267 of them, and the last
-    assert (len(curve["step"]), curve["step"][:2], curve["step"][-1]) == (268, [1, 4], 801)
-    assert curve["value"][1] == 4 / 7
 
 
 def test_numbers_behind_figures_are_the_frames(study: Study) -> None:
