@@ -12,11 +12,11 @@ from typing import Any
 import polars as pl
 from transformers import Trainer, TrainerCallback
 
+from tasks.core.cores import threads
 from tasks.core.errors import InputError
 from tasks.geometry.adapters.peft_config import explain
 from tasks.geometry.delta import Factors, NotFinite, checked_factors, natural
 from tasks.geometry.trajectory import KS, dimensions, find_checkpoints, own_measures, own_sums, read_trajectory, schema
-from tasks.geometry.updates.measure import cores, single_threaded
 from tasks.geometry.updates.modules import Decomposed
 
 FILE = "trajectory.csv"
@@ -165,7 +165,5 @@ def live_factors(model: Any) -> dict[str, Factors]:
 
 
 def _decomposed(factors: dict[str, Factors]) -> dict[str, Decomposed]:
-    from concurrent.futures import ThreadPoolExecutor
-
-    with single_threaded(), ThreadPoolExecutor(min(cores(), len(factors))) as pool:
+    with threads(len(factors)) as pool:
         return dict(zip(factors, pool.map(lambda one: Decomposed(one, 1), factors.values()), strict=True))

@@ -6,7 +6,6 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.core.cores import threads
 from tasks.core.digests import file_digest
 from tasks.core.errors import InputError
 from tasks.core.places import core, places
@@ -28,7 +28,6 @@ from tasks.geometry.adapters.peft_config import CONFIG, is_dora, read_json
 from tasks.geometry.delta import NotFinite
 from tasks.geometry.factored import factor
 from tasks.geometry.spectrum import effective_rank, stable_rank
-from tasks.geometry.updates.measure import cores, single_threaded
 
 if TYPE_CHECKING:
     import polars as pl
@@ -277,7 +276,7 @@ def _measured(
 
     modules, broken = [], []
     base = base if base is None or _fits(source, base, note) else None
-    with single_threaded(), ThreadPoolExecutor(min(cores(), len(source.shapes) or 1)) as pool:
+    with threads(len(source.shapes)) as pool:
         for name, module in zip(source.shapes, pool.map(partial(_module, source, base), source.shapes), strict=True):
             if module is None:
                 broken.append(name)

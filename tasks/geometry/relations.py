@@ -18,19 +18,12 @@ from tasks.core.results import RunInfo
 from tasks.geometry.delta import Source
 from tasks.geometry.tables.build import geometry
 
-COPY, ONE_TRAINING, OTHER_TRAINING, SAME_TASK, UNRELATED, UNKNOWN = (
-    "copy", "one training", "one start", "one task", "unrelated", "unknown",
-)  # fmt: skip
-
-NAMES = {
-    COPY: "the same update",
-    ONE_TRAINING: "one training, two orders",
-    OTHER_TRAINING: "one initialisation, another training",
-    SAME_TASK: "one task, two initialisations",
-    UNRELATED: "unrelated",
-    UNKNOWN: "cannot say",
-}
-"""Kind of a relation -> how it reads."""
+COPY = "the same update"
+ONE_TRAINING = "one training, two orders"
+OTHER_TRAINING = "one initialisation, another training"
+SAME_TASK = "one task, two initialisations"
+UNRELATED = "unrelated"
+UNKNOWN = "cannot say"
 
 RELATED = (COPY, ONE_TRAINING, SAME_TASK)
 
@@ -90,7 +83,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Relation:
-    """``kind``: a key of `NAMES`; ``reason``: the evidence in a sentence."""
+    """``kind``: what the pair looks like, one of the six above; ``reason``: the evidence in a sentence."""
 
     kind: str
     reason: str
@@ -139,7 +132,7 @@ def relation(found: Evidence, thresholds: Thresholds = THRESHOLDS) -> Relation:
     >>> found = Evidence("a", "b", 36, cosine=0.12, ratio=1.1, start=0.978, input=0.97, input_null=0.01, left=0.2,
     ...                  left_null=0.02, sd=0.001, shared_sd=0.01)
     >>> relation(found)
-    Relation(kind='one start', reason='lora_A 0.978, cosine 0.120')
+    Relation(kind='one initialisation, another training', reason='lora_A 0.978, cosine 0.120')
     """
     cosine, left = found.cosine, found.left
     if cosine is None or found.ratio is None or left is None:
@@ -176,7 +169,7 @@ def relate(a: Source, b: Source) -> Relation:
     >>> a = LoraDelta({"layers.0.q_proj": Factors(np.array([[2.0, 0], [0, 1], [0, 0]]), start, 1.0)})
     >>> b = LoraDelta({"layers.0.q_proj": Factors(np.array([[0.0, 1], [0, 0], [0, 2]]), start, 1.0)})
     >>> relate(a, b)
-    Relation(kind='one start', reason='lora_A 1.000, cosine 0.000')
+    Relation(kind='one initialisation, another training', reason='lora_A 1.000, cosine 0.000')
     """
     infos = [RunInfo(name, name, None, None, None) for name in ("a", "b")]
     return relation(evidence_of(geometry([a, b], infos, (1,), workers=1).pair_metrics)[0])
@@ -235,7 +228,7 @@ def relations_frame(pair_metrics: pl.DataFrame, whole: Collection[str] = ()) -> 
         said = relation(one, thresholds)
         rows.append(
             {
-                "run_a": one.a, "run_b": one.b, "relation": NAMES[said.kind], "related": said.kind in RELATED,
+                "run_a": one.a, "run_b": one.b, "relation": said.kind, "related": said.kind in RELATED,
                 "reason": said.reason, "modules": one.modules, "cosine": one.cosine, "norm_ratio": one.ratio,
                 "lora_a_cosine": one.start, "input_overlap": one.input, "u1_overlap": one.left,
             }

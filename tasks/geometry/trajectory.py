@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from tasks.core.cores import threads
 from tasks.core.errors import InputError
 from tasks.core.results import Progress, RunInfo, no_progress
 from tasks.geometry.adapters.arguments import is_model
@@ -21,7 +21,6 @@ from tasks.geometry.adapters.dora import Weights
 from tasks.geometry.adapters.opened import Named, check
 from tasks.geometry.cosine import cosine_of, module_inner
 from tasks.geometry.delta import Array, Source, check_size
-from tasks.geometry.updates.measure import cores, single_threaded
 from tasks.geometry.updates.modules import Decomposed
 
 LOCKED = 0.9
@@ -152,7 +151,7 @@ def trajectory(
         return _module([Decomposed(update, max(chosen)) for update in updates], chosen)
 
     total = np.zeros((len(sources), 4 + 2 * len(chosen)))
-    with single_threaded(), ThreadPoolExecutor(min(cores(), len(shapes))) as pool:
+    with threads(len(shapes)) as pool:
         for done, sums in enumerate(pool.map(one, shapes), start=1):
             total += sums
             progress(done, len(shapes), "modules")

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from math import nan
 from typing import IO, Any, TypeVar
 
+from tasks.core.cores import cores
 from tasks.core.errors import StageError
 from tasks.grading.child import Reply
 
@@ -155,11 +156,6 @@ class Pool:
 
 QUESTIONS_A_CHILD = 48
 """About what one child judges while another starts."""
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _close_quietly(pipe: IO[str]) -> None:

@@ -28,6 +28,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tasks.core import home
+from tasks.core.cores import cores
 from tasks.core.errors import InputError, StageError
 from tasks.core.events import Event, damaged, emit, held
 from tasks.core.events import stopping as _stopping
@@ -112,15 +113,14 @@ def _check_stopping() -> None:
 @lru_cache(maxsize=1)
 def slots() -> tuple[Slot, ...]:
     """The slots of this machine: one a visible GPU, else one a core."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gpus = _visible_gpus()
     if gpus:
-        return tuple(Slot("gpu", gpu, max(1, cores // len(gpus))) for gpu in gpus)
-    text = os.environ.get("COLINEAR_SLOTS") or str(cores)
+        return tuple(Slot("gpu", gpu, max(1, cores() // len(gpus))) for gpu in gpus)
+    text = os.environ.get("COLINEAR_SLOTS") or str(cores())
     if not text.isdecimal() or int(text) < 1:
         raise InputError(f"COLINEAR_SLOTS: expected a whole number of at least 1, got {text!r}")
     count = int(text)
-    return tuple(Slot("cpu", str(index), max(1, cores // count)) for index in range(count))
+    return tuple(Slot("cpu", str(index), max(1, cores() // count)) for index in range(count))
 
 
 def _visible_gpus() -> list[str]:
@@ -152,9 +152,8 @@ def use_assigned(gpus: Sequence[str]) -> None:
 def describe_machine() -> str:
     """``'2 CPU cores, 24 GiB, no GPU'``: the kind of machine, for tables of measurements."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = len(_visible_gpus())
-    return f"{cores} CPU cores, {memory:.0f} GiB, {f'{gpus} GPU' if gpus else 'no GPU'}"
+    return f"{cores()} CPU cores, {memory:.0f} GiB, {f'{gpus} GPU' if gpus else 'no GPU'}"
 
 
 def memory_share() -> float:

@@ -15,9 +15,9 @@ import time
 
 import numpy as np
 
+from tasks.core.cores import threads
 from tasks.geometry.delta import Factors
 from tasks.geometry.trajectory import own_sums
-from tasks.geometry.updates.measure import single_threaded
 from tasks.geometry.updates.modules import Decomposed
 from tests.benchmarks.geometry import RANK, SHAPES
 
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--tflops", type=float, default=400.0)
     asked = parser.parse_args()
     live, seconds = factors(asked.layers, 0), []
-    with single_threaded():
+    with threads(1):
         before = [Decomposed(one, 1) for one in factors(asked.layers, 1)]
         for _ in range(3):
             began = time.process_time()

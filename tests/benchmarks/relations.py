@@ -33,7 +33,6 @@ from tasks.core.results import RunInfo
 from tasks.core.sections import LoraSpec, TinySpec, TrainSpec
 from tasks.geometry.adapters.adapter import AdapterSource
 from tasks.geometry.relations import (
-    NAMES,
     ONE_TRAINING,
     OTHER_TRAINING,
     SAME_TASK,
@@ -219,7 +218,7 @@ TRUTHS = (ONE_TRAINING, OTHER_TRAINING, SAME_TASK, UNRELATED, None)
 
 
 def called(truth: str | None) -> str:
-    return NAMES[truth] if truth else "half of the rows shared"
+    return truth or "half of the rows shared"
 
 
 def confusion(title: str, pairs: list[tuple[Run, Run, Evidence]]) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
+from tasks.core.cores import cores, threads
 from tasks.core.errors import InputError
 from tasks.core.results import Progress, no_progress
 from tasks.geometry.delta import Array, NotFinite, Source, Update, check_size, natural, shared
@@ -79,9 +78,9 @@ def measure(
     def one(place: int) -> ModuleMeasure:
         return _module(place, names[place], sources, number, tuple(ks), chance, base)
 
-    workers = workers or min(cores(), len(names))
-    with single_threaded(), ThreadPoolExecutor(workers) as pool:
-        for done, found in enumerate(_in_order(pool, one, len(names), ahead=2 * workers), start=1):
+    ahead = 2 * (workers or cores())
+    with threads(len(names), workers) as pool:
+        for done, found in enumerate(_in_order(pool, one, len(names), ahead), start=1):
             progress(done, len(names), "modules")
             yield found
 
@@ -101,18 +100,6 @@ def _in_order(
     finally:
         for future in begun:
             future.cancel()
-
-
-def cores() -> int:
-    """Those that this process may use; not every system says which they are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def single_threaded() -> Any:
-    """One BLAS thread in every worker: modules are independent, and small products gain nothing from two."""
-    from threadpoolctl import threadpool_limits
-
-    return threadpool_limits(1)
 
 
 def _module(

@@ -14,7 +14,6 @@ from tasks.core.results import RunInfo
 from tasks.geometry.delta import Dense, Factors, LoraDelta
 from tasks.geometry.relations import (
     COPY,
-    NAMES,
     ONE_TRAINING,
     OTHER_TRAINING,
     SAME_TASK,
@@ -150,9 +149,9 @@ def test_the_frame_has_a_row_a_pair_with_its_evidence() -> None:
     frame = relations_frame(metrics)
     assert dict(frame.schema) == RELATIONS
     assert frame.select("run_a", "run_b", "relation", "related", "modules").rows() == [
-        ("run0", "run1", NAMES[ONE_TRAINING], True, len(MODULES)),
-        ("run0", "run2", NAMES[UNRELATED], False, len(MODULES)),
-        ("run1", "run2", NAMES[UNRELATED], False, len(MODULES)),
+        ("run0", "run1", ONE_TRAINING, True, len(MODULES)),
+        ("run0", "run2", UNRELATED, False, len(MODULES)),
+        ("run1", "run2", UNRELATED, False, len(MODULES)),
     ]
     whole = metrics.filter(
         pl.col("module") == "*", pl.col("layer").is_null(), pl.col("projection").is_null(), metric="u1_overlap"
@@ -175,8 +174,8 @@ def test_a_repeat_that_is_known_calibrates_the_others() -> None:
         runs = named(("a", "a"), ("again", second), ("c", "c"))
         frame = relations_frame(geometry(sources, runs, (1,), workers=1).pair_metrics)
         told[second] = frame["relation"].to_list()
-    assert told["b"] == [NAMES[ONE_TRAINING]] * 3
-    assert told["a"] == [NAMES[ONE_TRAINING], NAMES[UNKNOWN], NAMES[UNKNOWN]]
+    assert told["b"] == [ONE_TRAINING] * 3
+    assert told["a"] == [ONE_TRAINING, UNKNOWN, UNKNOWN]
 
 
 def test_repeats_from_two_initialisations_raise_what_output_directions_take_and_noisy_ones_lower_nothing() -> None:
@@ -191,4 +190,4 @@ def test_whole_models_have_no_initialisation_to_compare() -> None:
     rng = np.random.default_rng(0)
     whole = [Memory({name: Dense(rng.standard_normal((OUT, IN))) for name in MODULES}, f"model {i}") for i in range(2)]
     metrics = geometry(whole, named(("a", "a"), ("b", "b")), (1, 10), workers=1).pair_metrics
-    assert relations_frame(metrics, ["a", "b"])["relation"].to_list() == [NAMES[UNKNOWN]]
+    assert relations_frame(metrics, ["a", "b"])["relation"].to_list() == [UNKNOWN]
