@@ -21,13 +21,15 @@ WORDS = {"rows": "rows", "unpaired": "rows", "pairs": "pairs"}
 def read_often(spec: StudySpec, trained: Mapping[RunInfo, StageResult]) -> dict[str, dict[str, Any]]:
     """{run: ``examples`` that its method selected, ``epochs``: examples that its steps read over those}.
 
-    A pair is one example; a prompt that is sampled several times in a step is read once.
+    A pair is one example; a prompt that is sampled several times in a step is read once. Of a method of several phases
+    both are its last one's.
     """
     found = {}
     for info, result in trained.items():
         method, examples = spec.method(info.method), int(result.summary["examples"] or 0)
         at_once = method.samples if isinstance(method, OnlineGrpo) else 1
-        read = int(result.summary["steps"] or 0) * spec.train.batch_size / at_once
+        before = sum(phase.train.steps for phase in method.phases(spec.train)[:-1])
+        read = (int(result.summary["steps"] or 0) - before) * spec.train.batch_size / at_once
         found[info.run] = {"examples": examples, "epochs": round(read / examples, 4)}
     return found
 

@@ -16,6 +16,7 @@ from tasks.methods.online_grpo import OnlineGrpo
 from tasks.methods.rft import Rft
 from tasks.methods.rift import Rift
 from tasks.methods.sft import Sft
+from tasks.methods.sft_dpo import SftDpo
 from tasks.methods.simpo import Simpo
 
 
@@ -33,6 +34,7 @@ class Methods(Section):
     kto: Kto = Field(Kto(), title="KTO")
     asft: Asft = Field(Asft(), title="ASFT")
     online_grpo: OnlineGrpo = Field(OnlineGrpo(), title="Online GRPO")
+    sft_dpo: SftDpo = Field(SftDpo(), title="SFT -> DPO")
 
 
 THE_SIX = ("sft", "rft", "dft", "rift", "offline_grpo", "dpo")

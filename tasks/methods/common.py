@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import polars as pl
@@ -47,6 +48,8 @@ class Method(Section):
     kind: ClassVar[Kind]
     against_base: ClassVar[bool] = False
     """Whether its pairs' loss needs the base's log-probabilities (see `tasks.training.reference`)."""
+    on_rollouts: ClassVar[bool] = True
+    """Whether its first step is its own loss on recorded rollouts, so that it has a gradient there before training."""
     lr_ratio: float = Field(1.0, title="Learning rate relative to train.lr", gt=0, le=100)
 
     def select(self, graded: pl.DataFrame) -> pl.DataFrame:
@@ -62,6 +65,24 @@ class Method(Section):
         Raises ValueError, naming the field, where the method cannot train by them.
         """
         return train
+
+    def phases(self, train: TrainSpec) -> tuple[Phase, ...]:
+        """What trains in turn, each phase from where the one before it ended. Here: the method itself, by its `recipe`.
+
+        Raises ValueError as `recipe`.
+        """
+        return (Phase(self, self.recipe(train)),)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a method's training."""
+
+    method: Method
+    """Whose examples and loss."""
+    train: TrainSpec
+    rate: float = 1.0
+    """Peak learning rate relative to the run's."""
 
 
 def chosen(method: Method, graded: pl.DataFrame, mask_truncated: bool = False) -> pl.DataFrame:

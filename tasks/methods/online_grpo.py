@@ -29,6 +29,7 @@ class OnlineGrpo(Method):
     """Group-relative policy optimisation on the student's own answers."""
 
     kind: ClassVar[Kind] = "prompts"
+    on_rollouts: ClassVar[bool] = False
     steps: int = Field(600, title="Most optimiser steps", description="train.steps where that is fewer.", ge=1)
     samples: int = Field(8, title="Samples a prompt", ge=2, le=1024)
     beta: float = Field(0.0, title="Weight of the KL divergence from the base", ge=0, le=10)

@@ -7,6 +7,7 @@ ratio, so that they differ from it in the loss alone.
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar, Literal
 
 import polars as pl
@@ -60,7 +61,7 @@ class PairMethod(Method):
         texts = graded["completion_ids"]
         pairs = pairs.filter(texts.gather(pairs["row"]) != texts.gather(pairs["row_wrong"]))
         if pairs.is_empty():
-            name = type(self).__name__.lower()
+            name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
             raise InputError(
                 f"methods: {name} needs a problem with both a correct and a wrong rollout and there is none; leave it "
                 f"out: --set methods=... without {name}"

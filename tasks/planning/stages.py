@@ -129,7 +129,7 @@ def _sampled(name: str, work: Work, shape: Shape, answers: float) -> Stage:
 
 
 def _training(work: Work) -> Iterator[Stage]:
-    """One line a method; a pair is two sequences, held against the base's log-probabilities."""
+    """One line a method, all its phases; a pair is two sequences, held against the log-probabilities of a reference."""
     spec, sizes, machine, shape = work.spec, work.sizes, work.machine, work.shape
     on_gpu = machine.kind == "gpu"
     keys = flops.causal(sizes.example)
@@ -140,10 +140,7 @@ def _training(work: Work) -> Iterator[Stage]:
     referred = False
     for name, count in runs.items():
         method = spec.method(name)
-        steps = min(spec.train.steps, int(getattr(method, "steps", spec.train.steps)))
-        sequences = steps * spec.train.batch_size * (2 if method.kind == "pairs" else 1)
-        tokens, scored = sequences * sizes.example, sequences * sizes.completion
-        cost = flops.train(shape, work.lora, tokens, keys, scored, checkpointing=work.training.checkpointing)
+        phases = method.phases(spec.train)
         if method.against_base and stored and not referred:
             referred = True
             most = int(getattr(method, "max_pairs", 1))
@@ -151,9 +148,16 @@ def _training(work: Work) -> Iterator[Stage]:
             once = flops.forward(shape, rows * sizes.example, keys, rows * sizes.completion)
             seconds = rates(machine).start + scoring_seconds(machine, once)
             yield Stage("reference", 1, f"{rows:,} rows, once", once, seconds, 1)
-        elif method.against_base and not stored:
-            cost += flops.forward(shape, tokens, keys, scored)
-        seconds = training_seconds(machine, cost, steps)
+        steps, tokens, cost, seconds = 0, 0.0, 0.0, 0.0
+        for phase in phases:
+            steps += phase.train.steps
+            sequences = phase.train.steps * spec.train.batch_size * (2 if phase.method.kind == "pairs" else 1)
+            read, scored = sequences * sizes.example, sequences * sizes.completion
+            each = flops.train(shape, work.lora, read, keys, scored, checkpointing=work.training.checkpointing)
+            if phase.method.against_base and not (method.against_base and stored):
+                each += flops.forward(shape, read, keys, scored)
+            seconds += training_seconds(machine, each, phase.train.steps)
+            tokens, cost = tokens + read, cost + each
         if method.kind == "prompts":  # the student is sampled in every step
             cost += sequences * flops.decode(shape, sizes.prompt, sizes.completion)
             batch, longest = spec.train.batch_size, round(sizes.longest - sizes.prompt)
@@ -169,8 +173,7 @@ def _training(work: Work) -> Iterator[Stage]:
 def _gradients(work: Work) -> Stage:
     """Forward and backward once a method over the same rows: for pairs over as many again, and the base's pass."""
     spec, sizes, machine, shape = work.spec, work.sizes, work.machine, work.shape
-    kinds = [spec.method(name).kind for name in spec.methods]
-    measured = [kind for kind in kinds if kind != "prompts"]
+    measured = [one.kind for one in map(spec.method, spec.methods) if one.on_rollouts]
     rows = min(spec.gradients.n, sizes.rows)
     passes = len(measured) + 2 * measured.count("pairs")
     tokens, scored = passes * rows * sizes.example, passes * rows * sizes.completion

@@ -173,7 +173,7 @@ class StudySpec(Methods):
                 f"{self.train.batch_size}"
             )
         for name in self.methods:
-            self.method(name).recipe(self.train)
+            self.method(name).phases(self.train)
         return self
 
     @property

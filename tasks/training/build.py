@@ -24,13 +24,14 @@ def build_trainer(
     info: RunInfo,
     pad_token: str | None,
     folder: Path,
+    start: Path | None = None,
 ) -> tuple[Any, Any]:
     """The TRL trainer for ``method`` on ``dataset``, and its collator. The adapter is fresh: ``info.seed`` draws it.
 
-    Pairs that come with ``ref_chosen_logps`` and ``ref_rejected_logps`` are held against those; the reference model
-    does not run.
+    With ``start`` it is the adapter in that folder, and pairs are held against a frozen copy of it. Pairs that come
+    with ``ref_chosen_logps`` and ``ref_rejected_logps`` are held against those; the reference model does not run.
     """
-    from peft import LoraConfig
+    from peft import LoraConfig, PeftModel
     from trl import DPOConfig, SFTConfig
 
     from tasks.methods.asft import Asft
@@ -46,13 +47,16 @@ def build_trainer(
     coefficient = drop_router_loss(model.config.get_text_config())
     model.train()
     common: dict[str, Any] = {"model": model, "processing_class": tokenizer, "train_dataset": dataset}
-    common["peft_config"] = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=list(lora.targets),
-        task_type="CAUSAL_LM",
-    )
+    if start is None:
+        common["peft_config"] = LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=list(lora.targets),
+            task_type="CAUSAL_LM",
+        )
+    else:
+        common["model"] = PeftModel.from_pretrained(model, str(start), is_trainable=True)
     arguments = _arguments(train, info, folder, base)
     collator: Any
     trainer: Any

@@ -54,7 +54,8 @@ def measure_gradients(
     ``out/on_policy.parquet`` (ON_POLICY) of the same rows.
 
     ``seed`` draws the rows and the LoRA initialisation, as in training. Methods that sample their own completions have
-    no gradient on recorded ones and are left out, as are those to which these rows leave no example. The gradients of
+    no gradient on recorded ones and are left out, as are those of several phases, whose first step is another method's,
+    and those to which these rows leave no example. The gradients of
     the weights themselves are computed where these are in float32 and not more than `MOST_DENSE`. Memory beside the
     training's: 4 bytes x `PARTS` x lora_B's entries a method. ``killed``: as in `tasks.training.train`.
     """
@@ -68,7 +69,7 @@ def measure_gradients(
             selected = chosen(method, drawn, recipe.mask_truncated)
         except InputError:  # of all the rollouts it has examples: that was checked before the study began
             selected = None
-        if selected is None or method.kind == "prompts":
+        if selected is None or not method.on_rollouts:
             left_out.append(name)
             continue
         info = RunInfo(name, name, seed, seed, train.lr)

@@ -33,11 +33,12 @@ def divergence(message: str) -> str:
     return said.partition(" (full traceback")[0].partition(f" ({FOUND}")[0]
 
 
-def log_callback(path: Path, steps: int, progress: Progress, window: int | None = None) -> Any:
+def log_callback(path: Path, steps: int, progress: Progress, window: int | None = None, before: int = 0) -> Any:
     """A Trainer callback that appends every logged step to a file, which the driver reads while we train.
 
-    It raises `Diverged` at the first loss or gradient that is not finite, and where the mean loss of the last
-    ``window`` steps lies above that of the first ``window``.
+    ``before``: how many of the ``steps`` other trainers did before this one. It raises `Diverged` at the first loss or
+    gradient that is not finite, and where the mean loss of the last ``window`` steps lies above that of the first
+    ``window``.
     """
     from transformers import TrainerCallback
 
@@ -48,12 +49,13 @@ def log_callback(path: Path, steps: int, progress: Progress, window: int | None 
             values = {k: v for k, v in (logs or {}).items() if isinstance(v, int | float)}
             if "train_runtime" in values:  # the closing summary: timings, which have no place in an artifact
                 return
+            step = before + state.global_step
             with path.open("a") as file:
-                file.write(json.dumps({"step": state.global_step, **values}) + "\n")
-            _refuse_divergence(values, state.global_step)
+                file.write(json.dumps({"step": step, **values}) + "\n")
+            _refuse_divergence(values, step)
             if window is not None:
                 _refuse_rise([entry["loss"] for entry in state.log_history if "loss" in entry], window)
-            progress(state.global_step, steps, f"loss {values.get('loss', math.nan):.3f}")
+            progress(step, steps, f"loss {values.get('loss', math.nan):.3f}")
 
     return Log()
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import math
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,10 @@ from tasks.methods.common import chosen
 from tasks.training.build import build_trainer
 from tasks.training.checkpoints import ending_well
 from tasks.training.log import LOG, Diverged, close_log, log_callback, refuse_infinite
+
+PARTS = "parts"
+"""Folder of the phases' own updates, where a method has several."""
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 def train_adapter(
@@ -40,10 +47,11 @@ def train_adapter(
     """Train ``info``'s adapter and write it to ``out/adapter`` (PEFT), with its log and the order of its data.
 
     ``info.seed`` draws the LoRA initialisation, ``info.data_seed`` the order of the data, ``info.lr`` is the peak
-    learning rate. Also written: ``training.parquet`` (TRAINING), ``stream.parquet`` (step, row). Returns numbers for
-    the study's checks: ``lora_a_sha256`` before the first step, ``examples``, ``tokens`` read, the last loss,
-    ``warning`` (what ran out of memory and what was done about it; None where nothing did), and of a base with experts
-    ``router_loss_dropped`` (the weight of the loss of its router, which no method has here).
+    learning rate. Also written: ``training.parquet`` (TRAINING), ``stream.parquet`` (step, row), and of a method of
+    several phases ``parts/``, each phase's own update as an adapter; these add up to the whole. Returns numbers for the
+    study's checks: ``lora_a_sha256`` before the first step, ``examples`` of the last phase, ``tokens`` read, the last
+    loss, ``warning`` (what ran out of memory and what was done about it; None where nothing did), and of a base with
+    experts ``router_loss_dropped`` (the weight of the loss of its router, which no method has here).
 
     ``reference`` is the file that `tasks.training.reference` wrote, for a method of pairs; without it the base runs
     beside the policy. ``checkpoints`` is a folder that outlives this process: what an earlier one left there is gone
@@ -60,34 +68,75 @@ def train_adapter(
 
     if info.seed is None or info.data_seed is None:
         raise InputError(f"{info.run}: seed is {info.seed}, data_seed {info.data_seed}; training needs both")
-    train = method.recipe(train)
     graded = checked(pl.read_parquet(rollouts), GRADED, "rollouts")
-    selected = chosen(method, graded, train.mask_truncated)
     known = None if reference is None else pl.read_parquet(reference)
-    dataset = build_dataset(selected, method.kind, graded.height, train.steps * train.batch_size, info.data_seed, known)
-    work = checkpoints or out / "trainer"
-    trainer, collator = build_trainer(base, dataset, method, train, lora, info, pad_token, work)
-    trainer.hold_less(killed)
-    lora_a = lora_a_digest(trainer.model)
-    trainer.add_callback(log_callback(out / LOG, train.steps, progress, train.stop_above_start))
-    _run(trainer, collator, train, out / LOG, checkpoints)
-    save_adapter(trainer.model, out / "adapter")
+    phases, work = method.phases(train), checkpoints or out / "trainer"
+    total, before = sum(phase.train.steps for phase in phases), 0
+    ends: list[Path] = []
+    seen: list[tuple[int, int]] = []
+    found: dict[str, Any] = {"tokens": 0}
+    notes: list[str] = []
+    for place, phase in enumerate(phases):
+        spec = phase.train
+        selected = chosen(phase.method, graded, spec.mask_truncated)
+        needed = spec.steps * spec.batch_size
+        dataset = build_dataset(selected, phase.method.kind, graded.height, needed, info.data_seed, known)
+        # Of an earlier phase the checkpoints stay until the last has ended: a killed training goes on from both.
+        folder = work / f"{work.name}.{place}" if place else work
+        own, start = replace(info, lr=info.lr and info.lr * phase.rate), ends[-1] if ends else None
+        trainer, collator = build_trainer(base, dataset, phase.method, spec, lora, own, pad_token, folder, start)
+        trainer.hold_less(killed)
+        trainer._total_train_tokens = found["tokens"]  # TRL's running count, over all phases
+        found.setdefault("lora_a_sha256", lora_a_digest(trainer.model))
+        trainer.add_callback(log_callback(out / LOG, total, progress, spec.stop_above_start, before))
+        _run(trainer, collator, spec, out / LOG, checkpoints)
+        ends.append(out / "adapter" if place == len(phases) - 1 else out / PARTS / _named(place, phase.method))
+        save_adapter(trainer.model, ends[-1])
+        final = trainer.state.log_history[-2] if len(trainer.state.log_history) > 1 else {}
+        seen += [(before + i // spec.batch_size, row) for i, row in enumerate(collator.seen)]
+        notes += [note for note in trainer.notes if note not in notes]
+        before += int(trainer.state.global_step)
+        found |= {"examples": selected.height, "last_loss": float(final.get("loss", math.nan))}
+        found["tokens"] += collator.tokens
+        if trainer.router_loss_dropped:
+            found["router_loss_dropped"] = trainer.router_loss_dropped
+        del trainer, collator  # the next one loads the base anew
+        gc.collect()
+    _write_parts(ends, [phase.method for phase in phases], out / PARTS)
     close_log(out, info)
-    seen = collator.seen
-    pl.DataFrame({"step": [i // train.batch_size for i in range(len(seen))], "row": seen}).write_parquet(
-        out / "stream.parquet"
-    )
-    final = trainer.state.log_history[-2] if len(trainer.state.log_history) > 1 else {}
+    pl.DataFrame(seen, schema={"step": pl.Int64, "row": pl.Int64}, orient="row").write_parquet(out / "stream.parquet")
     shutil.rmtree(out / "trainer", ignore_errors=True)
-    return {
-        "lora_a_sha256": lora_a,
-        "examples": selected.height,
-        "steps": int(trainer.state.global_step),
-        "tokens": collator.tokens,
-        "last_loss": float(final.get("loss", math.nan)),
-        "warning": "; ".join(trainer.notes) or None,
-        **({"router_loss_dropped": dropped} if (dropped := trainer.router_loss_dropped) else {}),
+    return {**found, "steps": before, "warning": "; ".join(notes) or None}
+
+
+def _named(place: int, method: Method) -> str:
+    """``1-sft``."""
+    return f"{place + 1}-{type(method).__name__.lower()}"
+
+
+def _write_parts(ends: Sequence[Path], methods: Sequence[Method], folder: Path) -> None:
+    """Of adapters at the ends of phases, each phase's own update; what is there already is that of the first."""
+    for place in range(len(ends) - 1, 0, -1):
+        write_difference(ends[place], ends[place - 1], folder / _named(place, methods[place]))
+
+
+def write_difference(after: Path, before: Path, folder: Path) -> None:
+    """The update of the LoRA adapter ``after`` less that of ``before``, exactly: an adapter of the sum of their ranks.
+
+    alpha / r (B A - B' A') = alpha / r [B -B'] [A; A']. Both have the same modules, rank and alpha.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights, other = (load_file(path / WEIGHTS) for path in (after, before))
+    joined = {
+        name: torch.cat([value, other[name]] if "lora_A" in name else [value, -other[name]], dim=int("lora_B" in name))
+        for name, value in weights.items()
     }
+    config = json.loads((after / CONFIG).read_text(encoding="utf-8"))
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(joined, folder / WEIGHTS, metadata={"format": "pt"})
+    _write_config(folder, config | {"r": 2 * config["r"], "lora_alpha": 2 * config["lora_alpha"]})
 
 
 def _run(trainer: Any, collator: Any, train: TrainSpec, log: Path, checkpoints: Path | None) -> None:
@@ -122,10 +171,13 @@ def save_adapter(model: Any, folder: Path) -> None:
     Those are the base's path, the model card that repeats it, and the order of the target modules, which PEFT keeps as
     a set: any of them would give two equal adapters different digests.
     """
-    model.save_pretrained(folder, safe_serialization=True)
+    model.save_pretrained(folder, safe_serialization=True, selected_adapters=["default"])
     (folder / "README.md").unlink(missing_ok=True)
-    path = folder / "adapter_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = None
     config["target_modules"] = sorted(config["target_modules"])
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    _write_config(folder, config)
+
+
+def _write_config(folder: Path, config: dict[str, Any]) -> None:
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

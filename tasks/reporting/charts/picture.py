@@ -21,7 +21,9 @@ MOST_ROWS = 4_000
 MOST_LINES = 9
 """Lines that a panel can show apart; of more, the extremes are drawn in colour and the others thin and grey."""
 
-KNOWN = ("sft", "rft", "dft", "rift", "offline_grpo", "dpo", "ipo", "simpo", "kto", "asft", "online_grpo")
+KNOWN = (
+    "sft", "rft", "dft", "rift", "offline_grpo", "dpo", "ipo", "simpo", "kto", "asft", "online_grpo", "sft_dpo",
+)  # fmt: skip
 _LONGEST = 22
 
 

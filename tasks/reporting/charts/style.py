@@ -16,19 +16,20 @@ INK, FAINT, MUTED, RULE, PAPER = "currentColor", "var(--faint)", "var(--muted)",
 
 PALETTE = (
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#6611ff", "#5577ff", "#bb1133", "#77bb66",
-    "#665566",
+    "#665566", "#484ebe", "#619dff",
 )  # fmt: skip
-"""Okabe and Ito (2008) without black and yellow, which vanish on one of the two backgrounds; then five that lie farther
-from these and from each other, seen with and without red-green blindness, than the nearest two of theirs."""
+"""Okabe and Ito (2008) without black and yellow, which vanish on one of the two backgrounds; then seven that lie
+farther from these and from each other, seen with and without red-green blindness, than the nearest two of theirs."""
 
 MARKERS = (
     "circle", "square", "diamond", "triangle-up", "triangle-down", "cross",
     "M-1-.6L-.6-1L0-.4L.6-1L1-.6L.4,0L1,.6L.6,1L0,.4L-.6,1L-1,.6L-.4,0Z",
     "M0-1L.24-.33L.95-.31L.38,.13L.59,.81L0,.42L-.59,.81L-.38,.13L-.95-.31L-.24-.33Z",
     "triangle-left", "triangle-right", "M0-1L.87-.5L.87,.5L0,1L-.87,.5L-.87-.5Z",
-    "M0-1L.95-.31L.59,.81L-.59,.81L-.95-.31Z",
+    "M0-1L.95-.31L.59,.81L-.59,.81L-.95-.31Z", "M-1,.7L-.5-.7L.5-.7L1,.7Z",
 )  # fmt: skip
-"""A run's shape, so that none is known by its colour alone: those of Vega, then an x, a star, a hexagon, a pentagon."""
+"""A run's shape, so that none is known by its colour alone: those of Vega, then an x, a star, a hexagon, a pentagon, a
+trapezium."""
 
 CROSS = "M-.8-.8L.8.8M.8-.8L-.8.8"
 

@@ -110,6 +110,17 @@ def test_an_on_policy_method_samples_in_every_step() -> None:
     assert found["train online_grpo"].seconds > 10 * found["train sft"].seconds
 
 
+def test_phases_are_planned_each_by_itself() -> None:
+    """500 steps of SFT and 500 of DPO, whose pairs are two sequences and held against a policy, not the base."""
+    found = stages(plan_study(spec_of("paper", "methods=sft,dpo,sft_dpo"), named("H100")))
+    assert found["train sft_dpo"].size == "1,000 steps, 66.2 M tokens"  # 500 x 32 x (1 + 2) x 1,378.8
+    # DPO's own reference is stored once for all; here it is a forward pass in every step.
+    half = (found["train sft"].operations + found["train dpo"].operations) / 2
+    assert half * 1.1 < found["train sft_dpo"].operations < half * 1.35
+    assert found["reference"].tasks == 1
+    assert "reference" not in stages(plan_study(spec_of("paper", "methods=sft_dpo"), named("H100")))
+
+
 def test_operations_are_proportional_to_steps_and_times_to_devices() -> None:
     one = plan_study(spec_of("paper"), named("H100"))
     two = plan_study(spec_of("paper", "train.steps=500"), named("2xH100"))

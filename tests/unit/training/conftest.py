@@ -48,8 +48,8 @@ class Trained:
     summary: dict[str, Any]
 
 
-OFFLINE = [name for name in METHOD_NAMES if name != "online_grpo"]
-"""What trains on recorded completions; `test_online` has the other."""
+OFFLINE = [name for name in METHOD_NAMES if getattr(Methods(), name).on_rollouts]
+"""What trains on recorded completions by one loss; `test_online` and `test_phases` have the others."""
 TRAIN = TrainSpec(lr=1e-2, steps=6, batch_size=8)  # 48 rollouts: exactly one epoch of the common stream
 
 

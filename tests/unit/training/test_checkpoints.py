@@ -26,6 +26,7 @@ from tasks.methods.offline_grpo import OfflineGrpo
 from tasks.methods.online_grpo import OnlineGrpo
 from tasks.methods.rift import Rift
 from tasks.methods.sft import Sft
+from tasks.methods.sft_dpo import SftDpo
 from tasks.training.checkpoints import KEPT, LOG_COPY, STATE, Progressed, newest, seal
 from tasks.training.log import Diverged
 from tasks.training.train import train_adapter
@@ -154,6 +155,26 @@ def test_a_killed_training_goes_on_to_the_same_bytes(world: World, tmp_path: Pat
         train_adapter, arguments(world, method, train, tmp_path / "resumed", checkpoints), log=log, progress=watcher
     )
     assert watcher.reported == [5, 6, 7]
+    assert summary == whole
+    assert build_manifest(tmp_path / "resumed") == build_manifest(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("state")
+def test_a_training_of_two_phases_killed_in_its_second_goes_on_to_the_same_bytes(world: World, tmp_path: Path) -> None:
+    """Four steps of SFT, four of DPO, a checkpoint every two steps of either but the last; kill -9 after step 7."""
+    train = TRAIN.model_copy(update={"steps": 8})
+    checkpoints, log = tmp_path / "checkpoints", tmp_path / "worker.log"
+    whole = train_adapter(**arguments(world, SftDpo(), train, tmp_path / "whole", tmp_path / "other"))
+    killer, watcher = Killer(7, signal.SIGKILL), Killer(0, 0)
+    with pytest.raises(WorkerDied, match="SIGKILL"):
+        run_pinned(
+            train_adapter, arguments(world, SftDpo(), train, tmp_path / "killed", checkpoints), log=log, progress=killer
+        )
+    summary = run_pinned(
+        train_adapter, arguments(world, SftDpo(), train, tmp_path / "resumed", checkpoints), log=log, progress=watcher
+    )
+    assert watcher.reported == [3, 4, 7, 8]  # the last steps of SFT are done again, since nothing else has its end
     assert summary == whole
     assert build_manifest(tmp_path / "resumed") == build_manifest(tmp_path / "whole")
 

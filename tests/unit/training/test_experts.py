@@ -87,7 +87,8 @@ def test_no_method_has_the_routers_loss(experts: World, tmp_path: Path, name: st
     method = getattr(Methods(), name)
     if name == "online_grpo":
         method = method.model_copy(update={"max_new_tokens": 4})
-    summary = experts.train(tmp_path / name, method, RUN, TrainSpec(steps=1, batch_size=8, micro_batch_size=4))
+    steps = len(method.phases(TrainSpec()))
+    summary = experts.train(tmp_path / name, method, RUN, TrainSpec(steps=steps, batch_size=8, micro_batch_size=4))
     frame = pl.read_parquet(tmp_path / name / "training.parquet")
     assert "aux_loss" not in frame["metric"].to_list()
     if name == "dpo":  # before the first step policy and base are one: -log sigmoid(0)

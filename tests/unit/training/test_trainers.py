@@ -43,18 +43,20 @@ class WeightedDft(Dft):
     trl_loss: ClassVar[str | None] = None
 
 
-def make_trainer(world: World, method: Method, train: TrainSpec, folder: Path, graded: pl.DataFrame) -> tuple[Any, Any]:
+def make_trainer(
+    world: World, method: Method, train: TrainSpec, folder: Path, graded: pl.DataFrame, **more: Any
+) -> tuple[Any, Any]:
     selected = method.select(graded)
     dataset = build_dataset(selected, method.kind, graded.height, train.steps * train.batch_size, RUN.data_seed)
-    return build_trainer(world.base, dataset, method, train, LORA, RUN, None, folder)
+    return build_trainer(world.base, dataset, method, train, LORA, RUN, None, folder, **more)
 
 
 def perturb(model: Any, scale: float = 0.3) -> None:
-    """Move every lora_B off zero, so that policy and base differ."""
+    """Move every lora_B that is trained, so that policy and reference differ."""
     generator = torch.Generator().manual_seed(11)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
-            if "lora_B" in name:
+            if "lora_B.default" in name:
                 parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
 
 
