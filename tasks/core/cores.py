@@ -15,8 +15,10 @@ def cores() -> int:
 
 @contextmanager
 def threads(most: int, workers: int | None = None) -> Iterator[ThreadPoolExecutor]:
-    """A pool of ``workers`` threads (default: one a core), at most ``most`` of them, for work on one module each. Within
-    it each has one BLAS thread: modules are independent, and small products gain nothing from two."""
+    """A pool of ``workers`` threads (default: one a core), at most ``most`` of them, for work on one module each.
+
+    Within it each has one BLAS thread: modules are independent, and small products gain nothing from two.
+    """
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1), ThreadPoolExecutor(max(1, min(workers or cores(), most))) as pool:

@@ -74,23 +74,20 @@ def claims_frame(many: Many) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=CLAIMS, orient="row")
 
 
-def claim_tables(many: Many) -> tuple[list[Table], list[Table]]:
-    """To show: the claims and the open questions that some study measured. Behind a fold: each study's verdict, and
-    what no study measured."""
+def claim_tables(many: Many) -> list[Table]:
+    """The claims and the open questions that some study measured; each study's verdict, and what no study measured."""
     every = joined_claims(many)
     known = [one for one in every if one.measured]
-    shown = [
-        _counted("claims", "The paper's claims", [one for one in known if not one.first["open"]], many),
-        _counted("open-questions", "What the paper leaves open", [one for one in known if one.first["open"]], many),
-    ]
     unread = [one for one in every if not one.measured]
     rows = [(Cell(str(one.first["statement"])), Cell(str(one.first["detail"]))) for one in unread]
-    folded = [
+    tables = (
+        _counted("claims", "The paper's claims", [one for one in known if not one.first["open"]], many),
+        _counted("open-questions", "What the paper leaves open", [one for one in known if one.first["open"]], many),
         _each(known, many),
         Table("claims-not-measured", "Claims that no study measured", ("Claim", "Why, in the first study"), tuple(rows),
               "", words=2),
-    ]  # fmt: skip
-    return [table for table in shown if table.rows], [table for table in folded if table.rows]
+    )  # fmt: skip
+    return [table for table in tables if table.rows]
 
 
 def _counted(key: str, title: str, claims: list[Joined], many: Many) -> Table:

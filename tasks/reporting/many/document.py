@@ -23,7 +23,7 @@ from tasks.reporting.many.method_tables import accuracy_tables, each_table, rate
 from tasks.reporting.many.study_table import settings_table, software, studies_table
 from tasks.reporting.many.sweep import cells_table
 from tasks.reporting.notes import MOST_LISTED, count, named
-from tasks.reporting.render.document import Document, Section, Tally
+from tasks.reporting.render.document import Document, Section, Tally, section_key
 
 
 def many_document(many: Many) -> Document:
@@ -32,38 +32,28 @@ def many_document(many: Many) -> Document:
     drawn = {one.key: one for one in pictures if one is not None}
     first = {key: one for key, one in drawn.items() if not key.startswith("rate-")}
     below = {key: (picture,) for key, picture in first.items() if many.sweep}  # the answers stand above them
-    accuracy, answers = accuracy_tables(many), answers_table(many)
-    claims, unread = claim_tables(many)
-    between, *others_between = between_tables(many)
-    itself, *others_itself = itself_tables(many)
+    (between, *others), (itself, *otherwise), answers = between_tables(many), itself_tables(many), answers_table(many)
     found, sweep = many_findings(many), many.sweep
     sections = (
-        Section("Cells", (), (cells_table(sweep),), (studies_table(many),))
-        if sweep
-        else Section(ANSWERS, (), (answers,), ()),
+        Section("Cells", [cells_table(sweep), studies_table(many)]) if sweep else Section(ANSWERS, [answers]),
         Section(
             ACCURACY,
+            [*accuracy_tables(many), each_table(many)],
             below.get("accuracy", ()),
-            tuple(accuracy[:1]),
-            (*accuracy[1:], each_table(many)),
             "What the methods gain or lose against the base, over all trainings.",
         ),
         Section(
             DIRECTIONS,
+            [between, itself, *others, *otherwise],
             below.get("cosines", ()),
-            (between, itself),
-            (*others_between, *others_itself),
             "How near methods are to each other, and each to itself.",
         ),
         Section(
-            RATES,
-            tuple(one for key, one in drawn.items() if key not in first),
-            (rates_table(many), steps_table(many)),
-            (),
+            RATES, [rates_table(many), steps_table(many)], tuple(one for key, one in drawn.items() if key not in first)
         ),
-        Section(MIDPOINTS, (), (midpoint_table(many),), ()),
-        Section(MANY_CLAIMS, (), tuple(claims), tuple(unread)),
-        Section(STUDIES, (), (settings_table(many),), ()),
+        Section(MIDPOINTS, [midpoint_table(many)]),
+        Section(MANY_CLAIMS, claim_tables(many)),
+        Section(STUDIES, [settings_table(many)]),
     )
     return Document(
         brand="colinear sweep" if sweep else "colinear report",
@@ -104,8 +94,7 @@ def _tally(many: Many) -> Tally | None:
         if agreed[verdict]
     ]
     counts += [("open", never, f"{MARKS[NOT_MEASURED][0]} not measured")] if never else []
-    section = Section(MANY_CLAIMS, (), (), ())
-    return Tally(f"{count(len(own), 'claim')} of the paper", tuple(counts), "", section.key)
+    return Tally(f"{count(len(own), 'claim')} of the paper", tuple(counts), "", section_key(MANY_CLAIMS))
 
 
 def _name(many: Many) -> str:

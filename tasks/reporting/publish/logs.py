@@ -42,7 +42,7 @@ def logs_document(
         notes=tuple(notes),
         pictures=(log_accuracy_picture(models),),
         headline=log_pairs_table(pairs, margin),
-        sections=(Section("The models", (), (log_models_table(models),), ()),),
+        sections=(Section("The models", [log_models_table(models)]),),
         files=("accuracy.json", *(f"{name}.{kind}" for name in ("models", "pairs") for kind in ("parquet", "csv"))),
         notes_title="How the logs were read",
     )

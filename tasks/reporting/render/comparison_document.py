@@ -9,7 +9,7 @@ from tasks.reporting.charts.picture import Picture
 from tasks.reporting.findings.comparison import comparison_findings
 from tasks.reporting.findings.sentences import PAIRS
 from tasks.reporting.formats import listed
-from tasks.reporting.render.document import Document, Section
+from tasks.reporting.render.document import Document, Section, present
 from tasks.reporting.tables.adapters import adapters_glance, adapters_table, plain_base, unshared_table
 from tasks.reporting.tables.geometry import base_table, matrix_table, spectrum_table
 from tasks.reporting.tables.merges import merge_tables
@@ -28,12 +28,25 @@ FILES = ("pair_metrics.parquet", "spectra.parquet", "adapters.parquet", "unshare
 def comparison_document(compared: Comparison, notes: tuple[str, ...]) -> Document:
     """Derive every view of a comparison. ``notes``: what its maker has to say of it."""
     view = compared.geometry
-    against, *others = pair_tables(view)
-    base, spectrum = base_table(compared), spectrum_table(compared)
-    layers = _drawn(cosine_profile_picture(compared), spectra_picture(compared))
-    missing = unshared_table(compared.unshared)
-    likeness = () if compared.relations is None else (relations_table(compared.relations),)
-    found = comparison_findings(compared)
+    relations, merges, found = compared.relations, compared.merges, comparison_findings(compared)
+    pairs = [*([] if relations is None else [relations_table(relations)]), *pair_tables(view), matrix_table(view)]
+    merged = [] if merges is None else merge_tables(merges, compared.merge_losses, compared.adapters)
+    sections = (
+        Section(
+            "Before a merge", merged,
+            intro="What is left of two updates in their sum, and which of PEFT's calls makes their mean: linear does "
+            "not.",
+        ),
+        Section(
+            PAIRS, pairs, intro="Every measure of the pairs with the reference, beside noise and chance.",
+            said=found.on(PAIRS),
+        ),
+        Section(
+            "The updates", present(spectrum_table(compared), base_table(compared)),
+            _drawn(cosine_profile_picture(compared), spectra_picture(compared)),
+        ),
+        Section("The adapters", present(adapters_table(compared.adapters), unshared_table(compared.unshared))),
+    )  # fmt: skip
     return Document(
         brand="colinear compare",
         name=_title(compared),
@@ -42,39 +55,11 @@ def comparison_document(compared: Comparison, notes: tuple[str, ...]) -> Documen
         notes=notes,
         pictures=_drawn(cosine_picture(compared), angle_picture(compared)),
         headline=adapters_glance(compared),
-        sections=(
-            *_before_a_merge(compared),
-            Section(
-                PAIRS,
-                (),
-                (*likeness, against),
-                (*others, matrix_table(view)),
-                "Every measure of the pairs with the reference, beside noise and chance.",
-                found.on(PAIRS),
-            ),
-            Section("The updates", layers, (spectrum, *([base] if base else [])), ()),
-            Section("The adapters", (), (adapters_table(compared.adapters),), (missing,) if missing else ()),
-        ),
+        sections=sections if merged else sections[1:],
         files=(*FILES, *(f"{name}.parquet" for name in DERIVED if getattr(compared, name) is not None)),
         notes_title="Notes",
         notes_folded=True,
         explore=build_explore(compared),
-    )
-
-
-def _before_a_merge(compared: Comparison) -> tuple[Section, ...]:
-    """What the reference merged with each other adapter would be, where that was asked for."""
-    if compared.merges is None:
-        return ()
-    sums, *others = merge_tables(compared.merges, compared.merge_losses, compared.adapters)
-    return (
-        Section(
-            "Before a merge",
-            (),
-            (*others, sums),
-            (),
-            "What is left of two updates in their sum, and which of PEFT's calls makes their mean: linear does not.",
-        ),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from tasks.reporting.charts.accuracy import OTHERS
@@ -50,28 +50,37 @@ from tasks.reporting.tables.views import Table, said
 from tasks.reporting.views.paths import READINGS
 from tasks.reporting.views.study import SCHEMAS, Study
 
-MOST_SHOWN = 40
-"""Rows of accuracies that are not behind a fold."""
+MOST_ROWS = 12
+"""Of a table that stands open on the page."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """Figures first, then the tables that everybody reads (``shown``), then those behind a fold (``folded``).
+    """Its figures, then its tables: each behind a fold but, where there is no figure, a short first one.
 
     ``intro``: what the section answers; ``said``: what was found there, in full sentences.
     """
 
     title: str
-    pictures: tuple[Picture, ...]
-    shown: tuple[Table, ...]
-    folded: tuple[Table, ...]
+    tables: Sequence[Table]
+    pictures: tuple[Picture, ...] = ()
     intro: str = ""
     said: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
         """Where a link finds it on the page."""
-        return "-".join(["section", *re.findall(r"[a-z0-9]+", self.title.lower().replace("'", ""))])
+        return section_key(self.title)
+
+    @property
+    def open(self) -> Sequence[Table]:
+        """The table that is not behind a fold."""
+        return [one for one in self.tables[:1] if not self.pictures and len(one.rows) <= MOST_ROWS]
+
+
+def section_key(title: str) -> str:
+    """``'The paper's claims' -> 'section-the-papers-claims'``."""
+    return "-".join(["section", *re.findall(r"[a-z0-9]+", title.lower().replace("'", ""))])
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,7 @@ class Document:
     def tables(self) -> tuple[Table, ...]:
         """Every table of the page, in the order they are read."""
         first = [self.headline] if self.headline else []
-        return (*first, *(table for section in self.sections for table in (*section.shown, *section.folded)))
+        return (*first, *(table for section in self.sections for table in section.tables))
 
 
 def build_document(study: Study, draw: Callable[[Study], list[Picture]] = pictures) -> Document:
@@ -128,80 +137,57 @@ def build_document(study: Study, draw: Callable[[Study], list[Picture]] = pictur
     def figures(*keys: str) -> tuple[Picture, ...]:
         return tuple(drawn[key] for key in keys if key in drawn)
 
-    against, *others = pair_tables(view)
-    accuracy, mcnemar, matrix = accuracy_table(study), mcnemar_table(study), matrix_table(view)
-    base = base_table(study)
-    barriers, *other_barriers = barrier_tables(study)
-    cka, *layers = cka_tables(study)
-    matrix_of_kl = divergence_matrix(study)
-    (rollouts, examples), (totals, stages) = rollout_tables(study), stage_tables(study)
-    tests = mcnemar_matrices(study)
     judged = verdicts(study)
-    claims = judged.results
-    told = claims_tables(claims)
-    tally = _tally(claims)
+    claims, tally = judged.results, _tally(judged.results)
     found = findings(study, claims_sentence(claims))
-    folded = (matrix, *others, spectrum_table(study), *([base] if base else []))
-    sampled = samples_table(study)
     across, before = across_tables(view, study.similarity), before_tables(study)
+    (against, *pairs), (rollouts, examples) = pair_tables(view), rollout_tables(study)
     sections = (
         Section(
             CLAIMS,
-            (),
-            tuple(table for table in told if table.key != "claims-not-measured"),
-            (*(table for table in told if table.key == "claims-not-measured"), sensitivity_table(judged.sensitivity)),
-            "Each statement of the paper as a rule on this study's numbers.",
-            said(tally.aside if tally else ""),
+            [*claims_tables(claims), sensitivity_table(judged.sensitivity)],
+            intro="Each statement of the paper as a rule on this study's numbers.",
+            said=said(tally.aside if tally else ""),
         ),
-        _folding(
+        Section(
             ACCURACY,
+            [accuracy_table(study), samples_table(study), *mcnemar_matrices(study), mcnemar_table(study),
+             *differences_tables(study)],
             figures(OTHERS),
-            (accuracy, sampled),
-            (*tests, mcnemar, *differences_tables(study)),
             "What the models get right, and which differences a test shows.",
         ),
         Section(
             GEOMETRY,
+            present(*across[:1], against, *before[:1], *truncation_table(study), *across[1:], *before[1:],
+                    matrix_table(view), *pairs, spectrum_table(study), base_table(study)),
             figures("truncation"),
-            (*across[:1], against, *before[:1], *truncation_table(study)),
-            (*across[1:], *before[1:], *folded),
             "Where the updates point, how large they are, and what noise alone would give. A percentile among random "
             "subspaces is high for near cosines and overlaps, low for near angles.",
         ),
         Section(
             PATHS,
+            barrier_tables(study),
             figures(*(f"path-{reading}" for reading in READINGS)),
-            (barriers,),
-            tuple(other_barriers),
             _paths_intro(study),
         ),
         Section(
             FUNCTIONS,
+            present(functions_table(study), *cka_tables(study), divergence_matrix(study)),
             figures("cka"),
-            (functions_table(study), cka),
-            (*([matrix_of_kl] if matrix_of_kl else []), *layers),
             "How far hidden states and output distributions moved.",
         ),
         Section(
             "Over the layers and the steps",
+            [training_table(study)],
             figures("layers", "angles", "outside", "spectra", "training"),
-            (),
-            (training_table(study),),
         ),
         Section(
             DATA,
-            (),
-            (*rollouts, *benchmarks_tables(study), *turn_tables(study), checks_table(study)),
-            tuple(examples),
-            "What was trained on, what fell out, and what was not measured.",
+            [*rollouts, *benchmarks_tables(study), *turn_tables(study), checks_table(study), *examples],
+            intro="What was trained on, what fell out, and what was not measured.",
         ),
-        Section(
-            STUDY,
-            (),
-            (totals,),
-            (stages, settings_table(study), versions_table(study)),
-        ),
-    )
+        Section(STUDY, [*stage_tables(study), settings_table(study), versions_table(study)]),
+    )  # fmt: skip
     return Document(
         brand="colinear study",
         name=study.name,
@@ -217,6 +203,11 @@ def build_document(study: Study, draw: Callable[[Study], list[Picture]] = pictur
         files=(*(f"{name}.parquet" for name in SCHEMAS), "study.json", "claims.json"),
         explore=build_explore(study),
     )
+
+
+def present(*tables: Table | None) -> list[Table]:
+    """Those that the study has."""
+    return [table for table in tables if table is not None]
 
 
 def _paths_intro(study: Study) -> str:
@@ -241,13 +232,4 @@ def _tally(claims: tuple[ClaimResult, ...]) -> Tally | None:
         for verdict, said in words.items()
         if found[verdict]
     )
-    section = Section(CLAIMS, (), (), ())
-    return Tally(f"{count(len(own), 'claim')} of the paper", counts, disagreements(own), section.key)
-
-
-def _folding(
-    title: str, pictures: tuple[Picture, ...], tables: tuple[Table, ...], folded: tuple[Table, ...], intro: str
-) -> Section:
-    """A section whose long tables stand behind a fold, before those that always do."""
-    long = tuple(table for table in tables if len(table.rows) > MOST_SHOWN)
-    return Section(title, pictures, tuple(table for table in tables if table not in long), (*long, *folded), intro)
+    return Tally(f"{count(len(own), 'claim')} of the paper", counts, disagreements(own), section_key(CLAIMS))

@@ -52,7 +52,7 @@ def _lines(document: Document) -> Iterator[str]:
             yield ""
         if section.said:
             yield from _list(section.said)
-        for table in (*section.shown, *section.folded):
+        for table in section.tables:
             yield from _titled(table)
 
 

@@ -11,8 +11,8 @@ from tasks.reporting.tables.views import Cell, Table, said
 
 
 def merge_tables(merges: pl.DataFrame, paths: pl.DataFrame | None, adapters: pl.DataFrame) -> list[Table]:
-    """The sums, the losses where they were measured, and the calls."""
-    return [_sums(merges), *([_losses(paths)] if paths is not None else []), _calls(merges, adapters)]
+    """The losses where they were measured, the calls, and the sums."""
+    return [*([_losses(paths)] if paths is not None else []), _calls(merges, adapters), _sums(merges)]
 
 
 def merge_lines(merges: pl.DataFrame, paths: pl.DataFrame | None, adapters: pl.DataFrame) -> list[str]:

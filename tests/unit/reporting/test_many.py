@@ -137,7 +137,7 @@ def test_other_settings_keep_trainings_of_that_method_apart(seeds: tuple[Path, P
     assert [(key[0], len(rows)) for key, rows in groups.items()] == [("sft", 4), ("rft", 2), ("dpo", 1), ("dpo", 1)]
     page = many_document(many)
     assert any("dpo.beta" in warning for warning in page.findings.warnings)
-    names = cells(page.sections[1].shown[0])
+    names = cells(page.sections[1].tables[0])
     assert [name for name in names if name.startswith("dpo")] == [
         "dpo (lr 1e-4, #3 dpo.beta = 0.1)",
         "dpo (lr 1e-4, #4 dpo.beta = 0.5)",
@@ -209,7 +209,7 @@ def test_without_shared_problems_the_settings_tell_the_bases_apart(seeds: tuple[
 
 def test_accuracy_is_over_distinct_trainings_and_the_base_is_a_row(seeds: tuple[Path, Path]) -> None:
     many = read(*seeds)
-    table = many_document(many).sections[1].shown[0]
+    table = many_document(many).sections[1].tables[0]
     rows = cells(table)
     assert next(iter(rows)) == "base (2 studies)"
     own = many.scores.filter(benchmark="heldout", method="sft")["accuracy"].to_list()
@@ -221,7 +221,7 @@ def test_accuracy_is_over_distinct_trainings_and_the_base_is_a_row(seeds: tuple[
 
 def test_a_cosine_comes_with_its_spread_and_the_floor_of_its_method(seeds: tuple[Path, Path]) -> None:
     many = read(*seeds)
-    between_table = many_document(many).sections[2].shown[0]
+    between_table = many_document(many).sections[2].tables[0]
     rft = cells(between_table)["rft ~ sft (lr 1e-3)"]
     # .9 and .8: mean .85, sd .1 / sqrt 2 = .0707. Across orders .958 x .975 and .958 x 1. Floor: .95 and .97, mean .96.
     assert rft[:4] == (
@@ -274,7 +274,7 @@ def test_rates_are_compared_where_nothing_else_differs(rates: tuple[Path, Path])
 def test_dpo_matched_and_unmatched_stand_side_by_side(rates: tuple[Path, Path]) -> None:
     many = read(*rates)
     assert many.trainings[0, "dpo"].number == many.trainings[1, "dpo"].number  # one training, two SFTs beside it
-    rates, _ = many_document(many).sections[3].shown
+    rates, _ = many_document(many).sections[3].tables
     rows = cells(rates)
     assert list(rows) == ["sft (lr 1e-4)", "sft (lr 1e-3)", "rft (lr 1e-4)", "rft (lr 1e-3)", "dpo (lr 1e-4)"]
     assert rows["sft (lr 1e-3)"][2] == "itself"
@@ -287,7 +287,7 @@ def test_dpo_matched_and_unmatched_stand_side_by_side(rates: tuple[Path, Path]) 
 
 
 def test_no_matched_dpo_is_said_with_the_way_to_it(seeds: tuple[Path, Path]) -> None:
-    answers = cells(many_document(read(*seeds)).sections[0].shown[0])
+    answers = cells(many_document(read(*seeds)).sections[0].tables[0])
     assert answers["DPO at SFT's learning rate?"][0] == "in none of these studies (--set matched=dpo trains it)"
 
 
@@ -303,7 +303,7 @@ def test_claims_are_counted_over_the_studies(seeds: tuple[Path, Path]) -> None:
     frame = claims_frame(many)
     verdicts = frame.filter(id="cosine-sft-rft")["verdict"].to_list()
     assert len(verdicts) == 2
-    shown = {row[0].text: row[1] for row in page.sections[5].shown[0].rows}
+    shown = {row[0].text: row[1] for row in page.sections[5].tables[0].rows}
     statement = frame.filter(id="cosine-sft-rft")["statement"][0]
     counted = "; ".join(f"{verdict} in {verdicts.count(verdict)}" for verdict in dict.fromkeys(sorted(
         verdicts, key=("holds", "does not hold", "no power").index)))  # fmt: skip

@@ -143,7 +143,7 @@ def test_pair_tables_end_with_the_floors_and_the_null(parsed: Tables, document: 
         expected = ["same shape", "0.000", "84.7", "87.5", "89.6", "74.0"]
         expected += ["0.071", "0.071", "0.062", "none", "1.000"]
         assert [cell[0] for cell in null] == ["random subspaces (null)", *expected]
-    (pairs,) = (table for section in document.sections for table in section.shown if table.key == "pairs")
+    (pairs,) = (table for section in document.sections for table in section.tables if table.key == "pairs")
     few = "95 % t interval over 16 modules, from one number a layer, 4 of them (too few to be resampled)."
     assert few in pairs.note
     many = interval_note(replace(geometry_of([], pl.DataFrame(schema=PAIR_METRICS_FRAME), None), layers=10))
@@ -386,7 +386,7 @@ def test_stages_tell_hits_from_work(document: Document, parsed: Tables) -> None:
     # 7 trainings of 9.5 s
     assert totals["train"] == ["7", "0", "66.5 s", "9.5 s"]
     assert totals["pretrain"] == ["1", "1", "1 min 58 s", "1 min 58 s"]
-    stages = next(table for section in document.sections for table in section.shown if table.key == "stage-totals")
+    stages = next(table for section in document.sections for table in section.tables if table.key == "stage-totals")
     # 7 computed stages of 9.5 s
     assert "2 of 9 stages came from the cache" in stages.note
     assert "66.5 s summed over stages" in stages.note

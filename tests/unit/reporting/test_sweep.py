@@ -111,7 +111,7 @@ def test_the_table_at_the_top_answers_the_open_questions(page: Document) -> None
 
 
 def test_diverged_and_failed_cells_are_rows_and_said(page: Document) -> None:
-    table = page.sections[0].shown[0]
+    table = page.sections[0].tables[0]
     assert [(row[0].text, row[1].plain, row[3].text) for row in table.rows] == [
         ("x=1", "done, 1 diverged (dpo: training diverged: loss is nan at step 3)", "1"),
         ("x=2", "done", "1"),

@@ -84,7 +84,7 @@ def test_it_stands_in_the_geometry_and_nowhere_where_it_was_not_measured(study: 
     page = build_document(told)
     section = next(one for one in page.sections if one.title == "Geometry of the updates")
     assert [picture.key for picture in section.pictures] == ["truncation"]
-    assert "truncation" in [table.key for table in section.shown]
+    assert "truncation" in [table.key for table in section.tables]
     assert truncation_finding(told) in section.said
     assert (truncation_table(study), truncation_finding(study), truncation_picture(study)) == ([], "", None)
     assert "truncation.parquet" not in NEEDED
