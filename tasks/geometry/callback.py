@@ -127,6 +127,7 @@ def live_factors(model: Any) -> dict[str, Factors]:
     Raises `InputError` for a model without LoRA, another update than scale * B A, several active adapters, factors that
     this process has only a part of; `NotFinite` for NaN or infinite entries.
     """
+    import torch
     from peft.tuners.lora import LoraLayer
 
     found: dict[str, Factors] = {}
@@ -157,7 +158,7 @@ def live_factors(model: Any) -> dict[str, Factors]:
                 raise InputError("GeometryCallback: LoRA's factors are sharded (ZeRO-3, FSDP), so no process has them")
             if a.ndim == 2:
                 ours = name.removeprefix(_PEFT)
-                b, a = (one.detach().cpu().double().numpy() for one in (b, a))
+                b, a = (one.detach().to("cpu", torch.float64, copy=True).numpy() for one in (b, a))  # it trains on
                 found[ours] = checked_factors(Factors(b, a, module.scaling[adapter]), f"module {ours}")
     if not found:
         raise InputError("GeometryCallback: the model has no LoRA module; give the Trainer a PEFT model or peft_config")

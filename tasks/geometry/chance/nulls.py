@@ -86,19 +86,19 @@ def expected_similarity(n: int, k: int) -> float:
     return k / n
 
 
-def inner_draws(left: Array, right: Array, s: Array) -> Array:
+def inner_draws(products: Array, s: Array) -> Array:
     """(D, M, M) inner products ``<dW_i, dW_j>`` of M updates of one module, their singular vectors being random.
 
-    ``left`` and ``right`` (D, r, r) are draws of the overlaps of the output and of the input side, ``s`` (M, r) the
-    singular values, padded with zeros to one r. Entry (i, j) is ``sum_pq s_ip left_pq right_pq s_jq``: for i != j a
-    draw for that pair. The pairs of one draw are not independent of each other, and the diagonal is no update's norm:
-    it is not to be used.
+    ``products`` (D, r, r): draws of the overlaps of the output side times draws of those of the input side, entry by
+    entry; ``s`` (M, r) the singular values, padded with zeros to one r. Entry (i, j) is
+    ``sum_pq s_ip left_pq right_pq s_jq``: for i != j a draw for that pair. The pairs of one draw are not independent of
+    each other, and the diagonal is no update's norm: it is not to be used.
     """
-    draws, r = left.shape[:2]
-    if left.shape != (draws, r, r) or right.shape != left.shape or s.ndim != 2 or s.shape[1] != r:
-        raise InputError(f"overlaps {left.shape} and {right.shape}, singular values {s.shape}: need one r for all")
-    products = (left * right).reshape(draws * r, r) @ s.T  # one large product instead of D small ones
-    return np.asarray(s @ products.reshape(draws, r, len(s)))
+    draws, r = products.shape[:2]
+    if products.shape != (draws, r, r) or s.ndim != 2 or s.shape[1] != r:
+        raise InputError(f"products {products.shape}, singular values {s.shape}: need one r for all")
+    turned = products.reshape(draws * r, r) @ s.T  # one large product instead of D small ones
+    return np.asarray(s @ turned.reshape(draws, r, len(s)))
 
 
 def inner_variance(squared_P: Array, other_P: Array, out: int, n_in: int) -> Array:
@@ -111,7 +111,7 @@ def shared_inner_variance(s_Pn: Array, other_Pn: Array, right_Pnn: Array, out: i
 
     ``s_Pn`` and ``other_Pn``: singular values of the two; ``right_Pnn``: V^T V' as measured.
     """
-    return np.asarray(np.einsum("pi,pij,pj->p", s_Pn**2, right_Pnn**2, other_Pn**2, optimize=True) / out)
+    return np.asarray(np.sum(((s_Pn**2)[:, None] @ right_Pnn**2)[:, 0] * other_Pn**2, axis=1) / out)
 
 
 def normal_percentile(values: Array, sd: Array) -> Array:

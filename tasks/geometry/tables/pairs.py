@@ -136,7 +136,7 @@ class PairTable:
             "low": np.hstack([low[:, None], blank, nothing]),
             "high": np.hstack([high[:, None], blank, nothing]),
             "null": self._null(key, members),
-            "percentile": np.hstack([self._percentile(key, value[:, 0])[:, None], blank, column.percentile]),
+            "percentile": np.hstack([self._percentile(key, value[:, 0])[:, None], blank, self._percentiles(key)]),
         }
 
     def _interval(self, key: Key) -> tuple[Array, Array]:
@@ -238,6 +238,17 @@ class PairTable:
                 same = (defined == which).all(axis=1)
                 tie = TIES[metric.null.split("_")[0]]
                 result[same] = percentile(values[same], self._pooled(key, which), tie)
+        return result
+
+    def _percentiles(self, key: Key) -> Array:
+        """(P, N) of the modules, all that have one null at once."""
+        column, null = self.columns[key], self.metrics[key[0]].null
+        if null is None or not column.pools:
+            return column.percentile
+        result, tie = np.full(self._shape, np.nan), TIES[null.split("_")[0]]
+        for pool in {id(pool): pool for pool in column.pools.values()}.values():
+            same = [n for n, other in column.pools.items() if other is pool]
+            result[:, same] = percentile(column.value[:, same], pool, tie)
         return result
 
     def _rows(

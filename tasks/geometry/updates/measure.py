@@ -79,6 +79,8 @@ def measure(
         return _module(place, names[place], sources, number, tuple(ks), chance, base)
 
     ahead = 2 * (workers or cores())
+    if any(source.rank is None for source in sources):
+        import scipy.sparse.linalg  # noqa: F401  (its BLAS is its own, and must be there to be given one thread)
     with threads(len(names), workers) as pool:
         for done, found in enumerate(_in_order(pool, one, len(names), ahead), start=1):
             progress(done, len(names), "modules")

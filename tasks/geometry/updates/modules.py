@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from tasks.geometry.angles import SMALL, Overlap, subspace_angles
 from tasks.geometry.chance.nulls import inner_variance, shared_inner_variance
 from tasks.geometry.cosine import CANCELS, module_inner, remainder
 from tasks.geometry.delta import Array, Dense, Factors, Update
-from tasks.geometry.factored import Factored, factor
+from tasks.geometry.factored import Basis, Factored, factor
 
 Index = NDArray[np.int64]
 
@@ -27,7 +28,7 @@ class Decomposed:
     def __init__(self, update: Update, leading: int) -> None:
         self.svd: Factored = factor(update, leading)
         self.product = isinstance(update, Factors)
-        self.exact: Update = self._compact() if self.product else update
+        self._update = update
         self.rounded = isinstance(update, Dense) and update.rounded
         self.squared = float(np.sum(self.svd.s**2)) if self.product else module_inner(update, update)
         self.lora_a: Array | None = update.lora_a if isinstance(update, Dense) else update.A
@@ -38,16 +39,20 @@ class Decomposed:
         """Singular directions that it can have."""
         return len(self.svd.s)
 
-    def _compact(self) -> Factors:
-        """The same update with orthonormal factors."""
-        return Factors(self.svd.U * self.svd.s, self.svd.V.T, 1.0)
+    @cached_property
+    def exact(self) -> Update:
+        """The same update, a product with orthonormal factors."""
+        if not self.product:
+            return self._update
+        left, right = self.svd.left, self.svd.right
+        return Factors(left.columns @ (left.turn * self.svd.s), right.formed.T, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Overlaps:
     """Overlaps of the left or of the right singular vectors of P pairs of updates of one module."""
 
-    bases: Sequence[Array]
+    bases: Sequence[Basis]
     """(dim, n) of every adapter, orthonormal columns ordered by singular value."""
     first: Index
     """(P,) place in ``bases`` of a pair's first adapter."""
@@ -62,7 +67,7 @@ class Overlaps:
     @property
     def dimension(self) -> int:
         """Of the space."""
-        return int(self.bases[0].shape[0])
+        return len(self.bases[0].columns)
 
     def largest_angle(self, k: int) -> Array:
         """(P,) largest principal angle in degrees between the two top-k subspaces; NaN where a rank is below k."""
@@ -80,11 +85,13 @@ class Overlaps:
         if not fit.size:
             return angles
         if k not in self._singular:
-            self._singular[k] = np.asarray(np.linalg.svd(self.cosines[fit, :k, :k], compute_uv=False), np.float64)
+            some = self.cosines[fit, :k, :k]
+            found = np.abs(some[:, 0]) if k == 1 else np.linalg.svd(some, compute_uv=False)
+            self._singular[k] = np.asarray(found, np.float64)
         cosines = self._singular[k][:, which]
         angles[fit] = np.rad2deg(np.arccos(np.clip(cosines, 0, 1)))
         for p in fit[cosines**2 >= small]:
-            a, b = self.bases[self.first[p]], self.bases[self.second[p]]
+            a, b = (self.bases[side[p]].formed for side in (self.first, self.second))
             pair = Overlap(a, b, self.cosines[p, : a.shape[1], : b.shape[1]], int(self.rank[p]))
             angles[p] = subspace_angles(pair, k)[which]
         return angles
@@ -140,14 +147,16 @@ class ModulePairs(InnerPairs):
 def pair_up(updates: Sequence[Decomposed], first: Index, second: Index) -> ModulePairs:
     """Compare ``updates[first[p]]`` with ``updates[second[p]]`` for every p.
 
-    All overlaps come out of one Gram matrix a side, inner products out of the overlaps:
+    All overlaps come out of the factors' Grams, inner products out of the overlaps:
     ``<dW_a, dW_b> = sum_ij s_i s'_j <u_i, u'_j> <v_i, v'_j>``.
     """
     rank = np.array([update.svd.rank for update in updates])
-    left, right = (_overlaps([getattr(u.svd, side) for u in updates], rank, first, second) for side in "UV")
+    left, right = (
+        _overlaps([getattr(u.svd, side) for u in updates], rank, first, second) for side in ("left", "right")
+    )
     width = max(u.width for u in updates)
     s = np.stack([np.pad(update.svd.s, (0, width - update.width)) for update in updates])
-    inner = np.einsum("pi,pij,pj->p", s[first], left.cosines * right.cosines, s[second], optimize=True)
+    inner = np.sum((s[first][:, None] @ (left.cosines * right.cosines))[:, 0] * s[second], axis=1)
     products = np.array([update.product for update in updates])
     for p in np.flatnonzero(~(products[first] & products[second])):
         inner[p] = module_inner(updates[first[p]].exact, updates[second[p]].exact)
@@ -173,14 +182,27 @@ def pair_up(updates: Sequence[Decomposed], first: Index, second: Index) -> Modul
     )
 
 
-def _overlaps(bases: list[Array], rank: Index, first: Index, second: Index) -> Overlaps:
-    width = max(basis.shape[1] for basis in bases)
-    stacked = np.zeros((bases[0].shape[0], len(bases), width))
-    for i, basis in enumerate(bases):
-        stacked[:, i, : rank[i]] = basis[:, : rank[i]]  # directions beyond the rank are arbitrary
-    flat = stacked.reshape(len(stacked), -1)
-    gram = (flat.T @ flat).reshape(len(bases), width, len(bases), width)
-    return Overlaps(bases, first, second, gram[first, :, second, :], np.minimum(rank[first], rank[second]))
+def _overlaps(bases: list[Basis], rank: Index, first: Index, second: Index) -> Overlaps:
+    """One product for each adapter, with all later ones at once: memory holds no Gram of all beside the pairs'."""
+    wide, width = (max(basis.turn.shape[axis] for basis in bases) for axis in (0, 1))
+    turns = np.zeros((len(bases), wide, width))
+    for i, (columns, turn) in enumerate(bases):
+        turns[i, : columns.shape[1], : rank[i]] = turn[:, : rank[i]]  # directions beyond the rank are arbitrary
+    least = int(second.min())
+    others = np.hstack([_padded(basis.columns, wide) for basis in bases[least : int(second.max()) + 1]])
+    cosines = np.empty((len(first), width, width))
+    for i in np.unique(first):
+        of = np.flatnonzero(first == i)
+        to = second[of] - least
+        low, high = int(to.min()), int(to.max()) + 1
+        columns = bases[i].columns
+        gram = turns[i, : columns.shape[1]].T @ (columns.T @ others[:, low * wide : high * wide])
+        cosines[of] = gram.reshape(width, high - low, wide)[:, to - low].swapaxes(0, 1) @ turns[second[of]]
+    return Overlaps(bases, first, second, cosines, np.minimum(rank[first], rank[second]))
+
+
+def _padded(columns: Array, width: int) -> Array:
+    return columns if columns.shape[1] == width else np.pad(columns, ((0, 0), (0, width - columns.shape[1])))
 
 
 def _residuals(updates: Sequence[Decomposed], of: Index, on: Index, inner: Array, squared: Array) -> Array:

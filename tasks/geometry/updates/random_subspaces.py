@@ -8,13 +8,13 @@ from functools import lru_cache
 
 import numpy as np
 
+from tasks.geometry.chance.kept import kept
 from tasks.geometry.chance.nulls import (
     expected_overlap,
     expected_similarity,
     extreme_angles,
     inner_draws,
     overlap_draws,
-    percentile,
     percentile_columns,
 )
 from tasks.geometry.cosine import cosine_of, fraction_of
@@ -24,6 +24,9 @@ from tasks.geometry.updates.modules import Index, InnerPairs, ModulePairs
 
 DRAWS = 1000
 """Of random subspaces: a percentile is known to about .1 %."""
+
+KEPT_FROM = 16
+"""Width of subspaces from which their draws take long enough to be kept (`tasks.geometry.chance.kept`)."""
 
 _CHUNK = 50
 """Draws of inner products made at once: they stay in the processor's cache."""
@@ -44,9 +47,10 @@ class ModuleChance:
     """(metric, k) -> mean of the null; exact but for the angles, whose mean is that of the draws. Of an orthogonal
     fraction it is the root of the mean square, above the mean by at most about 1 / (out in)^2."""
     percentile: dict[Key, Array]
-    """(metric, k) -> (P,) percent of draws at or below the value."""
+    """(metric, k) -> (P,) percent of draws at or below the value, for metrics without a pool."""
     pools: dict[Key, Array]
-    """(metric, k) -> (D,) sorted draws, for metrics whose null depends on the shape alone."""
+    """(metric, k) -> (D,) sorted draws, for metrics whose null depends on the shape alone: one array for all modules of
+    a shape."""
     inner: Array
     """(D, P) draws of the inner product; independent of other modules' draws."""
 
@@ -88,10 +92,8 @@ class Chance:
                 case null:
                     kind, side = null.split("_")
                     dimension = out if side == "left" else n_in
-                    pool = _pool(self.seed, self.draws, kind, dimension, width, k or 1)
-                    chance.mean[name, k] = self._mean(kind, dimension, k or 1, pool)
-                    chance.pools[name, k] = pool
-                    chance.percentile[name, k] = percentile(found, pool, tie=TIES[kind])
+                    pool, mean = _pool(self.seed, self.draws, kind, dimension, width, k or 1)
+                    chance.mean[name, k], chance.pools[name, k] = mean, pool
         return chance
 
     def _inner(self, place: int, out: int, n_in: int, width: int, singular: Array) -> Array:
@@ -100,34 +102,44 @@ class Chance:
         left, right = (_overlaps(self.seed, self.draws, n, width) for n in (out, n_in))
         beside = rng.permutation(self.draws)
         drawn = np.empty((self.draws, len(singular), len(singular)))
+        products = np.empty((_CHUNK, width, width))
         for start in range(0, self.draws, _CHUNK):
-            some = slice(start, start + _CHUNK)
-            drawn[some] = inner_draws(left[some], right[beside[some]], singular)
+            some = slice(start, min(start + _CHUNK, self.draws))
+            part = products[: some.stop - start]
+            np.take(right, beside[some], axis=0, out=part, mode="clip")  # "raise" would make another copy
+            part *= left[some]
+            drawn[some] = inner_draws(part, singular)
         return drawn[rng.permutation(self.draws)]
-
-    @staticmethod
-    def _mean(kind: str, dimension: int, k: int, pool: Array) -> float:
-        if kind == "phi":
-            return expected_similarity(dimension, k)
-        return expected_overlap(dimension) if kind == "first" else float(pool.mean())
 
 
 @lru_cache(maxsize=16)
 def _overlaps(seed: int, draws: int, dimension: int, width: int) -> Array:
     """(draws, width, width) overlaps of random frames; kept, since all modules and pairs of a dimension share them."""
-    rng = np.random.default_rng((seed, 0, dimension, width))
-    return overlap_draws(dimension, width, width, draws, rng)
+
+    def make() -> Array:
+        return overlap_draws(dimension, width, width, draws, np.random.default_rng((seed, 0, dimension, width)))
+
+    if width < KEPT_FROM:
+        return make()
+    return kept(f"overlaps-{dimension}-{width}-{draws}-{seed}", (draws, width, width), make)
 
 
 @lru_cache(maxsize=256)
-def _pool(seed: int, draws: int, kind: str, dimension: int, width: int, k: int) -> Array:
-    """(draws,) sorted values of random frames."""
-    overlaps = _overlaps(seed, draws, dimension, width)
-    if kind in ("angle", "least"):
-        return extreme_angles(overlaps, k, "largest" if kind == "angle" else "smallest")
+def _pool(seed: int, draws: int, kind: str, dimension: int, width: int, k: int) -> tuple[Array, float]:
+    """(draws,) sorted values of random frames, and their mean: the exact one where it is known."""
+
+    def make() -> Array:
+        overlaps = _overlaps(seed, draws, dimension, width)
+        if kind in ("angle", "least"):
+            return extreme_angles(overlaps, k, "largest" if kind == "angle" else "smallest")
+        if kind == "phi":
+            return np.sort(np.sum(overlaps[:, :k, :k] ** 2, axis=(1, 2)) / k)
+        return np.sort(np.abs(overlaps[:, 0, 0]))
+
+    pool = make() if width < KEPT_FROM else kept(f"{kind}-{k}-{dimension}-{width}-{draws}-{seed}", (draws,), make)
     if kind == "phi":
-        return np.sort(np.sum(overlaps[:, :k, :k] ** 2, axis=(1, 2)) / k)
-    return np.sort(np.abs(overlaps[:, 0, 0]))
+        return pool, expected_similarity(dimension, k)
+    return pool, expected_overlap(dimension) if kind == "first" else float(pool.mean())
 
 
 @dataclass(eq=False)

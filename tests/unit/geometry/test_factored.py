@@ -82,3 +82,15 @@ def test_of_a_large_dense_update_only_the_leading_directions_are_had() -> None:
         np.testing.assert_allclose(whole.s[:12], s, rtol=1e-11)
     nothing = factor(Dense(np.zeros((out, n_in))), 5)
     assert (nothing.rank, nothing.s.shape, nothing.complete) == (0, (5,), True)
+
+
+@pytest.mark.parametrize("spread", [1.0, 2.0, 30.0])
+def test_well_conditioned_columns_are_kept_as_they_are_and_others_are_orthonormalised_first(spread: float) -> None:
+    rng = np.random.default_rng(4)
+    b = frame_of(rng, 200, 8) * np.geomspace(1, spread, 8) @ rotation(rng, 8)
+    update = Factors(b, frame_of(rng, 90, 8).T, 1.0)
+    left = factor(update).left
+    assert (left.columns is update.B) == (spread < 10)  # the mean inverse eigenvalue is 1, 1.2 and 34
+    np.testing.assert_allclose(left.formed.T @ left.formed, np.eye(8), atol=1e-14)
+    if spread > 10:
+        np.testing.assert_allclose(left.columns.T @ left.columns, np.eye(8), atol=1e-12)

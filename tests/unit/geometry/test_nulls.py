@@ -166,7 +166,7 @@ def test_inner_draws_equal_the_dense_inner_products() -> None:
     out, width, r, spectra = 9, 7, 4, np.array([[3.0, 2.0, 1.0, 0.5], [5.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
     u, u_other = ortho_group.rvs(out, size=2, random_state=rng)[:, :, :r]
     v, v_other = ortho_group.rvs(width, size=2, random_state=rng)[:, :, :r]
-    inner = inner_draws((u.T @ u_other)[None], (v.T @ v_other)[None], spectra)
+    inner = inner_draws(((u.T @ u_other) * (v.T @ v_other))[None], spectra)
     assert inner.shape == (1, 3, 3)
     for i, s in enumerate(spectra):
         for j, other in enumerate(spectra):
@@ -180,7 +180,7 @@ def test_variance_of_a_random_cosine_is_one_over_the_number_of_entries_whatever_
     overlaps = [overlap_draws(n, 3, 3, draws, rng) for n in (out, width)]
     s = np.array([[1.0, 0.0, 0.0], [1.0, 1.0, 1.0], [5.0, 2.0, 0.1]])
     s /= np.linalg.norm(s, axis=1, keepdims=True)
-    cosines = inner_draws(*overlaps, s)
+    cosines = inner_draws(overlaps[0] * overlaps[1], s)
     for i in range(3):
         for j in range(3):
             scaled = cosines[:, i, j] * np.sqrt(out * width)
@@ -189,10 +189,10 @@ def test_variance_of_a_random_cosine_is_one_over_the_number_of_entries_whatever_
 
 
 def test_inner_draws_refuse_unequal_ranks() -> None:
-    left = np.zeros((5, 3, 3))
-    for right, s in ((np.zeros((5, 2, 2)), np.ones((2, 3))), (left, np.ones((2, 2))), (left, np.ones(3))):
+    square = np.zeros((5, 3, 3))
+    for products, s in ((square[:, :2], np.ones((2, 3))), (square, np.ones((2, 2))), (square, np.ones(3))):
         with pytest.raises(InputError, match="need one r for all"):
-            inner_draws(left, right, s)
+            inner_draws(products, s)
 
 
 def test_percentile_by_hand() -> None:
