@@ -17,7 +17,7 @@ from tasks.reporting.notes import count, floor_note
 from tasks.reporting.tables.record import LOSS, losses
 from tasks.reporting.views.floors import KINDS
 from tasks.reporting.views.pairs import LAYERS, Geometry
-from tasks.reporting.views.similarity import DEBIASED, POOLINGS, similarity_of
+from tasks.reporting.views.similarity import POOLINGS, similarity_of
 from tasks.reporting.views.study import Study, Updates
 
 
@@ -213,12 +213,12 @@ def cka_picture(study: Study) -> Picture | None:
     ]
     note = (
         f"Debiased linear CKA of the hidden states at {POOLINGS.get(found.pooling, found.pooling)}, {found.rows} rows; "
-        f"1 = equal up to rotation and scale. Black broken line: noise floor. The table has the biased values and the "
-        f"reasons for gaps.{crowd_note(next(iter(drawn.values())))}"
+        f"1 = equal up to rotation and scale. Black broken line: noise floor. Its CSV has the biased values too, the "
+        f"table the reasons for gaps.{crowd_note(next(iter(drawn.values())))}"
     )
     label = "CKA of hidden states over the layers"
     against = view.near | (pl.col("run_a") == base) | (pl.col("run_b") == base)
-    numbers = study.cka.filter(pl.col("estimator") == DEBIASED, against)
+    numbers = study.cka.filter(against)
     title = "Do they represent the problems alike?"
     return Picture("cka", title, label, panels(views), note, "cka", numbers, "cka.parquet")
 

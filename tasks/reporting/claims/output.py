@@ -14,7 +14,7 @@ from tasks.reporting.claims.paper import Sensitivity
 from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER
 from tasks.reporting.estimates import Estimate
 from tasks.reporting.formats import number
-from tasks.reporting.tables.views import Cell, Table, said
+from tasks.reporting.tables.views import Cell, Cells, Table, said
 
 PAPER = "arXiv 2606.23740"
 MARKS = {HOLDS: ("✓", "good"), FAILS: ("✗", "bad"), NO_POWER: ("?", "open"), NOT_MEASURED: ("–", "open")}
@@ -78,7 +78,7 @@ def claims_tables(results: Sequence[ClaimResult]) -> list[Table]:
         Table("open-questions", "What the paper leaves open", header, tuple(map(_row, asked)), _NOTE, words=2, shown=6),
         Table(
             "claims-not-measured", "The paper's claims that were not measured", ("Claim", "Why", "Paper"),
-            tuple((Cell(one.claim.statement), Cell(one.detail), Cell(paper_text(one.claim))) for one in unread), "",
+            tuple(Cells(one.claim.statement, one.detail, paper_text(one.claim)) for one in unread), "",
             words=3,
         ),
     ]  # fmt: skip
@@ -93,9 +93,9 @@ def sensitivity_table(found: Sequence[Sensitivity]) -> Table:
             Cell(str(len(changes)), tuple(f"{id}: {verdict}" for id, verdict in changes.items()))
             for _, changes in (one.half, one.twice)
         ]
-        rows.append((Cell(_TOLERANCES[one.tolerance]), Cell(f"{one.size:g}"), *cells))
+        rows.append(Cells(_TOLERANCES[one.tolerance], f"{one.size:g}", *cells))
     header = ("Tolerance", "Size", "Verdicts that change at half", "Verdicts that change at twice")
-    return Table("sensitivity", "How far verdicts hang on the tolerances", header, tuple(rows), _SENSITIVITY_NOTE)
+    return Table("sensitivity", "How far verdicts hang on the tolerances", header, rows, _SENSITIVITY_NOTE)
 
 
 def paper_text(claim: Claim) -> str:
@@ -147,17 +147,17 @@ def _noise(claim: Claim, noise: Noise) -> dict[str, Any]:
     return {"kind": noise.kind, "low": claim.scale * noise.low, "high": claim.scale * noise.high, "n": noise.n}
 
 
-def _row(one: ClaimResult) -> tuple[Cell, ...]:
+def _row(one: ClaimResult) -> Cells:
     claim, found, rule = one.claim, one.measured, one.claim.rule.words
-    value, interval, beside = Cell(NOT_MEASURED), Cell("–"), (Cell("–"), Cell(NOT_MEASURED), Cell("–"))
+    value, interval, beside = Cell(NOT_MEASURED), "–", Cells("–", NOT_MEASURED, "–")
     if found is not None:
         value = Cell(
             " ".join([_number(claim, found.value), *said(claim.unit)]), (found.what, f"n = {found.n} {found.of}")
         )
         if found.low is not None and found.high is not None:
-            interval = Cell(f"[{_number(claim, found.low)}, {_number(claim, found.high)}]")
+            interval = f"[{_number(claim, found.low)}, {_number(claim, found.high)}]"
         of = Cell(str(found.n), (found.of,))
-        beside = (_crossed_cell(claim, found.crossed), _floor_cell(claim, found.noise), of)
+        beside = Cells(_crossed_cell(claim, found.crossed), _floor_cell(claim, found.noise), of)
     why = {
         HOLDS: f"range {rule}" if rule[0].isdigit() else rule,
         FAILS: f"{found.what if found else ''}: would hold with {rule}".removeprefix(": "),
@@ -166,7 +166,7 @@ def _row(one: ClaimResult) -> tuple[Cell, ...]:
     }[one.verdict]
     sign, tone = MARKS[one.verdict]
     lead = (Cell(claim.statement, (f"holds with {rule}",)), Cell(f"{sign} {one.verdict}", tone=tone), value, interval)
-    return (*lead, Cell(paper_text(claim)), Cell(why), Cell(rule), *beside)
+    return Cells(*lead, paper_text(claim), why, rule, *beside)
 
 
 def _crossed_cell(claim: Claim, found: Estimate | None) -> Cell:

@@ -15,7 +15,7 @@ from tasks.reporting.estimates import spread
 from tasks.reporting.formats import significant
 from tasks.reporting.many.joined import Many
 from tasks.reporting.many.rows import spread_cell
-from tasks.reporting.tables.views import Cell, Table
+from tasks.reporting.tables.views import Cell, Cells, Table
 
 VERDICTS = (HOLDS, FAILS, NO_POWER, NOT_MEASURED)
 CLAIMS: dict[str, pl.DataType] = {
@@ -79,12 +79,12 @@ def claim_tables(many: Many) -> list[Table]:
     every = joined_claims(many)
     known = [one for one in every if one.measured]
     unread = [one for one in every if not one.measured]
-    rows = [(Cell(str(one.first["statement"])), Cell(str(one.first["detail"]))) for one in unread]
+    rows = [Cells(one.first["statement"], one.first["detail"]) for one in unread]
     tables = (
         _counted("claims", "The paper's claims", [one for one in known if not one.first["open"]], many),
         _counted("open-questions", "What the paper leaves open", [one for one in known if one.first["open"]], many),
         _each(known, many),
-        Table("claims-not-measured", "Claims that no study measured", ("Claim", "Why, in the first study"), tuple(rows),
+        Table("claims-not-measured", "Claims that no study measured", ("Claim", "Why, in the first study"), rows,
               "", words=2),
     )  # fmt: skip
     return [table for table in tables if table.rows]
@@ -100,14 +100,14 @@ def _counted(key: str, title: str, claims: list[Joined], many: Many) -> Table:
         values = spread(_number(entry["measured"]) for entry in one.entries.values())
         unit = str(first["unit"] or "")
         rows.append(
-            (Cell(str(first["statement"])), Cell("; ".join(parts), tuple(beside)), Cell(str(first["paper_text"])),
-             Cell(unit or "-"), spread_cell(values, significant, of=one.measured))
+            Cells(first["statement"], Cell("; ".join(parts), tuple(beside)), first["paper_text"],
+                  unit or "-", spread_cell(values, significant, of=one.measured))
         )  # fmt: skip
     note = (
         f"Verdicts of {len(many.studies)} studies, each by its own 95 % interval and noise floors; studies that share "
         "trainings or a base do not decide independently. Measured: mean over studies of the number that decided."
     )
-    return Table(key, title, ("Claim", "Over the studies", "Paper", "Unit", "Measured"), tuple(rows), note, words=4)
+    return Table(key, title, ("Claim", "Over the studies", "Paper", "Unit", "Measured"), rows, note, words=4)
 
 
 def _each(claims: list[Joined], many: Many) -> Table:
@@ -120,8 +120,8 @@ def _each(claims: list[Joined], many: Many) -> Table:
             value = _number(entry["measured"]) if entry else None
             verdict = str(entry["verdict"]) if entry else NOT_MEASURED
             cells.append(Cell(verdict, () if value is None else (significant(value),)))
-        rows.append((Cell(str(one.first["statement"])), *cells))
-    return Table("verdicts", "Each study's verdicts", ("Claim", *labels), tuple(rows), "", words=1 + len(labels))
+        rows.append(Cells(one.first["statement"], *cells))
+    return Table("verdicts", "Each study's verdicts", ("Claim", *labels), rows, "", words=1 + len(labels))
 
 
 def _number(value: Any) -> float | None:

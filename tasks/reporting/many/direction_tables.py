@@ -11,7 +11,7 @@ from tasks.reporting.many.frames import BOTH, FLOORS, INITIALISATION, ORDER
 from tasks.reporting.many.joined import Many
 from tasks.reporting.many.rows import Rows, cell, grouped, told
 from tasks.reporting.metrics import MANY
-from tasks.reporting.tables.views import Cell, Table
+from tasks.reporting.tables.views import Cell, Cells, Table
 
 three: Callable[[float], str] = partial(number, decimals=3)
 one: Callable[[float], str] = partial(number, decimals=1)
@@ -28,7 +28,7 @@ def _cells(rows: Rows) -> list[Cell]:
 def between_tables(many: Many) -> list[Table]:
     """One row a pair of methods and their learning rates: mean and spread over studies, the floors beside. First the
     pairs with SFT, then the others."""
-    rows: dict[bool, list[tuple[Cell, ...]]] = {True: [], False: []}
+    rows: dict[bool, list[Cells]] = {True: [], False: []}
     for (a, b, lr_a, lr_b, condition), own in many.between.items():
         rates = learning_rate(lr_a) if lr_a == lr_b else f"{learning_rate(lr_a)} and {learning_rate(lr_b)}"
         words = many.condition(condition)
@@ -36,7 +36,7 @@ def between_tables(many: Many) -> list[Table]:
         cells = _cells(own)
         itself = _floor_cell(many, dict.fromkeys([(b, lr_b), (a, lr_a)]))
         orders = cell(many.crossed(own), "cosine", three)
-        rows[b == "sft"].append((name, Cell(str(len(own))), cells[0], orders, itself, *cells[1:]))
+        rows[b == "sft"].append(Cells(name, len(own), cells[0], orders, itself, *cells[1:]))
     header = ("Pair", "Pairs", "Cosine in one data order", "Across data orders", "Same method, cosine", *_HEADER[1:])
     note = (
         "Within one study, from one LoRA initialisation and one order of the data, whose noise the two share; a pair "
@@ -67,7 +67,7 @@ def _floor_cell(many: Many, methods: Iterable[tuple[str, float]]) -> Cell:
 def itself_tables(many: Many) -> list[Table]:
     """A method beside itself: pairs of its trainings at one rate where only seeds differ, then all other pairs."""
     order = {method: i for i, method in enumerate(many.methods)}
-    rows: dict[bool, list[tuple[Cell, ...]]] = {True: [], False: []}
+    rows: dict[bool, list[Cells]] = {True: [], False: []}
     found = grouped(many.across.to_dicts(), "method", "differs", "lr_a", "lr_b")
     for key in sorted(found, key=lambda key: (len(key[1].split(" and ")), key[1], order[key[0]], key[2], key[3])):
         (method, differs, lr_a, lr_b), own = key, found[key]
@@ -75,7 +75,7 @@ def itself_tables(many: Many) -> list[Table]:
         crossing = sum(row["within"] is None for row in own)
         where = f"{crossing} across studies" if crossing else "within a study"
         cells = _cells(own)
-        row = (Cell(method, (f"lr {rates}",)), Cell(differs), Cell(str(len(own)), (where,)), *cells)
+        row = Cells(Cell(method, (f"lr {rates}",)), differs, Cell(str(len(own)), (where,)), *cells)
         rows[differs in FLOORS].append(row)
     note = (
         f"Pairs of distinct trainings of one method on one base. {many.why} Norm: of the second over the first, which "
@@ -96,7 +96,7 @@ def midpoint_table(many: Many) -> Table:
     form = partial(significant, digits=2)
     for (method, lr, kind), some in grouped(many.midpoints.to_dicts(), "method", "lr", "differs").items():
         cells = [cell(some, column, form) for column in ("midpoint", "barrier")]
-        rows.append((Cell(method, (f"lr {learning_rate(lr)}",)), Cell(kind), Cell(str(len(some))), *cells))
+        rows.append(Cells(Cell(method, (f"lr {learning_rate(lr)}",)), kind, len(some), *cells))
     note = (
         "The straight path in weight space between two trainings of one method: cross-entropy of the reference "
         "solutions half-way less the mean of its ends, and the largest height above the straight line, nats a token. "
@@ -104,4 +104,4 @@ def midpoint_table(many: Many) -> Table:
         "colinear sweep only, as they need the base model."
     )
     header = ("Method", "The two differ in", "Paths", "Midpoint above the ends, nats/token", "Barrier, nats/token")
-    return Table("midpoints", "Paths from a method to itself", header, tuple(rows), note, words=2)
+    return Table("midpoints", "Paths from a method to itself", header, rows, note, words=2)

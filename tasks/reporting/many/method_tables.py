@@ -23,7 +23,7 @@ from tasks.reporting.many.direction_tables import three, two
 from tasks.reporting.many.joined import Many
 from tasks.reporting.many.rows import Rows, cell, grouped, once, values
 from tasks.reporting.notes import count
-from tasks.reporting.tables.views import Cell, Table, said
+from tasks.reporting.tables.views import Cell, Cells, Table, said
 from tasks.reporting.views.accuracy import MARGIN
 from tasks.reporting.views.study import REFERENCES
 
@@ -44,14 +44,13 @@ def accuracy_tables(many: Many) -> list[Table]:
 def _pooled(benchmark: str, many: Many, rows: Rows) -> Table:
     bases = [row for row in rows if row["method"] == "base"]
     body = [_base_row(group, many) for group in grouped(bases, "base").values()]
-    marks = dict.fromkeys(range(len(body)), "base")
-    body = body or [(Cell("base"), Cell("0"), *[Cell(NOT_MEASURED)] * 3)]
+    body = body or [Cells("base", 0, *[NOT_MEASURED] * 3)]
     trained = [row for row in rows if row["method"] not in REFERENCES]
     for (method, lr, condition), own in many.by_method(trained).items():
         body.append(
-            (
+            Cells(
                 Cell(method, many.qualified(lr, condition)),
-                Cell(str(len(own))),
+                len(own),
                 cell(own, "accuracy", percent),
                 cell(own, "difference", points, percent),
                 verdicts_cell(own),
@@ -67,7 +66,7 @@ def _pooled(benchmark: str, many: Many, rows: Rows) -> Table:
     )
     key = "accuracy" if benchmark == many.benchmark else f"accuracy-{many_key(benchmark)}"
     header = ("Method", "Trainings", "Accuracy, %", "Against its base, points", "Against its base, verdicts")
-    return Table(key, title, header, tuple(body), note, marks=marks)
+    return Table(key, title, header, body, note)
 
 
 def many_key(text: str) -> str:
@@ -75,14 +74,14 @@ def many_key(text: str) -> str:
     return "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in text)
 
 
-def _base_row(rows: Rows, many: Many) -> tuple[Cell, ...]:
+def _base_row(rows: Rows, many: Many) -> Cells:
     """A base that several studies evaluated is one row: the first one's numbers."""
     row = rows[0]
     whose = [study.label for study, base in zip(many.studies, many.bases, strict=True) if base == row["base"]]
     name = "base" if len(set(many.bases)) == 1 else f"base {row['base'] + 1}"
     interval = f"{percent(row['low'])} to {percent(row['high'])} (95 %)"
-    return (Cell(name, (count(len(whose), "study").replace("studys", "studies"),)), Cell("untrained"),
-            Cell(percent(row["accuracy"]), (interval,)), Cell("-", ("the base",)), Cell("-"))  # fmt: skip
+    return Cells(Cell(name, (count(len(whose), "study").replace("studys", "studies"),)), "untrained",
+                 Cell(percent(row["accuracy"]), (interval,)), Cell("-", ("the base",)), "-")  # fmt: skip
 
 
 def verdicts_cell(rows: Rows) -> Cell:
@@ -96,9 +95,8 @@ def verdicts_cell(rows: Rows) -> Cell:
 
 def each_table(many: Many) -> Table:
     """Every run of every study on the headline's benchmark, with its interval and its test."""
-    own = many.headline.to_dicts()
     rows = []
-    for row in own:
+    for row in many.headline.to_dicts():
         reference = row["method"] in REFERENCES
         about = "reference" if reference else f"lr {learning_rate(row['lr'])} seed {row['seed']}"
         interval = points_interval(row["difference_low"], row["difference_high"])
@@ -108,8 +106,9 @@ def each_table(many: Many) -> Table:
         test = Cell("-") if row["method"] == "base" else Cell(p, (row["verdict"] or NOT_MEASURED,))
         training = "-" if row["training"] is None else str(row["training"] + 1)
         rows.append(
-            (Cell(row["study"]), Cell(row["run"], (about,)), Cell(training), Cell(str(row["n"])),
-             Cell(percent(row["accuracy"]), (f"{percent(row['low'])} to {percent(row['high'])}",)), against, test)
+            Cells(row["study"], Cell(row["run"], (about,)), training, row["n"],
+                  Cell(percent(row["accuracy"]), (f"{percent(row['low'])} to {percent(row['high'])}",)), against, test,
+                  mark="base" if reference else "")
         )  # fmt: skip
     note = (
         "95 % intervals over problems: Wilson's, of a difference the paired one. p: exact McNemar, Holm-adjusted over "
@@ -117,9 +116,7 @@ def each_table(many: Many) -> Table:
         "and the same training, which two studies share."
     )
     header = ("Study", "Run", "Training", "n", "Accuracy, %", "Against base, points", "p")
-    marks = {i: "base" for i, row in enumerate(own) if row["method"] in REFERENCES}
-    return Table("each", f"{benchmark_name(many.benchmark)} accuracy of every run", header, tuple(rows), note, words=2,
-                 marks=marks)  # fmt: skip
+    return Table("each", f"{benchmark_name(many.benchmark)} accuracy of every run", header, rows, note, words=2)
 
 
 def steps_table(many: Many) -> Table:
@@ -132,7 +129,7 @@ def steps_table(many: Many) -> Table:
         words = many.condition(condition)
         name = Cell(method, (f"lr {learning_rate(low)} to {learning_rate(high)}", *([words] if words else [])))
         forms = (("growth", two), ("cosine", three), ("u1_overlap", three))
-        rows.append((name, Cell(str(len(own))), *(cell(own, key, form) for key, form in forms)))
+        rows.append(Cells(name, len(own), *(cell(own, key, form) for key, form in forms)))
     note = (
         "Pairs of trainings of one method, one initialisation, one order of the data, at one learning rate and at the "
         "next; everything else is equal. Growth: factor of the norm for each factor of 10 in the rate. Cosine and "
@@ -142,7 +139,7 @@ def steps_table(many: Many) -> Table:
         else "No two trainings of one method differ in the learning rate alone."
     )
     header = ("Method", "Pairs", "Norm, times for each x10", "Cosine of the two", "|u1 u1'| of the two")
-    return Table("steps", "From one learning rate to the next", header, tuple(rows), note)
+    return Table("steps", "From one learning rate to the next", header, rows, note)
 
 
 def rates_table(many: Many) -> Table:
@@ -157,11 +154,16 @@ def rates_table(many: Many) -> Table:
             for column, form in (("cosine_to_sft", three), ("barrier_to_sft", small), ("barrier_to_sft_matched", small))
         ]
         rows.append(
-            (
-                *(Cell(method, many.qualified(lr, condition)), Cell(str(n))),
-                *(cell(own, "norm", partial(significant, digits=3)), to_sft[0]),
-                *(cell(scored, "accuracy", percent, of=n), cell(scored, "difference", points, percent, of=n)),
-                *(cell(own, "kl_from_base", small), *to_sft[1:], verdicts_cell(scored)),
+            Cells(
+                Cell(method, many.qualified(lr, condition)),
+                n,
+                cell(own, "norm", partial(significant, digits=3)),
+                to_sft[0],
+                cell(scored, "accuracy", percent, of=n),
+                cell(scored, "difference", points, percent, of=n),
+                cell(own, "kl_from_base", small),
+                *to_sft[1:],
+                verdicts_cell(scored),
             )
         )
     header = (
@@ -174,4 +176,4 @@ def rates_table(many: Many) -> Table:
         "height of the reference solutions' cross-entropy above the straight line, as the updates are and with both at "
         "one norm. Verdicts: exact McNemar against the base."
     )
-    return Table("rates", "Every method at every learning rate", header, tuple(rows), note)
+    return Table("rates", "Every method at every learning rate", header, rows, note)

@@ -8,7 +8,7 @@ from tasks.core.results import RunInfo
 from tasks.reporting.formats import NOT_MEASURED, learning_rate, listed, percent
 from tasks.reporting.many.joined import Many, data_seed, differing, show
 from tasks.reporting.many.studies import NamedStudy
-from tasks.reporting.tables.views import Cell, Table
+from tasks.reporting.tables.views import Cell, Cells, Table
 
 _SEEDS = ("name", "seed", "data_seed")
 """Settings with columns of their own."""
@@ -28,9 +28,9 @@ def studies_table(many: Many) -> Table:
             else Cell(NOT_MEASURED)
         )
         rows.append(
-            (Cell(study.label, (f"settings {study.settings.get('name', 'unnamed')}",)), Cell(_seed(study)),
-             Cell(_rates(runs)), Cell(str(len(runs)), shared), Cell(f"base {many.bases[place] + 1}", (_model(study),)),
-             accuracy)
+            Cells(Cell(study.label, (f"settings {study.settings.get('name', 'unnamed')}",)), _seed(study),
+                  _rates(runs), Cell(str(len(runs)), shared), Cell(f"base {many.bases[place] + 1}", (_model(study),)),
+                  accuracy)
         )  # fmt: skip
     header = ("Study", "Seed, data order", "Learning rates", "Trained runs", "Base", "Base accuracy, %")
     note = (
@@ -38,16 +38,16 @@ def studies_table(many: Many) -> Table:
         "both asked (median relative difference below 1 %), or, where they share none, it is made by the same "
         "settings. Base accuracy: the first study's benchmark, Wilson's 95 % interval."
     )
-    return Table("studies", "The studies", header, tuple(rows), note, words=3)
+    return Table("studies", "The studies", header, rows, note, words=3)
 
 
 def settings_table(many: Many) -> Table:
     """The settings that are not the same in all studies, one row a key."""
     keys = differing([study.settings for study in many.studies], without=("name",))
-    rows = [(Cell(key), *(Cell(_value(study.settings, key)) for study in many.studies)) for key in keys]
+    rows = [Cells(key, *(_value(study.settings, key) for study in many.studies)) for key in keys]
     note = "Only settings that differ; all others are equal in all studies." if rows else "No setting differs."
     header = ("Setting", *(study.label for study in many.studies))
-    return Table("settings-that-differ", "Settings that differ", header, tuple(rows), note, words=len(header))
+    return Table("settings-that-differ", "Settings that differ", header, rows, note, words=len(header))
 
 
 def software(many: Many) -> list[str]:

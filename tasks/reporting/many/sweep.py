@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from tasks.reporting.formats import NOT_MEASURED, learning_rate, seconds
-from tasks.reporting.tables.views import Cell, Table, said
+from tasks.reporting.tables.views import Cell, Cells, Table, said
 
 _WIDTH = 60
 
@@ -50,8 +50,8 @@ def cells_table(sweep: Sweep) -> Table:
         about = wrapped(*lost, *said(cell["error"]))
         rates = dict.fromkeys(learning_rate(run["lr"]) for run in cell["trained"])
         rows.append(
-            (page, Cell(f"{what}, {len(lost)} diverged" if lost and cell["status"] == "done" else what, about),
-             Cell(", ".join(rates) or learning_rate(cell["lr"])), Cell(str(len(cell["trained"]))), stages)
+            Cells(page, Cell(f"{what}, {len(lost)} diverged" if lost and cell["status"] == "done" else what, about),
+                  ", ".join(rates) or learning_rate(cell["lr"]), len(cell["trained"]), stages)
         )  # fmt: skip
     note = (
         "A cell is a study of its own, with a page of its own. Diverged: ended because a loss or gradient was not "
@@ -60,7 +60,7 @@ def cells_table(sweep: Sweep) -> Table:
         "seconds are those of the last run of the sweep."
     )
     header = ("Cell", "Outcome", "Learning rates", "Trained runs", "Stages")
-    return Table("cells", "The cells", header, tuple(rows), note, words=3)
+    return Table("cells", "The cells", header, rows, note, words=3)
 
 
 def diverged_sentence(sweep: Sweep | None) -> Iterator[str]:

@@ -18,7 +18,7 @@ from tasks.reporting.publish.figure_files import figure_files
 from tasks.reporting.render.document import Document
 from tasks.reporting.render.html import render_html
 from tasks.reporting.render.markdown import render_markdown
-from tasks.reporting.tables.views import Cell, Table
+from tasks.reporting.tables.views import Cells, Table
 
 FILES = ("trajectory.csv", "trajectory.json")
 
@@ -95,8 +95,8 @@ def trajectory_table(rows: Rows, locks: Locks) -> Table:
     ks = [lock["k"] for lock in locks]
     header = ["Step", "Norm", "Cosine to last", "Turn, °", "Rank-1 share, %", *(f"Top-{k} overlap" for k in ks)]
     cells = [
-        (
-            str(row["step"]), size(row["norm"], 3), _known(row["cosine_to_last"], 3), _known(row["turn"], 1),
+        Cells(
+            row["step"], size(row["norm"], 3), _known(row["cosine_to_last"], 3), _known(row["turn"], 1),
             "-" if row["rank1_share"] is None else percent(row["rank1_share"]),
             *(_known(row[f"overlap_{k}"], 3) for k in ks),
         )
@@ -109,9 +109,7 @@ def trajectory_table(rows: Rows, locks: Locks) -> Table:
         "Overlap: of the top-k left singular subspaces with the last one's, 1 for the same, mean over modules; random "
         f"subspaces have {nulls} on average."
     )
-    return Table(
-        "trajectory", "The checkpoints", tuple(header), tuple(tuple(map(Cell, row)) for row in cells), note, words=0
-    )
+    return Table("trajectory", "The checkpoints", header, cells, note, words=0)
 
 
 def _known(value: float | None, decimals: int) -> str:

@@ -49,26 +49,28 @@ def _skimmed(table: Table) -> Table:
     """The columns that are shown of a table that a reader skims, what qualifies a cell on hover."""
     if table.shown is None:
         return table
-    rows = (row[: table.shown] for row in table.rows)
-    light = tuple(tuple(replace(cell, subs=(), tip=cell.tip or "; ".join(cell.subs)) for cell in row) for row in rows)
+    light = [
+        row.with_cells(replace(cell, subs=(), tip=cell.tip or "; ".join(cell.subs)) for cell in row[: table.shown])
+        for row in table.rows
+    ]
     return replace(table, header=table.header[: table.shown], rows=light, shown=None)
 
 
 def _without_rows(table: Table, said: list[str]) -> Table:
     """Without the rows in which nothing was measured."""
+    first, *others = table.rows
     empty = [
-        place
-        for place, row in enumerate(table.rows)
-        if len(row) > table.words + 1 and place and all(cell.text == NOT_MEASURED for cell in row[table.words :])
+        row
+        for row in others
+        if len(row) > table.words + 1 and all(cell.text == NOT_MEASURED for cell in row[table.words :])
     ]
-    kept = [place for place in range(len(table.rows)) if place not in empty]
+    kept = [first, *(row for row in others if row not in empty)]
     if len(empty) < 2 or len(kept) < 2:
         return table
-    words = [[cell.text for cell in table.rows[place][: table.words]] for place in empty]
+    words = [[cell.text for cell in row[: table.words]] for row in empty]
     names = [" and ".join(text for text in texts if text != NOT_MEASURED) for texts in words]
     said.append(f"Not measured: {named(names, _MOST_NAMED)}.")
-    marks = {kept.index(place): mark for place, mark in table.marks.items() if place in kept}
-    return replace(table, rows=tuple(table.rows[place] for place in kept), marks=marks)
+    return replace(table, rows=kept)
 
 
 def _without_columns(table: Table, said: list[str]) -> Table:
@@ -88,7 +90,7 @@ def _without_columns(table: Table, said: list[str]) -> Table:
     return replace(
         table,
         header=tuple(table.header[place] for place in kept),
-        rows=tuple(tuple(row[place] for place in kept) for row in table.rows),
+        rows=[row.with_cells(row[place] for place in kept) for row in table.rows],
     )
 
 
@@ -103,7 +105,8 @@ def _without_lines(table: Table, said: list[str]) -> Table:
         lines = [line for line in qualified[0].subs if line in common]
         said.append(f"{table.header[place]}, in every row: {', '.join(lines)}.")
         columns[place] = tuple(_lighter(cell, common) for cell in cells)
-    return replace(table, rows=tuple(zip(*columns, strict=True)))
+    rows = zip(*columns, strict=True)
+    return replace(table, rows=[row.with_cells(cells) for row, cells in zip(table.rows, rows, strict=True)])
 
 
 def _lighter(cell: Cell, lines: set[str]) -> Cell:

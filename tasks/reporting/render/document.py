@@ -23,13 +23,12 @@ from tasks.reporting.notes import count
 from tasks.reporting.tables.accuracy import (
     accuracy_table,
     differences_tables,
-    mcnemar_matrices,
     mcnemar_table,
     samples_table,
 )
 from tasks.reporting.tables.barriers import barrier_tables
 from tasks.reporting.tables.before import before_tables
-from tasks.reporting.tables.functions import cka_tables, divergence_matrix, functions_table
+from tasks.reporting.tables.functions import cka_table, divergence_matrix, functions_table
 from tasks.reporting.tables.geometry import across_tables, base_table, matrix_table, spectrum_table
 from tasks.reporting.tables.headline import headline_table
 from tasks.reporting.tables.pairs import pair_tables
@@ -151,7 +150,7 @@ def build_document(study: Study, draw: Callable[[Study], list[Picture]] = pictur
         ),
         Section(
             ACCURACY,
-            [accuracy_table(study), samples_table(study), *mcnemar_matrices(study), mcnemar_table(study),
+            [accuracy_table(study), samples_table(study), mcnemar_table(study),
              *differences_tables(study)],
             figures(OTHERS),
             "What the models get right, and which differences a test shows.",
@@ -172,7 +171,7 @@ def build_document(study: Study, draw: Callable[[Study], list[Picture]] = pictur
         ),
         Section(
             FUNCTIONS,
-            present(functions_table(study), *cka_tables(study), divergence_matrix(study)),
+            present(functions_table(study), cka_table(study), divergence_matrix(study)),
             figures("cka"),
             "How far hidden states and output distributions moved.",
         ),

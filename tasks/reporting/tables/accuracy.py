@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 
-from tasks.core.results import DIFFERS_LITTLE, EQUAL
 from tasks.reporting.formats import (
     NOT_MEASURED,
     benchmark_name,
-    in_sentence,
     number,
     p_value,
     percent,
@@ -24,16 +21,15 @@ from tasks.reporting.notes import count, spread_words
 from tasks.reporting.tables.views import (
     VERDICT_NOTE,
     Cell,
+    Cells,
     Table,
     detectable_points,
     family_words,
-    p_words,
-    reference_marks,
+    mark_of,
     said,
     score_cell,
 )
-from tasks.reporting.views.accuracy import MARGIN, versus_of
-from tasks.reporting.views.pairs import Geometry
+from tasks.reporting.views.accuracy import versus_of
 from tasks.reporting.views.same_method import (
     FLOOR_NOTE,
     SAME_METHOD,
@@ -63,28 +59,22 @@ REPEAT_NOTE = (
 
 def accuracy_table(study: Study) -> Table:
     """Every run on every benchmark: counts, answers that could not be read or were cut, golds that could not."""
-    rows: list[tuple[Cell, ...]] = []
-    marks: dict[int, str] = {}
+    rows = []
     base, golds = study.base, study.record.get("unparsed_golds")
     for benchmark in study.benchmarks or [study.primary]:
-        unread = () if golds is None else (Cell(str(golds.get(benchmark, "not recorded"))),)
+        name = benchmark_name(benchmark)
+        unread = [] if golds is None else [str(golds.get(benchmark, "not recorded"))]
         for info in study.ordered:
             found = study.score(info.run, benchmark)
             if found is None and info != base:
                 continue
-            marks |= {len(rows) + i: mark for i, mark in reference_marks([info], study.geometry).items()}
-            counts = [found.correct, found.n, found.unparsed, found.truncated] if found else [None] * 4
-            correct, n, unparsed, truncated = (Cell(NOT_MEASURED if one is None else str(one)) for one in counts)
-            words = (Cell(benchmark_name(benchmark)), Cell(info.run))
-            loss = Cell(number(found.answer_loss if found else None, 4))
-            answers = (correct, n, Cell(score_cell(found).plain), unparsed, truncated)
-            rows.append((*words, *answers, *unread, loss))
-        marks[len(rows)] = "floor"
+            counts = [found.correct, found.n, found.unparsed, found.truncated] if found else [NOT_MEASURED] * 4
+            loss = number(found.answer_loss if found else None, 4)
+            cells = (*counts[:2], score_cell(found).plain, *counts[2:], *unread, loss)
+            rows.append(Cells(name, info.run, *cells, mark=mark_of(info, study.geometry)))
         spread = Cell(*floor_words(accuracy_apart(study, benchmark), unsigned_points))
         losses = Cell(*floor_words(loss_apart(study, benchmark), lambda nats: number(nats, 4)))
-        blank = Cell("-")
-        words = (Cell(benchmark_name(benchmark)), Cell(SAME_METHOD))
-        rows.append((*words, blank, blank, spread, blank, blank, *unread, losses))
+        rows.append(Cells(name, SAME_METHOD, "-", "-", spread, "-", "-", *unread, losses, mark="floor"))
     header = (
         *("Benchmark", "Run", "Correct", "n", "Accuracy, %", "Unparsed answers", "Truncated"),
         *(() if golds is None else ("Unparsed golds",)),
@@ -94,7 +84,7 @@ def accuracy_table(study: Study) -> Table:
         "accuracy",
         "Accuracy, run by run",
         header,
-        tuple(rows),
+        rows,
         "Unparsed answers: the grader found nothing to read; truncated: cut at the token limit. Both count as wrong "
         "unless what there was reads as the right answer. n: greedy answers, one a problem. Interval: 95 % "
         "Wilson; a bootstrap over problems for a run that has only drawn answers, several a problem."
@@ -105,13 +95,11 @@ def accuracy_table(study: Study) -> Table:
         )
         + f" {FLOOR_NOTE}",
         words=2,
-        marks=marks,
     )
 
 
 def mcnemar_table(study: Study) -> Table:
     """Pairs of runs on every benchmark, pairs with the base first; of very many others those of the smallest p."""
-    view = study.geometry
     base = study.base.run
     cases = study.mcnemar.with_columns(other=~((pl.col("run_a") == base) | (pl.col("run_b") == base)))
     order = {name: place for place, name in enumerate(study.benchmarks)}
@@ -131,18 +119,16 @@ def mcnemar_table(study: Study) -> Table:
         "mcnemar",
         "McNemar's test, pair by pair",
         header,
-        tuple(_mcnemar_row(row, floors[row["benchmark"]], view, repeated) for row in found),
+        [_mcnemar_row(row, floors[row["benchmark"]], study, repeated) for row in found],
         f"{said_cut}Two-sided tests on the problems that only one of the two runs answers right; below a difference "
         f"its 95 % interval. {_families(study)} {POWER_NOTE} {_repeats(found)}{FLOOR_NOTE}",
         words=3,
-        marks=pair_marks([(row["run_a"], row["run_b"]) for row in found], base, view),
     )
 
 
-def pair_marks(pairs: Sequence[tuple[str, str]], base: str, view: Geometry) -> dict[int, str]:
-    """Rows of pairs with the base, and of pairs that are a noise floor, for `Table.marks`."""
-    floors = {i: "floor" for i, pair in enumerate(pairs) if view.kind(*pair)}
-    return {i: "base" for i, pair in enumerate(pairs) if base in pair} | floors
+def _pair_mark(a: str, b: str, study: Study) -> str:
+    """The mark of a pair with the base, and of one that is a noise floor."""
+    return "floor" if study.geometry.kind(a, b) else "base" if study.base.run in (a, b) else ""
 
 
 def _fewer(others: pl.DataFrame) -> pl.DataFrame:
@@ -170,59 +156,19 @@ def _repeats(rows: list[dict[str, Any]]) -> str:
     return f"{REPEAT_NOTE.format(spread_words(first))} "
 
 
-def _mcnemar_row(row: dict[str, Any], floor: Cell, view: Geometry, repeated: bool) -> tuple[Cell, ...]:
-    found = versus_of(row)
+def _mcnemar_row(row: dict[str, Any], floor: Cell, study: Study, repeated: bool) -> Cells:
+    found, a, b = versus_of(row), row["run_a"], row["run_b"]
     side = "" if not found.shown else "A higher" if found.difference > 0 else "A lower"
     why = "" if found.only_this + found.only_other else "no discordant problem"
-    counts = (str(found.n), str(found.only_this), str(found.only_other))
     difference = Cell(points(found.difference), (points_interval(found.low, found.high),))
-    words = (benchmark_name(row["benchmark"]), row["run_a"])
-    other = Cell(row["run_b"], said(view.replicate_label(row["run_a"], row["run_b"])))
     again = "-" if found.repeatable is None else points_interval(found.method_low, found.method_high)
     holm = Cell(p_value(found.p_holm)) if found.family else Cell("-", ("outside the families",))
-    tests = (Cell(p_value(found.p_value)), Cell(p_value(found.p_mid)), holm, Cell(detectable_points(found)))
-    pair = (*(Cell(text) for text in words), other, *(Cell(text) for text in counts), difference, floor)
-    verdict = Cell(found.verdict, (*said(side), *said(why)))
-    return (*pair, *([Cell(again)] if repeated else []), *tests, verdict)
-
-
-MOST_RUNS = 16
-"""Runs of a matrix that a page can hold; of more, the table of pairs has the tests."""
-
-
-def mcnemar_matrices(study: Study) -> list[Table]:
-    """Row less column in points, and p; none for a benchmark without a test, or of more than `MOST_RUNS` runs."""
-    return [table for name in study.benchmarks if (table := _matrix(study, name)) is not None]
-
-
-def _matrix(study: Study, benchmark: str) -> Table | None:
-    rows = study.mcnemar.filter(benchmark=benchmark).to_dicts()
-    found = {(row["run_a"], row["run_b"]): versus_of(row) for row in rows}
-    found |= {(row["run_b"], row["run_a"]): versus_of(row, -1) for row in rows}
-    infos = [info for info in study.ordered if any(info.run in pair for pair in found)]
-    if not found or len(infos) > MOST_RUNS:
-        return None
-
-    def cell(run: str, other: str) -> Cell:
-        test = found.get((run, other))
-        if test is None:
-            return Cell("-" if run == other else "not tested")
-        equal = test.verdict in (EQUAL, DIFFERS_LITTLE)
-        marks = ("*" if test.shown else "") + ("=" if equal else "")
-        return Cell(points(test.difference) + marks, (points_interval(test.low, test.high), p_words(test)))
-
-    names = [info.run for info in infos]
-    name = benchmark_name(benchmark)
-    return Table(
-        f"mcnemar-{benchmark}",
-        f"Every run against every other, {in_sentence(benchmark)} problems",
-        ("Run", *(f"less {other}" for other in names)),
-        tuple((Cell(run), *(cell(run, other) for other in names)) for run in names),
-        f"{name} accuracy of the row less that of the column, points, on the problems that both answered, with its "
-        "95 % interval; p: exact two-sided McNemar, Holm-adjusted within its family (main runs against the base, main "
-        f"runs among themselves); *: differs; =: equal within {MARGIN}; neither: no power to tell.",
-        marks=reference_marks(infos, study.geometry),
-    )
+    return Cells(
+        benchmark_name(row["benchmark"]), a, Cell(b, said(study.geometry.replicate_label(a, b))),
+        found.n, found.only_this, found.only_other, difference, floor, *([again] if repeated else []),
+        p_value(found.p_value), p_value(found.p_mid), holm, detectable_points(found),
+        Cell(found.verdict, (*said(side), *said(why))), mark=_pair_mark(a, b, study),
+    )  # fmt: skip
 
 
 _KINDS = tuple(metric.name for metric in SAMPLED)
@@ -246,24 +192,17 @@ def samples_table(study: Study) -> Table:
     base = study.base.run
     order = {name: place for place, name in enumerate(study.benchmarks)}
     names = sorted(frame["benchmark"].unique(maintain_order=True), key=lambda name: order.get(name, len(order)))
-    rows: list[tuple[Cell, ...]] = []
-    marks: dict[int, str] = {}
+    rows = []
     for benchmark in names:
         measured = frame.filter(pl.col("benchmark") == benchmark)["run"].unique(maintain_order=True).to_list()
         for run in [base, *(run for run in infos if run in measured and run != base)]:
-            if run in infos and infos[run].method in REFERENCES:
-                marks[len(rows)] = "base"
-            cells = (_cell(values.get((run, benchmark, *score))) for score in kept)
-            rows.append((Cell(benchmark_name(benchmark)), Cell(run), *cells))
-        spreads = [sampled_apart(study, benchmark, *score) for score in kept]
-        marks[len(rows)] = "floor"
-        floors = (Cell(*floor_words(spread, unsigned_points)) for spread in spreads)
-        rows.append((Cell(benchmark_name(benchmark)), Cell(f"{SAME_METHOD}, points"), *floors))
-    cut = (
-        ""
-        if len(kept) == len(scores)
-        else f"The smallest and largest k of {len(scores)} scores; samples.parquet has all. "
-    )
+            cells = [_cell(values.get((run, benchmark, *score))) for score in kept]
+            mark = "base" if run in infos and infos[run].method in REFERENCES else ""
+            rows.append(Cells(benchmark_name(benchmark), run, *cells, mark=mark))
+        floors = (Cell(*floor_words(sampled_apart(study, benchmark, *score), unsigned_points)) for score in kept)
+        rows.append(Cells(benchmark_name(benchmark), f"{SAME_METHOD}, points", *floors, mark="floor"))
+    fewer = f"The smallest and largest k of {len(scores)} scores; samples.parquet has all. "
+    cut = "" if len(kept) == len(scores) else fewer
     note = (
         f"{cut}Percent, mean over problems (n = {span(frame['n'].to_list(), 0)}, "
         f"{span(frame['samples'].to_list(), 0)} drawn answers each); beneath it the 95 % bootstrap interval over "
@@ -272,13 +211,12 @@ def samples_table(study: Study) -> Table:
         f"are one answer), a tie is shared. {FLOOR_NOTE}"
     )
     header = ("Benchmark", "Run", *(f"{metric}@{k}, %" for metric, k in kept))
-    return Table("samples", title, header, tuple(rows), note, words=2, marks=marks)
+    return Table("samples", title, header, rows, note, words=2)
 
 
 def differences_tables(study: Study) -> list[Table]:
     """Pairs of runs in avg@k, pairs with the base first; of very many others the largest differences. Empty: no drawn
     answers."""
-    view = study.geometry
     if study.differences.is_empty():
         return []
     base = study.base.run
@@ -303,16 +241,16 @@ def differences_tables(study: Study) -> list[Table]:
     )
     spreads = {name: averages_apart(study, name) for name in {row["benchmark"] for row in rows}}
     floors = {name: Cell(*floor_words(spread, unsigned_points)) for name, spread in spreads.items()}
-    cells = tuple((*_words(row, view), _difference(row), floors[row["benchmark"]]) for row in rows)
+    cells = [_difference_row(row, floors[row["benchmark"]], study) for row in rows]
     header = ("Benchmark", "A", "B", "n", "Answers each", "A less B in avg@k, points", f"{SAME_METHOD}, points")
-    marks = pair_marks([(row["run_a"], row["run_b"]) for row in rows], base, view)
-    return [Table("differences", "Sampled scores, pair by pair", header, cells, note, words=3, marks=marks)]
+    return [Table("differences", "Sampled scores, pair by pair", header, cells, note, words=3)]
 
 
-def _words(row: dict[str, Any], view: Geometry) -> tuple[Cell, ...]:
-    other = Cell(row["run_b"], said(view.replicate_label(row["run_a"], row["run_b"])))
-    words = (Cell(benchmark_name(row["benchmark"])), Cell(row["run_a"]), other)
-    return (*words, Cell(str(row["n"])), Cell(str(row["samples"])))
+def _difference_row(row: dict[str, Any], floor: Cell, study: Study) -> Cells:
+    a, b = row["run_a"], row["run_b"]
+    other = Cell(b, said(study.geometry.replicate_label(a, b)))
+    name, mark = benchmark_name(row["benchmark"]), _pair_mark(a, b, study)
+    return Cells(name, a, other, row["n"], row["samples"], _difference(row), floor, mark=mark)
 
 
 def _difference(row: dict[str, Any]) -> Cell:

@@ -16,7 +16,7 @@ from tasks.reporting.formats import NOT_MEASURED, number, size
 from tasks.reporting.notes import interval, percentile
 from tasks.reporting.tables.headline import NEAR_ORTHOGONAL, NONE
 from tasks.reporting.tables.relations import relation_cell
-from tasks.reporting.tables.views import Cell, Table, said
+from tasks.reporting.tables.views import Cell, Cells, Table, said
 from tasks.reporting.views.floors import SHARED_START
 from tasks.reporting.views.pairs import BELOW_FLOOR, BELOW_START, REACHED, Geometry
 from tasks.reporting.views.study import Comparison
@@ -75,35 +75,26 @@ def adapters_glance(compared: Comparison) -> Table:
     usual = bases.most_common(1)[0][0] if bases else ""
     rows = []
     for info in view.runs:
-        norm = Cell(size(norms[info.run], 3))
-        note = _note(info, view, known.get(info.run), usual, info.run in small)
+        norm, note = size(norms[info.run], 3), _note(info, view, known.get(info.run), usual, info.run in small)
         if reference is None or info == reference:
-            blank = () if relations is None else (Cell(NONE),)
-            rows.append(
-                (Cell(info.run), Cell(NONE), Cell("the reference"), *blank, Cell(NONE), norm, Cell(NONE), Cell(note))
-            )
+            blank = () if relations is None else (NONE,)
+            rows.append(Cells(info.run, NONE, "the reference", *blank, NONE, norm, NONE, note))
             continue
-        looks = relation_cell(relations, info.run, reference.run)
+        looks = () if relations is None else (relation_cell(relations, info.run, reference.run) or NONE,)
         found, angle = (view.estimate(info.run, reference.run, *key) for key in (("cosine",), ("angle_left", 1)))
         rank = percentile(found)
         tip = "; ".join(
             part for part in (interval(found, 3), f"percentile {rank} of random subspaces" if rank else "") if part
         )
+        value = view.missing(info.run, reference.run, "cosine") if found.value is None else number(found.value, 3)
+        degrees = NOT_MEASURED if angle.value is None else f"{number(angle.value, 1)}°"
+        shared = _shared(info, reference, compared.pair_metrics, known)
         rows.append(
-            (
-                Cell(info.run),
-                Cell(
-                    view.missing(info.run, reference.run, "cosine") if found.value is None else number(found.value, 3),
-                    tip=tip,
-                ),
-                _kind(info, reference, found.value, view),
-                *(() if relations is None else (looks or Cell(NONE),)),
-                Cell(NOT_MEASURED if angle.value is None else f"{number(angle.value, 1)}°", tip=interval(angle, 1)),
-                norm,
-                Cell(_shared(info, reference, compared.pair_metrics, known)),
-                Cell(note),
+            Cells(
+                info.run, Cell(value, tip=tip), _kind(info, reference, found.value, view), *looks,
+                Cell(degrees, tip=interval(angle, 1)), norm, shared, note,
             )
-        )
+        )  # fmt: skip
     name = reference.run if reference else "the reference"
     looks_like = () if relations is None else ("Looks like",)
     header = ("Adapter", f"Cosine to {name}", "Reads as", *looks_like, "Top angle", "Norm", "Shared modules", "Note")
@@ -111,7 +102,7 @@ def adapters_glance(compared: Comparison) -> Table:
         "adapters-glance",
         "Every adapter at a glance",
         header,
-        tuple(rows),
+        rows,
         f"Near-copy: cosine from {NEAR_COPY}; alike: from {ALIKE}; near zero: below {ZERO_BELOW}; opposite: from "
         f"-{NEAR_ORTHOGONAL}. Top angle: of the "
         "first left singular vectors, median over modules. Hover for intervals; the pairs below have every measure.",
@@ -176,16 +167,14 @@ def adapters_table(adapters: pl.DataFrame) -> Table:
         sizes = (rank, *(_count(row[name]) for name in ("modules", "parameters")), _bytes(row["size"]))
         words = (row["source"], row["base"] or "not named", row["kind"])
         update = Cell(row["update"], said(_stored(row)))
-        rows.append(
-            (Cell(row["run"], said(row["note"] or "")), *map(Cell, words), update, *(Cell(text) for text in sizes))
-        )
+        rows.append(Cells(Cell(row["run"], said(row["note"] or "")), *words, update, *sizes))
     header = ("Run", "Source", "Base", "Kind", "Update", "Rank", "Modules", "Parameters", "Size")
     note = (
         "Rank: the largest of a module. Parameters: entries of the factors, or of the changed weights. Under a "
         "difference of stored weights: their type, the share of entries that differ, and the expected norm of the "
         "rounding to that type over the update's."
     )
-    return Table("adapters", "What was compared", header, tuple(rows), note, words=5)
+    return Table("adapters", "What was compared", header, rows, note, words=5)
 
 
 def _stored(row: dict[str, Any]) -> str:
@@ -198,11 +187,11 @@ def unshared_table(unshared: pl.DataFrame) -> Table | None:
     """Modules that only one run of a pair has; None where there are none."""
     if unshared.is_empty():
         return None
-    rows = [tuple(Cell(text) for text in row) for row in unshared.head(MOST_ROWS).iter_rows()]
+    rows = [Cells(*row) for row in unshared.head(MOST_ROWS).iter_rows()]
     cut = (
         f"The first {MOST_ROWS} of {unshared.height}; unshared.parquet has all." if unshared.height > MOST_ROWS else ""
     )
-    return Table("unshared", "Modules on one side only", ("Run", "Not in", "Module"), tuple(rows), cut, words=3)
+    return Table("unshared", "Modules on one side only", ("Run", "Not in", "Module"), rows, cut, words=3)
 
 
 def _count(value: int | None) -> str:

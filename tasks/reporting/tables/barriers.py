@@ -7,18 +7,10 @@ from collections.abc import Mapping, Sequence
 from tasks.reporting.formats import NOT_MEASURED, number, significant
 from tasks.reporting.notes import count
 from tasks.reporting.tables.pairs import MOST_PAIRS
-from tasks.reporting.tables.views import NO_UPDATE, Cell, Table, said
+from tasks.reporting.tables.views import NO_UPDATE, Cell, Cells, Table, said
 from tasks.reporting.views.floors import KINDS
 from tasks.reporting.views.pairs import Geometry
-from tasks.reporting.views.paths import (
-    MISSED_BELOW,
-    READINGS,
-    Barrier,
-    Names,
-    Paths,
-    base_readings,
-    near_and_other,
-)
+from tasks.reporting.views.paths import MISSED_BELOW, READINGS, Barrier, Names, Paths, base_readings, near_and_other
 from tasks.reporting.views.study import Study
 
 Column = tuple[str, bool]
@@ -34,12 +26,10 @@ def barrier_tables(study: Study) -> list[Table]:
     near, others = near_and_other(view, paths.pairs())
     own = base_readings(study.connectivity, study.base.run)
     title = f"Barriers on the way to {view.reference.run}" if view.reference else "Barriers"
-    first = _table("barriers", title, near, paths, view, own)
-    return (
-        [first, _table("other-barriers", "Barriers of all other pairs", others, paths, view, own)]
-        if others
-        else [first]
-    )
+    tables = [_table("barriers", title, near, paths, view, own)]
+    if others:
+        tables.append(_table("other-barriers", "Barriers of all other pairs", others, paths, view, own))
+    return tables
 
 
 def _table(
@@ -48,40 +38,23 @@ def _table(
     columns = [
         (reading, matched) for reading in paths.readings for matched in (False, True) if _has(paths, (reading, matched))
     ]
-    shown = (
-        sorted(chosen, key=lambda pair: -_height(pair, columns, paths))[:MOST_PAIRS]
-        if len(chosen) > MOST_PAIRS
-        else chosen
-    )
-    cut = ""
-    if len(shown) < len(chosen):
-        title = f"{title}: the {len(shown)} highest of {len(chosen)} pairs"
-        cut = f"Only the {len(shown)} pairs of the highest barriers stand here; barriers.parquet has all. "
-    rows = [(Cell("base"), Cell("itself"), *(_base_cell(own, *column) for column in columns))]
-    marks = {0: "base"}
+    shown, cut = chosen, ""
+    if len(chosen) > MOST_PAIRS:
+        shown = sorted(chosen, key=lambda pair: -_height(pair, columns, paths))[:MOST_PAIRS]
+        title = f"{title}: the {MOST_PAIRS} highest of {len(chosen)} pairs"
+        cut = f"Only the {MOST_PAIRS} pairs of the highest barriers stand here; barriers.parquet has all. "
+    rows = [Cells("base", "itself", *(_base_cell(own, *column) for column in columns), mark="base")]
     for run, other in shown:
         replicate = view.replicate_label(run, other)
-        if replicate:
-            marks[len(rows)] = "floor"
         cells = (_cell(paths.find(run, other, matched, reading), reading) for reading, matched in columns)
-        rows.append((Cell(run, said(replicate)), Cell(other), *cells))
+        rows.append(Cells(Cell(run, said(replicate)), other, *cells, mark="floor" if replicate else ""))
     for kind in KINDS:
-        marks[len(rows)] = "floor"
         pairs = view.replicate_pairs[kind]
         of = Cell(count(len(pairs), "pair") if pairs else NOT_MEASURED, said("mean, range" if len(pairs) > 1 else ""))
-        rows.append(
-            (Cell(f"noise floor: {KINDS[kind]}"), of, *(_floor_cell(pairs, column, paths) for column in columns))
-        )
+        cells = (_floor_cell(pairs, column, paths) for column in columns)
+        rows.append(Cells(f"noise floor: {KINDS[kind]}", of, *cells, mark="floor"))
     header = ("Run (alpha 0)", "and (alpha 1)", *(_title(column) for column in columns))
-    return Table(
-        key,
-        title,
-        header,
-        tuple(rows),
-        f"{cut}{barrier_note(paths)}{_chance_note(chosen, paths)}",
-        words=2,
-        marks=marks,
-    )
+    return Table(key, title, header, rows, f"{cut}{barrier_note(paths)}{_chance_note(chosen, paths)}", words=2)
 
 
 def barrier_note(paths: Paths) -> str:

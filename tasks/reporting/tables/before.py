@@ -9,12 +9,14 @@ from tasks.core.results import RunInfo
 from tasks.reporting.formats import number
 from tasks.reporting.metrics import GRADIENT
 from tasks.reporting.notes import interval
-from tasks.reporting.tables.functions import MOST_LAYERS
 from tasks.reporting.tables.pairs import MOST_PAIRS
-from tasks.reporting.tables.views import Cell, Table, said
+from tasks.reporting.tables.views import Cell, Cells, Table, said
 from tasks.reporting.views.before import Before, Start, before_of, trained_as
 from tasks.reporting.views.pairs import Geometry, across_note
 from tasks.reporting.views.study import Study
+
+MOST_LAYERS = 13
+"""Columns of the table of layers; the frame beside the page has all."""
 
 NOISE = "noise alone"
 """Where the parts of the rows agree in nothing: a cosine without their noise is not defined."""
@@ -54,14 +56,19 @@ def _overall(before: Before, pairs: Sequence[Pair], view: Geometry) -> Table:
         corrected = Cell(NOISE if value is None else GRADIENT.text(value), said(interval(found.corrected, 3)))
         trained = Cell(GRADIENT.text(view.cosine(a.run, b.run)), said(across_note(view, a, b)))
         rows.append(
-            (
-                *(Cell(a.run), Cell(b.run), Cell(GRADIENT.text(found.value), said(interval(found, 3)))),
-                *(Cell(halves), corrected, Cell(GRADIENT.text(found.dense)), trained),
+            Cells(
+                a.run,
+                b.run,
+                Cell(GRADIENT.text(found.value), said(interval(found, 3))),
+                halves,
+                corrected,
+                GRADIENT.text(found.dense),
+                trained,
             )
         )
     used = ", ".join(f"{method} {n}" for method, n in before.examples.items())
     note = f"{_NOTE} Completions or pairs that each method has of these rows: {used}."
-    return Table("before", "Before the first step: do the gradients agree?", header, tuple(rows), note, words=2)
+    return Table("before", "Before the first step: do the gradients agree?", header, rows, note, words=2)
 
 
 def _by_layer(before: Before, pairs: Sequence[Pair], view: Geometry) -> list[Table]:
@@ -70,10 +77,10 @@ def _by_layer(before: Before, pairs: Sequence[Pair], view: Geometry) -> list[Tab
     step = -(-(len(before.layers) - 1) // (MOST_LAYERS - 1)) or 1
     layers = sorted({*before.layers[::step], before.layers[-1]})
     cut = "" if len(layers) == len(before.layers) else f"One layer in {step} and the last; gradients.parquet has all. "
-    rows = [(Cell(a.run), Cell(b.run), *(_cell(before, view, a, b, layer) for layer in layers)) for a, b in pairs]
+    rows = [Cells(a.run, b.run, *(_cell(before, view, a, b, layer) for layer in layers)) for a, b in pairs]
     header = ("Method", "and", *(f"Layer {layer}" for layer in layers))
     note = f"{cut}The cosine of lora_B's gradients in the layer's modules, below it that of the trained updates."
-    return [Table("before-layers", "Before the first step, layer by layer", header, tuple(rows), note, words=2)]
+    return [Table("before-layers", "Before the first step, layer by layer", header, rows, note, words=2)]
 
 
 def _cell(before: Before, view: Geometry, a: RunInfo, b: RunInfo, layer: int) -> Cell:

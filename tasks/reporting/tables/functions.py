@@ -8,11 +8,10 @@ import polars as pl
 
 from tasks.core.results import RunInfo
 from tasks.reporting.estimates import Estimate, Spread
-from tasks.reporting.formats import NOT_MEASURED, number, significant
+from tasks.reporting.formats import NOT_MEASURED, significant
 from tasks.reporting.metrics import CKA, DEPTH
 from tasks.reporting.notes import MOST_NAMED, named
-from tasks.reporting.tables.pairs import MOST_PAIRS
-from tasks.reporting.tables.views import Cell, Table, said
+from tasks.reporting.tables.views import Cell, Cells, Table, mark_of, said
 from tasks.reporting.views.pairs import NO_FLOOR, Geometry
 from tasks.reporting.views.same_method import FLOOR_NOTE, SAME_METHOD, apart, difference_of, floor_words
 from tasks.reporting.views.similarity import BIASED, POOLINGS, Similarity
@@ -57,13 +56,12 @@ def functions_table(study: Study) -> Table:
         cells = [Cell(DEPTH.text(deep.get(info.run))), _deeper(deep, info.run, against.run, largest)]
         for other in others:
             cells += [_cell(found, *pair) for pair in ((other.run, info.run), (info.run, other.run))]
-        rows.append((Cell(info.run, said(_replicate(info, reference, view))), *cells))
+        rows.append(Cells(Cell(info.run, said(_replicate(info, reference, view))), *cells, mark=mark_of(info, view)))
     header = ["Run", f"Logit-lens depth, of {layers} layers" if layers is not None else "Logit-lens depth, layers"]
     header += [f"Deeper than {against.run}, layers"]
     for other in others:
         header += [f"KL({other.run} || run), nats/token", f"KL(run || {other.run}), nats/token"]
-    marks = {0: "base", **{i: "floor" for i, info in enumerate(view.runs, 1) if _replicate(info, reference, view)}}
-    return Table("functions", title, tuple(header), tuple(rows), f"{_note(study)} {FLOOR_NOTE}", marks=marks)
+    return Table("functions", title, header, rows, f"{_note(study)} {FLOOR_NOTE}")
 
 
 def _deeper(deep: Mapping[str, float], run: str, other: str, floor: str) -> Cell:
@@ -83,11 +81,14 @@ def divergence_matrix(study: Study) -> Table | None:
         return None
     every = [study.base, *view.runs]
     shown = _kept(every, view)
-    rows = [(Cell(a.run), *(_cell(found, a.run, b.run, _replicate(a, b, view)) for b in shown)) for a in shown]
+    rows = [
+        Cells(a.run, *(_cell(found, a.run, b.run, _replicate(a, b, view)) for b in shown), mark="" if place else "base")
+        for place, a in enumerate(shown)
+    ]
     cut = "" if len(shown) == len(every) else f"{len(shown)} of {len(every)} models; divergence.parquet has all pairs. "
     note = f"{cut}Row a, column b: KL(p_a || p_b), nats a token. {_note(study)}"
     header = ("KL(row || column)", *(info.run for info in shown))
-    return Table("divergences", "Divergence of every pair", header, tuple(rows), note, marks={0: "base"})
+    return Table("divergences", "Divergence of every pair", header, rows, note)
 
 
 def _kept(every: Sequence[RunInfo], view: Geometry) -> list[RunInfo]:
@@ -128,77 +129,44 @@ def _cell(found: Mapping[tuple[str, str], Estimate], a: str, b: str, standing: s
     return Cell(significant(one.value), (*said(one.interval(significant)), *said(standing)))
 
 
-MOST_LAYERS = 13
-"""Columns of the table of layers; the frame beside the page has all."""
-
 TITLE = "Similarity of hidden states (CKA)"
 
 Names = tuple[str, str]
 
 
-def cka_tables(study: Study) -> tuple[Table, ...]:
-    """What a reader needs of each run, and the layers one by one; one empty table where nothing was measured."""
-    view = study.geometry
-    found = study.similarity
+def cka_table(study: Study) -> Table:
+    """What a reader needs of each run: the lowest layer and the last, against the base and against the reference. The
+    figure has the layers one by one."""
+    view, found, base = study.geometry, study.similarity, study.base
     if found is None:
-        return (Table("cka", TITLE, (), (), "No hidden states were compared in this study."),)
-    return _summary(found, study), _layers(cka_pairs(study), found, view)
-
-
-def cka_pairs(study: Study) -> list[Names]:
-    """Every run against the base, then every other run against the reference."""
-    view = study.geometry
-    base, runs = study.base.run, [info.run for info in view.runs]
-    reference = view.reference.run if view.reference else None
-    return [*((run, base) for run in runs), *((run, reference) for run in runs if reference and run != reference)]
-
-
-def _summary(found: Similarity, study: Study) -> Table:
-    """One row a run: the lowest layer and the last, against the base and against the reference."""
-    view = study.geometry
-    base, last = study.base, found.layers[-1]
+        return Table("cka", TITLE, (), (), "No hidden states were compared in this study.")
+    last = found.layers[-1]
     others = [base.run, *([view.reference.run] if view.reference else [])]
-    rows: list[tuple[Cell, ...]] = []
-    marks = {0: "base"}
+    rows = []
     for info in [base, *view.runs]:
-        replicate = view.replicate_label(info.run, view.reference.run) if view.reference else ""
-        if replicate:
-            marks[len(rows)] = "floor"
         cells = [cell for other in others for cell in _pair_cells(info.run, other, last, found)]
-        rows.append((Cell(info.run, said(replicate)), *cells))
+        name = Cell(info.run, said(_replicate(info, view.reference, view)))
+        rows.append(Cells(name, *cells, mark=mark_of(info, view)))
     header = ["Run"]
     for other in others:
         header += [f"Lowest layer, against {other}", f"Last layer ({last}), against {other}", "Layers with a value"]
-    return Table("cka", TITLE, tuple(header), tuple(rows), cka_note(found), marks=marks)
+    return Table("cka", TITLE, header, rows, cka_note(found))
 
 
-def _pair_cells(run: str, other: str, last: int, found: Similarity) -> tuple[Cell, Cell, Cell]:
+def _pair_cells(run: str, other: str, last: int, found: Similarity) -> Cells:
     if run == other:
-        return Cell("itself"), Cell("itself"), Cell("-")
+        return Cells("itself", "itself", "-")
     measured = Cell(f"{len(found.profile(run, other))} of {len(found.layers)}")
     place = found.lowest(run, other)
     if place is None:
-        return Cell(_missing(run, other, last, found)), Cell(_missing(run, other, last, found)), measured
+        return Cells(*[_missing(run, other, last, found)] * 2, measured)
     beside = f"biased {CKA.text(found.value(run, other, place.layer, BIASED))}"
     lowest = Cell(CKA.text(place.value), (f"at layer {place.layer}", beside))
     value = found.value(run, other, last)
     if value is None:
-        return lowest, Cell(_missing(run, other, last, found)), measured
-    return lowest, Cell(CKA.text(value), (f"biased {CKA.text(found.value(run, other, last, BIASED))}",)), measured
-
-
-def _layers(pairs: Sequence[Names], found: Similarity, view: Geometry) -> Table:
-    step = -(-(len(found.layers) - 1) // (MOST_LAYERS - 1)) or 1
-    layers = sorted({*found.layers[::step], found.layers[-1]})
-    rows = [
-        (*_ends(run, other, view), *(_cka_cell(run, other, layer, found) for layer in layers)) for run, other in pairs
-    ]
-    cut = "" if len(layers) == len(found.layers) else f"One layer in {step} and the last; cka.parquet has all. "
-    header = ("Run", "against", *(f"Layer {layer}" for layer in layers))
-    note = f"{cut}Debiased, the biased value beneath. {cka_note(found)}"
-    return Table(
-        "cka-layers", "CKA layer by layer", header, tuple(rows[:MOST_PAIRS]), note, words=2, marks=_marks(pairs, view)
-    )
+        return Cells(lowest, _missing(run, other, last, found), measured)
+    biased = f"biased {CKA.text(found.value(run, other, last, BIASED))}"
+    return Cells(lowest, Cell(CKA.text(value), (biased,)), measured)
 
 
 def cka_note(found: Similarity) -> str:
@@ -218,23 +186,6 @@ def _reasons(found: Similarity) -> Iterator[str]:
         yield f" No value at layer{'s' if len(layers) > 1 else ''} {where}: {reason}."
 
 
-def _ends(run: str, other: str, view: Geometry) -> tuple[Cell, Cell]:
-    return Cell(run, said(view.replicate_label(run, other))), Cell(other)
-
-
-def _cka_cell(run: str, other: str, layer: int, found: Similarity) -> Cell:
-    value = found.value(run, other, layer)
-    if value is None:
-        return Cell(_missing(run, other, layer, found))
-    return Cell(number(value, 3), (number(found.value(run, other, layer, BIASED), 3),))
-
-
 def _missing(run: str, other: str, layer: int, found: Similarity) -> str:
     """A value that cannot be had is another thing than one that nobody measured; the note has the reason."""
     return "undefined" if found.reason(run, other, layer) else NOT_MEASURED
-
-
-def _marks(pairs: Sequence[Names], view: Geometry) -> dict[int, str]:
-    trained = {info.run for info in view.runs}
-    marks = {i: "base" for i, (_, other) in enumerate(pairs) if other not in trained}
-    return marks | {i: "floor" for i, pair in enumerate(pairs) if view.kind(*pair)}

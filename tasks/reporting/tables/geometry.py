@@ -14,7 +14,7 @@ from tasks.reporting.metrics import BASE, CKA, UPDATE, Metric
 from tasks.reporting.metrics import notes as metric_notes
 from tasks.reporting.notes import MOST_LISTED, count, floor_note, named
 from tasks.reporting.tables.pairs import OWN, columns_of
-from tasks.reporting.tables.views import NO_UPDATE, Cell, Table, said
+from tasks.reporting.tables.views import NO_UPDATE, Cell, Cells, Table, mark_of, said
 from tasks.reporting.views.across import Likeness, likeness
 from tasks.reporting.views.pairs import AT_FLOOR, BELOW_FLOOR, REACHED, ZERO, Geometry
 from tasks.reporting.views.similarity import Similarity
@@ -24,10 +24,10 @@ from tasks.reporting.views.study import Updates
 def matrix_table(view: Geometry) -> Table:
     """The numbers of the heat-map; the base has no update, hence no direction."""
     names = [info.run for info in view.runs]
-    rows = [(Cell("base"), *(Cell(NO_UPDATE) for _ in names))]
-    rows += [(Cell(info.run), *(_cosine_cell(info, other, view) for other in view.runs)) for info in view.runs]
+    rows = [Cells("base", *[NO_UPDATE] * len(names), mark="base")]
+    rows += [Cells(info.run, *(_cosine_cell(info, other, view) for other in view.runs)) for info in view.runs]
     note = f"Over all entries of {count(view.modules, 'shared module')}. {floor_note(view)}"
-    return Table("cosines", "Cosine between updates", ("Run", *names), tuple(rows), note, marks={0: "base"})
+    return Table("cosines", "Cosine between updates", ("Run", *names), rows, note)
 
 
 def _cosine_cell(info: RunInfo, other: RunInfo, view: Geometry) -> Cell:
@@ -41,19 +41,18 @@ def spectrum_table(study: Updates) -> Table:
     """Size and rank of every update."""
     view, spectra = study.geometry, study.spectra
     columns = _columns(UPDATE, spectra)
-    rows = [(Cell("base"), *(Cell(NO_UPDATE) for _ in columns))]
+    rows = [Cells("base", *[NO_UPDATE] * len(columns), mark="base")]
     for info in view.runs:
         nothing = study.norms[info.run] == 0  # which has no rank, where it was measured
         values = ((study.spectrum(info.run, metric.name, k), metric) for metric, k, _ in columns)
         said_of = (ZERO if value is None and nothing else metric.text(value) for value, metric in values)
-        rows.append((Cell(info.run), *(Cell(text) for text in said_of)))
+        rows.append(Cells(info.run, *said_of, mark=mark_of(info, view)))
     return Table(
         "spectra",
         "Size and rank of the updates",
         ("Run", *(title for *_, title in columns)),
-        tuple(rows),
+        rows,
         f"{metric_notes(UPDATE)}{_rates_note(view)}",
-        marks={0: "base", **_replicate_marks(view)},
     )
 
 
@@ -92,24 +91,17 @@ def base_table(study: Updates) -> Table | None:
         return None
     measured = [metric for metric in BASE if found.filter(pl.col("metric") == metric.name).height]
     columns = _columns(measured, found)
-    rows = [(Cell("base"), *(Cell("itself") for _ in columns))]
+    rows = [Cells("base", *["itself"] * len(columns), mark="base")]
     for info in view.runs:
         values = (metric.text(study.spectrum(info.run, metric.name, k)) for metric, k, _ in columns)
-        rows.append((Cell(info.run), *(Cell(value) for value in values)))
+        rows.append(Cells(info.run, *values, mark=mark_of(info, view)))
     return Table(
         "base-measures",
         "What the updates do to the base's weights",
         ("Run", *(title for *_, title in columns)),
-        tuple(rows),
+        rows,
         metric_notes(BASE),
-        marks={0: "base", **_replicate_marks(view)},
     )
-
-
-def _replicate_marks(view: Geometry) -> dict[int, str]:
-    return {
-        i: "floor" for i, info in enumerate(view.runs, 1) if view.reference and view.replicate(info, view.reference)
-    }
 
 
 _NOTE = (
@@ -149,19 +141,15 @@ def _cosines(chosen: Sequence[Pair], view: Geometry) -> Table:
         found, apart = view.likeness(a, b, "cosine"), view.difference(a, b)
         standing = view.standing(a, b)
         verdict = {AT_FLOOR: "no farther than noise", BELOW_FLOOR: "farther than noise"}.get(standing, standing)
-        difference = (Cell(_NEEDS), Cell(_NEEDS), Cell(_NEEDS))
+        difference = Cells(_NEEDS, _NEEDS, _NEEDS)
         if apart is not None:
-            difference = (
-                Cell(number(apart.deattenuated, 3)),
-                Cell(percent(apart.share)),
-                _values(apart.repeats, 2),
-            )
-        rows.append((Cell(a.run), Cell(b.run), *_like(found, 3), Cell(verdict), *difference))
+            difference = Cells(number(apart.deattenuated, 3), percent(apart.share), _values(apart.repeats, 2))
+        rows.append(Cells(a.run, b.run, *_like(found, 3), verdict, *difference))
     header = (
         *("Method", "and", "Cosine in one data order", "Across data orders", "Noise floor", "Judged"),
         *("Without noise", "Difference, % of the first", "It comes back"),
     )
-    return Table("across", "Like with like: cosines across data orders", header, tuple(rows), _NOTE, words=2)
+    return Table("across", "Like with like: cosines across data orders", header, rows, _NOTE, words=2)
 
 
 def _others(chosen: Sequence[Pair], view: Geometry, cka: Similarity | None) -> Table:
@@ -173,14 +161,14 @@ def _others(chosen: Sequence[Pair], view: Geometry, cka: Similarity | None) -> T
             last = cka.layers[-1]
             states = likeness(view.replicates(a), view.replicates(b), partial(cka.value, layer=last))
             found.append((f"CKA at the last layer ({last})", states, CKA.decimals))
-        rows += [(Cell(a.run), Cell(b.run), Cell(title), *_like(one, decimals)) for title, one, decimals in found]
+        rows += [Cells(a.run, b.run, title, *_like(one, decimals)) for title, one, decimals in found]
     header = ("Method", "and", "Measure", "In one data order", "Across data orders", "Noise floor")
     title = "Like with like: angles, overlaps and CKA"
-    return Table("across-measures", title, header, tuple(rows), _NOTE, words=3)
+    return Table("across-measures", title, header, rows, _NOTE, words=3)
 
 
-def _like(found: Likeness, decimals: int) -> tuple[Cell, ...]:
-    return tuple(_values(values, decimals) for values in (tuple(found.one_order.values()), found.across, found.floor))
+def _like(found: Likeness, decimals: int) -> Cells:
+    return Cells(*(_values(values, decimals) for values in ([*found.one_order.values()], found.across, found.floor)))
 
 
 def _values(values: Sequence[float], decimals: int) -> Cell:

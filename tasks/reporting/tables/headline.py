@@ -17,15 +17,7 @@ from tasks.reporting.formats import (
     size,
 )
 from tasks.reporting.notes import interval, percentile
-from tasks.reporting.tables.views import (
-    Cell,
-    Table,
-    detectable_points,
-    p_words,
-    reference_marks,
-    said,
-    verdict_words,
-)
+from tasks.reporting.tables.views import Cell, Cells, Table, detectable_points, mark_of, p_words, said, verdict_words
 from tasks.reporting.views.accuracy import MARGIN, Score, Versus
 from tasks.reporting.views.floors import ORDER
 from tasks.reporting.views.pairs import (
@@ -76,40 +68,30 @@ def headline_table(study: Study) -> Table:
         "headline",
         "Every run at a glance",
         header,
-        tuple(_row(row, study) for row in study.rows),
+        [_row(row, study) for row in study.rows],
         "Beside a repeat run: the cosine across data orders against that of a method with itself. ▲ ▼: the exact test "
         f"shows a difference from the base; =: equal within {MARGIN}; ?: neither.{n} Hover for intervals and tests.",
-        marks=reference_marks([row.info for row in study.rows], view),
         shown=7,
     )
 
 
-def _row(row: Row, study: Study) -> tuple[Cell, ...]:
+def _row(row: Row, study: Study) -> Cells:
     view, info = study.geometry, row.info
     scores = [_accuracy_cells(info, study.primary, row.first, row.first_versus, study)]
     if study.second:
         scores.append(_accuracy_cells(info, study.second, row.second, row.second_versus, study))
+    nothing = NONE if info.method in REFERENCES else NOT_MEASURED
+    cosine = beside = norm = rank = Cell(nothing)
     if info in view.runs:
         undefined = row.effective_rank is None and info.run in view.zero
-        update = (cosine_cell(info, row.cosine, view), standing_mark(info, view), Cell(size(row.norm, 3)))
-        rank = Cell(ZERO if undefined else number(row.effective_rank, 2))
-    else:
-        update = (Cell(NONE if info.method in REFERENCES else NOT_MEASURED),) * 3
-        rank = update[0]
-    loss = Cell(number(row.first.answer_loss if row.first else None, 3))
+        cosine, beside = cosine_cell(info, row.cosine, view), standing_mark(info, view)
+        norm, rank = Cell(size(row.norm, 3)), Cell(ZERO if undefined else number(row.effective_rank, 2))
+    loss = number(row.first.answer_loss if row.first else None, 3)
     first, *others = scores
     about = f"lr {learning_rate(info.lr)} seed {info.seed}" if info in view.runs else ""
     name = Cell(info.run, (*said(about), *said(f"data order {info.data_seed}" if info.data_seed != info.seed else "")))
-    return (
-        name,
-        *update[:2],
-        *first,
-        update[2],
-        Cell(_note(info, view)),
-        *(c for two in others for c in two),
-        loss,
-        rank,
-    )
+    second, note = [cell for two in others for cell in two], _note(info, view)
+    return Cells(name, cosine, beside, *first, norm, note, *second, loss, rank, mark=mark_of(info, view))
 
 
 def _accuracy_cells(

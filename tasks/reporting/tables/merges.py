@@ -7,7 +7,7 @@ import re
 import polars as pl
 
 from tasks.reporting.formats import NOT_MEASURED, number, size
-from tasks.reporting.tables.views import Cell, Table, said
+from tasks.reporting.tables.views import Cell, Cells, Table, said
 
 
 def merge_tables(merges: pl.DataFrame, paths: pl.DataFrame | None, adapters: pl.DataFrame) -> list[Table]:
@@ -87,15 +87,15 @@ def _sums(merges: pl.DataFrame) -> Table:
     for row in merges.iter_rows(named=True):
         whole = row["kind"] == "*"
         rows.append(
-            (
-                Cell(f"{row['run_a']} + {row['run_b']}"),
-                Cell("all modules" if whole else row["kind"]),
-                Cell(str(row["modules"])),
-                *(Cell(size(row[name], 3)) for name in ("norm_a", "norm_b", "norm_sum")),
-                Cell(_percent(row["cancelled"], 1)),
-                *(Cell(number(row[name], 2)) for name in ("kept_a", "kept_b")),
+            Cells(
+                f"{row['run_a']} + {row['run_b']}",
+                "all modules" if whole else row["kind"],
+                row["modules"],
+                *(size(row[name], 3) for name in ("norm_a", "norm_b", "norm_sum")),
+                _percent(row["cancelled"], 1),
+                *(number(row[name], 2) for name in ("kept_a", "kept_b")),
                 Cell(_percent(row["share_a"]), said(_dominates(row).partition(" with ")[0] if whole else "")),
-                Cell(_percent(row["linear_error"])),
+                _percent(row["linear_error"]),
             )
         )
     return Table(
@@ -105,7 +105,7 @@ def _sums(merges: pl.DataFrame) -> Table:
             "Merge", "Modules", "n", "Norm of the first", "of the second", "of the sum", "Cancelled, %", "First kept",
             "Second kept", "First's share, %", "PEFT linear off by, %",
         ),
-        tuple(rows),
+        rows,
         "Exact, from the factors. Cancelled: share of the two squared norms that is gone in the sum, of modules in "
         "which the updates oppose each other. Kept: what the sum has of an update along its own direction; 1: the "
         "other leaves it alone, 0: undoes it, 2: repeats it. Share: of the two squared norms. PEFT linear: "
@@ -124,11 +124,11 @@ def _losses(paths: pl.DataFrame) -> Table:
     for row in paths.iter_rows(named=True):
         between = "" if row["low"] is None else f"[{number(row['low'], 3)}, {number(row['high'], 3)}]"
         rows.append(
-            (
-                Cell(f"{row['run_a']} + {row['run_b']}"),
-                *(Cell(number(row[name], 3)) for name in names),
+            Cells(
+                f"{row['run_a']} + {row['run_b']}",
+                *(number(row[name], 3) for name in names),
                 Cell(number(row["barrier"], 3), said(between)),
-                Cell("-" if row["alpha"] is None else number(row["alpha"], 1)),
+                "-" if row["alpha"] is None else number(row["alpha"], 1),
                 Cell(str(row["n"]), said(f"{row['tokens']} tokens")),
             )
         )
@@ -136,7 +136,7 @@ def _losses(paths: pl.DataFrame) -> Table:
         "merge-losses",
         "Losses on the texts, nats a token",
         ("Merge", "Base", "First", "Second", "Mean", "Sum", "Barrier", "at", "Texts"),
-        tuple(rows),
+        rows,
         "Mean: base + half of both updates. Sum: base + both. Barrier: how far the loss on the straight path from the "
         "first to the second rises above the straight line between their losses (95 % over texts).",
     )
@@ -148,9 +148,9 @@ def _calls(merges: pl.DataFrame, adapters: pl.DataFrame) -> Table:
     a, b = row["run_a"], row["run_b"]
     ranks = dict(adapters.select("run", "rank").iter_rows())
     rows = (
-        (Cell(_call(a, b, adapters, "cat")), Cell(f"the mean of the updates, exactly; rank {ranks[a] + ranks[b]}")),
-        (Cell(_call(a, b, adapters, "svd")), Cell(f"the mean, cut to rank {max(ranks[a], ranks[b])}")),
-        (Cell(_call(a, b, adapters, "linear")), Cell(f"not the mean: {_linear(row)}")),
+        Cells(_call(a, b, adapters, "cat"), f"the mean of the updates, exactly; rank {ranks[a] + ranks[b]}"),
+        Cells(_call(a, b, adapters, "svd"), f"the mean, cut to rank {max(ranks[a], ranks[b])}"),
+        Cells(_call(a, b, adapters, "linear"), f"not the mean: {_linear(row)}"),
     )
     return Table(
         "merge-calls",

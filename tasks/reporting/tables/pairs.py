@@ -10,7 +10,7 @@ from tasks.reporting.formats import NOT_MEASURED, number
 from tasks.reporting.metrics import PAIR, Ks, Metric
 from tasks.reporting.metrics import notes as metric_notes
 from tasks.reporting.notes import both_nulls, count, floor_note, interval, interval_note, percentile
-from tasks.reporting.tables.views import NO_UPDATE, Cell, Table, said
+from tasks.reporting.tables.views import NO_UPDATE, Cell, Cells, Table, said
 from tasks.reporting.views.floors import KINDS
 from tasks.reporting.views.pairs import IS_FLOOR, IS_START, Geometry, PairEstimate, across_note, pairs
 
@@ -60,16 +60,14 @@ def _pair_table(key: str, title: str, chosen: Sequence[Pair], view: Geometry) ->
         title = f"{title}: the {len(shown)} nearest of {len(chosen)}"
         cut = f"Only the {len(shown)} pairs of the highest cosine stand here; pair_metrics.parquet has all. "
     columns = columns_of(view)
-    base = (Cell("base"), Cell("any run"), *(Cell(NO_UPDATE) for _ in columns))
+    base = Cells("base", "any run", *[NO_UPDATE] * len(columns), mark="base")
     rows = [_pair_row(_oriented(pair, view), columns, view) for pair in shown]
     floors = [_floor_row(kind, columns, view) for kind in KINDS]
     null = _null_row([_oriented(pair, view) for pair in chosen], columns, view)
-    marks = {0: "base", **{i: "floor" for i, pair in enumerate(shown, start=1) if view.replicate(*pair)}}
-    marks |= {1 + len(rows) + i: "floor" for i in range(len(floors))} | {1 + len(rows) + len(floors): "base"}
     about = metric_notes(PAIR, count(view.modules, "module"))
     note = f"{cut}{about} {interval_note(view)} {floor_note(view)}"
     header = ("Run", "and", *(column.title for column in columns))
-    return Table(key, title, header, (base, *rows, *floors, null), note, words=2, marks=marks)
+    return Table(key, title, header, (base, *rows, *floors, null), note, words=2)
 
 
 def columns_of(view: Geometry) -> list[Shown]:
@@ -112,7 +110,7 @@ def _estimate(pair: Pair, column: Shown, view: Geometry) -> tuple[PairEstimate, 
     return view.estimate(a, b, column.metric.name, k), k
 
 
-def _pair_row(pair: Pair, columns: Sequence[Shown], view: Geometry) -> tuple[Cell, ...]:
+def _pair_row(pair: Pair, columns: Sequence[Shown], view: Geometry) -> Cells:
     run, other = pair
     standing = view.standing(run, other)
     cells = []
@@ -131,10 +129,11 @@ def _pair_row(pair: Pair, columns: Sequence[Shown], view: Geometry) -> tuple[Cel
         if (name := column.metric.name) in COSINES:
             subs += (*said(across_note(view, run, other, name)), *said(view.standing(run, other, name)))
         cells.append(Cell(column.text(found.value), subs))
-    return (Cell(run.run, said(standing if standing in (IS_FLOOR, IS_START) else "")), Cell(other.run), *cells)
+    return Cells(Cell(run.run, said(standing if standing in (IS_FLOOR, IS_START) else "")), other.run, *cells,
+                 mark="floor" if view.replicate(run, other) else "")  # fmt: skip
 
 
-def _floor_row(kind: str, columns: Sequence[Shown], view: Geometry) -> tuple[Cell, ...]:
+def _floor_row(kind: str, columns: Sequence[Shown], view: Geometry) -> Cells:
     """Mean over the pairs that measure this floor, and their range."""
     cells = []
     for column in columns:
@@ -152,10 +151,11 @@ def _floor_row(kind: str, columns: Sequence[Shown], view: Geometry) -> tuple[Cel
         cells.append(Cell(column.text(found.mean), subs))
     pairs_of = view.replicate_pairs[kind]
     of = count(len(pairs_of), "pair") if pairs_of else NOT_MEASURED
-    return (Cell(f"noise floor: {KINDS[kind]}"), Cell(of, said("mean, range" if len(pairs_of) > 1 else "")), *cells)
+    over = Cell(of, said("mean, range" if len(pairs_of) > 1 else ""))
+    return Cells(f"noise floor: {KINDS[kind]}", over, *cells, mark="floor")
 
 
-def _null_row(chosen: Sequence[Pair], columns: Sequence[Shown], view: Geometry) -> tuple[Cell, ...]:
+def _null_row(chosen: Sequence[Pair], columns: Sequence[Shown], view: Geometry) -> Cells:
     """What random subspaces give: one value where all pairs have one shape, otherwise mean and range."""
     cells = []
     for column in columns:
@@ -166,4 +166,4 @@ def _null_row(chosen: Sequence[Pair], columns: Sequence[Shown], view: Geometry) 
         low, high = number(min(nulls), column.decimals), number(max(nulls), column.decimals)
         mean = number(sum(nulls) / len(nulls), column.decimals)
         cells.append(Cell(mean, said(f"{low} to {high}" if low != high else "")))
-    return (Cell(NULL_ROW), Cell("same shape"), *cells)
+    return Cells(NULL_ROW, "same shape", *cells, mark="base")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -22,7 +22,7 @@ from tasks.reporting.formats import (
 )
 from tasks.reporting.metrics import SURPRISE
 from tasks.reporting.notes import count
-from tasks.reporting.tables.views import Cell, Table, said
+from tasks.reporting.tables.views import Cell, Cells, Table, said
 from tasks.reporting.views.study import Study
 
 MOST_EXAMPLES = 3
@@ -124,15 +124,15 @@ def rollout_tables(study: Study) -> tuple[list[Table], list[Table]]:
 
 def _counts_table(rollouts: Mapping[str, Any], record: Mapping[str, Any]) -> Table:
     """Counts of the one set of rollouts that every method was given, what was dropped included."""
-    rows = [(Cell(name), Cell(text)) for name, text in _counts(rollouts)]
+    rows = [Cells(name, text) for name, text in _counts(rollouts)]
     odd: Mapping[str, int] = record.get("odd") or {}
-    rows += [(Cell(ODD[name]), Cell(_count(n, rollouts.get("rows")))) for name, n in odd.items() if n]
+    rows += [Cells(ODD[name], _count(n, rollouts.get("rows"))) for name, n in odd.items() if n]
     note = "One set of rollouts for every method; each method selects from it by its own rule."
     groups = record.get("right_of_group")
     if groups:
         spread = ", ".join(f"{n} right: {problems}" for n, problems in groups.items())
         note += f" Problems by how many of their answers are right: {spread}. A mixed group has right and wrong ones."
-    return Table("rollouts", "Rollouts", ("What", "Count"), tuple(rows), note)
+    return Table("rollouts", "Rollouts", ("What", "Count"), rows, note)
 
 
 def _counts(rollouts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -166,15 +166,12 @@ def _lengths_table(record: Mapping[str, Any]) -> list[Table]:
     lengths: Mapping[str, Mapping[str, float]] = record.get("lengths") or {}
     names = [name for name, _ in _QUANTILES]
     rows = [
-        tuple(
-            Cell(text)
-            for text in (part.capitalize(), str(own["rows"]), number(own["mean"], 1), *(f"{own[q]:g}" for q in names))
-        )
+        Cells(part.capitalize(), str(own["rows"]), number(own["mean"], 1), *(f"{own[q]:g}" for q in names))
         for part, own in lengths.items()
     ]
     header = ("Answers", "Rows", "Mean", *names)
     note = "Tokens of the completions, the end of the sequence included; right and wrong by the grade."
-    return [Table("lengths", "Lengths of the rollouts, tokens", header, tuple(rows), note)] if rows else []
+    return [Table("lengths", "Lengths of the rollouts, tokens", header, rows, note)] if rows else []
 
 
 def _policy_table(on_policy: pl.DataFrame) -> list[Table]:
@@ -184,8 +181,10 @@ def _policy_table(on_policy: pl.DataFrame) -> list[Table]:
     for one in on_policy.iter_rows(named=True):
         nll, unlikely = (Estimate(one[name], one[f"{name}_low"], one[f"{name}_high"]) for name in ("nll", "unlikely"))
         rows.append(
-            (
-                *(Cell(one["answers"].capitalize()), Cell(str(one["rows"])), Cell(str(one["tokens"]))),
+            Cells(
+                one["answers"].capitalize(),
+                one["rows"],
+                one["tokens"],
                 Cell(SURPRISE.text(nll.value), said(nll.interval(SURPRISE.text))),
                 Cell(percent(unlikely.value), said(unlikely.interval(percent))),
             )
@@ -196,7 +195,7 @@ def _policy_table(on_policy: pl.DataFrame) -> list[Table]:
         "under it, on the rows that gradients were taken on; below it the 95 % interval, problems being the sample. "
         "DFT weighs each token by its probability, so it hardly learns from those with p < 0.1, and SFT most."
     )
-    return [Table("on-policy", "How likely the rollouts are to the base", header, tuple(rows), note)]
+    return [Table("on-policy", "How likely the rollouts are to the base", header, rows, note)]
 
 
 def _examples_table(record: Mapping[str, Any]) -> list[Table]:
@@ -204,13 +203,13 @@ def _examples_table(record: Mapping[str, Any]) -> list[Table]:
     if not examples:
         return []
     rows = tuple(
-        (
-            Cell(one["prompt"]),
-            Cell(one["completion"]),
-            Cell(_GRADES.get(one["reward"], "no grade")),
-            Cell(one["extracted"] if one["extracted"] is not None else "nothing"),
-            Cell(one["gold"] if one["gold"] is not None else "not given"),
-            Cell(str(one["tokens"])),
+        Cells(
+            one["prompt"],
+            one["completion"],
+            _GRADES.get(one["reward"], "no grade"),
+            one["extracted"] if one["extracted"] is not None else "nothing",
+            one["gold"] if one["gold"] is not None else "not given",
+            one["tokens"],
         )
         for one in examples
     )
@@ -237,22 +236,21 @@ def losses(study: Study, run: str) -> tuple[list[int], list[float]]:
 
 def training_table(study: Study) -> Table:
     """How often every run read its examples, and its first and last loss."""
-    rows = [(Cell("base"), *(Cell("not trained") for _ in range(6)))]
+    rows = [Cells("base", *["not trained"] * 6, mark="base")]
     read = study.record.get("training") or {}
     for info in study.trained:
         steps, values = losses(study, info.run)
         found = (str(steps[-1]), number(values[0], 4), number(values[-1], 4)) if steps else (NOT_MEASURED,) * 3
         known = read.get(info.run)
         often = (str(known["examples"]), significant(known["epochs"])) if known else (NOT_MEASURED,) * 2
-        rows.append((Cell(info.run), *(Cell(text) for text in (learning_rate(info.lr), *often, *found))))
+        rows.append(Cells(info.run, learning_rate(info.lr), *often, *found))
     return Table(
         "training",
         "Training",
         ("Run", "Peak learning rate", "Examples", "Epochs", "Last logged step", "First loss", "Last loss"),
-        tuple(rows),
+        rows,
         "Epochs: examples that the steps read over those that the method selected; a pair is one example. Each method "
         "minimises its own loss, so heights compare within a row, never between rows.",
-        marks={0: "base"},
     )
 
 
@@ -261,16 +259,16 @@ def benchmarks_tables(study: Study) -> list[Table]:
     order = {name: place for place, name in enumerate(study.benchmarks)}
     known = sorted(study.record.get("benchmarks") or [], key=lambda one: order.get(one["name"], len(order)))
     rows = [
-        tuple(Cell(text) for text in (benchmark_name(one["name"]), one["source"], one["template"].replace("\n", "\\n")))
-        + tuple(Cell(NOT_MEASURED if one[key] is None else str(one[key])) for key in _BENCHMARK_COUNTS)
+        Cells(benchmark_name(one["name"]), one["source"], one["template"].replace("\n", "\\n"),
+              *(NOT_MEASURED if one[key] is None else one[key] for key in _BENCHMARK_COUNTS))
         for one in known
-    ]
+    ]  # fmt: skip
     note = (
         "Template: what is asked for a problem; the base's chat template, or model.prompt_template, goes around it. "
         "Seen in training: problems that are among the rollouts, which are left out."
     )
     header = ("Benchmark", "Source", "Template", "Problems", "Seen in training")
-    return [Table("benchmarks", "Benchmarks", header, tuple(rows), note, words=3)] if rows else []
+    return [Table("benchmarks", "Benchmarks", header, rows, note, words=3)] if rows else []
 
 
 def turn_tables(study: Study) -> list[Table]:
@@ -289,16 +287,15 @@ def turn_tables(study: Study) -> list[Table]:
         ("The date in the chat template", turn["date"] or "none"),
     ]
     note = "One example, decoded from the tokens; every question is asked so, in sampling, training and evaluation."
-    cells = tuple((Cell(name), Cell(str(text).replace("\n", "\\n"))) for name, text in rows)
+    cells = [Cells(name, str(text).replace("\n", "\\n")) for name, text in rows]
     return [Table("turn", "How the base is asked, and what ends its answers", ("What", "Text"), cells, note, words=2)]
 
 
 def checks_table(study: Study) -> Table:
     """What the study checked about itself."""
     checks = study.record.get("checks") or []
-    texts = [(check["name"], "holds" if check["ok"] else "FAILED", check["detail"]) for check in checks]
-    rows = [tuple(Cell(str(text)) for text in row) for row in texts]
-    return Table("checks", "Checks", ("Check", "Result", "Detail"), tuple(rows), "", words=3)
+    rows = [Cells(check["name"], "holds" if check["ok"] else "FAILED", check["detail"]) for check in checks]
+    return Table("checks", "Checks", ("Check", "Result", "Detail"), rows, "", words=3)
 
 
 def stage_tables(study: Study) -> tuple[Table, Table]:
@@ -310,11 +307,11 @@ def stage_tables(study: Study) -> tuple[Table, Table]:
     for kind in kinds:
         own = [stage for stage in stages if stage["stage"] == kind]
         spent = [seconds(sum(map(_spent, own))), seconds(max(map(_spent, own)))]
-        totals.append((kind, str(len(own)), str(sum(bool(stage["hit"]) for stage in own)), *spent))
+        totals.append(Cells(kind, len(own), sum(bool(stage["hit"]) for stage in own), *spent))
     told = any(stage.get("peak_bytes") for stage in stages)  # older studies have none
     rows = [
-        (stage["stage"], stage["name"], "from the cache" if stage["hit"] else "computed", seconds(_spent(stage)),
-         seconds(stage["started"] - first), *([_gigabytes(stage.get("peak_bytes"))] if told else []))
+        Cells(stage["stage"], stage["name"], "from the cache" if stage["hit"] else "computed", seconds(_spent(stage)),
+              seconds(stage["started"] - first), *([_gigabytes(stage.get("peak_bytes"))] if told else []))
         for stage in stages
     ]  # fmt: skip
     work = sum(stage["seconds"] for stage in stages if not stage["hit"])
@@ -327,8 +324,8 @@ def stage_tables(study: Study) -> tuple[Table, Table]:
     header = ("Stage", "Number", "From the cache", "Work, all together", "The longest")
     each = ("Stage", "Name", "Source", "Work", "Begun after", *(["Memory of a worker at most"] if told else []))
     return (
-        Table("stage-totals", "Seconds by kind of stage", header, _cells(totals), note),
-        Table("stages", "Stage by stage", each, _cells(rows), "", words=3),
+        Table("stage-totals", "Seconds by kind of stage", header, totals, note),
+        Table("stages", "Stage by stage", each, rows, "", words=3),
     )
 
 
@@ -341,14 +338,10 @@ def _spent(stage: Mapping[str, Any]) -> float:
     return float(stage["cached_seconds"] if stage["hit"] else stage["seconds"])
 
 
-def _cells(rows: Iterable[Sequence[object]]) -> tuple[tuple[Cell, ...], ...]:
-    return tuple(tuple(Cell(str(text)) for text in row) for row in rows)
-
-
 def settings_table(study: Study) -> Table:
     """Every resolved setting, as ``--set`` takes it."""
-    rows = [(Cell(key), Cell(value)) for key, value in _flat(study.record.get("settings") or {})]
-    return Table("settings", "Settings", ("Setting", "Value"), tuple(rows), "", words=2)
+    rows = [Cells(key, value) for key, value in _flat(study.record.get("settings") or {})]
+    return Table("settings", "Settings", ("Setting", "Value"), rows, "", words=2)
 
 
 def versions_table(study: Study) -> Table:
@@ -356,14 +349,14 @@ def versions_table(study: Study) -> Table:
     record = study.record
     origin = {"commit": record.get("commit") or "not recorded", "machine": record.get("machine") or "not recorded"}
     known = {**origin, **(record.get("versions") or {})}
-    rows = [(Cell(str(key)), Cell(str(value))) for key, value in known.items()]
+    rows = [Cells(key, value) for key, value in known.items()]
     mlflow = dict(_flat(record.get("mlflow") or {}))
     server = mlflow.get("uri", "")
     for key, value in mlflow.items():
         served = key != "uri" and server.startswith(("http://", "https://"))
         href = f"{server.rstrip('/')}/#/runs/{quote(value, safe='')}" if served else ""
-        rows.append((Cell(f"mlflow {key}"), Cell(value, href=href)))
-    return Table("versions", "Versions and records", ("What", "Value"), tuple(rows), "", words=2)
+        rows.append(Cells(f"mlflow {key}", Cell(value, href=href)))
+    return Table("versions", "Versions and records", ("What", "Value"), rows, "", words=2)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

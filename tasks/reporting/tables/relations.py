@@ -6,7 +6,7 @@ import polars as pl
 
 from tasks.reporting.formats import number
 from tasks.reporting.notes import count
-from tasks.reporting.tables.views import Cell, Table
+from tasks.reporting.tables.views import Cell, Cells, Table
 
 MOST_PAIRS = 6
 """Pairs up to which all of them are listed; beyond, only those that look related."""
@@ -50,19 +50,14 @@ def relation_lines(relations: pl.DataFrame) -> list[str]:
 def relations_table(relations: pl.DataFrame) -> Table:
     """The same with the evidence in columns."""
     shown = listed_pairs(relations)
-    rows = tuple(
-        (
-            Cell(row["run_a"]), Cell(row["run_b"]), Cell(row["relation"], (row["reason"],)),
-            *(Cell(number(row[name], 3)) for name in ("cosine", "lora_a_cosine", "input_overlap", "u1_overlap")),
-            Cell(str(row["modules"])),
-        )
+    rows = [
+        Cells(row["run_a"], row["run_b"], Cell(row["relation"], (row["reason"],)),
+              *(number(row[name], 3) for name in ("cosine", "lora_a_cosine", "input_overlap", "u1_overlap")),
+              row["modules"])
         for row in shown.head(MOST_LINES).iter_rows(named=True)
-    )  # fmt: skip
-    cut = (
-        f"{len(rows)} of {count(relations.height, 'pair')}; relations.parquet has all. "
-        if len(rows) < relations.height
-        else ""
-    )
+    ]  # fmt: skip
+    every = f"{len(rows)} of {count(relations.height, 'pair')}; relations.parquet has all. "
+    cut = every if len(rows) < relations.height else ""
     return Table(
         "relations",
         "What pairs look like",

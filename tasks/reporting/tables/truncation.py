@@ -10,7 +10,7 @@ from tasks.core.frames import LEADING, REST
 from tasks.core.results import EFFECT
 from tasks.reporting.formats import benchmark_name, number, percent, points, points_interval, significant
 from tasks.reporting.notes import MOST_LISTED, count, named
-from tasks.reporting.tables.views import Cell, Table, said
+from tasks.reporting.tables.views import Cell, Cells, Table, said
 from tasks.reporting.views.accuracy import MARGIN
 from tasks.reporting.views.study import Study
 
@@ -30,9 +30,9 @@ def truncation_table(study: Study) -> list[Table]:
     dash = [Cell("-")] * len(_COLUMNS)
     # Less the whole update's: the base's row is of all runs, so it has none.
     base = _cells(found[leading[0]])
-    rows = [(Cell(study.base.run), Cell("0"), base[0], Cell("-"), *base[2:], *dash)]
+    rows = [Cells(study.base.run, "0", base[0], "-", *base[2:], *dash, mark="base")]
     rows += [
-        (Cell(run), Cell(str(k), said("all of it" if k == max(ks) else "")), *_cells(found[run, LEADING, k]),
+        Cells(run, Cell(str(k), said("all of it" if k == max(ks) else "")), *_cells(found[run, LEADING, k]),
          *(_cells(found[run, REST, k]) if (run, REST, k) in found else dash))
         for run in runs
         for ks in [[k for one, _, k in leading if one == run and k]]
@@ -46,7 +46,7 @@ def truncation_table(study: Study) -> list[Table]:
         "differences with the paired one (Bonett and Price), not corrected for the number of k. KL over the "
         "solutions' tokens of the problems of functions.n, [low, high]: 95 % bootstrap over problems."
     )
-    return [Table("truncation", TITLE, header, tuple(rows), note, words=2, marks={0: "base"})]
+    return [Table("truncation", TITLE, header, rows, note, words=2)]
 
 
 def _cells(row: dict[str, Any]) -> list[Cell]:

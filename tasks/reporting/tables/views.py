@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 from tasks.core.results import DIFFERS, EFFECT, NO_POWER, RunInfo, differs_little, equal_within
-from tasks.reporting.formats import (
-    NOT_MEASURED,
-    number,
-    p_value,
-    percent,
-)
+from tasks.reporting.formats import NOT_MEASURED, number, p_value, percent
 from tasks.reporting.notes import count
 from tasks.reporting.views.accuracy import BASE_FAMILY, MARGIN, Score, Versus
 from tasks.reporting.views.pairs import Geometry
@@ -59,21 +56,38 @@ def said(text: str) -> tuple[str, ...]:
     return (text,) if text else ()
 
 
+class Cells(tuple[Cell, ...]):
+    """A row of a table, a cell for each part; a word or a number is a cell that says no more than that.
+
+    ``mark``: "base" (also other references), "floor", or nothing.
+    """
+
+    mark: str
+
+    def __new__(cls, *parts: Cell | str | int, mark: str = "") -> Self:
+        made = super().__new__(cls, (part if isinstance(part, Cell) else Cell(str(part)) for part in parts))
+        made.mark = mark
+        return made
+
+    def with_cells(self, cells: Iterable[Cell]) -> Cells:
+        """The same row with other cells."""
+        return Cells(*cells, mark=self.mark)
+
+
 @dataclass(frozen=True)
 class Table:
     """A table for a reader. ``words``: leading columns of words; the rest are numbers. ``note``: how and over what n.
 
-    ``marks``: row index -> "base" (also other references) or "floor". ``shown``: of a table that a reader skims, the
-    columns that a page has, with what qualifies their cells on hover; its file has everything.
+    ``shown``: of a table that a reader skims, the columns that a page has, with what qualifies their cells on hover;
+    its file has everything.
     """
 
     key: str
     title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    header: Sequence[str]
+    rows: Sequence[Cells]
     note: str
     words: int = 1
-    marks: dict[int, str] = field(default_factory=dict)
     shown: int | None = None
 
 
@@ -112,8 +126,8 @@ def detectable_points(found: Versus) -> str:
     return "none" if found.detectable is None else number(100 * found.detectable, 1)
 
 
-def reference_marks(infos: list[RunInfo], view: Geometry) -> dict[int, str]:
-    """Rows of references and of the reference's noise floors, for `Table.marks`."""
-    marks = {i: "base" for i, info in enumerate(infos) if info.method in REFERENCES}
-    floors = {i: "floor" for i, info in enumerate(infos) if view.reference and view.replicate(info, view.reference)}
-    return marks | floors
+def mark_of(info: RunInfo, view: Geometry) -> str:
+    """The mark of a run's row: a reference's, or that of a noise floor of the reference."""
+    if view.reference and view.replicate(info, view.reference):
+        return "floor"
+    return "base" if info.method in REFERENCES and info not in view.runs else ""

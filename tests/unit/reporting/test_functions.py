@@ -15,9 +15,8 @@ from tasks.reporting.formats import significant
 from tasks.reporting.render.document import build_document
 from tasks.reporting.render.html import render_html
 from tasks.reporting.tables.functions import (
-    MOST_LAYERS,
     MOST_RUNS,
-    cka_tables,
+    cka_table,
     depths,
     divergence_matrix,
     functions_table,
@@ -72,7 +71,7 @@ def test_the_lowest_pair_is_no_noise_floor(study: Study) -> None:
 
 def test_the_table_has_both_estimators_and_says_why_values_are_missing(study: Study) -> None:
     tables = with_cka(study)
-    summary, layers = cka_tables(tables)
+    summary = cka_table(tables)
     rows = {row[0].text: row[1:] for row in summary.rows}
     assert rows["sft"] == (
         *(Cell("0.7500", ("at layer 1", "biased 0.8000")), Cell("0.8750", ("biased 0.9000",)), Cell("2 of 3")),
@@ -84,18 +83,6 @@ def test_the_table_has_both_estimators_and_says_why_values_are_missing(study: St
     assert rows["dft"][0] == Cell("not measured")
     assert "No value at layer 2: not finite. No value at layer 0: debiased HSIC with itself is 0" in summary.note
     assert "50 rows; mean in cka.parquet" in summary.note
-    first = next(row for row in layers.rows if (row[0].text, row[1].text) == ("sft", "base"))
-    assert first[2:] == (Cell("undefined"), Cell("0.750", ("0.800",)), Cell("0.875", ("0.900",)))
-
-
-def test_deep_models_show_some_layers_and_the_last(build_study: Callable[..., Study]) -> None:
-    tables = build_study()
-    rows = [("base", "sft", layer, "last", "debiased", 50, 0.5, None) for layer in range(37)]
-    deep = replace(tables, cka=pl.DataFrame(rows, schema=CKA, orient="row"))
-    table = cka_tables(deep)[1]
-    assert len(table.header) - 2 == MOST_LAYERS
-    assert table.header[2:4] + table.header[-1:] == ("Layer 0", "Layer 3", "Layer 36")
-    assert table.note.startswith("One layer in 3 and the last; cka.parquet has all.")
 
 
 def test_the_profile_is_against_the_base_and_the_reference(study: Study) -> None:
@@ -128,7 +115,7 @@ def test_divergence_has_a_direction(study: Study) -> None:
         lens=pl.DataFrame(lens, schema=LENS, orient="row"),
     )
     table = functions_table(tables)
-    assert table.header == (
+    assert tuple(table.header) == (
         *("Run", "Logit-lens depth, of 4 layers", "Deeper than sft, layers"),
         *("KL(base || run), nats/token", "KL(run || base), nats/token"),
         *("KL(sft || run), nats/token", "KL(run || sft), nats/token"),
@@ -139,7 +126,7 @@ def test_divergence_has_a_direction(study: Study) -> None:
     assert [cell.text for cell in found["dpo"][1:4]] == ["not measured", "not measured", "2.00×10⁻⁶"]
     assert found["sft-order1"][0].subs == ("noise floor: data order",)
     assert found["sft-order1"][5] == Cell("0.0100", ("[0.00500, 0.0200]",))
-    assert table.marks == {0: "base", 7: "floor"}
+    assert {i: row.mark for i, row in enumerate(table.rows) if row.mark} == {0: "base", 7: "floor"}
     assert "Over the 900 tokens of the reference solutions of 60 problems" in table.note
     matrix = divergence_matrix(tables)
     assert matrix is not None
@@ -171,7 +158,7 @@ def test_depth_is_that_of_the_whole_model(study: Study) -> None:
 
 def test_nothing_measured_is_an_empty_table_with_a_word(study: Study) -> None:
     tables = replace(study, cka=study.cka.clear(), lens=study.lens.clear(), divergence=study.divergence.clear())
-    assert [table.rows for table in cka_tables(tables)] == [()]
+    assert cka_table(tables).rows == ()
     assert functions_table(tables).rows == ()
     assert divergence_matrix(tables) is None
     assert (cka_finding(tables), divergence_finding(tables)) == ("", "")

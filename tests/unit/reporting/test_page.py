@@ -26,7 +26,7 @@ from tasks.reporting.render.html import render_html
 from tasks.reporting.render.markdown import escape, render_markdown
 from tasks.reporting.render.terminal import headline_renderable
 from tasks.reporting.tables.record import stage_tables, study_facts
-from tasks.reporting.tables.views import Cell, Table
+from tasks.reporting.tables.views import Cell, Cells, Table
 from tasks.reporting.views.pairs import EVERYTHING, geometry_of
 from tasks.reporting.views.study import Study
 
@@ -245,16 +245,18 @@ def test_a_claim_is_a_line_with_its_verdict_number_interval_and_why(document: Do
 
 
 def test_what_a_table_repeats_is_said_once() -> None:
-    rows = tuple((Cell(name), Cell("1.0", ("same method 0.5", name)), Cell("0")) for name in "abcd")
+    rows = [
+        Cells(name, Cell("1.0", ("same method 0.5", name)), 0, mark="base" if name == "b" else "") for name in "abcd"
+    ]
     found = condensed(Table("key", "Title", ("Run", "Accuracy", "Cut"), rows, "The note."))
     assert found.header == ("Run", "Accuracy")
     assert [row[1].subs for row in found.rows] == [("a",), ("b",), ("c",), ("d",)]
     assert found.note == "In every row 0: Cut. Accuracy, in every row: same method 0.5. The note."
-    gone = (*rows[:3], *((Cell(name), Cell("not measured"), Cell("not measured")) for name in "xy"))
-    found = condensed(Table("key", "Title", ("Run", "Accuracy", "Cut"), gone, "", marks={4: "floor", 1: "base"}))
+    gone = [*rows[:3], *(Cells(name, "not measured", "not measured", mark="floor") for name in "xy")]
+    found = condensed(Table("key", "Title", ("Run", "Accuracy", "Cut"), gone, ""))
     assert [row[0].text for row in found.rows] == ["a", "b", "c"]
     assert found.note.startswith("Not measured: x and y.")
-    assert found.marks == {1: "base"}
+    assert [row.mark for row in found.rows] == ["", "base", ""]
 
 
 def test_the_facts_say_what_was_trained(study: Study) -> None:

@@ -13,7 +13,7 @@ from tasks.reporting.charts.heat_map import cosine_picture
 from tasks.reporting.publish.figure_files import figure_files, table_csv, table_files
 from tasks.reporting.publish.published import data_uri, run_metrics, table_rows, top
 from tasks.reporting.render.document import build_document
-from tasks.reporting.tables.views import Cell, Table
+from tasks.reporting.tables.views import Cell, Cells, Table
 from tasks.reporting.views.study import Study
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -60,7 +60,7 @@ def test_tables_for_prefect_are_those_of_the_page(study: Study, tmp_path: Path) 
 
 
 def test_a_cell_of_a_csv_is_no_formula() -> None:
-    table = Table("t", "T", ("Run", "x"), ((Cell("=1+1", ("a", "b")), Cell("-1.5")), (Cell('q"'), Cell("-x"))), "")
+    table = Table("t", "T", ("Run", "x"), [Cells(Cell("=1+1", ("a", "b")), "-1.5"), Cells('q"', "-x")], "")
     assert table_csv(table) == 'Run,Run (detail),x\r\n\'=1+1,a; b,-1.5\r\n"q""",,\'-x\r\n'
 
 

@@ -93,7 +93,7 @@ def test_accuracy_differences_stand_beside_it(replicates: Study, view: Geometry)
     floors = {(row[1].text, row[2].text): row[2].subs for row in table.rows if row[2].subs}
     assert floors["sft", "sft-order1"] == ("noise floor: data order",)
     assert floors["sft-order2", "sft-init1"] == ("noise floor: initialisation",)
-    assert [mark for mark in table.marks.values()].count("floor") == len(floors) == 6
+    assert [row.mark for row in table.rows].count("floor") == len(floors) == 6
     headline = {row[0].text: row[4].subs[-1] for row in headline_table(replicates).rows[1:]}
     assert set(headline.values()) == {"same method 7.0"}
 
@@ -106,7 +106,7 @@ def test_sampled_scores_and_losses_have_a_row_of_it(replicates: Study, view: Geo
     # Losses are a tenth of the shares: .003 and .007 at most.
     last = dict(zip(table.header, table.rows[-1], strict=True))
     assert (last["Accuracy, %"].text, last["Answer loss, nats/token"].text) == ("7.0", "0.0070")
-    assert table.marks[len(table.rows) - 1] == sampled.marks[len(sampled.rows) - 1] == "floor"
+    assert table.rows[-1].mark == sampled.rows[-1].mark == "floor"
 
 
 def test_depths_stand_beside_it(replicates: Study, view: Geometry) -> None:

@@ -7,16 +7,13 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from tasks.core.results import DIFFERS, DIFFERS_LITTLE, EQUAL, NO_POWER
 from tasks.core.secrets import without_password
 from tasks.reporting.charts.curves import layer_profiles
 from tasks.reporting.claims.paper import CLAIMS
 from tasks.reporting.findings.headline import findings
-from tasks.reporting.formats import p_value, points, points_interval
 from tasks.reporting.render.document import build_document
 from tasks.reporting.render.html import render_html
 from tasks.reporting.render.terminal import headline_renderable
-from tasks.reporting.tables.accuracy import mcnemar_matrices
 from tasks.reporting.tables.geometry import spectrum_table
 from tasks.reporting.tables.record import training_table, versions_table
 from tasks.reporting.views.study import Study
@@ -67,21 +64,6 @@ def test_the_terminal_counts_the_claims_and_cuts_no_name(study: Study) -> None:
     pieces = [line[: line.find(" ")] if " " in line else line for line in lines[first : first + 4]]
     assert "".join(pieces[:2]) == long
     assert "…" not in text
-
-
-def test_the_matrix_of_tests_is_the_frame_both_ways(study: Study) -> None:
-    heldout, hard = mcnemar_matrices(study)
-    assert (heldout.key, hard.key) == ("mcnemar-heldout", "mcnemar-hard")
-    names = [row[0].text for row in heldout.rows]
-    cells = {(row[0].text, other): cell for row in heldout.rows for other, cell in zip(names, row[1:], strict=True)}
-    for row in study.mcnemar.filter(benchmark="heldout").iter_rows(named=True):
-        star = {DIFFERS: "*", DIFFERS_LITTLE: "*=", EQUAL: "=", NO_POWER: ""}[row["verdict"]]
-        there, back = cells[row["run_a"], row["run_b"]], cells[row["run_b"], row["run_a"]]
-        assert (there.text, back.text) == (points(row["difference"]) + star, points(-row["difference"]) + star)
-        p = f"p {p_value(row['p_holm'])}" if row["family"] else f"p {p_value(row['p_value'])} (unadjusted)"
-        assert there.subs == (points_interval(row["low"], row["high"]), p)
-        assert back.subs == (points_interval(-row["high"], -row["low"]), p)
-    assert all(cells[name, name].text == "-" for name in names)
 
 
 def test_orthogonal_fraction_by_layer_is_that_of_the_run_outside_the_reference(study: Study) -> None:
