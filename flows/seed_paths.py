@@ -87,7 +87,7 @@ def _condition(spec: StudySpec, info: RunInfo, base: ModelRef, problems: StageRe
     decides = {
         "method": info.method,
         "hyper": spec.method(info.method).model_dump(mode="json", exclude={"lr_ratio"}),
-        "train": spec.train.model_dump(mode="json", exclude={"lr"}),
+        "train": spec.train.identity,
         "lora": spec.lora.model_dump(mode="json"),
         "lr": info.lr,
         "base": base.identity,

@@ -19,9 +19,10 @@ from flows.form import titled
 from flows.record import Recorder
 from tasks.core.clock import now
 from tasks.core.results import ModelRef, RunInfo, StageResult
-from tasks.evaluation.task import accuracy_task, evaluate_task, truncation_task
+from tasks.core.stages import KEPT
+from tasks.evaluation.task import accuracy_task, evaluate_task, kept_accuracy_task, truncation_task
 from tasks.geometry.function_tasks import base_task, end_task, functions_task, moments_task, path_task, visible_task
-from tasks.geometry.task import activations_task, pair_task, spectrum_task, truncate_task
+from tasks.geometry.task import activations_task, pair_task, spectrum_task, trajectory_task, truncate_task
 from tasks.grading.task import grade_task
 from tasks.models.dequantise import KIND as GGUF
 from tasks.models.task import dequantise_task, pretrain_task
@@ -118,6 +119,7 @@ def study_flow(
         runs = [info for info in spec.runs() if info in survivors]
         trained = dict(zip(runs, record.stages([survivors[info] for info in runs]), strict=True))
         record.check_controls(trained, graded)
+        measuring |= _follow(spec, world, trained, measuring)
         evaluated = record.stages([*measuring.pop("answers"), *teacher])
         scored = record.stage(accuracy_task.submit(evaluated))
         measured = {name: record.stages(futures) for name, futures in measuring.items()}
@@ -128,7 +130,7 @@ def study_flow(
             [*measured["pairs"], *measured["activations"], *measured["visible"]],
             [*measured["spectra"], *measured["base"]],
             [*measured["ends"], *measured["paths"], *measured["functions"], *measured["gradients"],
-             *measured["truncation"]],
+             *measured["truncation"], *measured["trajectories"]],
         )  # fmt: skip
     return StudyOutcome(
         page=page,
@@ -246,6 +248,39 @@ def _truncate(
         functions.append(functions_task.submit(title, infos, *on, models, spec.functions, greedy))
     joined = truncation_task.submit(parts, spec.lora.r, answers, asked, functions)
     return {"truncated": [*adapters, asked, *functions], "truncation": [joined]}
+
+
+def _follow(
+    spec: StudySpec,
+    world: World,
+    trained: dict[RunInfo, StageResult],
+    measuring: dict[str, list[PrefectFuture[Any]]],
+) -> dict[str, list[PrefectFuture[Any]]]:
+    """How each update became what it is, from the adapters that its training kept, and with what accuracy if asked."""
+    kept = spec.kept(list(trained))
+    if not kept:
+        return {"trajectories": []}
+    adapters = {(one.of, one.step): _kept(trained[one.of], one.step) for one in kept}
+    gradients: Any = measuring["gradients"][0] if measuring["gradients"] else None
+    paths: Any = []
+    for info in dict.fromkeys(one.of for one in kept):
+        steps = [one.step for one in kept if one.of == info]
+        own = [adapters[info, step] for step in steps]
+        start = gradients if info.seed == spec.seed else None  # of another initialisation no gradient was taken
+        paths.append(trajectory_task.submit(info, steps, own, trained[info], start))
+    if not spec.evaluation.kept_steps:
+        return {"trajectories": paths}
+    greedy = spec.evaluation.model_copy(update={"samples": 0})
+    title, infos = f"{len(kept)} kept steps", [one.info for one in kept]
+    asked: Any = evaluate_task.submit(title, infos, world.base, world.problems, greedy, list(adapters.values()))
+    answers: Any = measuring["answers"][0]
+    joined = kept_accuracy_task.submit(paths, answers, asked)
+    return {"kept": [*paths, asked], "trajectories": [joined]}
+
+
+def _kept(trained: StageResult, step: int) -> StageResult:
+    """The adapter after ``step`` that a training left."""
+    return next(one for one in trained.used if one.stage == KEPT.name and one.summary["step"] == step)
 
 
 def _teacher(spec: StudySpec, world: World) -> list[PrefectFuture[Any]]:

@@ -181,6 +181,27 @@ TRUNCATION: dict[str, pl.DataType] = {
 }
 
 
+TRAJECTORIES: dict[str, pl.DataType] = {
+    **RUN,
+    "step": pl.Int64(),  # optimiser steps taken; a run's last row is its whole update
+    "norm": pl.Float64(),  # Frobenius, of the whole update
+    "rank1_share": pl.Float64(),  # of the squared norm, what lies in the first singular direction of each module
+    "turn": pl.Float64(),  # degrees, to the update of the row before; null in a run's first
+    "cosine_to_last": pl.Float64(),
+    "cosine_to_gradient": pl.Float64(),  # with the step down the gradient at the base; null where not measured
+    "overlap": pl.Float64(),  # squared, of the first output direction with the last row's, mean over modules
+    "chance": pl.Float64(),  # of that overlap, what two random directions have on average
+    "benchmark": pl.String(),  # null, and all that follows, where the steps were not asked
+    "n": pl.Int64(),  # problems, one greedy answer each
+    "correct": pl.Int64(),
+    "accuracy": pl.Float64(),
+    "low": pl.Float64(),  # 95 %, Wilson
+    "high": pl.Float64(),
+    "loss": pl.Float64(),  # nats a token of the reference solutions
+}
+"""A row a run and step, and a benchmark where several were asked."""
+
+
 UNSHARED: dict[str, pl.DataType] = {
     "run": pl.String(),  # has the module
     "other": pl.String(),  # has it not: their comparison leaves it out

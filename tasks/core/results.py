@@ -222,6 +222,19 @@ class Truncated:
         return RunInfo(f"{self.of.run}-{self.part}-{self.k}", self.of.method, None, None, None)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """The adapter that a run had after ``step`` of its training."""
+
+    of: RunInfo
+    step: int
+
+    @property
+    def info(self) -> RunInfo:
+        """What it is called where it is asked beside others."""
+        return RunInfo(f"{self.of.run}-step-{self.step}", self.of.method, None, None, None)
+
+
 def short_rate(lr: float) -> str:
     """``0.001 -> '1e-3'``: learning rates as people write them."""
     mantissa, exponent = f"{lr:.3e}".split("e")

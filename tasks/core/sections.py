@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+T = TypeVar("T")
 
 LARGEST_SEED = 2**31 - 1
 """What every generator that we seed accepts."""
@@ -34,6 +36,13 @@ class Section(BaseModel):
             if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
                 raise ValueError(f"{name}: a number of {len(str(value))} digits; the largest is {LARGEST_NUMBER}")
         return self
+
+
+def once(values: tuple[T, ...]) -> tuple[T, ...]:
+    """``values``. Raises `ValueError` for one that is listed twice."""
+    if twice := [value for i, value in enumerate(values) if value in values[:i]]:
+        raise ValueError(f"{twice[0]} is listed twice")
+    return values
 
 
 class ModelSpec(Section):
@@ -286,6 +295,13 @@ class TrainSpec(Section):
         description="From which a training that was killed goes on, to the same result. null: none.",
         ge=1,
     )
+    keep_steps: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (),
+        title="Steps whose adapters are kept",
+        description="Such as 5,10,20,40: the adapter of every training after each of these steps is kept, and its "
+        "way to the end is measured. The training is the same with and without. Empty leaves it out.",
+        max_length=100,
+    )
     reference: Literal["auto", "live", "stored"] = Field(
         "auto",
         title="Reference log-probabilities of pairs",
@@ -316,6 +332,17 @@ class TrainSpec(Section):
         "16 bits; else float32. LoRA and its optimiser are in float32 in any case. mixed: float32 weights, bfloat16 "
         "arithmetic where the device has it.",
     )
+
+    @field_validator("keep_steps")
+    @classmethod
+    def _each_once(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        return once(steps)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it decides the adapter beside the learning rate, which is the run's; part of cache keys. A resumed
+        run gives the same, and so does one of which steps are kept."""
+        return self.model_dump(mode="json", exclude={"lr", "checkpoint_steps", "keep_steps"})
 
 
 class EvaluationSpec(Section):
@@ -357,6 +384,12 @@ class EvaluationSpec(Section):
     )
     temperature: float = Field(1.0, title="Temperature of the sampled answers", gt=0, le=5)
     seed: int = Field(0, title="Seed of the sampled answers", ge=0, le=LARGEST_SEED)
+    kept_steps: bool = Field(
+        False,
+        title="Ask the adapters of train.keep_steps too",
+        description="Greedy answers to all problems, of every training at every step that is kept: so many more models "
+        "to evaluate.",
+    )
 
 
 class GeometrySpec(Section):
@@ -392,9 +425,7 @@ class GeometrySpec(Section):
     @field_validator("truncations")
     @classmethod
     def _each_once(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
-        if twice := [k for i, k in enumerate(ks) if k in ks[:i]]:
-            raise ValueError(f"{twice[0]} is listed twice")
-        return ks
+        return once(ks)
 
 
 class PathSpec(Section):
@@ -431,9 +462,7 @@ class PathSpec(Section):
     @field_validator("alphas", "readings")
     @classmethod
     def _each_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        if twice := [value for i, value in enumerate(values) if value in values[:i]]:
-            raise ValueError(f"{twice[0]} is listed twice")
-        return values
+        return once(values)
 
 
 class FunctionSpec(Section):

@@ -17,10 +17,11 @@ from tasks.core.digests import StageKey
 from tasks.core.frames import DIVERGENCE
 from tasks.core.results import ModelRef, Progress, RunInfo, StageResult, Truncated
 from tasks.core.sections import EvaluationSpec
-from tasks.core.stages import ACCURACY, EVALUATE, TRUNCATION
+from tasks.core.stages import ACCURACY, EVALUATE, KEPT_ACCURACY, TRUNCATION
 from tasks.engines.vllm_installation import engine_identity
 from tasks.evaluation.accuracy import accuracy_table, mcnemar_table
 from tasks.evaluation.evaluate import Asked, evaluate_models
+from tasks.evaluation.kept import with_accuracy
 from tasks.evaluation.samples import differences_table, samples_table
 from tasks.evaluation.together import Shares, writer
 from tasks.evaluation.truncation import truncation_frame
@@ -158,3 +159,22 @@ def truncation_task(
         return {"models": len(parts)}
 
     return state_of(run_stage(key, "truncation", compute))
+
+
+@task(task_run_name="accuracy at kept steps", cache_policy=NO_CACHE)
+def kept_accuracy_task(
+    trajectories: Sequence[StageResult], answers: Sequence[StageResult], asked: Sequence[StageResult]
+) -> Any:
+    """Artifact: ``trajectories.parquet`` (TRAJECTORIES), with accuracies. ``answers``: of the whole updates, among
+    others; ``asked``: of the adapters on the way."""
+    results = [*trajectories, *answers, *asked]
+    key = KEPT_ACCURACY.key({str(i): result.ref.sha256 for i, result in enumerate(results)}, {})
+    store = open_store()
+
+    def compute(out: Path, _: Progress) -> dict[str, Any]:
+        paths = [pl.read_parquet(store.local(one.ref) / "trajectories.parquet") for one in trajectories]
+        items = [pl.read_parquet(store.local(one.ref) / "items.parquet") for one in (*answers, *asked)]
+        with_accuracy(pl.concat(paths), pl.concat(items)).write_parquet(out / "trajectories.parquet")
+        return {"models": len(asked)}
+
+    return state_of(run_stage(key, "accuracy at kept steps", compute))

@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks.core import home
 from tasks.core.results import Progress, RunInfo, StageResult, Truncated
 from tasks.core.sections import GeometrySpec
-from tasks.core.stages import ACTIVATIONS, COMPARE, GEOMETRY, SPECTRUM, TRUNCATE
+from tasks.core.stages import ACTIVATIONS, COMPARE, GEOMETRY, SPECTRUM, TRAJECTORY, TRUNCATE
 from tasks.geometry.activations.moments import read_moments
 from tasks.geometry.activations.pairs import activation_frame
 from tasks.geometry.adapters.adapter import AdapterSource
@@ -23,6 +23,7 @@ from tasks.geometry.adapters.peft_config import is_dora
 from tasks.geometry.delta import unshared
 from tasks.geometry.paths.rate import with_rate
 from tasks.geometry.tables.build import pair_frame, spectrum_frame
+from tasks.geometry.trajectory import trajectory_frame
 from tasks.geometry.updates.truncated import write_truncated
 from tasks.models.external import reference
 from tasks.stage import run_stage, state_of
@@ -72,6 +73,34 @@ def truncate_task(one: Truncated, trained: StageResult) -> Any:
         return {}
 
     return state_of(run_stage(key, f"truncate {one.info.run}", compute))
+
+
+@task(task_run_name="trajectory {info.run}", cache_policy=NO_CACHE)
+def trajectory_task(
+    info: RunInfo,
+    steps: Sequence[int],
+    kept: Sequence[StageResult],
+    trained: StageResult,
+    gradients: StageResult | None = None,
+) -> Any:
+    """Artifact: ``trajectories.parquet`` (TRAJECTORIES) of one run. ``steps``: of the adapters ``kept``.
+
+    ``gradients``: of the initialisation that the run began from; a method that has none there is measured without.
+    """
+    last = int(trained.summary["steps"] or 0)
+    inputs = {f"step {step}": result.ref.sha256 for step, result in zip(steps, kept, strict=True)}
+    inputs |= {"adapter": trained.ref.sha256} | ({"gradient": gradients.ref.sha256} if gradients else {})
+    key = TRAJECTORY.key(inputs, {"run": identity(info), "steps": [*steps, last]})
+
+    def compute(out: Path, progress: Progress) -> dict[str, Any]:
+        direction = open_store().local(gradients.ref) / "directions" / info.method if gradients else None
+        towards = AdapterSource(direction) if direction and direction.is_dir() else None
+        sources = [_open(result) for result in (*kept, trained)]
+        frame = trajectory_frame(info, sources, [*steps, last], towards, progress)
+        frame.write_parquet(out / "trajectories.parquet")
+        return {}
+
+    return state_of(run_stage(key, f"trajectory {info.run}", compute))
 
 
 @task(task_run_name="geometry {a.run}~{b.run}", cache_policy=NO_CACHE)

@@ -14,6 +14,7 @@ import polars as pl
 
 from tasks.core.cores import threads
 from tasks.core.errors import InputError
+from tasks.core.frames import TRAJECTORIES, checked
 from tasks.core.results import Progress, RunInfo, no_progress
 from tasks.geometry.adapters.arguments import is_model
 from tasks.geometry.adapters.checkpoint import Checkpoint
@@ -159,6 +160,41 @@ def trajectory(
     nulls = [float(np.mean([k / out for out, _ in shapes.values()])) for k in chosen]
     locks = tuple(_lock(frame, k, null) for k, null in zip(chosen, nulls, strict=True))
     return Trajectory(frame, locks, len(shapes))
+
+
+def trajectory_frame(
+    info: RunInfo,
+    sources: Sequence[Source],
+    steps: Sequence[int],
+    gradient: Source | None = None,
+    progress: Progress = no_progress,
+) -> pl.DataFrame:
+    """TRAJECTORIES of one run, without accuracies, from its updates after ``steps``, the whole one last.
+
+    ``gradient``: the update of one step down the gradient at the base, of the same modules. Raises `InputError` as
+    `trajectory`.
+    """
+    path = trajectory(sources, steps, (1,), progress)
+    kept = path.frame.select("step", "norm", "rank1_share", "turn", "cosine_to_last", overlap="overlap_1")
+    towards = cosines_to(gradient, sources) if gradient is not None else [None] * len(steps)
+    known = {**asdict(info), "cosine_to_gradient": pl.Series(towards, dtype=pl.Float64), "chance": path.locks[0].null}
+    found = kept.with_columns(pl.lit(value).alias(name) for name, value in known.items())
+    asked = [pl.lit(None, kind).alias(name) for name, kind in TRAJECTORIES.items() if name not in found.columns]
+    return checked(found.with_columns(asked), TRAJECTORIES, "trajectories")
+
+
+def cosines_to(one: Source, others: Sequence[Source]) -> list[float | None]:
+    """Cosine of the update ``one`` with each of ``others``, over all its modules; None where either is zero."""
+    sums = np.zeros((len(others), 2))
+    own = 0.0
+    for name in one.shapes:
+        update = one.read(name)
+        own += module_inner(update, update)
+        for place, other in enumerate(others):
+            beside = other.read(name)
+            sums[place] += module_inner(update, beside), module_inner(beside, beside)
+    cosines = cosine_of(sums[:, 0], np.full(len(others), own), sums[:, 1])
+    return [None if math.isnan(cosine) else float(cosine) for cosine in cosines]
 
 
 def dimensions(ks: Sequence[int], width: int) -> tuple[int, ...]:

@@ -73,6 +73,11 @@ class Method(Section):
         """
         return (Phase(self, self.recipe(train)),)
 
+    def kept(self, train: TrainSpec) -> list[int]:
+        """The steps of ``train.keep_steps`` before this method's last, whose adapter is the training's own."""
+        last = sum(phase.train.steps for phase in self.phases(train))
+        return sorted(step for step in train.keep_steps if step < last)
+
 
 @dataclass(frozen=True)
 class Phase:

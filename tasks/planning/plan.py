@@ -135,14 +135,17 @@ def disk_needed(spec: StudySpec, base: Found, sizes: Sizes, devices: int) -> dic
     """What is written where: label -> bytes. The base counts where it must be downloaded."""
     assert base.shape is not None
     runs = len(spec.runs())
-    asked = runs + len(spec.truncated(spec.runs()))
+    kept = len(spec.kept(spec.runs()))
+    made = runs + len(spec.truncated(spec.runs()))
+    asked = made + (kept if spec.evaluation.kept_steps else 0)
+    directions = len(spec.methods) if kept and spec.gradients.n else 0
     lora = base.shape.lora_parameters(spec.lora.r, spec.lora.targets)
     modules = base.shape.layers * len(spec.lora.targets)
     checkpoints = min(runs, devices) * disk.KEPT_CHECKPOINTS * disk.checkpoint_bytes(lora)
     needed = {
         "base": 0.0 if base.here else float(disk.base_bytes(base.shape)),
         "rollouts": disk.rollout_bytes(sizes.rows, sizes.example) + 3.0 * sizes.file_bytes * (sizes.rows == 0),
-        "adapters": float(asked * disk.adapter_bytes(lora)),
+        "adapters": float((made + kept + directions) * disk.adapter_bytes(lora)),
         "checkpoints": float(checkpoints) if spec.train.checkpoint_steps else 0.0,
         "answers and tables": runs * (runs - 1) / 2 * modules * disk.PAIR_BYTES
         + (asked + 3) * sizes.evaluated * (1 + spec.evaluation.samples) * sizes.answer * disk.TOKEN_BYTES,

@@ -240,6 +240,13 @@ def _after(work: Work) -> Iterator[Stage]:
         if spec.functions.n:
             of = len({one.of for one in parts})
             yield _functions("truncated: functions", work, 2 + len(parts) // of, of)
+    if kept := spec.kept(spec.runs()):
+        steps = len(kept) // len({one.of for one in kept})
+        seconds = PAIR_START + modules * (steps + 1) * PAIR_SECONDS / 2
+        size = f"{steps} steps and the end, {modules} modules each"
+        yield Stage("trajectories", len({one.of for one in kept}), size, 0, seconds, count)
+        if spec.evaluation.kept_steps:
+            yield _answers("kept: evaluate", work, len(kept), 0)
     yield Stage("accuracy, report", 1, f"{runs} runs, {pairs} pairs", 0, REPORT_SECONDS, 1)
 
 

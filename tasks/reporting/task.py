@@ -29,7 +29,7 @@ from tasks.storage.store import open_store
 
 _OPTIONAL = (
     *("samples", "differences", "connectivity", "barriers", "cka", "lens", "divergence"),
-    *("gradients", "on_policy", "truncation"),
+    *("gradients", "on_policy", "truncation", "trajectories"),
 )
 """Frames of `Study` that a study may do without."""
 
@@ -48,9 +48,8 @@ def report_task(
     functions: Sequence[StageResult] = (),
 ) -> str:
     """Write the folder ``out`` and return its page. ``study``: the parent MLflow run; ``record``: settings, versions,
-    stages and checks (see `tasks.reporting.publish.record`). ``functions``: artifacts with any of connectivity,
-    barriers, cka, lens, divergence, gradients, on_policy and truncation; a frame that none of them has was not
-    measured."""
+    stages and checks (see `tasks.reporting.publish.record`). ``functions``: artifacts with any of the frames
+    `_OPTIONAL`; one that none of them has was not measured."""
     began = time.perf_counter()
     emit(Event("start", "report"))
     store = open_store()

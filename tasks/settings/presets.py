@@ -60,7 +60,11 @@ def tiny_why() -> Values:
     that direction: SFT 91.8, 92.7 and 98.2 %, DFT 97.0, 96.1 and 98.1 %.
     """
     values = tiny()
-    more = {"gradients": {"n": 2048}, "geometry": values["geometry"] | {"truncations": [1, 2, 4]}}
+    more = {
+        "gradients": {"n": 2048},
+        "geometry": values["geometry"] | {"truncations": [1, 2, 4]},
+        "train": values["train"] | {"keep_steps": [5, 10, 20, 40]},
+    }
     return values | {"name": "tiny-why"} | more
 
 

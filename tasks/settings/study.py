@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from tasks.core.errors import InputError
 from tasks.core.frames import LEADING, REST
-from tasks.core.results import RunInfo, Truncated, short_rate
+from tasks.core.results import Kept, RunInfo, Truncated, short_rate
 from tasks.core.sections import (
     LARGEST_NUMBER,
     LARGEST_SEED,
@@ -167,6 +167,12 @@ class StudySpec(Methods):
                 f"train.schedule_steps: {self.train.schedule_steps} is below train.steps {self.train.steps}; the "
                 "schedule cannot end before the training"
             )
+        if (last := max(self.train.keep_steps, default=0)) > self.train.steps:
+            raise ValueError(
+                f"train.keep_steps: {last} is beyond train.steps {self.train.steps}; name steps that are taken"
+            )
+        if self.evaluation.kept_steps and not self.train.keep_steps:
+            raise ValueError("evaluation.kept_steps: no step is kept; name some in train.keep_steps")
         if self.train.micro_batch_size and self.train.batch_size % self.train.micro_batch_size:
             raise ValueError(
                 f"train.micro_batch_size: {self.train.micro_batch_size} does not divide train.batch_size "
@@ -215,6 +221,10 @@ class StudySpec(Methods):
             if k < self.lora.r
             for part in (LEADING, REST)
         ]
+
+    def kept(self, runs: Sequence[RunInfo]) -> list[Kept]:
+        """The adapters of ``runs`` on the way: of the steps before a training's last, whose adapter is its own."""
+        return [Kept(info, step) for info in runs for step in self.method(info.method).kept(self.train)]
 
     def asked(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The methods that ``replicates`` or ``init_replicates`` name."""

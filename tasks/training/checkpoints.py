@@ -50,11 +50,28 @@ def seal(folder: Path, state: Progressed, log: Path) -> None:
     state = replace(state, owner=folder.parent.name)
     (folder / STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
     shutil.copyfile(log, folder / LOG_COPY)
-    partial = _manifest(folder).with_suffix(".partial")
+    finish(folder)
+    for old in _found(folder.parent)[KEPT:]:
+        drop(old)
+
+
+def finish(folder: Path) -> None:
+    """Write the manifest of ``folder`` beside it: from here on it is whole."""
+    partial = _partial(folder)
     partial.write_text(json.dumps(build_manifest(folder)), encoding="utf-8")
     os.replace(partial, _manifest(folder))
-    for old in _found(folder.parent)[KEPT:]:
-        _drop(old)
+
+
+def check(folder: Path) -> None:
+    """Raise `Damaged` unless ``folder`` is as `finish` left it, or whatever its manifest raises that cannot be read."""
+    verify(folder, json.loads(_manifest(folder).read_text(encoding="utf-8")))
+
+
+def drop(folder: Path) -> None:
+    """Delete ``folder`` and its manifest, that one first: from here on it is not whole."""
+    for path in (_manifest(folder), _partial(folder)):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def newest(folder: Path) -> tuple[Path, Progressed] | None:
@@ -68,7 +85,7 @@ def newest(folder: Path) -> tuple[Path, Progressed] | None:
         except Exception as error:  # whatever its files hold by now
             if _manifest(path).exists():  # else it was being written when its process was killed
                 bad.append(f"{path.name}: {error if isinstance(error, Damaged) else 'its manifest cannot be read'}")
-            _drop(path)
+            drop(path)
     goes_on = f"goes on from {found[0].name}" if found else "begins anew"
     for what in bad:
         damaged(f"{what}; {goes_on}")
@@ -76,7 +93,7 @@ def newest(folder: Path) -> tuple[Path, Progressed] | None:
 
 
 def _sound(path: Path) -> Progressed:
-    verify(path, json.loads(_manifest(path).read_text(encoding="utf-8")))
+    check(path)
     state = Progressed(**json.loads((path / STATE).read_text(encoding="utf-8")))
     if state.owner not in ("", path.parent.name) or f"checkpoint-{state.step}" != path.name:
         raise Damaged(f"it is step {state.step} of another training")
@@ -87,15 +104,14 @@ def _manifest(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.manifest.json")
 
 
+def _partial(folder: Path) -> Path:
+    return _manifest(folder).with_suffix(".partial")
+
+
 def _found(folder: Path) -> list[Path]:
     """The checkpoint folders under ``folder``, whole or not, the newest first."""
     paths = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     return sorted(paths, key=lambda path: -int(path.name.rpartition("-")[2]))
-
-
-def _drop(folder: Path) -> None:
-    _manifest(folder).unlink(missing_ok=True)  # first: from here on it is no checkpoint
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Resumable:
@@ -117,7 +133,7 @@ class Resumable:
             def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
                 if state.global_step < state.max_steps:
                     control.should_save = trainer.stopping or state.global_step % every == 0
-                    control.should_training_stop = trainer.stopping
+                    control.should_training_stop |= trainer.stopping  # another callback may have said so
 
         trainer.add_callback(Save())
 

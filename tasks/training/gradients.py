@@ -25,11 +25,13 @@ from tasks.core.sections import LoraSpec, TrainSpec
 from tasks.methods import Method
 from tasks.methods.common import chosen
 from tasks.training.alignment import PARTS, Gradients, alignment_frame
+from tasks.training.kept import save_adapter
 from tasks.training.policy import on_policy
 from tasks.training.reference import scored
 
 GRADIENTS_FILE = "gradients.parquet"
 ON_POLICY_FILE = "on_policy.parquet"
+DIRECTIONS = "directions"
 MOST_DENSE = 2**24
 """Weights in the target modules up to which their own gradients are kept, in float32, one a method: 64 MiB each."""
 WRAPPED = "base_model.model."
@@ -47,6 +49,7 @@ def measure_gradients(
     rows: int,
     pad_token: str | None,
     out: Path,
+    directions: bool = False,
     killed: int = 0,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -57,7 +60,9 @@ def measure_gradients(
     no gradient on recorded ones and are left out, as are those of several phases, whose first step is another method's,
     and those to which these rows leave no example. The gradients of
     the weights themselves are computed where these are in float32 and not more than `MOST_DENSE`. Memory beside the
-    training's: 4 bytes x `PARTS` x lora_B's entries a method. ``killed``: as in `tasks.training.train`.
+    training's: 4 bytes x `PARTS` x lora_B's entries a method. ``directions``: also write ``out/directions/METHOD``, the
+    adapter whose update is a step down the method's gradient, -G A^T A up to its length. ``killed``: as in
+    `tasks.training.train`.
     """
     graded = checked(pl.read_parquet(rollouts), GRADED, "rollouts")
     drawn, parts = drawn_rows(graded, rows, seed)
@@ -73,7 +78,10 @@ def measure_gradients(
             left_out.append(name)
             continue
         info = RunInfo(name, name, seed, seed, train.lr)
-        one, start = method_gradients(base, drawn, parts, selected, method, recipe, lora, info, pad_token, out, killed)
+        to = out / DIRECTIONS / name if directions else None
+        one, start = method_gradients(
+            base, drawn, parts, selected, method, recipe, lora, info, pad_token, out, killed, to
+        )
         found.append(one)
         starts.add(start)
     if len(starts) > 1:
@@ -115,9 +123,10 @@ def method_gradients(
     pad_token: str | None,
     out: Path,
     killed: int,
+    direction: Path | None = None,
 ) -> tuple[Gradients, str]:
     """The gradients of ``method`` on its ``selected`` examples of ``drawn``, and the digest of the lora_A that lora_B's
-    are projected on. ``parts``: of each row of ``drawn``."""
+    are projected on. ``parts``: of each row of ``drawn``. ``direction``: where the step down the gradient goes."""
     import torch
 
     from tasks.training.build import build_trainer
@@ -159,6 +168,11 @@ def method_gradients(
             summed[name] += weight * parameter.grad
     mean = {name: one / np.float32(total) for name, one in projected.items()}
     kept = {name: (one / total).cpu().numpy().ravel() for name, one in summed.items()}
+    if direction is not None:
+        with torch.no_grad():
+            for name, parameter in lora_b.items():
+                parameter.copy_(torch.from_numpy(-mean[name].sum(axis=0)).view_as(parameter))
+        save_adapter(trainer.model, direction)
     del trainer, model, layers, lora_b, dense, summed
     gc.collect()
     torch.cuda.empty_cache()

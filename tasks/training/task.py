@@ -16,18 +16,19 @@ from tasks.core import home
 from tasks.core.digests import StageKey
 from tasks.core.errors import StageError
 from tasks.core.events import Event, emit
-from tasks.core.results import ModelRef, Progress, RunInfo, StageResult
+from tasks.core.results import Kept, ModelRef, Progress, RunInfo, StageResult
 from tasks.core.sections import GradientSpec, LoraSpec, TrainSpec, flatten
-from tasks.core.stages import GRADIENTS, REFERENCE_LOGPROBS, TRAIN
+from tasks.core.stages import GRADIENTS, KEPT, REFERENCE_LOGPROBS, TRAIN
 from tasks.methods import Method
 from tasks.methods.common import chosen
 from tasks.models.load import computed_on
-from tasks.stage import can_heal, log_file, run_stage, state_of
+from tasks.stage import Part, can_heal, log_file, run_stage, run_stages, state_of, states_of
 from tasks.storage.recorded import method_tags
 from tasks.storage.store import STUDIES, open_store
 from tasks.training.gradients import measure_gradients
+from tasks.training.kept import copy_kept, forget, is_kept
 from tasks.training.live import LiveMetrics
-from tasks.training.log import LOG
+from tasks.training.log import LOG, divergence
 from tasks.training.reference import REFERENCE, rows_digest, rows_of, wanted, write_reference
 from tasks.training.train import train_adapter
 from tasks.workers.devices import OutOfMemory, run_pinned, slots
@@ -48,8 +49,9 @@ def train_task(
 ) -> Any:
     """Artifact: ``adapter/`` (PEFT), ``training.parquet`` (TRAINING), ``stream.parquet``. ``study``: the parent run.
 
-    A method of pairs that reads stored log-probabilities has them computed first, as a task of their own. A run that
-    diverges raises `Diverged`, at once where it did before; its MLflow run has ``outcome = diverged`` and its losses.
+    A method of pairs that reads stored log-probabilities has them computed first, as a task of their own, and the
+    adapters of ``train.keep_steps`` are artifacts of one more: ``used`` has them all. A run that diverges raises
+    `Diverged`, at once where it did before; its MLflow run has ``outcome = diverged`` and its losses.
     """
     store, device = open_store(), slots()[0].kind
     folder = store.local(base.ref) / base.folder
@@ -63,7 +65,7 @@ def train_task(
     settings = {
         "method": info.method,
         "hyper": method.model_dump(mode="json", exclude={"lr_ratio"}),
-        "train": train.model_dump(mode="json", exclude={"lr", "checkpoint_steps"}),  # a resumed run gives the same
+        "train": train.identity,
         "lora": lora.model_dump(mode="json"),
         "seed": info.seed,
         "data_seed": info.data_seed,
@@ -77,7 +79,7 @@ def train_task(
     name, tags, params = f"train {info.label}", method_tags(info), flatten(settings)
     run_ids: list[str] = []
     live: list[LiveMetrics] = []
-    arguments = {
+    arguments: dict[str, Any] = {
         "base": folder,
         "rollouts": store.local(graded.ref) / "rollouts.parquet",
         "method": method,
@@ -87,7 +89,9 @@ def train_task(
         "pad_token": base.pad_token,
         "reference": store.local(reference.ref) / REFERENCE if reference else None,
         "checkpoints": home.subfolder("checkpoints") / key.digest,
+        "kept": home.subfolder("checkpoints") / f"{key.digest}.kept",
     }
+    steps = method.kept(train)
 
     def compute(out: Path, progress: Progress) -> Mapping[str, Any]:
         live.append(metrics := LiveMetrics(run_ids[0], out / LOG, progress))
@@ -100,6 +104,8 @@ def train_task(
         try:
             return holding_less(run, name)
         except StageError as error:
+            if divergence(str(error)):
+                forget(arguments["kept"], steps)
             metrics.refuse_divergence(error)
             raise
 
@@ -107,7 +113,11 @@ def train_task(
         key, name, compute, parent=study, experiment=STUDIES, tags=tags, params=params, on_run=run_ids.append,
         rows=lambda out: live[0].rest(out / "training.parquet"),
     )  # fmt: skip
-    shutil.rmtree(home.subfolder("checkpoints") / key.digest, ignore_errors=True)  # what they were for is in the store
+    shutil.rmtree(arguments["checkpoints"], ignore_errors=True)  # what they were for is in the store
+    used = [reference] if reference else []
+    if steps:
+        keys = {step: KEPT.key(inputs, {**settings, "step": step}) for step in steps}
+        used += kept_task(info, keys, arguments, return_state=True).result()
     if result.hit:  # the study still gets a child run of its own, with the numbers, that points to the source
         child = store.open_run(
             name, parent=study, experiment=STUDIES, tags={**tags, "cache.source_run": result.ref.run_id}, params=params
@@ -117,7 +127,49 @@ def train_task(
         store.end_run(child)
         run_ids.append(child)
     result.summary["mlflow_run"] = run_ids[0]
-    return state_of(replace(result, used=(reference,)) if reference else result)
+    return state_of(replace(result, used=tuple(used)))
+
+
+@task(task_run_name="keep steps of {info.label}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
+def kept_task(info: RunInfo, keys: Mapping[int, StageKey], arguments: Mapping[str, Any]) -> Any:
+    """One result a step of ``keys``, in that order: ``adapter/`` as `train_task`'s, ``step`` in its summary.
+
+    ``arguments``: of `train_adapter`. What the training left in their folder ``kept`` is taken from there. One that was
+    itself taken from the cache left nothing: it is done once more, to the last of the steps that are missing.
+    """
+    folder, steps, last = arguments["kept"], list(keys), keys[max(keys)]
+    parts = [Part(key, f"keep {Kept(info, step).info.run}") for step, key in keys.items()]
+
+    def compute(missing: Sequence[int], progress: Progress) -> Mapping[int, Any]:
+        lacking = [steps[place] for place in missing if not is_kept(folder, steps[place])]
+        if lacking:
+            again = home.subfolder("staging") / f"{last.digest}.again"
+            shutil.rmtree(again, ignore_errors=True)
+            again.mkdir()
+            checkpoints = home.subfolder("checkpoints") / last.digest
+            train = arguments["train"].model_copy(update={"keep_steps": tuple(lacking)})
+            given = {**arguments, "train": train, "out": again, "checkpoints": checkpoints, "until_kept": True}
+
+            def run(killed: int) -> dict[str, Any]:
+                work = {**given, "killed": killed}
+                return dict(run_pinned(train_adapter, work, log=log_file(last), progress=progress))
+
+            holding_less(run, f"keep steps of {info.label}")
+            for left in (again, checkpoints):
+                shutil.rmtree(left, ignore_errors=True)
+
+        def writer(step: int) -> Any:
+            def write(out: Path, _: Progress) -> dict[str, Any]:
+                copy_kept(folder, step, out / "adapter")
+                return {"step": step}
+
+            return write
+
+        return {place: writer(steps[place]) for place in missing}
+
+    results = run_stages(parts, f"keep steps of {info.label}", compute)
+    forget(folder, steps)
+    return states_of(results)
 
 
 @task(task_run_name="gradients before training", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
@@ -130,7 +182,8 @@ def gradients_task(
     base: ModelRef,
     graded: StageResult,
 ) -> Any:
-    """Artifact: ``gradients.parquet`` (GRADIENTS) of the methods on the same rows, each with its own loss."""
+    """Artifact: ``gradients.parquet`` (GRADIENTS) of the methods on the same rows, each with its own loss; with
+    ``train.keep_steps`` also the gradients, as the adapters ``directions/METHOD``."""
     store = open_store()
     folder = store.local(base.ref) / base.folder
     settings = {
@@ -142,6 +195,8 @@ def gradients_task(
         "base": base.identity,
         "device": computed_on(slots()[0].kind, folder, train.precision),
     }
+    if train.keep_steps:  # trajectories are held against them
+        settings["directions"] = True
     key = GRADIENTS.key({"rollouts": graded.ref.sha256}, settings)
     arguments = {
         "base": folder,
@@ -152,6 +207,7 @@ def gradients_task(
         "seed": seed,
         "rows": spec.n,
         "pad_token": base.pad_token,
+        "directions": bool(train.keep_steps),
     }
 
     def compute(out: Path, progress: Progress) -> Mapping[str, Any]:

@@ -22,11 +22,12 @@ from tasks.methods import Method
 from tasks.methods.common import chosen
 from tasks.training.build import build_trainer
 from tasks.training.checkpoints import ending_well
+from tasks.training.kept import CONFIG, keep_callback, save_adapter, write_config
 from tasks.training.log import LOG, Diverged, close_log, log_callback, refuse_infinite
 
 PARTS = "parts"
 """Folder of the phases' own updates, where a method has several."""
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
 
 
 def train_adapter(
@@ -41,6 +42,8 @@ def train_adapter(
     out: Path,
     reference: Path | None = None,
     checkpoints: Path | None = None,
+    kept: Path | None = None,
+    until_kept: bool = False,
     killed: int = 0,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -55,8 +58,9 @@ def train_adapter(
 
     ``reference`` is the file that `tasks.training.reference` wrote, for a method of pairs; without it the base runs
     beside the policy. ``checkpoints`` is a folder that outlives this process: what an earlier one left there is gone
-    on with, and the caller deletes it when the output is safe. ``killed``: how many workers before this one the system
-    killed for memory; each halves what a pass holds.
+    on with, and the caller deletes it when the output is safe. ``kept``: another such folder, for the adapters of
+    ``train.keep_steps`` (`tasks.training.kept`); ``until_kept``: end with the last of these. ``killed``: how many
+    workers before this one the system killed for memory; each halves what a pass holds.
 
     The files hold no path and no time: the same arguments give the same bytes in any folder. Raises `Diverged` at
     the first step whose loss or gradient is not finite, after the last one for weights that are not, and as
@@ -71,7 +75,7 @@ def train_adapter(
     graded = checked(pl.read_parquet(rollouts), GRADED, "rollouts")
     known = None if reference is None else pl.read_parquet(reference)
     phases, work = method.phases(train), checkpoints or out / "trainer"
-    total, before = sum(phase.train.steps for phase in phases), 0
+    total, before, steps = sum(phase.train.steps for phase in phases), 0, method.kept(train)
     ends: list[Path] = []
     seen: list[tuple[int, int]] = []
     found: dict[str, Any] = {"tokens": 0}
@@ -89,6 +93,10 @@ def train_adapter(
         trainer._total_train_tokens = found["tokens"]  # TRL's running count, over all phases
         found.setdefault("lora_a_sha256", lora_a_digest(trainer.model))
         trainer.add_callback(log_callback(out / LOG, total, progress, spec.stop_above_start, before))
+        own_steps = [step for step in steps if before < step <= before + spec.steps]
+        if kept is not None and own_steps:
+            last = until_kept and own_steps[-1] == steps[-1]
+            trainer.add_callback(keep_callback(trainer, kept, own_steps, before, last=last))
         _run(trainer, collator, spec, out / LOG, checkpoints)
         ends.append(out / "adapter" if place == len(phases) - 1 else out / PARTS / _named(place, phase.method))
         save_adapter(trainer.model, ends[-1])
@@ -102,6 +110,8 @@ def train_adapter(
             found["router_loss_dropped"] = trainer.router_loss_dropped
         del trainer, collator  # the next one loads the base anew
         gc.collect()
+        if until_kept and before >= steps[-1]:
+            break
     _write_parts(ends, [phase.method for phase in phases], out / PARTS)
     close_log(out, info)
     pl.DataFrame(seen, schema={"step": pl.Int64, "row": pl.Int64}, orient="row").write_parquet(out / "stream.parquet")
@@ -136,7 +146,7 @@ def write_difference(after: Path, before: Path, folder: Path) -> None:
     config = json.loads((after / CONFIG).read_text(encoding="utf-8"))
     folder.mkdir(parents=True, exist_ok=True)
     save_file(joined, folder / WEIGHTS, metadata={"format": "pt"})
-    _write_config(folder, config | {"r": 2 * config["r"], "lora_alpha": 2 * config["lora_alpha"]})
+    write_config(folder, config | {"r": 2 * config["r"], "lora_alpha": 2 * config["lora_alpha"]})
 
 
 def _run(trainer: Any, collator: Any, train: TrainSpec, log: Path, checkpoints: Path | None) -> None:
@@ -163,21 +173,3 @@ def lora_a_digest(model: Any) -> str:
             digest.update(name.encode())
             digest.update(parameter.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def save_adapter(model: Any, folder: Path) -> None:
-    """Write ``model``'s adapter as PEFT does, less what depends on the place or the process.
-
-    Those are the base's path, the model card that repeats it, and the order of the target modules, which PEFT keeps as
-    a set: any of them would give two equal adapters different digests.
-    """
-    model.save_pretrained(folder, safe_serialization=True, selected_adapters=["default"])
-    (folder / "README.md").unlink(missing_ok=True)
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = None
-    config["target_modules"] = sorted(config["target_modules"])
-    _write_config(folder, config)
-
-
-def _write_config(folder: Path, config: dict[str, Any]) -> None:
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

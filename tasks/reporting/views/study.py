@@ -24,6 +24,7 @@ from tasks.core.frames import (
     SAMPLES,
     SPECTRA,
     TRAINING,
+    TRAJECTORIES,
     TRUNCATION,
     checked,
 )
@@ -54,6 +55,7 @@ SCHEMAS = {
     "gradients": GRADIENTS,
     "on_policy": ON_POLICY,
     "truncation": TRUNCATION,
+    "trajectories": TRAJECTORIES,
 }
 """A study's frames, by the name of their file."""
 
@@ -144,6 +146,7 @@ class Study(Updates):
     gradients: pl.DataFrame = field(default_factory=partial(_empty, "gradients"))
     on_policy: pl.DataFrame = field(default_factory=partial(_empty, "on_policy"))
     truncation: pl.DataFrame = field(default_factory=partial(_empty, "truncation"))
+    trajectories: pl.DataFrame = field(default_factory=partial(_empty, "trajectories"))
 
     @property
     def name(self) -> str:

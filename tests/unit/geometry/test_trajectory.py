@@ -10,11 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from polars.testing import assert_frame_equal
 from safetensors.numpy import load_file, save_file
 
 from tasks.core.errors import InputError
+from tasks.core.results import RunInfo
 from tasks.geometry.delta import Factors
-from tasks.geometry.trajectory import LOCKED, find_checkpoints, read_trajectory, trajectory
+from tasks.geometry.trajectory import (
+    LOCKED,
+    cosines_to,
+    find_checkpoints,
+    read_trajectory,
+    trajectory,
+    trajectory_frame,
+)
 from tests.lab.foreign_adapters import tiny_base
 from tests.lab.updates import Memory, dense, grid, random_factors
 from tests.unit.geometry.test_merged import lora, train
@@ -84,6 +93,32 @@ def test_every_measure_is_its_definition_on_dense_matrices(run: Path, path: list
             assert row[f"overlap_{k}"] == pytest.approx(overlap, abs=1e-12)
     assert [lock.null for lock in found.locks] == [pytest.approx(k / 20) for k in (1, 3, 4)]
     assert not found.frame["overlap_3"].is_close(1.0)[:-1].any()
+
+
+def test_a_run_s_way_is_its_definition_on_dense_matrices(path: list[dict[str, Factors]]) -> None:
+    """Held against an update of the same modules; the chance of an overlap of two directions among 20 is 1 in 20."""
+    rng = np.random.default_rng(1)
+    towards = {name: random_factors(rng, 20, 14, 2) for name in PLACES}
+    sources = [Memory(modules, f"at {place}") for place, modules in enumerate(path)]
+    info = RunInfo("sft-order1", "sft", 0, 1, 1e-3)
+    found = trajectory_frame(info, sources, STEPS, Memory(towards, "gradient"))
+    plain = trajectory(sources, STEPS, (1,)).frame
+    shared = ["step", "norm", "rank1_share", "turn", "cosine_to_last"]
+    assert_frame_equal(found.select(*shared, overlap_1="overlap"), plain.select(*shared, "overlap_1"))
+    flat = [np.concatenate([dense(one).ravel() for one in modules.values()]) for modules in [*path, towards]]
+    slow = [flat[-1] @ one / np.linalg.norm(flat[-1]) / np.linalg.norm(one) for one in flat[:-1]]
+    assert found["cosine_to_gradient"].to_list() == pytest.approx(slow, abs=1e-13)
+    assert found.row(0)[:5] == ("sft-order1", "sft", 0, 1, 1e-3)
+    assert found["chance"].unique().to_list() == [0.05]
+    assert found.select("benchmark", "accuracy").null_count().row(0) == (4, 4)
+
+
+def test_the_step_down_a_gradient_by_hand_and_of_a_zero_update() -> None:
+    """At 60 degrees from the one direction, at 30 from the other; a zero update has no direction."""
+    down, *ways = turned(0, 60, 30)
+    nothing = Memory({"layers.0.q_proj": Factors(np.zeros((2, 1)), np.ones((1, 3)), 1.0)}, "nothing")
+    assert cosines_to(down, [*ways, nothing]) == [pytest.approx(0.5), pytest.approx(math.sqrt(0.75)), None]
+    assert trajectory_frame(RunInfo("a", "a", 0, 0, 0.1), ways, (1, 2))["cosine_to_gradient"].to_list() == [None, None]
 
 
 def turned(*degrees: float) -> list[Memory]:

@@ -103,6 +103,19 @@ def test_truncated_updates_are_two_models_a_rank_and_method() -> None:
     assert not any(name.startswith("truncated") for name in stages(plan_study(spec_of("tiny"), TWO_CORES)))
 
 
+def test_kept_steps_are_followed_in_every_training_and_asked_where_that_is_wanted() -> None:
+    """Eight trainings of 72 steps, whose adapter is the training's own at the last; six directions of gradients."""
+    spec = spec_of("tiny-why", "train.keep_steps=5,10,72")
+    plan, plain = (plan_study(one, TWO_CORES) for one in (spec, spec_of("tiny-why", "train.keep_steps=")))
+    assert (stages(plan)["trajectories"].tasks, len(spec.kept(spec.runs()))) == (8, 16)
+    assert stages(plan)["trajectories"].size == "2 steps and the end, 12 modules each"
+    assert plan.disk["adapters"] - plain.disk["adapters"] == (16 + 6) * 4 * plan.lora
+    assert "kept: evaluate" not in stages(plan)
+    asked = stages(plan_study(spec_of("tiny-why", "train.keep_steps=5,10", "evaluation.kept_steps=true"), TWO_CORES))
+    assert asked["kept: evaluate"].operations == pytest.approx(asked["evaluate"].operations * 16 / 11)
+    assert not any("kept" in name or name == "trajectories" for name in stages(plain))
+
+
 def test_an_on_policy_method_samples_in_every_step() -> None:
     """At most its own number of steps, each with a batch of answers decoded: hours where a row method takes minutes."""
     found = stages(plan_study(spec_of("paper", "methods=sft,online_grpo"), named("H100")))

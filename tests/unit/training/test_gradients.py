@@ -14,12 +14,20 @@ import torch
 from tasks.core.frames import GRADED
 from tasks.core.results import RunInfo
 from tasks.core.sections import TrainSpec
+from tasks.geometry import load_delta
 from tasks.methods import Methods
 from tasks.methods.common import RowMethod
 from tasks.training.alignment import PARTS
 from tasks.training.build import build_trainer
 from tasks.training.examples import build_dataset
-from tasks.training.gradients import GRADIENTS_FILE, ON_POLICY_FILE, drawn_rows, measure_gradients, method_gradients
+from tasks.training.gradients import (
+    DIRECTIONS,
+    GRADIENTS_FILE,
+    ON_POLICY_FILE,
+    drawn_rows,
+    measure_gradients,
+    method_gradients,
+)
 from tests.definitions.losses import preference_loss
 from tests.lab.world import LORA, World, make_graded
 from tests.unit.training.conftest import OFFLINE
@@ -38,7 +46,8 @@ def measured(world: World, out: Path, names: tuple[str, ...] = TAKEN, **changes:
     }  # fmt: skip
     summary = measure_gradients(base=world.base, rollouts=world.rollouts, out=out, **given)
     assert summary["rows"] == given["rows"]
-    assert {path.name for path in out.iterdir()} == {GRADIENTS_FILE, ON_POLICY_FILE}
+    directions = {DIRECTIONS} if changes.get("directions") else set()
+    assert {path.name for path in out.iterdir()} == {GRADIENTS_FILE, ON_POLICY_FILE} | directions
     return pl.read_parquet(out / GRADIENTS_FILE)
 
 
@@ -126,6 +135,24 @@ def project(gradient: Dense, lora_a: Dense) -> Dense:
 def row(frame: pl.DataFrame, a: str, b: str, layer: int | None = None, projection: str | None = None) -> dict[str, Any]:
     kept = pl.col("layer").eq_missing(layer), pl.col("projection").eq_missing(projection)
     return frame.filter(pl.col("module") == "*", *kept, method_a=a, method_b=b).row(0, named=True)
+
+
+def test_a_direction_is_the_step_down_the_gradient_from_lora_a(
+    world: World, slow: dict[str, list[Dense]], lora_a: Dense, tmp_path: Path
+) -> None:
+    """As an adapter: alpha / r B A = -(alpha / r)^2 G A^T A, for B is down lora_B's gradient, alpha / r G A^T."""
+    found = measured(world, tmp_path / "out", ("sft", "dpo"), directions=True)
+    scale = LORA.alpha / LORA.r
+    for name in ("sft", "dpo"):
+        delta = load_delta(tmp_path / "out" / DIRECTIONS / name)
+        assert set(delta.modules) == set(lora_a)
+        for module, update in delta.modules.items():
+            down = -(scale**2) * slow[name][0][module] @ lora_a[module].T @ lora_a[module]
+            np.testing.assert_allclose(update.scale * update.B @ update.A, down, atol=2e-6 * float(down.abs().max()))
+    one, other = (load_delta(tmp_path / "out" / DIRECTIONS / name) for name in ("sft", "dpo"))
+    inner = sum(float(np.vdot(one.modules[m].B, other.modules[m].B)) for m in one.modules)
+    sizes = [sum(float(np.vdot(f.B, f.B)) for f in delta.modules.values()) ** 0.5 for delta in (one, other)]
+    assert inner / sizes[0] / sizes[1] == pytest.approx(row(found, "sft", "dpo")["projected"], abs=1e-6)
 
 
 @pytest.mark.parametrize(("a", "b"), combinations(TAKEN, 2))

@@ -63,6 +63,11 @@ def study():
         return {}
     other = run_stage(key, "reference log-probabilities", write_other)
     lost = run(Dpo(), reference="stored")
+    early = run(Sft(), keep_steps=[2, 1, 3])
+    plain = run(Sft(), seed=1)
+    late = run(Sft(), seed=1, keep_steps=[1])
+    short = run(Sft(), seed=1, steps=1, schedule_steps=3)
+    sizes = [one.summary.get("step") for one in early.used]
     diverged = []
     for _ in range(2):
         try:
@@ -76,6 +81,11 @@ def study():
         "used": [[used.stage, used.hit] for result in [*shared, again] for used in result.used],
         "other": [lost.used[0].ref == other.ref, other.ref.sha256 != reference.ref.sha256, lost.hit],
         "references": [one.info.status for one in runs if one.data.tags.get("stage") == "reference"],
+        "kept": [[[one.stage, one.name, one.hit] for one in result.used] for result in (early, late)],
+        "steps": sizes,
+        "as trained": [late.hit, late.ref == plain.ref, late.used[0].ref.sha256 != plain.ref.sha256,
+                       (store.local(late.used[0].ref) / "adapter/adapter_model.safetensors").read_bytes()
+                       == (store.local(short.ref) / "adapter/adapter_model.safetensors").read_bytes()],
         "diverged": diverged,
         "outcomes": [[one.data.tags["outcome"], one.info.status, one.data.metrics.get("learning_rate", 0) > 0,
                       one.data.tags.get("cache.source_run"), one.info.run_id]
@@ -113,6 +123,14 @@ def test_runs_on_the_same_pairs_share_one_reference(found: dict[str, Any]) -> No
 def test_a_reference_that_was_lost_and_came_out_otherwise_trains_nothing_again(found: dict[str, Any]) -> None:
     """On a GPU the last bit may differ: what names a training's input is which reference it is, not its bytes."""
     assert found["other"] == [True, True, True]
+
+
+def test_kept_steps_are_artifacts_of_their_own_and_no_other_training(found: dict[str, Any]) -> None:
+    """Of the step before the last and the first; of a training that was there without them it is repeated to them."""
+    early = [["kept step", f"keep run-step-{step}", False] for step in (1, 2)]
+    assert found["kept"] == [early, early[:1]]
+    assert found["steps"] == [1, 2]
+    assert found["as trained"] == [True, True, True, True]
 
 
 def test_how_often_checkpoints_are_written_is_no_other_training(found: dict[str, Any]) -> None:
