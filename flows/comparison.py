@@ -81,7 +81,7 @@ def resolve(
     from tasks.geometry.adapters.arguments import is_model, label_all, locate, parse
     from tasks.geometry.adapters.identities import choose_reference, identify
     from tasks.geometry.compare import Named, examine
-    from tasks.planning.preflight import check_out
+    from tasks.reporting.files import check_out
     from tasks.storage.recorded import fetch
 
     if len(adapters) < 2:

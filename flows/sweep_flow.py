@@ -25,7 +25,8 @@ from tasks.core.errors import InputError, StageError
 from tasks.core.events import Event, emit
 from tasks.core.sections import PathSpec
 from tasks.core.visible import dated_folder
-from tasks.planning.preflight import check_out, preflight
+from tasks.planning.preflight import preflight
+from tasks.reporting.files import check_out
 from tasks.settings.study import StudySpec, build
 from tasks.settings.sweep_presets import sweep_preset
 from tasks.settings.sweeps import Cell, SweepSpec, build_sweep, cells

@@ -16,7 +16,7 @@ def run(logs: Sequence[str], columns: Columns, *, margin: float, as_json: bool, 
     """Read ``logs``, compare every pair of models, print or write what is found."""
     from tasks.evaluation.logs import read_logs
     from tasks.evaluation.paired import compare_logs
-    from tasks.planning.preflight import check_out
+    from tasks.reporting.files import check_out
 
     if folder is not None:
         check_out(Path(folder))

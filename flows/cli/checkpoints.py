@@ -31,7 +31,7 @@ def run(folder: Path, base: str | None, ks: Sequence[int], out: str | None) -> i
     from tasks.core.visible import dated_folder, visible
     from tasks.geometry.trajectory import read_trajectory
     from tasks.models.external import locate
-    from tasks.planning.preflight import check_out
+    from tasks.reporting.files import check_out
     from tasks.reporting.publish.trajectory import write_trajectory
 
     to = Path(out) if out else dated_folder("trajectory")

@@ -36,8 +36,10 @@ def run(
     from flows.comparison import resolve
     from tasks.core.errors import InputError
     from tasks.core.events import listening
+    from tasks.reporting.charts.svg import start_engine
 
     quiet()
+    start_engine()
     if (training := checkpoints.training_folder(adapters)) is not None:
         if reference is not None or replicates or texts is not None or merge:
             raise InputError(

@@ -44,7 +44,7 @@ def dry_run(
 def _check_rest(spec: StudySpec, out: Path | None) -> None:
     """What else can be refused without asking anybody: the output folder, and an endpoint's missing key."""
     from tasks.engines.endpoint import read_key
-    from tasks.planning.preflight import check_out
+    from tasks.reporting.files import check_out
 
     if out is not None:
         check_out(out)

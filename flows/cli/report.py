@@ -17,7 +17,7 @@ def run(sources: Sequence[str], folder: str | None, *, across_studies: bool) -> 
     from flows.many_studies import across, locate
     from tasks.core import home
     from tasks.core.visible import dated_folder
-    from tasks.planning.preflight import check_out
+    from tasks.reporting.files import check_out
     from tasks.reporting.many.joined import join
     from tasks.reporting.many.studies import read_studies
     from tasks.reporting.many.write import write_many

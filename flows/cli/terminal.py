@@ -17,6 +17,9 @@ _BAD = {"failed": "[red]failed[/] ", "damaged": "[yellow]damaged[/]", "doubt": "
 PLAIN_SECONDS = 10.0
 """Without a terminal (a log file, CI) a running stage says how far it is once in this time."""
 
+LIVE_SECONDS = 0.1
+"""On a terminal its bar moves so often."""
+
 
 class StudyDisplay:
     """Listens to events; use as a context manager."""
@@ -49,6 +52,8 @@ class StudyDisplay:
 
     def __call__(self, event: Event) -> None:
         """Show one event. Names and notes come from files and people: the terminal obeys nothing in them."""
+        if event.kind == "progress" and not self._due(event):
+            return
         event = replace(event, name=visible(event.name), note=visible(redact(event.note)))
         if event.kind == "progress":
             self._step(event)
@@ -75,6 +80,15 @@ class StudyDisplay:
             self.console.print(f"  {_BAD[event.kind]} ", end="")
             self.console.print(f"{event.name}: {event.note}", markup=False, highlight=False)
 
+    def _due(self, event: Event) -> bool:
+        """Whether progress is to be shown again: some is told hundreds of times a second."""
+        now, name = time.monotonic(), visible(event.name)
+        first = self.live and (name not in self.bars or event.done == event.total)
+        if not first and now - self.told.setdefault(name, now) < (LIVE_SECONDS if self.live else PLAIN_SECONDS):
+            return False
+        self.told[name] = now
+        return True
+
     def _step(self, event: Event) -> None:
         if self.live:
             if event.name not in self.bars:
@@ -84,9 +98,6 @@ class StudyDisplay:
             )
             return
         now = time.monotonic()
-        if now - self.told.get(event.name, now) < PLAIN_SECONDS:
-            return
-        self.told[event.name] = now
         elapsed = now - self.begun.get(event.name, now)
         left = f", about {elapsed * (event.total - event.done) / event.done:.0f} s left" if event.done else ""
         self.console.print(

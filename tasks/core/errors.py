@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tasks.core.secrets import redact
 from tasks.core.visible import visible
 
@@ -24,3 +26,14 @@ class StageError(RuntimeError):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(visible(redact(message), 3 * LONGEST_MESSAGE))
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of an error about ``word``: the known name that is most like it, or all of them."""
+    import difflib
+
+    options = list(known)
+    near = difflib.get_close_matches(word, options, n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; known: {', '.join(options)}" if options else ""

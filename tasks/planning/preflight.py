@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import polars as pl
@@ -30,15 +29,13 @@ from tasks.models.prompts import check_question, check_template
 from tasks.planning.plan import check_machine
 from tasks.problems.benchmarks import check_names, open_benchmark, open_heldout
 from tasks.problems.synthetic import check as check_world
+from tasks.reporting.files import check_out
 from tasks.rollouts.files import heldout_split, marks_of, read_rollouts
 from tasks.rollouts.prompts import chosen_prompts, prompts_key
 from tasks.rollouts.teacher import check_teacher, completions_key, teacher_folder
 from tasks.settings.study import StudySpec
 from tasks.storage.store import open_store
 from tasks.workers.devices import run_unpinned, slots
-
-RECORDS = ("study.json", "compare.json", "many.json", "accuracy.json", "trajectory.json")
-"""One of them lies beside every page of ours."""
 
 SHORTEST = 256
 """Questions of own rollouts, the shortest, of which one at least must fit the base's context."""
@@ -63,24 +60,6 @@ def preflight(spec: StudySpec, out: Path | None = None) -> ModelRef | None:
         _check_vllm(spec, None)
         return None
     return _own(spec)
-
-
-def check_out(out: Path) -> None:
-    """Refuse a folder that cannot be written to. Raises `InputError`.
-
-    Found out by writing: root has every permission, and still /proc, or a read-only file system, takes no file.
-    """
-    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not there.is_dir():
-        raise InputError(f"--out: {there} is a file; give a folder")
-    try:
-        with tempfile.TemporaryDirectory(prefix=".colinear-", dir=there):
-            pass
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"--out: {there} cannot be written to ({reason}); give another folder") from None
-    if (out / "report.html").exists() and not any((out / name).is_file() for name in RECORDS):
-        raise InputError(f"--out: {out} has a report.html that colinear did not write; give another folder")
 
 
 def _check_world(spec: StudySpec) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,6 +16,27 @@ import polars as pl
 
 from tasks.core.digests import file_digest
 from tasks.core.errors import InputError
+
+RECORDS = ("study.json", "compare.json", "many.json", "accuracy.json", "trajectory.json")
+"""One of them lies beside every page of ours."""
+
+
+def check_out(out: Path) -> None:
+    """Refuse a folder that cannot be written to. Raises `InputError`.
+
+    Found out by writing: root has every permission, and still /proc, or a read-only file system, takes no file.
+    """
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise InputError(f"--out: {there} is a file; give a folder")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".colinear-", dir=there):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"--out: {there} cannot be written to ({reason}); give another folder") from None
+    if (out / "report.html").exists() and not any((out / name).is_file() for name in RECORDS):
+        raise InputError(f"--out: {out} has a report.html that colinear did not write; give another folder")
 
 
 def write_files(out: Path, contents: Mapping[str, bytes]) -> list[Path]:

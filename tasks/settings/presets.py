@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tasks.core.errors import InputError
+from tasks.core.errors import InputError, nearest
 from tasks.engines.named import DEEPSEEK
 from tasks.problems.overlap import INSTRUCTIONS
-from tasks.settings.study import nearest
 
 Values = dict[str, Any]
 

@@ -7,7 +7,6 @@ refused in one line that names the field.
 from __future__ import annotations
 
 import copy
-import difflib
 import json
 import math
 import re
@@ -22,7 +21,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from tasks.core.errors import InputError
+from tasks.core.errors import InputError, nearest
 from tasks.core.frames import LEADING, REST
 from tasks.core.results import Kept, RunInfo, Truncated, short_rate
 from tasks.core.sections import (
@@ -461,15 +460,6 @@ SECRETS = ("rollouts.endpoint", "rollouts.extra", "rollouts.key_env")
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of an error about ``word``: the known name that is most like it, or all of them."""
-    options = list(known)
-    near = difflib.get_close_matches(word, options, n=1)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; known: {', '.join(options)}" if options else ""
 
 
 def one_line(error: ValidationError, whole: type[BaseModel] = StudySpec) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tasks.core.errors import InputError
+from tasks.core.errors import InputError, nearest
 from tasks.settings.presets import PRESETS, preset
-from tasks.settings.study import nearest
 
 Values = dict[str, Any]
 

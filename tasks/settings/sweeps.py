@@ -17,9 +17,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from tasks.core.errors import InputError
+from tasks.core.errors import InputError, nearest
 from tasks.core.sections import Section
-from tasks.settings.study import StudySpec, build, nearest, one_line, override
+from tasks.settings.study import StudySpec, build, one_line, override
 
 ONE_SET = ("model.", "tiny.", "rollouts.")
 """What makes the base and the rollouts, which all cells share."""

@@ -22,7 +22,7 @@ from tasks.core.errors import InputError
 from tasks.core.events import Event
 from tasks.core.visible import dated_folder, file_name, parameter_names, visible
 from tasks.geometry.adapters.arguments import label_all, parse
-from tasks.planning.preflight import check_out
+from tasks.reporting.files import check_out
 from tasks.reporting.publish.figure_files import inert
 from tasks.settings.study import build
 from tasks.storage import patience

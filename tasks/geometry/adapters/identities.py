@@ -6,9 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from tasks.core.errors import InputError
+from tasks.core.errors import InputError, nearest
 from tasks.core.results import RunInfo
-from tasks.settings.study import nearest
 
 
 def identify(labels: Sequence[str], known: Mapping[str, RunInfo], replicates: Sequence[str] = ()) -> list[RunInfo]:

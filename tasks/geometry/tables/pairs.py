@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -149,10 +150,15 @@ class PairTable:
         few = np.count_nonzero(present, axis=1) < FEW_LAYERS
         low, high = self._over_few(key, members, present) if few.any() else np.full((2, len(self.pairs)), np.nan)
         if not few.all():
-            counts = cluster_counts(layers, REPLICATES, np.random.default_rng((SEED, 2)))
-            many = interval(self.metrics[key[0]].overall(self.parts, column.value, counts))
+            many = interval(self.metrics[key[0]].overall(self.parts, column.value, self._replicates))
             low, high = np.where(few, low, many[0]), np.where(few, high, many[1])
         return low, high
+
+    @cached_property
+    def _replicates(self) -> Counts:
+        """(R, N) of the bootstrap, one for all metrics."""
+        layers = [place.cluster for place in self.places]
+        return cluster_counts(layers, REPLICATES, np.random.default_rng((SEED, 2)))
 
     def _over_few(self, key: Key, members: Counts, present: NDArray[np.bool_]) -> tuple[Array, Array]:
         """`t_interval` of every pair; of a ratio of norms on the logarithm's scale, so that its inverse has the

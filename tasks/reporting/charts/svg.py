@@ -7,8 +7,12 @@ import html
 import json
 import math
 import re
+from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from tasks.reporting.charts.engine import Engine
 
 WIDTH = 367
 """Units of every drawing: on a phone of 390 px its text keeps its size."""
@@ -48,10 +52,46 @@ def inline_svg(key: str, label: str, spec: dict[str, Any]) -> str:
     """
     if addresses_left() < RESERVED:
         return _not_drawn(label)
+    text = json.dumps(_written(spec), allow_nan=False)
+    asked = _asked.pop(text, None) or (_engine.ask(text) if _engine else None)
+    svg = _within(PATIENCE, asked) if asked else None
+    return _inline(svg or _drawn(text), key, writable(label))
+
+
+PATIENCE = 60.0
+"""Seconds for the engine's process, before a drawing is made in this one."""
+
+_engine: Engine | None = None
+_asked: dict[str, Future[str]] = {}
+
+
+def start_engine() -> None:
+    """Start the engine's process, to be ready when there is something to draw. Without it drawings are made here."""
+    global _engine
+    if _engine is None and addresses_left() >= RESERVED:
+        with suppress(OSError):
+            _engine = Engine(vega_lite())
+
+
+def draw_ahead(spec: dict[str, Any]) -> None:
+    """Have the engine's process, where there is one, draw what `inline_svg` will be asked for."""
+    if _engine is not None:
+        text = json.dumps(_written(spec), allow_nan=False)
+        _asked[text] = _engine.ask(text)
+
+
+def _within(seconds: float, asked: Future[str]) -> str | None:
+    """What was asked of the engine's process; None where it has ended, or hangs."""
+    try:
+        return asked.result(seconds)
+    except (OSError, ValueError, TimeoutError):
+        return None
+
+
+def _drawn(text: str) -> str:
     import vl_convert
 
-    text = json.dumps(_written(spec), allow_nan=False)
-    return _inline(vl_convert.vegalite_to_svg(text, vl_version=vega_lite()), key, writable(label))
+    return vl_convert.vegalite_to_svg(text, vl_version=vega_lite())
 
 
 def _not_drawn(label: str) -> str:

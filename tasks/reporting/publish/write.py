@@ -20,6 +20,7 @@ from tasks.core.frames import (
     checked,
 )
 from tasks.core.results import RunInfo
+from tasks.reporting.charts.svg import draw_ahead
 from tasks.reporting.claims.output import claims_json
 from tasks.reporting.files import json_text, parquet, sealed_json, write_files
 from tasks.reporting.publish.figure_files import figure_files, table_files
@@ -99,6 +100,8 @@ def write_comparison(
     data = {name: checked(frames[name], schema, name) for name, schema in wanted.items()}
     compared = Comparison(runs=list(runs), reference=runs[names.index(reference)], **data)
     document = comparison_document(compared, tuple(notes))
+    for picture in document.drawn:
+        draw_ahead(picture.spec)
     record = {
         "reference": reference,
         "runs": [asdict(info) for info in runs],
@@ -109,11 +112,9 @@ def write_comparison(
         "headline": document.findings.said,
         "notes": notes,
     }
-    contents = {
-        "report.html": render_html(document).encode(),
-        "report.md": render_markdown(document).encode(),
+    others = {
         "compare.json": json_text(record).encode(),
         **{f"{name}.parquet": parquet(frame) for name, frame in data.items()},
-        **figure_files(document.drawn),
     }
-    return write_files(out, contents)
+    pages = {"report.html": render_html(document).encode(), "report.md": render_markdown(document).encode()}
+    return write_files(out, {**pages, **others, **figure_files(document.drawn)})

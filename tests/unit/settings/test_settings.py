@@ -12,11 +12,11 @@ from pydantic import BaseModel, ValidationError
 
 from flows.cli.main import study_spec
 from tasks.core import sections as specs
-from tasks.core.errors import InputError
+from tasks.core.errors import InputError, nearest
 from tasks.core.results import RunInfo
 from tasks.methods import METHOD_NAMES, THE_SIX
 from tasks.settings.presets import PRESETS, preset, summary
-from tasks.settings.study import StudySpec, build, load_toml, nearest, override
+from tasks.settings.study import StudySpec, build, load_toml, override
 
 
 def spec(*assignments: str, **values: Any) -> StudySpec:
