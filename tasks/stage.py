@@ -39,7 +39,7 @@ def can_heal(task: Task[..., Any], run: Any, state: State[Any]) -> bool:
     try:
         state.result()
     except WorkerDied:
-        emit(Event("again", run.name))
+        emit(Event("again", run.name, note="its worker died; a second try"))
         return True
     except Exception:
         return False

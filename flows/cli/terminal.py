@@ -69,7 +69,7 @@ class StudyDisplay:
         elif event.kind == "hit":
             self.console.print(f"  [cyan]cached[/]  {name}  [dim]was {event.seconds:.1f} s[/]", highlight=False)
         elif event.kind == "again":
-            self.console.print(f"  [yellow]again[/]   {name}  [dim]a second try[/]", highlight=False)
+            self.console.print(f"  [yellow]again[/]   {name}  [dim]{escape(event.note)}[/]", highlight=False)
         elif event.kind == "away":
             self.console.print(
                 f"  [yellow]waiting[/] {name} does not answer ({escape(event.note)}); nothing is lost", highlight=False

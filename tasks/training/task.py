@@ -226,7 +226,11 @@ def holding_less(run: Callable[[int], dict[str, Any]], name: str) -> dict[str, A
         try:
             return run(killed)
         except OutOfMemory:
-            emit(Event("again", name))
+            emit(
+                Event(
+                    "again", name, note="the system killed its worker because memory ran out; passes of half the size"
+                )
+            )
     return run(MOST_KILLED)
 
 

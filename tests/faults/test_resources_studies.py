@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -17,9 +21,11 @@ import pytest
 from tests.faults import small
 from tests.faults.clocks import Clock
 from tests.faults.disks import mounted
+from tests.faults.numbers import SHORT, sums, write_rows
 from tests.faults.small import check_same, done, words
 from tests.lab.living import left_behind
-from tests.lab.study_runs import Lab, Study, kill_after
+from tests.lab.study_runs import ROOT, Lab, Study, kill_after
+from tests.real.fetch import FOLDER, MODELS
 
 pytestmark = pytest.mark.faults
 
@@ -82,6 +88,55 @@ def test_a_machine_with_too_little_memory_says_so_and_a_larger_one_goes_on(
     assert "the worker process died (signal SIGKILL, which the system sends where memory runs out)" in said
     again = done(lab, given, "out")
     check_same(again, undisturbed)
+
+
+TAKES_MEMORY = """
+import pathlib, sys, time
+from tasks.workers.cpu import ended_for_memory
+group, room, begun = (pathlib.Path(word) for word in sys.argv[1:])
+(group / "cgroup.procs").write_text("0")  # what a process writes to a tmpfs counts for its group
+while not list(begun.glob("train-*.log")):
+    time.sleep(0.2)
+first, held = ended_for_memory(), 0
+used = group / ("memory.current" if (group / "memory.current").exists() else "memory.usage_in_bytes")
+while ended_for_memory() == first:
+    if int(used.read_text()) < LIMIT - 60_000_000:  # whoever asks for more than that is killed: not this process
+        (room / str(held)).write_bytes(bytes(40_000_000))
+        held += 1
+    time.sleep(0.3)
+for one in range(held - 8, held):
+    (room / str(one)).unlink(missing_ok=True)
+"""
+
+
+@pytest.mark.parametrize("small_memory", [4_500_000_000], indirect=True)
+def test_a_training_that_is_killed_for_memory_goes_on_with_smaller_passes(tmp_path: Path, small_memory: Path) -> None:
+    """Something else takes memory while SmolLM2 trains, until the kernel kills the worker: a real kill."""
+    model = FOLDER / MODELS["smollm2"].file
+    if not model.is_file():
+        pytest.skip(f"{model} is not there: make real-models")
+    rows, words = tmp_path / "rollouts.jsonl", "He counts them one by one. " * 30
+    write_rows(rows, [{**row, "completion": words + row["completion"]} for row in sums(range(24), 1, 0, 1, 0)])
+    lab, room = Lab(tmp_path / "home"), Path(tempfile.mkdtemp(dir="/dev/shm"))
+    script = TAKES_MEMORY.replace("LIMIT", "4_500_000_000")
+    arguments = [sys.executable, "-c", script, str(small_memory), str(room), str(lab.home / "logs")]
+    settings = [*SHORT, f"model.base={model}", "methods=sft", "replicates=", "init_replicates=", "train.steps=2",
+                "train.batch_size=8", "paths.n=0", "functions.n=0", "geometry.activations=0", "evaluation.n=2",
+                "evaluation.max_new_tokens=8", "geometry.base_measures=false"]  # fmt: skip
+    process = lab.start("--rollouts", str(rows), *(word for one in settings for word in ("--set", one)), out="out")
+    (small_memory / "cgroup.procs").write_text(str(process.pid))
+    taker = subprocess.Popen(arguments, cwd=ROOT)
+    try:
+        stdout, stderr = process.communicate(timeout=small.SECONDS)
+    finally:
+        taker.kill()
+        taker.wait()
+        shutil.rmtree(room)
+    print(stdout, stderr)
+    assert process.returncode == 0, stderr
+    assert "because memory ran out; passes of half the size" in stdout
+    said = Study(tmp_path / "out", 0, stdout, stderr, 0.0).record
+    assert "the system killed the worker because memory ran out" in json.dumps(said)
 
 
 # --- disks -----------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from transformers import Trainer
 from trl import SFTConfig, SFTTrainer
 
 from tasks.core.errors import StageError
+from tasks.core.events import Event, listening
 from tasks.core.sections import TrainSpec
 from tasks.methods import Method
 from tasks.methods.asft import Asft
@@ -241,8 +242,12 @@ def test_a_training_whose_workers_are_killed_for_memory_is_tried_again_holding_l
             raise OutOfMemory("killed")
         return {"killed": killed}
 
-    assert holding_less(lambda killed: run(killed, 2), "train sft") == {"killed": 2}
+    told: list[Event] = []
+    with listening(told.append):
+        assert holding_less(lambda killed: run(killed, 2), "train sft") == {"killed": 2}
     assert asked == [0, 1, 2]
+    assert [(event.kind, event.name) for event in told] == [("again", "train sft")] * 2
+    assert told[0].note.endswith("because memory ran out; passes of half the size")
     with pytest.raises(OutOfMemory):
         holding_less(lambda killed: run(killed, 99), "train sft")
     assert asked[3:] == list(range(MOST_KILLED + 1))
