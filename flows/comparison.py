@@ -139,9 +139,11 @@ def merge_frames(asked: Request, losses: Path | None) -> dict[str, pl.DataFrame]
 
     if not asked.merge:
         return {}
-    first, *others = aligned([AdapterSource(folder) for _, folder in asked.merged])
-    name, *names = [name for name, _ in asked.merged]
-    frames = {"merges": merges_frame([(name, other, first, own) for other, own in zip(names, others, strict=True)])}
+    sources = {name: AdapterSource(folder) for name, folder in asked.merged}
+    first, *others = aligned(list(sources.values()))
+    name, *names = sources
+    pairs = [(name, other, first, own) for other, own in zip(names, others, strict=True)]
+    frames = {"merges": merges_frame(pairs, {name: source.config.room for name, source in sources.items()})}
     if losses is not None:
         frames["merge_losses"] = pl.read_parquet(losses / "merge_losses.parquet")
     return frames

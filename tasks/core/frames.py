@@ -236,6 +236,8 @@ MERGES: dict[str, pl.DataType] = {
     "kept_a": pl.Float64(),  # <sum, dW_a> / |dW_a|^2; null for a zero update
     "kept_b": pl.Float64(),
     "share_a": pl.Float64(),  # norm_a^2 / (norm_a^2 + norm_b^2)
+    "room_a": pl.Int64(),  # rank that PEFT makes room for: the largest of r and of rank_pattern
+    "room_b": pl.Int64(),
     "linear_error": pl.Float64(),  # |linear - mean| / |mean| of PEFT's combinations; null where PEFT refuses linear
 }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -138,10 +138,12 @@ def _factors(source: Source, name: str) -> Factors:
     return update
 
 
-def merges_frame(pairs: Sequence[tuple[str, str, Source, Source]]) -> pl.DataFrame:
-    """MERGES of pairs of adapters, (name, name, source, source) each."""
-    rows: list[dict[str, Any]] = [
-        {"run_a": run_a, "run_b": run_b, **asdict(one)} for run_a, run_b, a, b in pairs for one in interference(a, b)
-    ]
+def merges_frame(pairs: Sequence[tuple[str, str, Source, Source]], rooms: Mapping[str, int]) -> pl.DataFrame:
+    """MERGES of pairs of adapters, (name, name, source, source) each; ``rooms``: name -> `LoraConfig.room`."""
+    rows: list[dict[str, Any]] = []
+    for run_a, run_b, a, b in pairs:
+        whole = {"run_a": run_a, "run_b": run_b, "room_a": rooms[run_a], "room_b": rooms[run_b]}
+        refused = {"linear_error": math.nan} if rooms[run_a] != rooms[run_b] else {}
+        rows += [{**whole, **asdict(one), **refused} for one in interference(a, b)]
     numbers = [field.name for field in fields(Interference) if field.type == "float"]
     return checked(pl.DataFrame(rows, schema=MERGES).with_columns(pl.col(numbers).fill_nan(None)), MERGES, "merges")

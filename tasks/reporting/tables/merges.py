@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import polars as pl
 
@@ -29,24 +30,28 @@ def merge_lines(merges: pl.DataFrame, paths: pl.DataFrame | None, adapters: pl.D
             losses = ", ".join(f"{name} {number(path[key], 3)}" for name, key in names.items())
             lines.append(f"  loss, nats/token on {path['n']} texts: {losses}; {_barrier(path)}")
         lines.append(f"  PEFT's linear is not the mean: {_linear(row)}; this is:")
-        lines.append(f"  {_call(a, b, adapters, 'cat')}")
+        lines.append(f"  {_call(row, adapters, 'cat')}")
     return lines
 
 
-def _call(a: str, b: str, adapters: pl.DataFrame, combination: str) -> str:
-    """PEFT's call for two adapters that were loaded under these names.
+def _call(row: dict[str, Any], adapters: pl.DataFrame, combination: str) -> str:
+    """PEFT's call for two adapters of MERGES that were loaded under their names.
 
     The new adapter has the first one's use_rslora, and an alpha that is its rank: then it is scaled by the root of its
     rank, which the weights have to undo.
     """
-    known = {row["run"]: row for row in adapters.iter_rows(named=True)}
-    weight = "0.5"
-    if known[a]["kind"].startswith("rsLoRA"):
-        ranks = [known[name]["rank"] for name in (a, b)]
-        weight = f"0.5 / {sum(ranks) if combination == 'cat' else max(ranks)}**0.5"
+    a, b = row["run_a"], row["run_b"]
+    kinds = dict(adapters.select("run", "kind").iter_rows())
+    weight = f"0.5 / {_rank(row, combination)}**0.5" if kinds[a].startswith("rsLoRA") else "0.5"
     return (
         f'model.add_weighted_adapter({_quoted(a, b)}, [{weight}, {weight}], "mean", combination_type="{combination}")'
     )
+
+
+def _rank(row: dict[str, Any], combination: str) -> int:
+    """Of the new adapter."""
+    rooms = row["room_a"], row["room_b"]
+    return sum(rooms) if combination == "cat" else max(rooms)
 
 
 def _quoted(a: str, b: str) -> str:
@@ -146,11 +151,10 @@ def _calls(merges: pl.DataFrame, adapters: pl.DataFrame) -> Table:
     """PEFT's calls for the first pair, and what each makes."""
     row = merges.filter(kind="*").row(0, named=True)
     a, b = row["run_a"], row["run_b"]
-    ranks = dict(adapters.select("run", "rank").iter_rows())
     rows = (
-        Cells(_call(a, b, adapters, "cat"), f"the mean of the updates, exactly; rank {ranks[a] + ranks[b]}"),
-        Cells(_call(a, b, adapters, "svd"), f"the mean, cut to rank {max(ranks[a], ranks[b])}"),
-        Cells(_call(a, b, adapters, "linear"), f"not the mean: {_linear(row)}"),
+        Cells(_call(row, adapters, "cat"), f"the mean of the updates, exactly; rank {_rank(row, 'cat')}"),
+        Cells(_call(row, adapters, "svd"), f"the mean, cut to rank {_rank(row, 'svd')}"),
+        Cells(_call(row, adapters, "linear"), f"not the mean: {_linear(row)}"),
     )
     return Table(
         "merge-calls",

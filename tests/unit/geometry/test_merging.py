@@ -93,7 +93,7 @@ def test_what_cannot_be_merged_is_refused() -> None:
 
 def test_the_frame_has_a_row_a_kind_and_null_for_what_is_not_defined() -> None:
     a, b = LoraDelta({Q: entry(0, 0), V: entry(1, 1)}), LoraDelta({Q: entry(0, 0)})
-    frame = merges_frame([("one", "other", a, b)])
+    frame = merges_frame([("one", "other", a, b)], {"one": 4, "other": 4})
     assert frame.select("run_a", "run_b", "kind").rows() == [
         ("one", "other", kind) for kind in ("*", "q_proj", "v_proj")
     ]
@@ -111,12 +111,13 @@ class Small(torch.nn.Module):
         self.q_proj, self.v_proj = torch.nn.Linear(9, 12, bias=False), torch.nn.Linear(9, 5, bias=False)
 
 
-def wrapped(folder: Path, *, rslora: bool = False, one_start: bool = False) -> Any:
+def wrapped(folder: Path, *, rslora: bool = False, one_start: bool = False, **changes: Any) -> Any:
     """A model with adapters ``one`` and ``two``, both saved under ``folder``."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
     config = {"r": 4, "target_modules": ["q_proj", "v_proj"], "use_rslora": rslora, "init_lora_weights": False}
+    config |= changes
     model = get_peft_model(Small(), LoraConfig(lora_alpha=6, **config), adapter_name="one")  # type: ignore[arg-type]
     model.add_adapter("two", LoraConfig(lora_alpha=2, **config))
     if one_start:
@@ -162,3 +163,27 @@ def test_with_rslora_even_cat_is_scaled_by_the_root_of_the_new_rank(tmp_path: Pa
     cat = combined(model, "cat")
     assert off(cat, mean) == pytest.approx(8**0.5 - 1, abs=1e-5)
     assert off({name: one / 8**0.5 for name, one in cat.items()}, mean) < 1e-6
+
+
+def test_of_a_rank_pattern_below_r_everywhere_the_new_rank_is_that_of_r(tmp_path: Path) -> None:
+    """r = 9, modules of rank 4 and 3: PEFT's `cat` with rsLoRA has rank 9 + 9 and is scaled by 18 / sqrt(18)."""
+    model = wrapped(tmp_path, rslora=True, r=9, rank_pattern={"q_proj": 4, "v_proj": 3})
+    sources = [AdapterSource(tmp_path / name) for name in ("one", "two")]
+    assert [source.config.room for source in sources] == [9, 9]
+    assert [max(source.ranks.values()) for source in sources] == [4, 4]
+    mean = mean_of(model)
+    cat = combined(model, "cat")
+    assert off({name: one / 18**0.5 for name, one in cat.items()}, mean) < 1e-6
+
+
+def test_peft_refuses_linear_for_two_r_whatever_the_modules_have() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (
+        LoraDelta({"layers.0.q_proj": Factors(rng.standard_normal((6, 2)), rng.standard_normal((2, 5)), 1.0)})
+        for _ in range(2)
+    )
+    found = {
+        other: merges_frame([("one", "other", a, b)], {"one": 2, "other": other})["linear_error"].null_count()
+        for other in (2, 4)
+    }
+    assert found == {2: 0, 4: 2}

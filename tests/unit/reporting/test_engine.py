@@ -27,7 +27,8 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     monkeypatch.setattr(svg, "_engine", None)
     monkeypatch.setattr(svg, "_asked", {})
     start_engine()
-    assert (started := svg._engine) is not None
+    started = svg._engine
+    assert started is not None
     yield started
     started.process.kill()
     started.process.wait()

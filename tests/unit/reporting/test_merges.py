@@ -25,7 +25,8 @@ def merges(**changes: float | None) -> pl.DataFrame:
     """One pair, over everything and one kind."""
     whole = {
         "run_a": "sft", "run_b": "d.po", "modules": 16, "norm_a": 3.0, "norm_b": 1.0, "norm_sum": 2.5,
-        "cancelled": 0.375, "kept_a": 0.7, "kept_b": -0.9, "share_a": 0.9, "linear_error": 0.77, **changes,
+        "cancelled": 0.375, "kept_a": 0.7, "kept_b": -0.9, "share_a": 0.9, "linear_error": 0.77,
+        "room_a": 8, "room_b": 8, **changes,
     }  # fmt: skip
     return pl.DataFrame([{**whole, "kind": kind} for kind in ("*", "q_proj")], schema=MERGES)
 
@@ -61,6 +62,13 @@ def test_of_rslora_the_weights_undo_the_root_of_the_new_rank(frames: Frames) -> 
     adapters = frames["adapters"].with_columns(kind=pl.lit("rsLoRA"))
     call = merge_lines(frames["merges"], None, adapters)[-1]
     assert '[0.5 / 16**0.5, 0.5 / 16**0.5], "mean", combination_type="cat"' in call
+
+
+def test_a_rank_pattern_below_r_everywhere_leaves_peft_room_for_r(frames: Frames) -> None:
+    """r = 12, every module of rank 8 by its pattern: PEFT's new rank is 12 + 8, its scale 20 / sqrt(20)."""
+    adapters = frames["adapters"].with_columns(kind=pl.lit("rsLoRA"))
+    call = merge_lines(merges(room_a=12, linear_error=None), None, adapters)[-1]
+    assert '[0.5 / 20**0.5, 0.5 / 20**0.5], "mean", combination_type="cat"' in call
 
 
 def test_what_is_not_defined_is_said(frames: Frames) -> None:
