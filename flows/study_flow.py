@@ -20,9 +20,18 @@ from flows.record import Recorder
 from tasks.core.clock import now
 from tasks.core.results import ModelRef, RunInfo, StageResult
 from tasks.core.stages import KEPT
-from tasks.evaluation.task import accuracy_task, evaluate_task, kept_accuracy_task, truncation_task
-from tasks.geometry.function_tasks import base_task, end_task, functions_task, moments_task, path_task, visible_task
-from tasks.geometry.task import activations_task, pair_task, spectrum_task, trajectory_task, truncate_task
+from tasks.evaluation.task import accuracy_task, evaluate_task, kept_accuracy_task, soups_task, truncation_task
+from tasks.geometry.function_tasks import (
+    base_task,
+    end_task,
+    functions_task,
+    moments_task,
+    path_task,
+    retention_task,
+    texts_task,
+    visible_task,
+)
+from tasks.geometry.task import activations_task, pair_task, soup_task, spectrum_task, trajectory_task, truncate_task
 from tasks.grading.task import grade_task
 from tasks.models.dequantise import KIND as GGUF
 from tasks.models.task import dequantise_task, pretrain_task
@@ -130,7 +139,7 @@ def study_flow(
             [*measured["pairs"], *measured["activations"], *measured["visible"]],
             [*measured["spectra"], *measured["base"]],
             [*measured["ends"], *measured["paths"], *measured["functions"], *measured["gradients"],
-             *measured["truncation"], *measured["trajectories"]],
+             *measured["truncation"], *measured["trajectories"], *measured["retention"], *measured["soups"]],
         )  # fmt: skip
     return StudyOutcome(
         page=page,
@@ -175,7 +184,7 @@ def _measure(
     runs = [info for info in spec.runs() if info in training]
     pairs = list(combinations(runs, 2))
     on = (world.base, world.problems)
-    answers = evaluate_task.submit(
+    answers: Any = evaluate_task.submit(
         f"base and {len(runs)} adapters", [BASE, *runs, *world.instructed], *on,
         spec.evaluation, [None, *(training[info] for info in runs), *(None for _ in world.instructed)],
     )  # fmt: skip
@@ -193,6 +202,10 @@ def _measure(
         "gradients": [],
         "truncated": [],
         "truncation": [],
+        "texts": [],
+        "retention": [],
+        "souped": [],
+        "soups": [],
     }
     title = f"{len(runs)} adapters"
     if spec.geometry.base_measures:
@@ -225,7 +238,13 @@ def _measure(
         found["functions"] = [
             functions_task.submit(f"base and {title}", [BASE, *runs], *on, everyone, spec.functions, spec.evaluation)
         ]
-    return found | _truncate(spec, on, training, answers)
+        texts: Any = texts_task.submit(spec.functions) if spec.functions.texts is not None else None
+        found["texts"] = [] if texts is None else [texts]
+        found["retention"] = [
+            retention_task.submit(f"base and {title}", [BASE, *runs], *on, [answers], everyone, texts, not spec.own,
+                                  spec.functions, spec.evaluation)
+        ]  # fmt: skip
+    return found | _truncate(spec, on, training, answers) | _soup(spec, on, training, answers, found)
 
 
 def _truncate(
@@ -281,6 +300,32 @@ def _follow(
 def _kept(trained: StageResult, step: int) -> StageResult:
     """The adapter after ``step`` that a training left."""
     return next(one for one in trained.used if one.stage == KEPT.name and one.summary["step"] == step)
+
+
+def _soup(
+    spec: StudySpec,
+    on: tuple[ModelRef, StageResult],
+    training: dict[RunInfo, Any],
+    answers: Any,
+    found: dict[str, list[PrefectFuture[Any]]],
+) -> dict[str, list[PrefectFuture[Any]]]:
+    """Do updates add? Sums and means of them are asked and measured as single ones are."""
+    soups = spec.souped([info for info in spec.runs() if info in training])
+    if not soups:
+        return {}
+    infos, title = [soup.info for soup in soups], f"{len(soups)} soups"
+    adapters: Any = [soup_task.submit(soup, [training[info] for info in soup.of]) for soup in soups]
+    greedy = spec.evaluation.model_copy(update={"samples": 0})
+    asked: Any = evaluate_task.submit(title, infos, *on, greedy, adapters)
+    kept: Any = []
+    if found["retention"]:
+        texts: Any = next(iter(found["texts"]), None)
+        kept = [
+            retention_task.submit(title, [BASE, *infos], *on, [answers, asked], [None, *adapters], texts, not spec.own,
+                                  spec.functions, spec.evaluation)
+        ]  # fmt: skip
+    both: Any = [*found["retention"], *kept]
+    return {"souped": [*adapters, asked, *kept], "soups": [soups_task.submit(soups, answers, asked, both)]}
 
 
 def _teacher(spec: StudySpec, world: World) -> list[PrefectFuture[Any]]:

@@ -20,18 +20,19 @@ from tasks.core import home
 from tasks.core.errors import InputError, StageError
 from tasks.core.events import Event, emit
 from tasks.core.results import StageResult
-from tasks.evaluation.task import accuracy_task
-from tasks.geometry.task import pair_task, spectrum_task
+from tasks.evaluation.task import accuracy_task, soups_task
+from tasks.geometry.function_tasks import texts_task
+from tasks.geometry.task import pair_task, soup_task, spectrum_task
 from tasks.grading.task import grade_task
 from tasks.models.task import dequantise_task
 from tasks.problems.task import own_problems_task, problems_task
 from tasks.rollouts.task import completions_task, own_rollouts_task, prompts_task
 from tasks.workers import devices
 
-ON_DRIVER = (dequantise_task, prompts_task, completions_task, own_rollouts_task, own_problems_task)
+ON_DRIVER = (dequantise_task, prompts_task, completions_task, own_rollouts_task, own_problems_task, texts_task)
 """Tasks that read files, folders or keys which only the machine of the command has."""
 
-WITHOUT_DEVICE = (problems_task, grade_task, accuracy_task, spectrum_task, pair_task)
+WITHOUT_DEVICE = (problems_task, grade_task, accuracy_task, spectrum_task, pair_task, soup_task, soups_task)
 """Tasks that need no GPU. All others get one, where the cluster has any."""
 
 

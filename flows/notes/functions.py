@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tasks.core.results import StageResult
-from tasks.core.stages import FUNCTIONS, PATH
+from tasks.core.stages import FUNCTIONS, PATH, RETENTION
+from tasks.geometry.paths.texts import MOST_TOKENS
 from tasks.reporting.notes import count, named
 
 MOST_NAMED = 5
@@ -13,7 +14,8 @@ MOST_NAMED = 5
 
 
 def function_notes(results: Sequence[StageResult], readings: Sequence[str]) -> list[str]:
-    """Notes of the results of the stages ``path end``, ``path`` and ``functions``; ``readings``: the paths' own."""
+    """Notes of the results of the stages ``path end``, ``path``, ``functions`` and ``retention``; ``readings``: the
+    paths' own."""
     by_stage = {result.stage: result for result in results}  # all paths have the same problems: one speaks for all
     path, functions = by_stage.get(PATH.name), by_stage.get(FUNCTIONS.name)
     notes: list[str] = []
@@ -29,6 +31,10 @@ def function_notes(results: Sequence[StageResult], readings: Sequence[str]) -> l
         notes += _unmatched([result for result in results if result.stage == PATH.name])
     if functions is not None:
         notes += _of_functions(functions)
+    if (retention := by_stage.get(RETENTION.name)) is not None and (cut := retention.summary["cut"]):
+        notes.append(
+            f"{count(int(cut), 'text')} of functions.texts cut at {MOST_TOKENS:,} tokens or the model's context."
+        )
     return notes
 
 

@@ -327,6 +327,51 @@ DIVERGENCE: dict[str, pl.DataType] = {
 }
 
 
+OWN_ANSWERS: dict[str, pl.DataType] = {
+    "run": pl.String(),
+    "problem_id": pl.String(),  # of an answer that the base gave
+    "tokens": pl.Int64(),  # of the answer
+    "kl": pl.Float64(),  # KL(base || run) summed over them, nats
+    "first": pl.Float64(),  # of that what the first of them has
+}
+
+
+RETENTION: dict[str, pl.DataType] = {
+    **RUN,
+    "n": pl.Int64(),  # texts that nobody trained on; null, with the next five, where there are none
+    "tokens": pl.Int64(),  # of theirs that are scored
+    "loss": pl.Float64(),  # nats a token
+    "forgetting": pl.Float64(),  # by how much that is above the base's
+    "forgetting_low": pl.Float64(),  # 95 % bootstrap over texts, paired
+    "forgetting_high": pl.Float64(),
+    "drawn": pl.Boolean(),  # whether the base's own answers were drawn at temperature 1, or are its greedy ones
+    "answers": pl.Int64(),  # of the base's; null, with the next five, where no divergence can be had
+    "answer_tokens": pl.Int64(),
+    "own_kl": pl.Float64(),  # KL(base || run) at their tokens, nats a token, each token's whole distribution
+    "own_kl_low": pl.Float64(),  # 95 % bootstrap over answers
+    "own_kl_high": pl.Float64(),
+    "own_kl_first": pl.Float64(),  # of ``own_kl`` what the answers' first tokens bring
+}
+
+
+SOUPS: dict[str, pl.DataType] = {
+    "soup": pl.String(),  # as it was asked for: "sft+dpo", "mean(sft+dpo)"
+    "runs": pl.List(pl.String()),  # whose updates it is of
+    "weight": pl.Float64(),  # of each of them: 1 in a sum
+    "measure": pl.String(),  # "accuracy" (share), "forgetting" or "own_kl" (nats a token, as in RETENTION)
+    "benchmark": pl.String(),  # null for a measure that is of none
+    "n": pl.Int64(),  # problems or texts
+    "value": pl.Float64(),
+    "change": pl.Float64(),  # less the base's
+    "low": pl.Float64(),  # 95 % of the change
+    "high": pl.Float64(),
+    "predicted": pl.Float64(),  # change that the single updates' changes predict; null where nothing is predicted
+    "apart": pl.Float64(),  # change less that
+    "apart_low": pl.Float64(),  # 95 %, paired bootstrap over problems; null where the differences do not vary
+    "apart_high": pl.Float64(),
+}
+
+
 ACCURACY: dict[str, pl.DataType] = {
     **RUN,
     "benchmark": pl.String(),

@@ -235,6 +235,21 @@ class Kept:
         return RunInfo(f"{self.of.run}-step-{self.step}", self.of.method, None, None, None)
 
 
+@dataclass(frozen=True)
+class Soup:
+    """The adapter of several runs' updates with one weight each: 1 for their sum, 1 / their number for the mean."""
+
+    name: str
+    """As it was asked for: ``sft+dpo``, ``mean(sft+dpo)``."""
+    of: tuple[RunInfo, ...]
+    weight: float
+
+    @property
+    def info(self) -> RunInfo:
+        """What it is called where it is asked and measured beside others."""
+        return RunInfo(self.name, "soup", None, None, None)
+
+
 def short_rate(lr: float) -> str:
     """``0.001 -> '1e-3'``: learning rates as people write them."""
     mantissa, exponent = f"{lr:.3e}".split("e")

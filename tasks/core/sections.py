@@ -473,6 +473,14 @@ class FunctionSpec(Section):
         "last", title="Tokens of a prompt whose hidden states are compared", description="tokens: each one a row."
     )
     batch_size: int = Field(64, title="Problems in a forward pass", ge=1)
+    texts: str | None = Field(
+        None,
+        title="Texts that nobody trained on",
+        description="A file of rows with `text`, or with `prompt` and `completion`: by how much each method raises "
+        "the base's cross-entropy on them is what it forgets. Default: in the embedded world the held-out solutions in "
+        "the base's own style, which no method trains on; else none.",
+        min_length=1,
+    )
 
 
 class GradientSpec(Section):

@@ -55,6 +55,8 @@ TRUNCATE = Stage("truncate", 1, "an update's leading directions, or the rest of 
 TRUNCATION = Stage("truncation", 1, "what leading directions and the rest carry: accuracy, loss, divergence", ("*",))
 TRAJECTORY = Stage("trajectory", 1, "the way of one update through its training", ("adapter", "gradient", "*"))
 KEPT_ACCURACY = Stage("kept accuracy", 1, "trajectories beside the accuracy at their steps", ("*",))
+SOUP = Stage("soup", 1, "the sum or the mean of updates as an adapter", ("*",))
+SOUPS = Stage("soups", 1, "what sums and means of updates change, beside what their parts predict", ("*",))
 SPECTRUM = Stage("spectrum", 3, "singular values of one update", ("adapter",))
 GEOMETRY = Stage("geometry", 4, "every measure of one pair of updates", ("a", "b"))
 COMPARE = Stage("compare", 4, "the geometry of adapters that exist already", ("base", "*"))
@@ -67,6 +69,13 @@ ACTIVATIONS = Stage(
     "activation geometry", 1, "the activation-weighted cosine of all pairs of updates", ("moments", "*")
 )
 MERGE_LOSSES = Stage("merge losses", 1, "losses between adapters, and of their sum, on given texts", ("texts", "*"))
+TEXTS = Stage("texts", 1, "texts that nobody trained on", ("file",))
+RETENTION = Stage(
+    "retention",
+    1,
+    "what runs forget, and how far they are from the base on its own answers",
+    ("problems", "texts", "*"),
+)
 FUNCTIONS = Stage("functions", 2, "CKA, logit lens and divergences of all models", ("problems", "*"))
 
 STAGES = tuple(value for value in vars().values() if isinstance(value, Stage))

@@ -134,9 +134,26 @@ def paired_bootstrap(
     _check_level(level)
     _, index = np.unique(labels, return_inverse=True)
     sums, sizes = np.bincount(index, weights=difference), np.bincount(index)
-    means = _cluster_means(sums, sizes, draws, np.random.default_rng(seed))
+    found = ratio_bootstrap(sums, sizes, seed, draws, level)
+    return Interval(float(difference.mean()), found.low, found.high)
+
+
+def ratio_bootstrap(
+    sums: ArrayLike, sizes: ArrayLike, seed: int = 0, draws: int = 10_000, level: float = 0.95
+) -> Interval:
+    """Percentile bootstrap of ``sum(sums) / sum(sizes)`` over n clusters, such as nats and tokens of texts.
+
+    Examples
+    --------
+    Two texts of one nat a token, whatever their length, are no matter of luck:
+
+    >>> ratio_bootstrap([2.0, 6.0], [2, 6])
+    Interval(estimate=1.0, low=1.0, high=1.0)
+    """
+    sums_N, sizes_N = np.asarray(sums, dtype=np.float64), np.asarray(sizes)
+    means = _cluster_means(sums_N, sizes_N, draws, np.random.default_rng(seed))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(difference.mean()), float(low), float(high))
+    return Interval(float(sums_N.sum() / sizes_N.sum()), float(low), float(high))
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:

@@ -14,15 +14,16 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.core import home
 from tasks.core.digests import StageKey
-from tasks.core.frames import DIVERGENCE
-from tasks.core.results import ModelRef, Progress, RunInfo, StageResult, Truncated
+from tasks.core.frames import DIVERGENCE, ITEMS, OWN_ANSWERS, RETENTION
+from tasks.core.results import ModelRef, Progress, RunInfo, Soup, StageResult, Truncated
 from tasks.core.sections import EvaluationSpec
-from tasks.core.stages import ACCURACY, EVALUATE, KEPT_ACCURACY, TRUNCATION
+from tasks.core.stages import ACCURACY, EVALUATE, KEPT_ACCURACY, SOUPS, TRUNCATION
 from tasks.engines.vllm_installation import engine_identity
 from tasks.evaluation.accuracy import accuracy_table, mcnemar_table
 from tasks.evaluation.evaluate import Asked, evaluate_models
 from tasks.evaluation.kept import with_accuracy
 from tasks.evaluation.samples import differences_table, samples_table
+from tasks.evaluation.soups import soups_frame
 from tasks.evaluation.together import Shares, writer
 from tasks.evaluation.truncation import truncation_frame
 from tasks.grading import grade
@@ -178,3 +179,33 @@ def kept_accuracy_task(
         return {"models": len(asked)}
 
     return state_of(run_stage(key, "accuracy at kept steps", compute))
+
+
+@task(task_run_name="soups", cache_policy=NO_CACHE)
+def soups_task(
+    soups: Sequence[Soup],
+    answers: Sequence[StageResult],
+    asked: Sequence[StageResult],
+    retention: Sequence[StageResult],
+) -> Any:
+    """Artifact: ``soups.parquet`` (SOUPS) of ``soups``.
+
+    ``answers``: of the base and the single updates, among others; ``asked``: of the soups; ``retention``: artifacts
+    with ``own_answers.parquet`` and ``retention.parquet`` of both, none where it was not measured.
+    """
+    results = [*answers, *asked, *retention]
+    inputs = {str(i): result.ref.sha256 for i, result in enumerate(results)}
+    names = [[soup.name, [info.run for info in soup.of], soup.weight] for soup in soups]
+    store = open_store()
+
+    def joined(found: Sequence[StageResult], name: str, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
+        frames = [pl.read_parquet(store.local(one.ref) / f"{name}.parquet") for one in found]
+        return pl.concat([pl.DataFrame(schema=dict(schema)), *frames])
+
+    def compute(out: Path, _: Progress) -> dict[str, Any]:
+        own, kept = joined(retention, "own_answers", OWN_ANSWERS), joined(retention, "retention", RETENTION)
+        items = joined([*answers, *asked], "items", ITEMS)
+        soups_frame(soups, items, own, kept).write_parquet(out / "soups.parquet")
+        return {"soups": len(soups)}
+
+    return state_of(run_stage(SOUPS.key(inputs, {"soups": names}), "soups", compute))

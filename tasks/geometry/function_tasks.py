@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,12 +15,15 @@ from tasks.core import home
 from tasks.core.results import ModelRef, Progress, RunInfo, StageResult
 from tasks.core.rows import rows_digest
 from tasks.core.sections import EvaluationSpec, FunctionSpec, GeometrySpec, PathSpec
-from tasks.core.stages import BASE_MEASURES, FUNCTIONS, MERGE_LOSSES, MOMENTS, PATH, PATH_END, VISIBLE
+from tasks.core.small_files import expanded
+from tasks.core.stages import BASE_MEASURES, FUNCTIONS, MERGE_LOSSES, MOMENTS, PATH, PATH_END, RETENTION, TEXTS, VISIBLE
 from tasks.geometry.activations.measure import measure_moments
 from tasks.geometry.base.measures import measure_base
 from tasks.geometry.functions.measures import measure_functions
+from tasks.geometry.functions.retention import measure_retention
 from tasks.geometry.merge_losses import measure_merges
 from tasks.geometry.paths.curves import End, measure_ends, measure_path
+from tasks.geometry.paths.texts import text_rows
 from tasks.geometry.task import COMPARED, identity
 from tasks.geometry.visible import measure_visible
 from tasks.grading.grade import GRADER
@@ -128,7 +132,7 @@ def moments_task(
 
 @task(task_run_name="second moments", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
 def text_moments_task(base: ModelRef, texts: Path, targets: Sequence[str]) -> Any:
-    """The same on the texts of a file (`tasks.geometry.activations.measure.texts_of`)."""
+    """The same on the texts of a file (`tasks.geometry.paths.texts.texts_of`)."""
     arguments = {"base": base.at(open_store().local(base.ref)), "texts": texts}
     return _moments(base, {"texts": rows_digest(texts)}, targets, {}, arguments)
 
@@ -249,6 +253,64 @@ def functions_task(
         return run_pinned(measure_functions, arguments, log=log_file(key), progress=progress)
 
     return state_of(run_stage(key, f"functions of {title}", compute))
+
+
+@task(task_run_name="texts", cache_policy=NO_CACHE)
+def texts_task(spec: FunctionSpec) -> Any:
+    """Artifact: ``texts.jsonl``, the rows of ``functions.texts`` that are read (`text_rows`)."""
+    file = expanded(str(spec.texts))
+
+    def compute(out: Path, _: Progress) -> dict[str, Any]:
+        rows = text_rows(file)
+        (out / "texts.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        return {"texts": len(rows)}
+
+    return state_of(run_stage(TEXTS.key({"file": rows_digest(file)}, {}), "texts", compute))
+
+
+@task(task_run_name="retention of {title}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)
+def retention_task(
+    title: str,
+    infos: Sequence[RunInfo],
+    base: ModelRef,
+    problems: StageResult,
+    answers: Sequence[Sequence[StageResult]],
+    trained: Sequence[StageResult | None],
+    texts: StageResult | None,
+    own_style: bool,
+    spec: FunctionSpec,
+    evaluation: EvaluationSpec,
+) -> Any:
+    """Artifact: ``retention.parquet`` (RETENTION), ``own_answers.parquet`` (OWN_ANSWERS). ``infos``: the base first.
+
+    ``answers``: what `evaluate_task` returned, of these runs among others.
+    """
+    asked = [result for some in answers for result in some]
+    drawn = bool(evaluation.samples) and evaluation.temperature == 1
+    inputs = {f"answers {i}": result.ref.sha256 for i, result in enumerate(asked)}
+    inputs |= {info.run: result.ref.sha256 if result else "" for info, result in zip(infos, trained, strict=True)}
+    inputs |= {"problems": problems.ref.sha256, "texts": texts.ref.sha256 if texts else ""}
+    settings = {"base": base.identity, "n": spec.n, "runs": [identity(info) for info in infos], "drawn": drawn}
+    settings |= {"own_style": own_style, "max_new_tokens": evaluation.max_new_tokens, "device": slots()[0].kind}
+    key = RETENTION.key(inputs, settings)
+
+    def compute(out: Path, progress: Progress) -> Any:
+        store = open_store()
+        arguments = {
+            **_arguments(base, problems),
+            "items": [store.local(result.ref) / "items.parquet" for result in asked],
+            "infos": list(infos),
+            "adapters": [_adapter(result) if result else None for result in trained],
+            "spec": spec,
+            "max_new_tokens": evaluation.max_new_tokens,
+            "drawn": drawn,
+            "own_style": own_style,
+            "texts": store.local(texts.ref) / "texts.jsonl" if texts else None,
+            "out": out,
+        }
+        return run_pinned(measure_retention, arguments, log=log_file(key), progress=progress)
+
+    return state_of(run_stage(key, f"retention of {title}", compute))
 
 
 @task(task_run_name="merge losses of {title}", cache_policy=NO_CACHE, retries=1, retry_condition_fn=can_heal)

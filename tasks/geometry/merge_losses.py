@@ -12,10 +12,10 @@ import polars as pl
 from tasks.core.errors import InputError
 from tasks.core.frames import MERGE_LOSSES, checked
 from tasks.core.results import LocalBase, Progress, no_progress
-from tasks.geometry.activations.measure import texts_of
 from tasks.geometry.connectivity import barrier_interval, where
 from tasks.geometry.paths.line import Line, open_plain
 from tasks.geometry.paths.meter import SCORED_AT_ONCE
+from tasks.geometry.paths.texts import texts_of
 
 ALPHAS = tuple(step / 10 for step in range(11))
 """Points of the path, the two adapters and their mean among them."""
@@ -34,7 +34,7 @@ def measure_merges(
 
     ``adapters``: (name, PEFT directory) each. Losses are nats a token over all texts; the barrier with its 95 %
     interval over texts is that of `tasks.geometry.connectivity.barrier_interval`. ``texts``: as
-    `tasks.geometry.activations.measure.texts_of` reads them; of a row with a prompt the completion is scored. Writes
+    `tasks.geometry.paths.texts.texts_of` reads them; of a row with a prompt the completion is scored. Writes
     ``merge_losses.parquet`` (MERGE_LOSSES); the summary has numbers of texts, and of those that were cut. Raises
     `InputError` where no text has two tokens, and for an adapter that is not plain LoRA or not of this base. Runs in a
     worker process.

@@ -13,9 +13,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.core import home
-from tasks.core.results import Progress, RunInfo, StageResult, Truncated
+from tasks.core.results import Progress, RunInfo, Soup, StageResult, Truncated
 from tasks.core.sections import GeometrySpec
-from tasks.core.stages import ACTIVATIONS, COMPARE, GEOMETRY, SPECTRUM, TRAJECTORY, TRUNCATE
+from tasks.core.stages import ACTIVATIONS, COMPARE, GEOMETRY, SOUP, SPECTRUM, TRAJECTORY, TRUNCATE
 from tasks.geometry.activations.moments import read_moments
 from tasks.geometry.activations.pairs import activation_frame
 from tasks.geometry.adapters.adapter import AdapterSource
@@ -24,6 +24,7 @@ from tasks.geometry.delta import unshared
 from tasks.geometry.paths.rate import with_rate
 from tasks.geometry.tables.build import pair_frame, spectrum_frame
 from tasks.geometry.trajectory import trajectory_frame
+from tasks.geometry.updates.soups import write_soup
 from tasks.geometry.updates.truncated import write_truncated
 from tasks.models.external import reference
 from tasks.stage import run_stage, state_of
@@ -101,6 +102,18 @@ def trajectory_task(
         return {}
 
     return state_of(run_stage(key, f"trajectory {info.run}", compute))
+
+
+@task(task_run_name="soup {soup.name}", cache_policy=NO_CACHE)
+def soup_task(soup: Soup, trained: Sequence[StageResult]) -> Any:
+    """Artifact: ``adapter/`` as `train_task`'s, of the sum or the mean of these updates."""
+    key = SOUP.key({str(i): result.ref.sha256 for i, result in enumerate(trained)}, {"weight": soup.weight})
+
+    def compute(out: Path, _: Progress) -> dict[str, Any]:
+        write_soup([open_store().local(one.ref) / "adapter" for one in trained], soup.weight, out / "adapter")
+        return {}
+
+    return state_of(run_stage(key, f"soup {soup.name}", compute))
 
 
 @task(task_run_name="geometry {a.run}~{b.run}", cache_policy=NO_CACHE)

@@ -135,17 +135,18 @@ def disk_needed(spec: StudySpec, base: Found, sizes: Sizes, devices: int) -> dic
     """What is written where: label -> bytes. The base counts where it must be downloaded."""
     assert base.shape is not None
     runs = len(spec.runs())
-    kept = len(spec.kept(spec.runs()))
+    kept, soups = len(spec.kept(spec.runs())), spec.souped(spec.runs())
     made = runs + len(spec.truncated(spec.runs()))
-    asked = made + (kept if spec.evaluation.kept_steps else 0)
+    asked = made + len(soups) + (kept if spec.evaluation.kept_steps else 0)
     directions = len(spec.methods) if kept and spec.gradients.n else 0
+    written = made + kept + directions + sum(len(soup.of) for soup in soups)  # a soup's ranks are its parts' together
     lora = base.shape.lora_parameters(spec.lora.r, spec.lora.targets)
     modules = base.shape.layers * len(spec.lora.targets)
     checkpoints = min(runs, devices) * disk.KEPT_CHECKPOINTS * disk.checkpoint_bytes(lora)
     needed = {
         "base": 0.0 if base.here else float(disk.base_bytes(base.shape)),
         "rollouts": disk.rollout_bytes(sizes.rows, sizes.example) + 3.0 * sizes.file_bytes * (sizes.rows == 0),
-        "adapters": float((made + kept + directions) * disk.adapter_bytes(lora)),
+        "adapters": float(written * disk.adapter_bytes(lora)),
         "checkpoints": float(checkpoints) if spec.train.checkpoint_steps else 0.0,
         "answers and tables": runs * (runs - 1) / 2 * modules * disk.PAIR_BYTES
         + (asked + 3) * sizes.evaluated * (1 + spec.evaluation.samples) * sizes.answer * disk.TOKEN_BYTES,

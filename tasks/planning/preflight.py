@@ -18,6 +18,7 @@ from tasks.engines.endpoint import read_key
 from tasks.engines.vllm import check_cpu, check_head
 from tasks.engines.vllm_adapters import RANKS
 from tasks.engines.vllm_installation import check_device
+from tasks.geometry.paths.texts import text_rows
 from tasks.grading.golds import check_golds
 from tasks.grading.grade import unparsed_golds
 from tasks.methods import Method
@@ -55,11 +56,20 @@ def preflight(spec: StudySpec, out: Path | None = None) -> ModelRef | None:
         _check_key(spec.rollouts)
     if out is not None:
         check_out(out)
+    if spec.functions.texts is not None:
+        _check_texts(spec.functions.texts)
     if not spec.own:
         _check_world(spec)
         _check_vllm(spec, None)
         return None
     return _own(spec)
+
+
+def _check_texts(texts: str) -> None:
+    try:
+        text_rows(expanded(texts))
+    except InputError as error:
+        raise InputError(f"functions.texts: {error}") from None
 
 
 def _check_world(spec: StudySpec) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from tasks.geometry.activations.moments import MOST_WIDTH, RANK
+from tasks.geometry.paths.texts import MOST_TEXTS
 from tasks.planning import flops, memory
 from tasks.planning.machine import Machine
 from tasks.planning.memory import Training
@@ -38,6 +39,8 @@ BOXED = 10.0
 """Tokens of a boxed answer."""
 GRADIENT_START = 1.0
 """A method's model and trainer, before its gradient is taken."""
+TEXT_TOKENS = 500.0
+"""Assumed of one of `functions.texts`."""
 REPORT_SECONDS = 10.0
 
 
@@ -211,6 +214,18 @@ def _functions(name: str, work: Work, models: int, tasks: int = 1) -> Stage:
     return Stage(name, tasks, f"{models} models x {n} problems", cost * tasks, seconds, devices)
 
 
+def _retention(name: str, work: Work, models: int) -> Stage:
+    """The base's own answers, and the texts of a file, once through each of ``models``."""
+    sizes, shape, n = work.sizes, work.shape, work.spec.functions.n
+    texts = MOST_TEXTS if work.spec.functions.texts else 0
+    length = sizes.prompt + sizes.answer
+    tokens, scored = models * (n * length + texts * TEXT_TOKENS), models * (n * sizes.answer + texts * TEXT_TOKENS)
+    cost = flops.forward(shape, tokens, flops.causal(max(length, TEXT_TOKENS if texts else 0)), scored)
+    seconds = rates(work.machine).start + scoring_seconds(work.machine, cost, exact=True)
+    also = f", {texts} texts" if texts else ""
+    return Stage(name, 1, f"{models} models x {n} answers{also}", cost, seconds, 1)
+
+
 def _after(work: Work) -> Iterator[Stage]:
     spec, machine, shape = work.spec, work.machine, work.shape
     runs = len(spec.runs())
@@ -235,6 +250,7 @@ def _after(work: Work) -> Iterator[Stage]:
         yield from _paths(work, runs, len(spec.path_pairs(spec.runs())) if spec.paths.reference else pairs)
     if spec.functions.n:
         yield _functions("functions", work, runs + 1)
+        yield _retention("retention", work, runs + 1)
     if parts := spec.truncated(spec.runs()):
         yield _answers("truncated: evaluate", work, len(parts), 0)
         if spec.functions.n:
@@ -247,6 +263,10 @@ def _after(work: Work) -> Iterator[Stage]:
         yield Stage("trajectories", len({one.of for one in kept}), size, 0, seconds, count)
         if spec.evaluation.kept_steps:
             yield _answers("kept: evaluate", work, len(kept), 0)
+    if soups := spec.souped(spec.runs()):
+        yield _answers("soups: evaluate", work, len(soups), 0)
+        if spec.functions.n:
+            yield _retention("soups: retention", work, 1 + len(soups))
     yield Stage("accuracy, report", 1, f"{runs} runs, {pairs} pairs", 0, REPORT_SECONDS, 1)
 
 

@@ -8,6 +8,7 @@ the tables of that page anew.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -373,6 +374,49 @@ KL = Metric(
     "mean over the tokens of the reference solutions", unit="nats/token", nearer="low",
 )  # fmt: skip
 
+FORGETTING = Metric(
+    "forgetting", "Forgetting",
+    "By how much training raises the cross-entropy on texts that nobody trained on: of the base 0; in the embedded "
+    "world on the held-out solutions in the base's own style, else on the texts of `functions.texts`.",
+    "(log p_base(text) - log p(text)) / tokens", "after Shenfeld et al. 2025 (RL's razor), arXiv 2509.04259",
+    "mean over the tokens of all texts", unit="nats/token", bounds=(-math.inf, math.inf),
+)  # fmt: skip
+OWN_KL = Metric(
+    "own_kl", "KL(base || run) on the base's answers",
+    "How far a run's next-token distribution is from the base's along what the base itself answers: drawn at "
+    "temperature 1 where the study drew answers, else greedy.",
+    "E_{y ~ base} sum p_base log(p_base / p), whole vocabulary", "Shenfeld et al. 2025, arXiv 2509.04259",
+    "mean over the tokens of all answers", unit="nats/token", nearer="low",
+)  # fmt: skip
+"""Both of one run, by the names that RETENTION has for them."""
+ON_KL = Metric(
+    "forgetting_on_kl", "Slope of forgetting over KL",
+    "How much a run forgets for each nat that it is from the base on the base's own answers: least squares over "
+    "trainings of many studies, at least five, with an intercept.",
+    "cov(own_kl, forgetting) / var(own_kl)", "after Shenfeld et al. 2025, arXiv 2509.04259",
+    "over distinct trainings", unit="nats per nat", bounds=(-math.inf, math.inf),
+)  # fmt: skip
+"""On pages of many studies."""
+
+_ARITHMETIC = "task arithmetic: Ilharco et al. 2023, arXiv 2212.04089; means: Wortsman et al. 2022, arXiv 2203.05482"
+SOUPED = (
+    Metric(
+        "accuracy", "Accuracy of a sum or mean, less predicted",
+        "How much the base with a sum (w = 1) or mean (w = 1 / their number) of updates changes in accuracy beyond "
+        "what the single ones' changes add up to: 0 where updates add.",
+        "(acc(base + w sum d_i) - acc(base)) - w sum (acc(base + d_i) - acc(base))", _ARITHMETIC, "mean over problems",
+        unit="points", scale=100.0, decimals=1, bounds=(-math.inf, math.inf),
+    ),
+    Metric(
+        "own_kl", "KL of a sum or mean, less predicted",
+        "The same of KL(base || it) on the base's own answers, which is 0 at the base and has no first order there: "
+        "predicted as for small updates that are orthogonal in what they do to the distribution.",
+        "KL(base || base + w sum d_i) - w^2 sum KL(base || base + d_i)", _ARITHMETIC,
+        "mean over the tokens of all answers", unit="nats/token", bounds=(-math.inf, math.inf),
+    ),
+)  # fmt: skip
+"""Of a sum or mean of updates, by the names that SOUPS has for what is measured."""
+
 ANSWERS = (
     Metric(
         "accuracy", "Accuracy", "The share of problems whose greedy answer is right.", "correct / problems",
@@ -428,6 +472,7 @@ _KINDS = {
     "What each direction carries": TRUNCATED,
     "What the models compute": (CKA, KL, DEPTH),
     "The path between two updates": PATH,
+    "Do updates add, does it forget": (*SOUPED, FORGETTING, OWN_KL, ON_KL),
     "What the models answer": (*ANSWERS, *SAMPLED),
 }
 """Heading in docs/metrics.md -> what its table has."""

@@ -29,7 +29,7 @@ from tasks.storage.store import open_store
 
 _OPTIONAL = (
     *("samples", "differences", "connectivity", "barriers", "cka", "lens", "divergence"),
-    *("gradients", "on_policy", "truncation", "trajectories"),
+    *("gradients", "on_policy", "truncation", "trajectories", "retention", "soups"),
 )
 """Frames of `Study` that a study may do without."""
 

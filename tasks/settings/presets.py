@@ -63,6 +63,7 @@ def tiny_why() -> Values:
         "gradients": {"n": 2048},
         "geometry": values["geometry"] | {"truncations": [1, 2, 4]},
         "train": values["train"] | {"keep_steps": [5, 10, 20, 40]},
+        "soups": ["sft+dpo", "sft+rft", "mean(sft+rft)"],
     }
     return values | {"name": "tiny-why"} | more
 

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from tasks.core.errors import InputError, nearest
 from tasks.core.frames import LEADING, REST
-from tasks.core.results import Kept, RunInfo, Truncated, short_rate
+from tasks.core.results import Kept, RunInfo, Soup, Truncated, short_rate
 from tasks.core.sections import (
     LARGEST_NUMBER,
     LARGEST_SEED,
@@ -101,6 +101,13 @@ class StudySpec(Methods):
         description="Methods whose lr_ratio is not 1, trained once more at train.lr itself.",
         json_schema_extra={"items": {"type": "string", "enum": list(METHOD_NAMES)}},
     )
+    soups: tuple[str, ...] = Field(
+        (),
+        title="Sums and means of updates",
+        description="Such as sft+dpo or mean(sft+dpo), of this study's runs: the base with the sum or the mean of "
+        "their updates is asked as they are, and held against what their single effects predict. Empty leaves it out.",
+        max_length=64,
+    )
     model: ModelSpec = Field(ModelSpec(), title="Base model")
     tiny: TinySpec = Field(TinySpec(), title="Embedded world")
     rollouts: RolloutSpec = Field(RolloutSpec(), title="Rollouts")
@@ -137,6 +144,17 @@ class StudySpec(Methods):
                 raise ValueError(f"unknown method {name!r}; known: {', '.join(METHOD_NAMES)}")
         if len(set(names)) != len(names):
             raise ValueError("a method is listed twice")
+        return names
+
+    @field_validator("soups")
+    @classmethod
+    def _each_once(cls, soups: tuple[str, ...]) -> tuple[str, ...]:
+        names = tuple("".join(soup.split()) for soup in soups)
+        for i, name in enumerate(names):
+            if not _SOUP.fullmatch(name):
+                raise ValueError(f"expected runs joined by +, such as sft+dpo or mean(sft+dpo), got {name[:80]!r}")
+            if name in names[:i]:
+                raise ValueError(f"{name} is listed twice")
         return names
 
     @model_validator(mode="after")
@@ -176,6 +194,20 @@ class StudySpec(Methods):
             raise ValueError(
                 f"train.micro_batch_size: {self.train.micro_batch_size} does not divide train.batch_size "
                 f"{self.train.batch_size}"
+            )
+        known = [info.run for info in self.runs()]
+        for name in self.soups:
+            parts = _parts(name)
+            for i, run in enumerate(parts):
+                if run not in known:
+                    raise ValueError(
+                        f"soups: {name} needs a run {run!r}, which this study does not train{nearest(run, known)}"
+                    )
+                if run in parts[:i]:
+                    raise ValueError(f"soups: {name} has {run} twice; give each run once")
+        if self.functions.texts is not None and not self.functions.n:
+            raise ValueError(
+                "functions.texts: functions.n is 0, so nothing is read on them; raise it, or leave them out"
             )
         for name in self.methods:
             self.method(name).phases(self.train)
@@ -225,6 +257,15 @@ class StudySpec(Methods):
         """The adapters of ``runs`` on the way: of the steps before a training's last, whose adapter is its own."""
         return [Kept(info, step) for info in runs for step in self.method(info.method).kept(self.train)]
 
+    def souped(self, runs: Sequence[RunInfo]) -> list[Soup]:
+        """The sums and means to ask: those whose runs are all among ``runs``."""
+        known = {info.run: info for info in runs}
+        return [
+            Soup(name, tuple(known[run] for run in parts), 1 / len(parts) if name.startswith("mean(") else 1.0)
+            for name in self.soups
+            if set(parts := _parts(name)) <= known.keys()
+        ]
+
     def asked(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The methods that ``replicates`` or ``init_replicates`` name."""
         return self.methods if names == (ALL,) else names
@@ -243,6 +284,14 @@ class StudySpec(Methods):
 
     def _run(self, run: str, method: str, seed: int, data_seed: int) -> RunInfo:
         return RunInfo(run, method, seed, data_seed, self.train.lr * self.method(method).lr_ratio)
+
+
+_SOUP = re.compile(r"mean\([^()+]+(\+[^()+]+)+\)|[^()+]+(\+[^()+]+)+")
+
+
+def _parts(soup: str) -> list[str]:
+    """The runs that a sum or a mean is of."""
+    return soup.removeprefix("mean(").removesuffix(")").split("+")
 
 
 def check_sources(rollouts: RolloutSpec) -> None:

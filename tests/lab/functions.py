@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from tasks.core.frames import BARRIERS, CKA, CONNECTIVITY, DIFFERENCES, DIVERGENCE, LENS, SAMPLES, checked
+from tasks.core.frames import BARRIERS, CKA, CONNECTIVITY, DIFFERENCES, DIVERGENCE, LENS, RETENTION, SAMPLES, checked
 from tasks.core.results import RunInfo
 
 COSINE_TO_SFT = {"rft": 0.958, "dft": 0.765, "rift": 0.981, "offline_grpo": 0.804, "dpo": -0.021, "sft-order1": 0.975}
@@ -91,6 +91,18 @@ def make_lens(runs: list[RunInfo], layers: int = LAYERS) -> pl.DataFrame:
         rows += [(info.run, layer, "cross_entropy", 900, 3.0 - 0.5 * layer) for layer in range(layers + 1)]
         rows.append((info.run, None, "depth", 900, 2 + i / 8))
     return checked(pl.DataFrame(rows, schema=LENS, orient="row"), LENS, "lens")
+
+
+def make_retention(runs: list[RunInfo]) -> pl.DataFrame:
+    """Forgotten are 5 nats a token for each unit of accuracy gained, a tenth of it either way; KL on the base's own
+    answers is the 1.2-fold, half of it at the first token."""
+    rows: list[tuple[Any, ...]] = []
+    for info in runs:
+        rise = 5 * GAIN.get(info.run, 0.0)
+        who = (info.run, info.method, info.seed, info.data_seed, info.lr)
+        lost = (400, 16_000, 0.5 + rise, rise, 0.9 * rise, 1.1 * rise)
+        rows.append((*who, *lost, False, 60, 1800, 1.2 * rise, rise, 1.4 * rise, 0.6 * rise))
+    return checked(pl.DataFrame(rows, schema=RETENTION, orient="row"), RETENTION, "retention")
 
 
 def make_divergence(runs: list[RunInfo]) -> pl.DataFrame:

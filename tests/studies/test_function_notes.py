@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from flows.notes.functions import function_notes
@@ -61,3 +62,11 @@ def test_what_functions_did_not_measure() -> None:
         f"Hidden states and divergences: {reason}.",
         "4 of 9 problems without a known solution: logit lens and divergence are over the boxed answer there.",
     ]
+
+
+def test_texts_that_were_cut_are_counted() -> None:
+    kept = StageResult("retention", "retention of all", REF, 1.0, summary={"cut": 2})
+    assert function_notes([kept], READINGS) == [
+        "2 texts of functions.texts cut at 2,048 tokens or the model's context."
+    ]
+    assert function_notes([replace(kept, summary={"cut": 0})], READINGS) == []

@@ -17,6 +17,7 @@ import pytest
 from polars.testing import assert_frame_equal
 from safetensors.numpy import load_file
 
+from tasks.evaluation.accuracy import mcnemar_table
 from tasks.reporting.formats import number
 from tasks.reporting.views.study import SCHEMAS
 from tasks.storage.store import Store
@@ -194,6 +195,7 @@ def test_one_methods_setting_retrains_that_method_only(lab: Lab, first: Study) -
     assert len(pairs) == len(others)
     expected = {"train rift seed=0 lr=1e-3", "evaluate rift seed=0 lr=1e-3", "spectrum rift", "accuracy"} | pairs
     expected |= {"path end rift", "base measures rift", "functions of base and 7 adapters"}
+    expected |= {"retention of base and 7 adapters"}
     expected |= {"activation geometry of 7 adapters", "visible overlap of 7 adapters", "gradients"}
     # A path to another method's replicate, which differs in the data order too, is not walked.
     expected |= {pair.replace("geometry", "path") for pair in pairs if "order1" not in pair}
@@ -248,6 +250,30 @@ def test_truncated_updates_are_evaluated_as_whole_ones(lab: Lab, first: Study) -
     assert frame.filter(part="rest")["kl"].min() > 0
     assert pl.read_csv(study.folder / "tables" / "truncation.csv")["k"].to_list() == [0, 1, 4]
     assert (study.folder / "figures" / "truncation.svg").is_file()
+
+
+def test_soups_are_evaluated_as_any_run_and_change_no_verdict_of_theirs(lab: Lab, first: Study) -> None:
+    """The mean of SFT and its replicate, and SFT with DPO, beside what their parts do; the tests are those of the study
+    without them."""
+    words = ("methods=sft,dpo", "paths.n=0", "gradients.n=0", "soups=sft+dpo,mean(sft+sft-order1)")
+    study = lab.run("smoke", *(word for one in words for word in ("--set", one)), out="soups")
+    assert study.code == 0, study.stderr
+    names = ["sft+dpo", "mean(sft+sft-order1)"]
+    expected = {f"{what} {one}" for what in ("soup", "evaluate") for one in names}
+    assert expected | {"retention of 2 soups", "soups"} <= study.names(hit=False)
+    soups = pl.read_parquet(study.folder / "soups.parquet")
+    measures = [("accuracy", "heldout", 128), ("accuracy", "hard", 32), ("own_kl", None, 32), ("forgetting", None, 128)]
+    assert soups.select("soup", "measure", "benchmark", "n").rows() == [
+        (name, *one) for name in names for one in measures
+    ]
+    items = pl.read_parquet(study.folder / "items.parquet")
+    assert not set(names) & set(items["run"])
+    assert_frame_equal(pl.read_parquet(study.folder / "mcnemar.parquet"), mcnemar_table(items))
+    kept = pl.read_parquet(study.folder / "retention.parquet")
+    assert kept["run"].to_list() == ["base", "sft", "dpo", "sft-order1"]
+    assert kept.filter(run="base").select("forgetting", "own_kl").row(0) == (0, 0)
+    whole = soups.filter(soup="sft+dpo", measure="own_kl").row(0, named=True)
+    assert whole["predicted"] == pytest.approx(kept.filter(pl.col("run").is_in(["sft", "dpo"]))["own_kl"].sum())
 
 
 @pytest.mark.long

@@ -9,7 +9,7 @@ Shapes: ``_N`` tokens, ``_M`` models, ``_V`` vocabulary, ``_P`` problems.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import permutations
 from typing import TYPE_CHECKING
 
@@ -19,9 +19,14 @@ from numpy.typing import NDArray
 
 from tasks.core.frames import DIVERGENCE, checked
 from tasks.geometry.chance.bootstrap import cluster_counts, interval
+from tasks.geometry.functions.readout import Readout
+from tasks.geometry.paths.switched import Switched
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+BLOCK_BYTES = {"cpu": 2**28, "cuda": 2**30}
+"""Largest block of logits, with all that is made of it."""
 
 BYTES_A_LOGIT = 32
 """Most that `pair_divergences` and its caller hold for each entry of the (N, M, V) logits: two of them in float32 on
@@ -30,6 +35,27 @@ the way in, then float64 logits, log-probabilities and probabilities."""
 REPLICATES = 1000
 SEED = 0
 """Of the bootstrap: equal models give equal tables."""
+
+
+def read_logits(
+    switched: Switched, readout: Readout, runs: Sequence[str], states_NMp: Tensor
+) -> Iterator[tuple[slice, Tensor]]:
+    """Float32 logits (n, M, V) of N tokens' last hidden states in M ``runs``, so many tokens at a time that with what
+    is made of them they stay within `BLOCK_BYTES` (but one token's). Each with the tokens that it is of."""
+    import torch
+
+    vocabulary = switched.model.config.get_text_config().vocab_size
+    chunk = max(1, BLOCK_BYTES[states_NMp.device.type] // (BYTES_A_LOGIT * len(runs) * vocabulary))
+    for start in range(0, len(states_NMp), chunk):
+        part = slice(start, start + chunk)
+        if not readout.adapted():
+            yield part, readout.head(states_NMp[part])
+            continue
+        logits = []
+        for number, run in enumerate(runs):
+            switched.activate(run)
+            logits.append(readout.head(states_NMp[part, number]))
+        yield part, torch.stack(logits, dim=1)
 
 
 def pair_divergences(logits_NMV: Tensor) -> Tensor:

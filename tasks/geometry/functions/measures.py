@@ -18,7 +18,7 @@ from tasks.core.frames import CKA, DIVERGENCE, LENS, checked
 from tasks.core.results import LocalBase, Progress, no_progress
 from tasks.core.sections import FunctionSpec
 from tasks.geometry.cka import Accumulator, Similarities
-from tasks.geometry.functions.divergence import BYTES_A_LOGIT, divergence_frame, pair_divergences
+from tasks.geometry.functions.divergence import BLOCK_BYTES, divergence_frame, pair_divergences, read_logits
 from tasks.geometry.functions.lens import Lens, lens_frame
 from tasks.geometry.functions.readout import Readout, find_readout
 from tasks.geometry.paths.chosen import choose
@@ -28,8 +28,6 @@ from tasks.geometry.paths.texts import Batch, Pooling, Text, as_texts, batches, 
 if TYPE_CHECKING:
     from torch import Tensor
 
-BLOCK_BYTES = {"cpu": 2**28, "cuda": 2**30}
-"""Largest block of logits, with all that is made of it."""
 CKA_BYTES = 16 * 2**30
 """Most that the CKA of all layers may hold."""
 
@@ -161,7 +159,9 @@ class _Pass:
                     if run in self._lenses:
                         self._lenses[run].add(self._readout, solution_L, batch.targets, self._block)
             if self._readout is not None:
-                self._diverge(self._readout, torch.stack(final_M, dim=1), batch)
+                states_NMp = torch.stack(final_M, dim=1)
+                for part, logits_NMV in read_logits(self._switched, self._readout, self._runs, states_NMp):
+                    np.add.at(self._kl_PMM, batch.owner[part], pair_divergences(logits_NMV).cpu().numpy())
         for accumulator, states_M in zip(self._cka, states_LM, strict=True):
             accumulator.add(states_M)
 
@@ -174,25 +174,6 @@ class _Pass:
         if not bool(last[batch.mask.bool()].isfinite().all()):
             raise InputError(f"run {run}: its hidden states are NaN or infinite; its weights are damaged or diverged")
         return [*output.hidden_states[: self.layers], last]
-
-    def _diverge(self, readout: Readout, final_NMp: Tensor, batch: Batch) -> None:
-        """Add the divergences of a batch, so many tokens at a time that the block of logits stays small."""
-        import torch
-
-        vocabulary = self._switched.model.config.get_text_config().vocab_size
-        chunk = max(1, self._block // (BYTES_A_LOGIT * len(self._runs) * vocabulary))
-        for start in range(0, len(final_NMp), chunk):
-            states_NMp = final_NMp[start : start + chunk]
-            if readout.adapted():
-                logits = []
-                for number, run in enumerate(self._runs):
-                    self._switched.activate(run)
-                    logits.append(readout.head(states_NMp[:, number]))
-                logits_NMV = torch.stack(logits, dim=1)
-            else:
-                logits_NMV = readout.head(states_NMp)
-            found = pair_divergences(logits_NMV).cpu().numpy()
-            np.add.at(self._kl_PMM, batch.owner[start : start + chunk], found)
 
     def cka_frame(self) -> pl.DataFrame:
         """One layer at a time: its Grams are gone before the next one's are made."""

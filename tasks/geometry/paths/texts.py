@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.core.errors import InputError
+from tasks.core.results import LocalBase
+from tasks.core.rows import Row, name_of, read_rows
 from tasks.geometry.paths.chosen import Chosen
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from tasks.models.turn import Turn
+
+MOST_TEXTS, MOST_TOKENS = 256, 2048
+"""Texts of a file that are read, and tokens of one of them."""
+ASKED, ANSWERED = ("prompt", "question", "problem"), ("completion", "solution", "answer")
 
 Pooling = Literal["last", "mean", "tokens"]
 """How a prompt's hidden states become rows: its last token's, their mean, or each token's."""
@@ -110,3 +119,57 @@ def pooled(hidden_BTp: Tensor, batch: Batch, pooling: Pooling) -> NDArray[np.flo
         inside = torch.where(batch.prompt.unsqueeze(-1), hidden_BTp, 0.0)
         rows = inside.sum(dim=1) / batch.prompt.sum(dim=1, keepdim=True)
     return np.asarray(rows.float().cpu().numpy())
+
+
+def texts_of(file: Path, base: LocalBase) -> tuple[list[Text], int]:
+    """The texts of a file (`text_rows`) in tokens, and how many were cut at `MOST_TOKENS` or the context.
+
+    The first token of a bare text is its prompt, the rest what is scored; a prompt is asked as the base is asked.
+    """
+    from transformers import AutoTokenizer
+
+    from tasks.models.load import context_length
+    from tasks.models.turn import turn_at
+
+    tokenizer = AutoTokenizer.from_pretrained(str(base.folder), trust_remote_code=False)
+    limit = min(MOST_TOKENS, context_length(base.folder, base.max_length))
+    turn: Turn | None = None
+    found: list[Text] = []
+    cut = 0
+    for row in text_rows(file):
+        if "text" in row:
+            ids = list(tokenizer(row["text"])["input_ids"])
+            begins = 1
+        else:
+            turn = turn or turn_at(base)
+            prompt = turn.prompt(row["prompt"])
+            ids, begins = [*prompt, *turn.answer(row["completion"])], len(prompt)
+        if ids:
+            cut += len(ids) > limit
+            found.append(Text(ids[: min(begins, limit)], ids[begins:limit]))
+    return found, cut
+
+
+def text_rows(file: Path) -> list[dict[str, str]]:
+    """The first `MOST_TEXTS` rows of a file (`read_rows`): each its ``text``, or its ``prompt`` and ``completion``.
+
+    A ``question`` or ``problem`` is a prompt, a ``solution`` or ``answer`` a completion. Raises `InputError` for a row
+    that is neither, and for an empty file.
+    """
+    found = []
+    for row in islice(read_rows(file), MOST_TEXTS):
+        text, asked, answered = (_string(row, names) for names in (("text",), ASKED, ANSWERED))
+        if text is not None:
+            found.append({"text": text})
+        elif asked is not None and answered is not None:
+            found.append({"prompt": asked, "completion": answered})
+        else:
+            raise row.refuse("text", "a text, or a prompt with a completion", "write one text a row")
+    if not found:
+        raise InputError(f'{name_of(file)}: expected at least one text, got none; write one a line: {{"text": ...}}')
+    return found
+
+
+def _string(row: Row, names: Sequence[str]) -> str | None:
+    """The first of these columns that holds a text."""
+    return next((value for name in names if isinstance(value := row.values.get(name), str) and value.strip()), None)

@@ -22,6 +22,7 @@ from tasks.reporting.findings.doubts import (
 )
 from tasks.reporting.findings.lead import lead
 from tasks.reporting.findings.sentences import (
+    ACCURACY,
     CLAIMS,
     DATA,
     FUNCTIONS,
@@ -35,6 +36,8 @@ from tasks.reporting.findings.sentences import (
 )
 from tasks.reporting.formats import percent
 from tasks.reporting.notes import MOST_LISTED, named
+from tasks.reporting.tables.retention import retention_finding
+from tasks.reporting.tables.soups import soups_finding
 from tasks.reporting.tables.truncation import truncation_finding
 from tasks.reporting.views.pairs import Geometry
 from tasks.reporting.views.study import Study
@@ -66,6 +69,8 @@ class Findings:
 def findings(study: Study, claims: str = "") -> Findings:
     """The headline of a study, in plain sentences with their numbers; ``claims``: the sentence on the paper's."""
     found = (
+        (ACCURACY, retention_finding(study)),
+        (ACCURACY, soups_finding(study)),
         (GEOMETRY, truncation_finding(study)),
         (PATHS, barrier_finding(study)),
         (FUNCTIONS, cka_finding(study)),

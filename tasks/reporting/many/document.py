@@ -17,6 +17,7 @@ from tasks.reporting.many.claim_tables import claim_tables, claims_frame, joined
 from tasks.reporting.many.direction_tables import between_tables, itself_tables, midpoint_table
 from tasks.reporting.many.figures import accuracy_picture, cosines_picture, rate_pictures
 from tasks.reporting.many.findings import many_findings
+from tasks.reporting.many.forgetting import forgetting_table
 from tasks.reporting.many.frames import LEFT_OUT, joined_frames
 from tasks.reporting.many.joined import Many, unrecorded
 from tasks.reporting.many.method_tables import accuracy_tables, each_table, rates_table, steps_table
@@ -38,7 +39,7 @@ def many_document(many: Many) -> Document:
         Section("Cells", [cells_table(sweep), studies_table(many)]) if sweep else Section(ANSWERS, [answers]),
         Section(
             ACCURACY,
-            [*accuracy_tables(many), each_table(many)],
+            [*accuracy_tables(many), each_table(many), forgetting_table(many)],
             below.get("accuracy", ()),
             "What the methods gain or lose against the base, over all trainings.",
         ),

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 
 from tasks.reporting.estimates import spread
 from tasks.reporting.findings.headline import Findings
-from tasks.reporting.findings.sentences import STUDIES
+from tasks.reporting.findings.sentences import ACCURACY, STUDIES
 from tasks.reporting.formats import benchmark_name, in_sentence, learning_rate, listed, points, span
 from tasks.reporting.many.direction_tables import three
+from tasks.reporting.many.forgetting import forgetting_finding
 from tasks.reporting.many.frames import ORDER
 from tasks.reporting.many.joined import Many
 from tasks.reporting.many.rows import Rows, once, values
@@ -23,7 +24,8 @@ def many_findings(many: Many) -> Findings:
     rest: one of them the questions that the paper leaves open."""
     lead = (_direction_lead(many), _accuracy_lead(many), *diverged_sentence(many.sweep))
     said = tuple(sentence for sentence in lead if sentence)
-    return Findings(tuple(_warnings(many)), said, ((STUDIES, _joined(many)),))
+    found = ((ACCURACY, forgetting_finding(many)), (STUDIES, _joined(many)))
+    return Findings(tuple(_warnings(many)), said, found)
 
 
 def _direction_lead(many: Many) -> str:

@@ -10,8 +10,9 @@ import polars as pl
 
 from tasks.core.results import RunInfo
 from tasks.reporting.many.studies import NamedStudy
-from tasks.reporting.metrics import INVERSE, MANY, Metric, pair_metric
+from tasks.reporting.metrics import FORGETTING, INVERSE, MANY, OWN_KL, Metric, pair_metric
 from tasks.reporting.tables.functions import divergences
+from tasks.reporting.tables.retention import kept
 from tasks.reporting.views.floors import kind_of
 from tasks.reporting.views.pairs import EVERYTHING
 from tasks.reporting.views.paths import midpoint, paths_of
@@ -52,6 +53,8 @@ RUNS: dict[str, pl.DataType] = {
     "cosine_to_sft": pl.Float64(),  # of its study, the same seeds; null for runs of other seeds
     "norm_over_sft": pl.Float64(),
     "kl_from_base": pl.Float64(),  # nats a token
+    "own_kl": pl.Float64(),  # the same on the base's own answers
+    "forgetting": pl.Float64(),  # nats a token
     "barrier_to_sft": pl.Float64(),  # solution reading, nats a token
     "barrier_to_sft_matched": pl.Float64(),  # both updates at one norm
 }
@@ -149,6 +152,7 @@ def _identity(many: Many, place: int, info: RunInfo) -> tuple[Any, ...]:
 def run_rows(many: Many) -> Iterator[tuple[Any, ...]]:
     for place, study in enumerate(many.studies):
         view, paths, apart = study.geometry, study.paths, divergences(study.divergence)
+        own = [kept(study, name) for name in (OWN_KL.name, FORGETTING.name)]
         for info in study.trained:
             reference, kl = reference_of(study, info), apart.get((study.base.run, info.run))
             other = reference.run if reference and reference != info else None
@@ -161,6 +165,7 @@ def run_rows(many: Many) -> Iterator[tuple[Any, ...]]:
                 view.cosine(info.run, other) if other else None,
                 view.value(info.run, other, "norm_ratio") if other else None,
                 kl.value if kl else None,
+                *(one[info.run].value if info.run in one else None for one in own),
                 *([one.value if one else None for one in found] or (None, None)),
             )
 

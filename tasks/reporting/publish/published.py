@@ -15,6 +15,7 @@ from tasks.reporting.notes import floor_note
 from tasks.reporting.render.condense import warned
 from tasks.reporting.render.markdown import escape
 from tasks.reporting.tables.functions import depths, divergences
+from tasks.reporting.tables.retention import MEASURES, kept
 from tasks.reporting.views.pairs import AT_FLOOR, AT_START, Geometry
 from tasks.reporting.views.study import Row, Study
 
@@ -31,6 +32,7 @@ def run_metrics(study: Study) -> dict[RunInfo, dict[str, float]]:
     """Run -> its metrics, those that were measured: accuracies are shares, losses and divergences nats a token."""
     second = f"accuracy_{re.sub(r'[^A-Za-z0-9_-]', '_', study.second or 'none')}"
     deep, apart, base = depths(study.lens), divergences(study.divergence), study.base.run
+    own = {one.name: kept(study, one.name) for one in MEASURES}
     metrics = {}
     for row in study.rows:
         from_base = apart.get((base, row.info.run))
@@ -44,6 +46,7 @@ def run_metrics(study: Study) -> dict[RunInfo, dict[str, float]]:
             "effective_rank": row.effective_rank,
             "lens_depth": deep.get(row.info.run),
             "kl_from_base": from_base.value if from_base else None,
+            **{name: found[row.info.run].value for name, found in own.items() if row.info.run in found},
         }
         metrics[row.info] = {
             name: value for name, value in values.items() if value is not None and math.isfinite(value)

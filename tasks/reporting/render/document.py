@@ -44,6 +44,7 @@ from tasks.reporting.tables.record import (
     turn_tables,
     versions_table,
 )
+from tasks.reporting.tables.soups import soups_tables
 from tasks.reporting.tables.truncation import truncation_table
 from tasks.reporting.tables.views import Table, said
 from tasks.reporting.views.paths import READINGS
@@ -150,7 +151,7 @@ def build_document(study: Study, draw: Callable[[Study], list[Picture]] = pictur
         ),
         Section(
             ACCURACY,
-            [accuracy_table(study), samples_table(study), mcnemar_table(study),
+            [accuracy_table(study), *soups_tables(study), samples_table(study), mcnemar_table(study),
              *differences_tables(study)],
             figures(OTHERS),
             "What the models get right, and which differences a test shows.",

@@ -18,6 +18,7 @@ from tasks.reporting.formats import (
 )
 from tasks.reporting.metrics import SAMPLED
 from tasks.reporting.notes import count, spread_words
+from tasks.reporting.tables.retention import retention_cells, retention_header, retention_note, retention_spreads
 from tasks.reporting.tables.views import (
     VERDICT_NOTE,
     Cell,
@@ -61,6 +62,8 @@ def accuracy_table(study: Study) -> Table:
     """Every run on every benchmark: counts, answers that could not be read or were cut, golds that could not."""
     rows = []
     base, golds = study.base, study.record.get("unparsed_golds")
+    forgotten = retention_header(study)
+    blanks = (Cell("-"),) * len(forgotten)
     for benchmark in study.benchmarks or [study.primary]:
         name = benchmark_name(benchmark)
         unread = [] if golds is None else [str(golds.get(benchmark, "not recorded"))]
@@ -70,16 +73,20 @@ def accuracy_table(study: Study) -> Table:
                 continue
             counts = [found.correct, found.n, found.unparsed, found.truncated] if found else [NOT_MEASURED] * 4
             loss = number(found.answer_loss if found else None, 4)
-            cells = (*counts[:2], score_cell(found).plain, *counts[2:], *unread, loss)
+            own = retention_cells(study, info) if benchmark == study.primary else blanks
+            cells = (*counts[:2], score_cell(found).plain, *counts[2:], *unread, loss, *own)
             rows.append(Cells(name, info.run, *cells, mark=mark_of(info, study.geometry)))
         spread = Cell(*floor_words(accuracy_apart(study, benchmark), unsigned_points))
         losses = Cell(*floor_words(loss_apart(study, benchmark), lambda nats: number(nats, 4)))
-        rows.append(Cells(name, SAME_METHOD, "-", "-", spread, "-", "-", *unread, losses, mark="floor"))
+        own = retention_spreads(study) if benchmark == study.primary else blanks
+        rows.append(Cells(name, SAME_METHOD, "-", "-", spread, "-", "-", *unread, losses, *own, mark="floor"))
     header = (
         *("Benchmark", "Run", "Correct", "n", "Accuracy, %", "Unparsed answers", "Truncated"),
         *(() if golds is None else ("Unparsed golds",)),
         "Answer loss, nats/token",
+        *forgotten,
     )
+    kept = f" {retention_note(study)}" if forgotten else ""
     return Table(
         "accuracy",
         "Accuracy, run by run",
@@ -93,7 +100,7 @@ def accuracy_table(study: Study) -> Table:
             if golds is not None
             else ""
         )
-        + f" {FLOOR_NOTE}",
+        + f"{kept} {FLOOR_NOTE}",
         words=2,
     )
 

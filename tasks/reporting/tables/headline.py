@@ -17,6 +17,7 @@ from tasks.reporting.formats import (
     size,
 )
 from tasks.reporting.notes import interval, percentile
+from tasks.reporting.tables.retention import retention_cells, retention_header
 from tasks.reporting.tables.views import Cell, Cells, Table, detectable_points, mark_of, p_words, said, verdict_words
 from tasks.reporting.views.accuracy import MARGIN, Score, Versus
 from tasks.reporting.views.floors import ORDER
@@ -62,7 +63,7 @@ def headline_table(study: Study) -> Table:
             if second
             else ()
         ),
-        *("Answer loss, nats/token", "Effective rank"),
+        *("Answer loss, nats/token", "Effective rank", *retention_header(study)),
     )
     return Table(
         "headline",
@@ -91,7 +92,8 @@ def _row(row: Row, study: Study) -> Cells:
     about = f"lr {learning_rate(info.lr)} seed {info.seed}" if info in view.runs else ""
     name = Cell(info.run, (*said(about), *said(f"data order {info.data_seed}" if info.data_seed != info.seed else "")))
     second, note = [cell for two in others for cell in two], _note(info, view)
-    return Cells(name, cosine, beside, *first, norm, note, *second, loss, rank, mark=mark_of(info, view))
+    own = retention_cells(study, info)
+    return Cells(name, cosine, beside, *first, norm, note, *second, loss, rank, *own, mark=mark_of(info, view))
 
 
 def _accuracy_cells(

@@ -14,7 +14,7 @@ from tasks.reporting.views.study import SCHEMAS, Study
 
 ADDED = {"pair_metrics": ("null_sd", "shared_null_sd", "shared_percentile")}
 """Columns that frames of earlier studies have not."""
-NEW_FRAMES = ("gradients", "on_policy", "truncation", "trajectories")
+NEW_FRAMES = ("gradients", "on_policy", "truncation", "trajectories", "retention", "soups")
 """Frames that earlier studies have not."""
 NEEDED = ("study.json", *(f"{frame}.parquet" for frame in SCHEMAS if frame not in NEW_FRAMES))
 """Files without which a folder is no finished study's."""

@@ -21,7 +21,9 @@ from tasks.core.frames import (
     MCNEMAR,
     ON_POLICY,
     PAIR_METRICS_FRAME,
+    RETENTION,
     SAMPLES,
+    SOUPS,
     SPECTRA,
     TRAINING,
     TRAJECTORIES,
@@ -56,6 +58,8 @@ SCHEMAS = {
     "on_policy": ON_POLICY,
     "truncation": TRUNCATION,
     "trajectories": TRAJECTORIES,
+    "retention": RETENTION,
+    "soups": SOUPS,
 }
 """A study's frames, by the name of their file."""
 
@@ -147,6 +151,8 @@ class Study(Updates):
     on_policy: pl.DataFrame = field(default_factory=partial(_empty, "on_policy"))
     truncation: pl.DataFrame = field(default_factory=partial(_empty, "truncation"))
     trajectories: pl.DataFrame = field(default_factory=partial(_empty, "trajectories"))
+    retention: pl.DataFrame = field(default_factory=partial(_empty, "retention"))
+    soups: pl.DataFrame = field(default_factory=partial(_empty, "soups"))
 
     @property
     def name(self) -> str:

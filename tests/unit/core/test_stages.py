@@ -18,6 +18,7 @@ RELEASED = {
     "spectrum": {3}, "geometry": {4}, "compare": {4}, "base measures": {2}, "path end": {2}, "path": {2},
     "functions": {2}, "visible overlap": {1}, "second moments": {1}, "activation geometry": {1}, "gradients": {1},
     "merge losses": {1}, "truncate": {1}, "truncation": {1}, "kept step": {1}, "trajectory": {1}, "kept accuracy": {1},
+    "texts": {1}, "retention": {1}, "soup": {1}, "soups": {1},
 }  # fmt: skip
 """Names and versions in people's caches: a change here means that all of them compute that stage again."""
 

@@ -15,12 +15,12 @@ import torch
 
 from tasks.core.errors import InputError
 from tasks.core.results import LocalBase
-from tasks.geometry.activations import measure
 from tasks.geometry.activations.collect import collect
-from tasks.geometry.activations.measure import measure_moments, texts_of
+from tasks.geometry.activations.measure import measure_moments
 from tasks.geometry.activations.moments import Moment, Moments, low_rank, read_moments
 from tasks.geometry.activations.pairs import NAME, activation_frame, weighted_pairs
 from tasks.geometry.delta import Dense, Factors
+from tasks.geometry.paths import texts as texts_module
 from tasks.geometry.paths.texts import Text, batches
 from tasks.geometry.tables.build import geometry
 from tasks.models.load import load_model
@@ -303,14 +303,14 @@ def test_on_held_out_problems_and_on_a_file_of_texts(base: Path, tmp_path: Path)
 def test_texts_are_cut_and_a_row_without_one_is_refused(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "MOST_TEXTS", 2)
+    monkeypatch.setattr(texts_module, "MOST_TEXTS", 2)
     file = tmp_path / "texts.jsonl"
     file.write_text("\n".join(json.dumps({"text": " the" * length}) for length in (5, 100, 7)))
-    found, cut = texts_of(file, LocalBase(base))
+    found, cut = texts_module.texts_of(file, LocalBase(base))
     assert ([len(text.ids) for text in found], cut) == ([5, 48], 1)
     file.write_text(json.dumps({"sentence": " the"}))
     with pytest.raises(InputError, match=r"line 1, field `text`: expected a text, or a prompt with a completion"):
-        texts_of(file, LocalBase(base))
+        texts_module.texts_of(file, LocalBase(base))
     file.write_text("")
     with pytest.raises(InputError, match="expected at least one text"):
-        texts_of(file, LocalBase(base))
+        texts_module.texts_of(file, LocalBase(base))

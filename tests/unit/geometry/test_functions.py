@@ -269,7 +269,7 @@ def test_small_blocks_change_nothing(
     world: World, measured: tuple[Frames, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One token at a time, as a large vocabulary would have it."""
-    monkeypatch.setattr(functions, "BLOCK_BYTES", {"cpu": 1})
+    monkeypatch.setitem(functions.BLOCK_BYTES, "cpu", 1)
     largest = []
 
     def watched(logits_NMV: torch.Tensor) -> torch.Tensor:

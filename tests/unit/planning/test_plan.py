@@ -89,6 +89,23 @@ def test_gradients_before_training_are_one_pass_a_method() -> None:
     assert stages(plan_study(spec_of("paper-fixed"), named("H100")))["gradients"].seconds < 20 * 60
 
 
+def test_retention_is_a_pass_of_every_model_over_the_base_s_answers_and_a_file_s_texts() -> None:
+    found = stages(plan_study(spec_of("tiny"), TWO_CORES))["retention"]
+    assert found.size == "9 models x 256 answers"
+    more = stages(plan_study(spec_of("tiny", "functions.texts=mine.jsonl"), TWO_CORES))["retention"]
+    assert more.size == "9 models x 256 answers, 256 texts"
+    assert more.operations > 2 * found.operations
+
+
+def test_soups_are_models_to_evaluate_and_to_hold_against_the_base() -> None:
+    found = stages(plan_study(spec_of("tiny", "soups=sft+dpo,mean(sft+rft)"), TWO_CORES))
+    assert found["soups: evaluate"].operations == pytest.approx(found["evaluate"].operations * 2 / 11)
+    assert found["soups: retention"].operations == pytest.approx(found["retention"].operations * 3 / 9)
+    bare, more = (plan_study(spec_of("tiny", *soups), TWO_CORES).disk["adapters"] for soups in ((), ("soups=sft+dpo",)))
+    assert more / bare == pytest.approx(10 / 8)  # of twice the rank
+    assert not any(name.startswith("soups") for name in stages(plan_study(spec_of("tiny"), TWO_CORES)))
+
+
 def test_truncated_updates_are_two_models_a_rank_and_method() -> None:
     """Three ranks of six methods, without their replicates; a rank that the updates have or lack is skipped."""
     found = stages(plan_study(spec_of("tiny-why"), TWO_CORES))

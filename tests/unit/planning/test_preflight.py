@@ -56,6 +56,7 @@ def test_presets_of_the_embedded_world_pass() -> None:
         ("model.pad_token=<pad>", "model.pad_token: the embedded world has its own"),
         ("model.max_length=50", "model.max_length: the embedded world has its own"),
         ("evaluation.problems=mine.jsonl", "evaluation.problems: the embedded world has its own"),
+        ("functions.texts=nowhere.jsonl", "functions.texts: nowhere.jsonl: no such file"),
         ("rollouts.engine=openai", "rollouts.engine: the embedded world's teacher is here; use transformers or vllm"),
     ],
 )

@@ -28,6 +28,7 @@ from tests.lab.functions import (
     make_differences,
     make_divergence,
     make_lens,
+    make_retention,
     make_samples,
 )
 
@@ -221,6 +222,7 @@ def made_anew(runs: Sequence[RunInfo] = RUNS, solve: float = 1.0) -> Study:
         cka=make_cka(runs),
         lens=make_lens(runs),
         divergence=make_divergence(runs),
+        retention=make_retention(runs),
         rollouts={
             "prompts": 1024,
             "rows": 4096,

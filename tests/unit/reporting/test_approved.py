@@ -109,7 +109,8 @@ def many(folder: Path, sweep: Sweep | None = None) -> str:
 
 
 def missing(study: Study) -> Study:
-    frames = ("mcnemar", "spectra", "training", "samples", "connectivity", "barriers", "cka", "lens", "divergence")
+    frames = ("mcnemar", "spectra", "training", "samples", "connectivity", "barriers", "cka", "lens", "divergence",
+              "retention")  # fmt: skip
     return replace(study, **{name: getattr(study, name).clear() for name in frames})
 
 

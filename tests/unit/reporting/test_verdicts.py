@@ -139,5 +139,5 @@ def test_titles_are_the_benchmarks(study: Study, name: str, title: str) -> None:
     }
     tables = replace(study, **renamed)
     assert headline_table(tables).header[3:5] == (f"{title} accuracy, %", "Against base, points")
-    assert headline_table(tables).header[7:] == ("Answer loss, nats/token", "Effective rank")
+    assert headline_table(tables).header[7:9] == ("Answer loss, nats/token", "Effective rank")
     assert accuracy_lead(tables).startswith(f"{title} accuracy against the base's")

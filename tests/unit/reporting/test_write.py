@@ -72,7 +72,7 @@ def test_study_json_is_plain_json(study: Study, tmp_path: Path) -> None:
     assert cosine == {"metric": "cosine", "k": None, "n": 1, "lowest": 0.975, "mean": 0.975, "highest": 0.975}
     assert floor["initialisation"] is None
     assert [run["run"] for run in record["runs"]][:2] == ["base", "sft"]
-    assert len(record["headline"]) == 10  # one is the logit lens
+    assert len(record["headline"]) == 11  # one is the logit lens
     assert record["headline"][-1].startswith("Of ")  # the count of the paper's claims
     numbers = record["numbers"]
     # The highest path: 4 h a (1 - a) at a = 1/2 is h = .2 (1 + .021), against .2 (1 - .975) for the replicates.

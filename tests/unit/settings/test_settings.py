@@ -75,7 +75,7 @@ FREE_TEXT = {"name", "model.base", "model.prompt_template", "model.pad_token", "
 FREE_TEXT |= {"model.gguf_file", "model.instruction"}
 FREE_TEXT |= {f"rollouts.{name}" for name in ("problems", "fields", "teacher", "teacher_template", "teacher_tokenizer")}
 FREE_TEXT |= {"rollouts.endpoint", "rollouts.extra", "rollouts.key_env"}
-FREE_TEXT |= {"evaluation.problems", "evaluation.benchmarks", "evaluation.fields"}
+FREE_TEXT |= {"evaluation.problems", "evaluation.benchmarks", "evaluation.fields", "functions.texts"}
 CHECKED_ELSEWHERE = {
     "paths.reference": "one of the methods",
     "lora.targets": "against the base's modules",
@@ -84,6 +84,7 @@ CHECKED_ELSEWHERE = {
     "tiny.hard_steps": "1 to 6",
     "geometry.ks": "at least 1",
     "paths.alphas": "from 0 to 1, both ends",
+    "soups": "sums and means of the study's runs",
 }
 
 
@@ -170,6 +171,16 @@ def test_settings_are_frozen(section: tuple[str, ...]) -> None:
         ("train.keep_steps=5,5", "train.keep_steps: 5 is listed twice"),
         ("train.keep_steps=5,81", "train.keep_steps: 81 is beyond train.steps 80; name steps that are taken"),
         ("evaluation.kept_steps=true", "evaluation.kept_steps: no step is kept; name some in train.keep_steps"),
+        ("soups=sft", "soups: expected runs joined by +, such as sft+dpo or mean(sft+dpo), got 'sft'"),
+        (
+            "soups=mean(sft+dpo",
+            "soups: expected runs joined by +, such as sft+dpo or mean(sft+dpo), got 'mean(sft+dpo'",
+        ),
+        ("soups=sft+dpo, sft + dpo", "soups: sft+dpo is listed twice"),
+        ("soups=sft+dpoo", "soups: sft+dpoo needs a run 'dpoo', which this study does not train; did you mean 'dpo'?"),
+        ("soups=sft+kto", "soups: sft+kto needs a run 'kto', which this study does not train; "),
+        ("soups=sft+rft+sft", "soups: sft+rft+sft has sft twice; give each run once"),
+        ("functions.texts=", "functions.texts: String should have at least 1 character"),
         ("paths.alphas=0,.5", "paths.alphas: expected numbers from 0 to 1, both ends among them, got [0.0, 0.5]"),
         ("paths.alphas=0,.5,.5,1", "paths.alphas: 0.5 is listed twice"),
         ("paths.readings=boxed,boxed", "paths.readings: boxed is listed twice"),
@@ -189,6 +200,23 @@ def test_settings_are_frozen(section: tuple[str, ...]) -> None:
 )
 def test_a_bad_assignment_is_refused_in_one_line_that_names_the_field(assignment: str, message: str) -> None:
     assert refusal(assignment).startswith(message)
+
+
+def test_soups_are_of_the_study_s_runs() -> None:
+    """A replicate may be part of one; runs that are not there (their training diverged) take their soups with them."""
+    spec = build(override(preset("tiny"), ["soups=sft+dpo,mean(sft+sft-order1+rft)"]))
+    whole, mean = spec.souped(spec.runs())
+    assert (whole.name, [info.run for info in whole.of], whole.weight) == ("sft+dpo", ["sft", "dpo"], 1.0)
+    assert ([info.run for info in mean.of], mean.weight) == (["sft", "sft-order1", "rft"], pytest.approx(1 / 3))
+    assert [soup.name for soup in spec.souped([info for info in spec.runs() if info.run != "rft"])] == ["sft+dpo"]
+    assert build(preset("tiny")).soups == ()
+
+
+def test_texts_that_nothing_reads_are_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"functions.texts: functions.n is 0, so nothing is read on them; raise it, or"
+    ):
+        build(override(preset("tiny"), ["functions.texts=mine.jsonl", "functions.n=0"]))
 
 
 SAMPLED = ("model.base=b", "rollouts.problems=deepscaler")
