@@ -357,6 +357,41 @@ TRUNCATED = (
 )  # fmt: skip
 """Of parts of an update, by the name that TRUNCATION has for the part."""
 
+TRAJECTORY = (
+    Metric(
+        "cosine_to_last", "Cosine to the end",
+        "How much the update after some steps points where the whole update ends: 1 from the step on from which the "
+        "training only lengthens it.",
+        "<dW_t, dW_T>_F / (|dW_t|_F |dW_T|_F)", "this project", _ENTRIES,
+        axis="Cosine to the end", nearer="high", bounds=(-1.0, 1.0), columns=(Column("Cosine to the end"),),
+    ),
+    Metric(
+        "cosine_to_gradient", "Cosine to the first gradient",
+        "How much of it is what the method's loss asked for at the base: the cosine with one step down the gradient of "
+        "lora_B there. An optimiser that scales its entries, as AdamW does, is not at 1 after one step.",
+        "<dW_t, -G A^T A>_F / (|dW_t|_F |G A^T A|_F), G = dL/dW, A: lora_A as initialised", "this project", _ENTRIES,
+        axis="Cosine to the first gradient", nearer="high", bounds=(-1.0, 1.0),
+        columns=(Column("Cosine to the first gradient"),),
+    ),
+    Metric(
+        "turn", "Turn", "The angle between the update and the one of the row before.",
+        "acos(cos(dW_t, dW_s)), s the kept step before t", "this project", _ENTRIES,
+        unit="degrees", decimals=1, bounds=(0.0, 180.0), columns=(Column("Turn since the row before, deg"),),
+    ),
+    Metric(
+        "rank1_share", "Rank-1 share", "Of the update's square, what lies in the first singular direction of its "
+        "modules.", "sum over modules of s_1^2 / |dW_t|_F^2", "Eckart and Young 1936", _ENTRIES,
+        unit="%", scale=100.0, decimals=1, axis="Rank-1 share", bounds=(0.0, 100.0),
+        columns=(Column("Rank-1 share, %"),),
+    ),
+    Metric(
+        "overlap", "First output direction kept", "How much the first output direction already is the last one's, "
+        "squared: 1 the same, 1 / outputs by chance.", "<u_1(t), u_1(T)>^2", "this project", _MEAN,
+        bounds=_UNIT, null=True, columns=(Column("First output direction kept"),),
+    ),
+)  # fmt: skip
+"""Of one update on the way through its training, by the names that TRAJECTORIES has for them."""
+
 CKA = Metric(
     "cka", "Linear CKA", "How alike the hidden states of two models are at one layer, up to rotation and scale.",
     "HSIC(X, Y) / sqrt(HSIC(X, X) HSIC(Y, Y)), unbiased HSIC",
@@ -470,6 +505,7 @@ _KINDS = {
     "An update and its base": BASE,
     "Before the first step": (GRADIENT, SURPRISE),
     "What each direction carries": TRUNCATED,
+    "On the way": TRAJECTORY,
     "What the models compute": (CKA, KL, DEPTH),
     "The path between two updates": PATH,
     "Do updates add, does it forget": (*SOUPED, FORGETTING, OWN_KL, ON_KL),

@@ -75,7 +75,8 @@ def train_adapter(
     graded = checked(pl.read_parquet(rollouts), GRADED, "rollouts")
     known = None if reference is None else pl.read_parquet(reference)
     phases, work = method.phases(train), checkpoints or out / "trainer"
-    total, before, steps = sum(phase.train.steps for phase in phases), 0, method.kept(train)
+    before, steps = 0, method.kept(train)
+    total = steps[-1] if until_kept else sum(phase.train.steps for phase in phases)
     ends: list[Path] = []
     seen: list[tuple[int, int]] = []
     found: dict[str, Any] = {"tokens": 0}

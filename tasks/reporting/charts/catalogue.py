@@ -10,11 +10,13 @@ from tasks.reporting.charts.curves import (
     outside_picture,
     spectra_picture,
     training_picture,
+    trajectories_picture,
     truncation_picture,
 )
 from tasks.reporting.charts.heat_map import cosine_picture
 from tasks.reporting.charts.paths import path_pictures
 from tasks.reporting.charts.picture import Picture
+from tasks.reporting.charts.why import why_picture
 from tasks.reporting.views.study import Study
 
 
@@ -26,7 +28,9 @@ def pictures(study: Study) -> list[Picture]:
         cosine_profile_picture(study),
         angle_picture(study),
         outside_picture(study),
+        why_picture(study),
         truncation_picture(study),
+        trajectories_picture(study),
         spectra_picture(study),
         training_picture(study),
         *path_pictures(study),

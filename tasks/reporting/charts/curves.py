@@ -12,9 +12,10 @@ from tasks.reporting.charts.picture import Picture, apart, colour_of, label_of
 from tasks.reporting.charts.style import FAINT, Spec, figure, heading, log_axis, panels, quantity, unnamed
 from tasks.reporting.charts.svg import WIDTH
 from tasks.reporting.formats import benchmark_name
-from tasks.reporting.metrics import REVERSED
+from tasks.reporting.metrics import REVERSED, TRAJECTORY
 from tasks.reporting.notes import count, floor_note
 from tasks.reporting.tables.record import LOSS, losses
+from tasks.reporting.tables.trajectories import on_the_way
 from tasks.reporting.views.floors import KINDS
 from tasks.reporting.views.pairs import LAYERS, Geometry
 from tasks.reporting.views.similarity import POOLINGS, similarity_of
@@ -258,6 +259,37 @@ def truncation_picture(study: Study) -> Picture | None:
     label = "Accuracy of truncated updates and of their complements over the number of directions"
     title = "What does each direction carry?"
     return Picture("truncation", title, label, panels(views), note, "truncation", frame, "truncation.parquet")
+
+
+def trajectories_picture(study: Study) -> Picture | None:
+    """Over the steps: cosine to the end and to the first gradient, rank-1 share, and the accuracy where it was asked;
+    a panel for each that was measured."""
+    view, frame = study.geometry, on_the_way(study)
+    panels_of = [(one.axis, one.name, one.scale) for one in TRAJECTORY if one.axis and frame[one.name].count()] + (
+        [("Accuracy", "accuracy", 100.0)] if frame["accuracy"].count() else []
+    )
+    if frame["step"].n_unique() < 2 or not panels_of:
+        return None
+    x = quantity("x", "Optimiser step", (0, max(frame["step"])), format="d", tickCount=6, tickMinStep=1)
+    views = []
+    for place, (title, name, scale) in enumerate(panels_of):
+        points = {
+            str(run): [(step, scale * value) for step, value in group.select("step", name).sort("step").iter_rows()]
+            for (run,), group in frame.filter(pl.col(name).is_not_null()).group_by("run", maintain_order=True)
+        }
+        y = quantity("y", pad=4, grid=True, tickCount=4, minExtent=26)
+        (lines,) = lines_views([run_lines(points, view, floors=False)], x, y, legend=not place)
+        head = {"title": f"{title}, %" if scale == 100 else title, "width": WIDTH - 56, "height": 90}
+        views.append(head | (lines if place == len(panels_of) - 1 else unnamed(lines)))
+    note = (
+        "Each training's update after so many steps: its cosine with the whole update, with one step down the gradient "
+        "of its loss at the base (runs of the same initialisation), the share of its square in the first singular "
+        "direction of its modules. Broken: replicates. Every panel has a height of its own."
+        f"{crowd_note(run_lines(dict.fromkeys(frame['run'], ()), view, floors=False))}"
+    )
+    label = "Cosine to the end and to the first gradient, and rank-1 share, over the steps of every training"
+    title = "How did the updates become what they are?"
+    return Picture("trajectories", title, label, panels(views), note, "trajectories", frame, "trajectories.parquet")
 
 
 MOST_PANELS = 12

@@ -26,18 +26,20 @@ from tasks.reporting.findings.sentences import (
     CLAIMS,
     DATA,
     FUNCTIONS,
-    GEOMETRY,
     PATHS,
+    WHY,
     barrier_finding,
     cka_finding,
     depth_finding,
     divergence_finding,
     weak_floor,
 )
+from tasks.reporting.findings.why import why_finding
 from tasks.reporting.formats import percent
 from tasks.reporting.notes import MOST_LISTED, named
 from tasks.reporting.tables.retention import retention_finding
 from tasks.reporting.tables.soups import soups_finding
+from tasks.reporting.tables.trajectories import trajectories_finding
 from tasks.reporting.tables.truncation import truncation_finding
 from tasks.reporting.views.pairs import Geometry
 from tasks.reporting.views.study import Study
@@ -71,7 +73,9 @@ def findings(study: Study, claims: str = "") -> Findings:
     found = (
         (ACCURACY, retention_finding(study)),
         (ACCURACY, soups_finding(study)),
-        (GEOMETRY, truncation_finding(study)),
+        (WHY, why_finding(study)),
+        (WHY, truncation_finding(study)),
+        (WHY, trajectories_finding(study)),
         (PATHS, barrier_finding(study)),
         (FUNCTIONS, cka_finding(study)),
         (FUNCTIONS, divergence_finding(study)),

@@ -15,10 +15,11 @@ from tasks.reporting.views.same_method import floor_clause
 from tasks.reporting.views.similarity import POOLINGS, lowest_pair, lowest_replicate
 from tasks.reporting.views.study import Study
 
-CLAIMS, ACCURACY, GEOMETRY, PATHS, FUNCTIONS, DATA = (
+CLAIMS, ACCURACY, GEOMETRY, WHY, PATHS, FUNCTIONS, DATA = (
     "The paper's claims",
     "Accuracy",
     "Geometry of the updates",
+    "Why they differ",
     "Paths between the updates",
     "What the models compute",
     "Data and checks",

@@ -12,7 +12,17 @@ from tasks.reporting.charts.picture import Picture
 from tasks.reporting.render.document import Document
 from tasks.reporting.tables.views import Table
 
-TABLES = ("headline", "claims", "open-questions", "claims-not-measured", "accuracy", "mcnemar", "cosines", "truncation")
+TABLES = (
+    "headline",
+    "claims",
+    "open-questions",
+    "claims-not-measured",
+    "accuracy",
+    "mcnemar",
+    "cosines",
+    "truncation",
+    "trajectories",
+)
 """Keys of the tables that are files as well; a viewer of artifacts shows a CSV file as a table."""
 
 _LIGHT = {"currentColor": "#1b1f24", "var(--faint)": "#aab2bb", "var(--rule)": "#dfe3e8", "var(--paper)": "#ffffff"}

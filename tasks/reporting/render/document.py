@@ -18,7 +18,7 @@ from tasks.reporting.claims.paper import verdicts
 from tasks.reporting.claims.rules import FAILS, HOLDS, NO_POWER
 from tasks.reporting.findings.headline import Findings, findings
 from tasks.reporting.findings.lead import disagreements
-from tasks.reporting.findings.sentences import ACCURACY, CLAIMS, DATA, FUNCTIONS, GEOMETRY, PATHS, STUDY
+from tasks.reporting.findings.sentences import ACCURACY, CLAIMS, DATA, FUNCTIONS, GEOMETRY, PATHS, STUDY, WHY
 from tasks.reporting.notes import count
 from tasks.reporting.tables.accuracy import (
     accuracy_table,
@@ -45,6 +45,7 @@ from tasks.reporting.tables.record import (
     versions_table,
 )
 from tasks.reporting.tables.soups import soups_tables
+from tasks.reporting.tables.trajectories import trajectories_table
 from tasks.reporting.tables.truncation import truncation_table
 from tasks.reporting.tables.views import Table, said
 from tasks.reporting.views.paths import READINGS
@@ -140,8 +141,14 @@ def build_document(study: Study, draw: Callable[[Study], list[Picture]] = pictur
     judged = verdicts(study)
     claims, tally = judged.results, _tally(judged.results)
     found = findings(study, claims_sentence(claims))
-    across, before = across_tables(view, study.similarity), before_tables(study)
+    across = across_tables(view, study.similarity)
     (against, *pairs), (rollouts, examples) = pair_tables(view), rollout_tables(study)
+    why = Section(
+        WHY,
+        [*before_tables(study), *truncation_table(study), *trajectories_table(study)],
+        figures("why", "truncation", "trajectories"),
+        "What the losses ask for before the first step, what inputs see of the updates, which directions carry them.",
+    )
     sections = (
         Section(
             CLAIMS,
@@ -158,12 +165,12 @@ def build_document(study: Study, draw: Callable[[Study], list[Picture]] = pictur
         ),
         Section(
             GEOMETRY,
-            present(*across[:1], against, *before[:1], *truncation_table(study), *across[1:], *before[1:],
-                    matrix_table(view), *pairs, spectrum_table(study), base_table(study)),
-            figures("truncation"),
-            "Where the updates point, how large they are, and what noise alone would give. A percentile among random "
-            "subspaces is high for near cosines and overlaps, low for near angles.",
+            present(*across[:1], against, *across[1:], matrix_table(view), *pairs, spectrum_table(study),
+                    base_table(study)),
+            intro="Where the updates point, how large they are, and what noise alone would give. A percentile among "
+            "random subspaces is high for near cosines and overlaps, low for near angles.",
         ),
+        *([why] if why.tables or why.pictures else []),
         Section(
             PATHS,
             barrier_tables(study),

@@ -80,9 +80,9 @@ def test_the_figure_runs_from_the_base_to_the_whole_and_back(told: Study) -> Non
     assert picture.svg.startswith("<svg")
 
 
-def test_it_stands_in_the_geometry_and_nowhere_where_it_was_not_measured(study: Study, told: Study) -> None:
+def test_it_stands_in_its_section_and_nowhere_where_it_was_not_measured(study: Study, told: Study) -> None:
     page = build_document(told)
-    section = next(one for one in page.sections if one.title == "Geometry of the updates")
+    section = next(one for one in page.sections if one.title == "Why they differ")
     assert [picture.key for picture in section.pictures] == ["truncation"]
     assert "truncation" in [table.key for table in section.tables]
     assert truncation_finding(told) in section.said
