@@ -31,6 +31,7 @@ from tasks.core.events import Event, at_work, damaged, listening
 from tasks.core.results import ArtifactRef, StageResult
 from tasks.storage.copies import Copies
 from tasks.storage.store import Store
+from tests.lab.homes import furnished
 
 STAGES = ("rollouts", "train", "evaluate")
 DRAWS, MORE = 30, 150
@@ -93,7 +94,7 @@ class Lab:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("damage")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COLINEAR_HOME", str(folder / "home"))
+        patch.setenv("COLINEAR_HOME", str(furnished(folder / "home")))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         keys = {stage: StageKey(stage, 1, {"input": "0" * 64}, {}) for stage in STAGES}
         lab = Lab(Store(), keys, {}, {}, sqlite3.connect(":memory:"), folder / "pristine")

@@ -20,7 +20,7 @@ from tasks.methods.dpo import Dpo
 from tasks.methods.offline_grpo import MOST_NATS, OfflineGrpo
 from tasks.settings.study import StudySpec
 from tasks.training.log import Diverged, _refuse_divergence, refuse_infinite
-from tests.lab.world import EOS, World, make_graded, read_adapter, write_base
+from tests.lab.world import EOS, World, make_graded, read_adapter, token_logprobs, write_base
 
 METHODS = Methods()
 
@@ -86,8 +86,7 @@ def test_dft_on_one_token_is_p_times_its_own_loss(base: Path, tmp_path: Path) ->
     model = load_model(base, "float32")
     terms = []
     for row in seen:
-        with torch.inference_mode():
-            logp = model(torch.tensor([graded["prompt_ids"][row].to_list()])).logits[0, -1].log_softmax(-1)[EOS]
+        (logp,) = token_logprobs(model, graded["prompt_ids"][row].to_list(), [EOS])
         terms.append(float(-logp.exp() * logp))
     assert log["value"].item() == pytest.approx(sum(terms) / 4, rel=1e-4)
 

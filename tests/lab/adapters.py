@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-ROOT = Path(__file__).parents[2]
-RANK, ALPHA, WIDTH = 4, 8, 24
+from tests.lab.homes import furnished
+from tests.lab.living import ROOT as ROOT
+from tests.lab.living import Done, python
 
-Done = subprocess.CompletedProcess[str]
+RANK, ALPHA, WIDTH = 4, 8, 24
 
 
 def adapter(folder: Path, seed: int, *, width: int = WIDTH) -> Path:
@@ -44,14 +42,7 @@ def dense(folder: Path) -> np.ndarray:
 
 
 def compare(*words: str, folder: Path, home: Path, program: tuple[str, ...] = ("-m", "flows.cli")) -> Done:
-    """``colinear compare WORDS`` in ``folder``, with a state folder and without a network."""
-    environment = {
-        **os.environ, "PYTHONPATH": str(ROOT), "COLINEAR_HOME": str(home), "CUDA_VISIBLE_DEVICES": "",
-        "HF_HUB_OFFLINE": "1",
-    }  # fmt: skip
-    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME"):
-        environment.pop(name, None)
-    return subprocess.run(
-        [sys.executable, *program, "compare", *words], cwd=folder, env=environment, text=True, capture_output=True,
-        timeout=180, check=False,
-    )  # fmt: skip
+    """``colinear compare WORDS`` in ``folder``, with a state folder (its databases made) and without a network."""
+    if "--plain" not in words and not home.exists():
+        furnished(home)
+    return python(*program, "compare", *words, home=home, cwd=folder, HF_HUB_OFFLINE="1")

@@ -26,6 +26,8 @@ SECONDS = 240.0
 
 TRIES = 5
 
+Done = subprocess.CompletedProcess[str]
+
 EMBEDDED = """
 from tasks.core import home
 home.quiet_environment()  # before Prefect is imported, as the command does it
@@ -49,7 +51,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": f"{SECONDS:.0f}", **more,
     }  # fmt: skip
     for name in (
-        "MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "PREFECT_SERVER_API_AUTH_STRING",
+        "MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME", "PREFECT_SERVER_API_AUTH_STRING", "COLINEAR_SLOTS",
         "PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD",
     ):  # fmt: skip
         if name not in more:
@@ -71,11 +73,16 @@ def left_behind(home: Path) -> list[str]:
     return found
 
 
-def colinear(*words: str, home: Path, cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+def colinear(*words: str, home: Path, cwd: Path | None = None, timeout: float = SECONDS, **more: str) -> Done:
     """A command that ends by itself."""
+    return python("-m", "flows.cli", *words, home=home, cwd=cwd or home, timeout=timeout, **more)
+
+
+def python(*words: str, home: Path, cwd: Path = ROOT, timeout: float = SECONDS, **more: str) -> Done:
+    """``python WORDS`` with the state folder ``home``."""
     return subprocess.run(
-        [sys.executable, "-m", "flows.cli", *words], cwd=cwd or home, env=environment(home, **more), text=True,
-        capture_output=True, timeout=SECONDS, check=False,
+        [sys.executable, *words], cwd=cwd, env=environment(home, **more), text=True, capture_output=True,
+        timeout=timeout, check=False,
     )  # fmt: skip
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.lab.homes import furnished
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -21,9 +23,13 @@ class Lab:
     """One state folder and the studies that were run in it."""
 
     home: Path
+    fresh: bool = False
+    """Whether the first run makes the databases itself."""
 
     def start(self, *words: str, out: str, command: str = "study") -> subprocess.Popen[str]:
         """``colinear COMMAND WORDS --out OUT`` as a process of its own group."""
+        if not self.fresh and not self.home.exists():
+            furnished(self.home)
         temporary = self.home.parent / "tmp"
         temporary.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "COLINEAR_HOME": str(self.home), "TMPDIR": str(temporary)}

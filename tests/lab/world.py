@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from tasks.core.frames import GRADED, checked
 from tasks.core.results import RunInfo
 from tasks.core.sections import LoraSpec, TrainSpec
 from tasks.methods import Method
+from tests.lab.models import small_model
 
 WORDS = [" the", " sum", " of", " and", " is", " so", " \\boxed{", "}", *(f" {digit}" for digit in range(10))]
 PAD, BOS, EOS = 0, 1, 2
@@ -23,29 +26,11 @@ LORA = LoraSpec(r=4, alpha=8.0)
 
 def write_base(folder: Path) -> Path:
     """A Hugging Face directory: 2 layers of width 32 over 23 tokens, weights large enough that logits are not flat."""
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
     from tasks.models.tokenizer import build_tokenizer
 
     tokenizer = build_tokenizer(WORDS, max_length=64)
-    torch.manual_seed(5)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        initializer_range=0.15,
-        tie_word_embeddings=True,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-    )
-    Qwen3ForCausalLM(config).save_pretrained(folder)
+    special = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD, "max_position_embeddings": 64}
+    small_model(5, vocab_size=len(tokenizer), tie_word_embeddings=True, **special).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -92,17 +77,11 @@ class World:
         from tasks.training.train import train_adapter
 
         out.mkdir(parents=True)
-        arguments: dict[str, Any] = {
-            "base": self.base,
-            "rollouts": self.rollouts,
-            "method": method,
-            "train": train,
-            "lora": LORA,
-            "info": run,
-            "pad_token": None,
-            "out": out,
-        }
-        return train_adapter(**{**arguments, **changes})
+        given: dict[str, Any] = {
+            "base": self.base, "rollouts": self.rollouts, "method": method, "train": train, "lora": LORA, "info": run,
+            "pad_token": None, "out": out,
+        }  # fmt: skip
+        return train_adapter(**{**given, **changes})
 
 
 def read_adapter(folder: Path) -> dict[str, Any]:
@@ -110,3 +89,26 @@ def read_adapter(folder: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     return load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+def logged(folder: Path, metric: str) -> list[float]:
+    """A metric of a training, step by step."""
+    return pl.read_parquet(folder / "training.parquet").filter(metric=metric).sort("step")["value"].to_list()
+
+
+def assert_near(found: Mapping[str, Any], expected: Mapping[str, Any], within: float = 1e-4, zero: float = 0.0) -> None:
+    """Tensor by tensor: the norm of the difference over the norm; the order of float32 sums is no difference."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert float((found[name] - value).norm()) <= within * float(value.norm()) + zero, name
+
+
+def token_logprobs(
+    model: Any, prompt: list[int], completion: list[int], *, base: bool = False, grad: bool = False
+) -> Any:
+    """(T,) log-probabilities of one completion's tokens: full logits, no padding. ``base``: with the adapter off."""
+    import torch
+
+    with torch.set_grad_enabled(grad), model.disable_adapter() if base else nullcontext():
+        logits = model(input_ids=torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
+    return torch.log_softmax(logits.double(), dim=-1).gather(1, torch.tensor(completion)[:, None])[:, 0]

@@ -6,9 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +13,7 @@ import polars as pl
 import pytest
 from safetensors.numpy import load_file
 
+from tests.lab.living import colinear as run
 from tests.real.fetch import FOLDER, MODELS, sha256_of
 
 pytestmark = pytest.mark.real
@@ -36,16 +34,8 @@ def question(a: int, b: int) -> str:
 def colinear(folder: Path, *words: str) -> str:
     """The command's output. It waits for nobody's device slots: those are in the temporary folder."""
     (folder / "tmp").mkdir(exist_ok=True)
-    environment = {
-        **os.environ, "PYTHONPATH": str(ROOT), "COLINEAR_HOME": str(folder / "home"), "CUDA_VISIBLE_DEVICES": "",
-        "HF_HUB_OFFLINE": "1", "TMPDIR": str(folder / "tmp"),
-    }  # fmt: skip
-    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME"):
-        environment.pop(name, None)
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *words], cwd=folder, env=environment, text=True, capture_output=True,
-        timeout=900, check=False,
-    )  # fmt: skip
+    more = {"HF_HUB_OFFLINE": "1", "TMPDIR": str(folder / "tmp")}
+    done = run(*words, home=folder / "home", cwd=folder, timeout=900, **more)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -22,6 +22,7 @@ from tasks.geometry.delta import load_delta
 from tasks.storage.recorded import fetch, recall
 from tasks.storage.store import STUDIES, StageKey, Store
 from tests.lab.adapters import RANK, Done, adapter, compare, dense
+from tests.lab.homes import furnished
 from tests.lab.updates import dense as formed
 from tests.lab.world import write_base
 from tests.unit.geometry.test_paths import write_adapter
@@ -58,7 +59,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     for seed, name in enumerate(("sft/adapter", "sft-again/adapter", "dpo/adapter", "rft", "theirs")):
         adapter(folder / name, seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COLINEAR_HOME", str(folder / "home"))
+        patch.setenv("COLINEAR_HOME", str(furnished(folder / "home")))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         store = Store()
         key = StageKey("train", 1, {}, {})

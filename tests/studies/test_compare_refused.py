@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 
-from tests.lab.adapters import WIDTH, Done, adapter, compare
+from flows.cli.main import main
+from tests.lab.adapters import WIDTH, adapter, compare
 
 REFUSED = {
     "nothing": ("", "adapters: a comparison needs two or more, got 0"),
@@ -47,26 +48,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def refusals(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done]:
-    home = tmp_path_factory.mktemp("home")
-
-    def refuse(words: str) -> Done:
-        return compare(*words.split(), folder=folder, home=home)
-
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(REFUSED, pool.map(refuse, [words for words, _ in REFUSED.values()]), strict=True))
-
-
 @pytest.mark.parametrize("name", REFUSED)
-def test_bad_input_is_refused_in_one_line_before_any_work(folder: Path, refusals: dict[str, Done], name: str) -> None:
-    done = refusals[name]
-    assert done.stderr.startswith(f"colinear: {REFUSED[name][1].format(folder=folder)}"), done.stderr
-    assert done.stderr.count("\n") == 1
-    assert (done.returncode, done.stdout) == (2, "")
-
-
-def test_nothing_is_written_for_what_is_refused(folder: Path, refusals: dict[str, Done]) -> None:
+def test_bad_input_is_refused_in_one_line_before_any_work(
+    folder: Path, name: str, state: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words, message = REFUSED[name]
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert main(["compare", *words.split()]) == 2
+    said = capfd.readouterr()
+    assert said.err.startswith(f"colinear: {message.format(folder=folder)}"), said.err
+    assert said.err.count("\n") == 1
+    assert said.out == ""
     assert {path.name for path in folder.iterdir()} == {"sft", "dpo", "short", "wide", "whole", "run"}
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +13,9 @@ import pytest
 
 from flows.cli.main import main
 from tasks.storage.store import STUDIES, StageKey, Store
-from tests.lab.adapters import ROOT, Done, adapter, dense
+from tests.lab.adapters import adapter, dense
+from tests.lab.homes import furnished
+from tests.lab.living import Done, colinear
 from tests.lab.many_studies import made, runs_of, write
 
 NORMS = (
@@ -38,13 +37,7 @@ class Lab:
 
     def report(self, *words: str, home: str = "home") -> Done:
         """``colinear report WORDS`` in the lab's folder, as a process of its own."""
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLINEAR_HOME": str(self.folder / home)}
-        for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME"):
-            environment.pop(name, None)
-        return subprocess.run(
-            [sys.executable, "-m", "flows.cli", "report", *words], cwd=self.folder, env=environment, text=True,
-            capture_output=True, timeout=180, check=False,
-        )  # fmt: skip
+        return colinear("report", *words, home=self.folder / home, cwd=self.folder)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +45,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     folder = tmp_path_factory.mktemp("many")
     adapters = (adapter(folder / "adapter0", 0), adapter(folder / "adapter1", 1))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COLINEAR_HOME", str(folder / "home"))
+        patch.setenv("COLINEAR_HOME", str(furnished(folder / "home")))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         store = Store()
         trained = [_trained(store, seed, path) for seed, path in enumerate(adapters)]

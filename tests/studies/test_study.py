@@ -34,7 +34,7 @@ REFERENCES = ["base", "base-instructed", "teacher"]
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab") / "home")
+    return Lab(tmp_path_factory.mktemp("lab") / "home", fresh=True)
 
 
 @pytest.fixture(scope="module")

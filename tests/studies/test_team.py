@@ -55,7 +55,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """The smoke study by its command, in stores of its own."""
-    study = Lab(tmp_path_factory.mktemp("plain") / "home").run("smoke", out="out", timeout=PATIENCE)
+    study = Lab(tmp_path_factory.mktemp("plain") / "home", fresh=True).run("smoke", out="out", timeout=PATIENCE)
     assert study.code == 0, study.stderr
     return study
 

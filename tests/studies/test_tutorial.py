@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.lab.living import python
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
@@ -36,20 +35,12 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Said]:
     folder = tmp_path_factory.mktemp("tutorial")
     assert SCRIPT is not None
     (folder / "make_adapters.py").write_text(SCRIPT[1])
-    environment = {
-        **os.environ, "PYTHONPATH": str(ROOT), "COLINEAR_HOME": str(folder / ".colinear"), "CUDA_VISIBLE_DEVICES": "",
-        "HF_HUB_OFFLINE": "1", "COLUMNS": "120",
-    }  # fmt: skip
-    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME"):
-        environment.pop(name, None)
-    programs = {"python": [sys.executable], "colinear": [sys.executable, "-m", "flows.cli"]}
+    programs: dict[str, list[str]] = {"python": [], "colinear": ["-m", "flows.cli"]}
     output = {}
     for command in COMMANDS:
         program, *words = shlex.split(command)
-        done = subprocess.run(
-            [*programs[program], *words], cwd=folder, env=environment, text=True, capture_output=True, timeout=900,
-            check=False,
-        )  # fmt: skip
+        words, more = [*programs[program], *words], {"HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+        done = python(*words, home=folder / ".colinear", cwd=folder, timeout=900, **more)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         output[command] = done.stdout
     return folder, output

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import Any
 import pytest
 
 from tasks.storage.store import Store
+from tests.lab.living import python
 
 pytestmark = pytest.mark.slow  # a Prefect server and an MLflow database
 
@@ -132,12 +130,8 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
     folder = tmp_path_factory.mktemp("state")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLINEAR_HOME", str(folder))
-        for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME"):
-            patch.delenv(name, raising=False)
-        program = f"WORK, HELD = {WORK}, {HELD}\n{FLOW}"
-        done = subprocess.run(
-            [sys.executable, "-c", program], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=300
-        )
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        done = python("-c", f"WORK, HELD = {WORK}, {HELD}\n{FLOW}", home=folder)
         lines = [line for line in done.stdout.splitlines() if line.startswith("outcome ")]
         assert lines, done.stderr
         yield Outcome(json.loads(lines[0].removeprefix("outcome ")), Store())

@@ -15,7 +15,9 @@ import torch
 from tasks.core.results import RunInfo
 from tasks.core.sections import TrainSpec
 from tasks.methods import METHOD_NAMES, Method, Methods
-from tests.lab.world import World, make_graded, read_adapter, write_base
+from tasks.training.build import build_trainer
+from tasks.training.examples import build_dataset
+from tests.lab.world import LORA, World, make_graded, read_adapter, write_base
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -96,6 +98,28 @@ def four_steps(world: World, out: Path, method: Method, **settings: Any) -> Foun
     log = pl.read_parquet(out / "training.parquet").select("step", "metric", "value").sort("step", maintain_order=True)
     metrics = {(step, metric): value for step, metric, value in log.iter_rows()}
     return Found(metrics, read_adapter(out), summary, pl.read_parquet(out / "stream.parquet"))
+
+
+def make_trainer(
+    world: World, method: Method, train: TrainSpec, folder: Path, graded: pl.DataFrame | None = None, **more: Any
+) -> tuple[Any, Any]:
+    """(trainer, collator) of a method on ``graded`` (the world's own), its batches in the order of `RUN`."""
+    graded, needed = make_graded() if graded is None else graded, train.steps * train.batch_size
+    dataset = build_dataset(method.select(graded), method.kind, graded.height, needed, RUN.data_seed)
+    return build_trainer(world.base, dataset, method, train, LORA, RUN, None, folder, **more)
+
+
+def perturb(model: Any, scale: float = 0.3) -> None:
+    """Move every lora_B that is trained, so that policy and reference differ."""
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            if "lora_B.default" in name:
+                parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+
+
+def first_batch(trainer: Any) -> Any:
+    return next(iter(trainer.get_train_dataloader()))
 
 
 @pytest.fixture(scope="session")

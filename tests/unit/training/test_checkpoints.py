@@ -17,7 +17,6 @@ from transformers import Trainer
 
 from tasks.core.digests import build_manifest
 from tasks.core.errors import StageError
-from tasks.core.results import RunInfo
 from tasks.core.sections import TrainSpec
 from tasks.methods import Method
 from tasks.methods.dpo import Dpo
@@ -33,8 +32,8 @@ from tasks.training.train import train_adapter
 from tasks.workers import devices
 from tasks.workers.devices import WorkerDied, run_pinned
 from tests.lab.world import LORA, World
+from tests.unit.training.conftest import RUN
 
-RUN = RunInfo("run", "any", seed=3, data_seed=7, lr=1e-2)
 TRAIN = TrainSpec(lr=1e-2, steps=7, batch_size=8, checkpoint_steps=2)
 
 
@@ -261,14 +260,14 @@ def test_what_ran_out_of_memory_before_is_remembered(world: World, tmp_path: Pat
     assert json.loads((resumed / STATE).read_text())["limits"] == changed
 
 
-def test_a_training_that_diverges_leaves_no_checkpoint(world: World, tmp_path: Path) -> None:
+def test_a_training_that_diverges_leaves_neither_checkpoint_nor_adapter(world: World, tmp_path: Path) -> None:
     checkpoints = tmp_path / "checkpoints"
-    explosive = RunInfo("sft", "sft", seed=3, data_seed=7, lr=1e30)
     train = TrainSpec(steps=5, batch_size=8, scheduler="constant", warmup=0.0, checkpoint_steps=1)
     given = arguments(world, Sft(), train, tmp_path / "out", checkpoints)
-    with pytest.raises(Diverged, match=r"^training diverged: loss is nan at step 2"):
-        train_adapter(**{**given, "info": explosive})
+    with pytest.raises(Diverged, match=r"^training diverged: loss is nan at step 2; lower train\.lr$"):
+        train_adapter(**{**given, "info": replace(RUN, lr=1e30)})
     assert not checkpoints.exists()
+    assert not (tmp_path / "out" / "adapter").exists()
 
 
 def test_a_training_that_ran_out_of_memory_keeps_its_checkpoints(

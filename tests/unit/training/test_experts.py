@@ -19,8 +19,9 @@ from tasks.methods.common import RowMethod
 from tasks.methods.dft import Dft
 from tasks.methods.sft import Sft
 from tasks.models.tokenizer import build_tokenizer
-from tests.lab.world import BOS, EOS, PAD, WORDS, World, make_graded
-from tests.unit.training.test_trainers import RUN, WeightedDft, WeightedSft, batches, make_trainer, token_logprobs
+from tests.lab.world import BOS, EOS, PAD, WORDS, World, logged, make_graded, token_logprobs
+from tests.unit.training.conftest import RUN, first_batch, make_trainer
+from tests.unit.training.test_trainers import WeightedDft, WeightedSft
 
 COEFFICIENT = 0.5
 """A thousand times what is usual: the loss of the router of four experts, at least 1 a layer, would be seen."""
@@ -52,11 +53,6 @@ def experts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return World(write_base(folder / "base", request.param), folder / "rollouts.parquet")
 
 
-def first(out: Path, metric: str) -> float:
-    frame = pl.read_parquet(out / "training.parquet").filter(metric=metric).sort("step")
-    return float(frame["value"][0])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("micro", [16, 4])
 @pytest.mark.parametrize(
@@ -67,8 +63,8 @@ def test_the_loss_is_the_definition_through_trl_and_through_ours(
 ) -> None:
     """sum over rows and tokens of -log p (DFT: times p), by the tokens; each sequence by itself, from full logits."""
     train = TrainSpec(steps=1, batch_size=16, micro_batch_size=micro)
-    trainer, collator = make_trainer(experts, method, train, tmp_path / "alone", make_graded())
-    next(batches(trainer))
+    trainer, collator = make_trainer(experts, method, train, tmp_path / "alone")
+    first_batch(trainer)
     total, tokens = 0.0, 0
     for row in collator.seen:
         source = make_graded().row(row, named=True)
@@ -77,7 +73,7 @@ def test_the_loss_is_the_definition_through_trl_and_through_ours(
         total, tokens = total - float((weight_T * logprobs_T).sum()), tokens + len(logprobs_T)
     assert len(collator.seen) == 16
     summary = experts.train(tmp_path / "run", method, RUN, train)
-    assert first(tmp_path / "run", "loss") == pytest.approx(total / tokens, rel=1e-5)
+    assert logged(tmp_path / "run", "loss")[0] == pytest.approx(total / tokens, rel=1e-5)
     assert summary["router_loss_dropped"] == COEFFICIENT
 
 
@@ -92,9 +88,9 @@ def test_no_method_has_the_routers_loss(experts: World, tmp_path: Path, name: st
     frame = pl.read_parquet(tmp_path / name / "training.parquet")
     assert "aux_loss" not in frame["metric"].to_list()
     if name == "dpo":  # before the first step policy and base are one: -log sigmoid(0)
-        assert first(tmp_path / name, "loss") == pytest.approx(log(2), rel=1e-6)
+        assert logged(tmp_path / name, "loss")[0] == pytest.approx(log(2), rel=1e-6)
     if name == "kto":  # 1 - sigmoid(0)
-        assert first(tmp_path / name, "loss") == pytest.approx(0.5, rel=1e-6)
+        assert logged(tmp_path / name, "loss")[0] == pytest.approx(0.5, rel=1e-6)
     assert summary["router_loss_dropped"] == COEFFICIENT
 
 

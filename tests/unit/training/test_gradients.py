@@ -18,8 +18,6 @@ from tasks.geometry import load_delta
 from tasks.methods import Methods
 from tasks.methods.common import RowMethod
 from tasks.training.alignment import PARTS
-from tasks.training.build import build_trainer
-from tasks.training.examples import build_dataset
 from tasks.training.gradients import (
     DIRECTIONS,
     GRADIENTS_FILE,
@@ -29,8 +27,8 @@ from tasks.training.gradients import (
     method_gradients,
 )
 from tests.definitions.losses import preference_loss
-from tests.lab.world import LORA, World, make_graded
-from tests.unit.training.conftest import OFFLINE
+from tests.lab.world import LORA, World, logged, make_graded, token_logprobs
+from tests.unit.training.conftest import OFFLINE, RUN, make_trainer
 
 SEED = 3
 ROWS = 40  # of 48: ten of the twelve problems
@@ -62,10 +60,8 @@ def frame(world: World, tmp_path_factory: pytest.TempPathFactory) -> pl.DataFram
 @pytest.fixture(scope="module")
 def lora_a(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """Module -> lora_A (r, in) as every training of this seed begins."""
-    method, info = Methods().sft, RunInfo("sft", "sft", SEED, 7, 1e-2)
-    dataset = build_dataset(method.select(make_graded()), method.kind, 48, 8, 7)
-    folder = tmp_path_factory.mktemp("start")
-    trainer, _ = build_trainer(world.base, dataset, method, PRECISE, LORA, info, None, folder)
+    assert RUN.seed == SEED
+    trainer, _ = make_trainer(world, Methods().sft, TrainSpec(steps=1, batch_size=8), tmp_path_factory.mktemp("start"))
     ends = (".lora_A.default.weight", "base_model.model.")
     return {
         name.removeprefix(ends[1]).removesuffix(ends[0]): weight.detach().double()
@@ -74,27 +70,22 @@ def lora_a(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     }
 
 
-def logprobs(model: Any, source: dict[str, Any]) -> torch.Tensor:
-    """(T,) of one completion's tokens, with a graph: full logits, no padding."""
-    prompt, completion = source["prompt_ids"], source["completion_ids"]
-    logits = model(input_ids=torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
-    return torch.log_softmax(logits, dim=-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
-
-
 def loss_of(name: str, model: Any, graded: pl.DataFrame, problems: set[str]) -> torch.Tensor:
     """The method's loss on the examples of ``problems``, as its paper's formula, one sequence at a time."""
     method = getattr(Methods(), name)
-    rows = graded.rows(named=True)
+    rows, texts = graded.rows(named=True), graded.select("prompt_ids", "completion_ids").rows()
     selected = [one for one in method.select(graded).rows(named=True) if rows[one["row"]]["problem_id"] in problems]
     if not isinstance(method, RowMethod):
         losses = []
         for one in selected:
-            right, wrong = (logprobs(model, rows[one[side]]).sum()[None] for side in ("row", "rejected_row"))
+            right, wrong = (
+                token_logprobs(model, *texts[one[side]], grad=True).sum()[None] for side in ("row", "rejected_row")
+            )
             losses.append(preference_loss(right, wrong, right.detach(), wrong.detach(), method.beta))
         return torch.cat(losses).mean()
     total, tokens = torch.zeros(()), 0
     for one in selected:
-        own = logprobs(model, rows[one["row"]])
+        own = token_logprobs(model, *texts[one["row"]], grad=True)
         weight = torch.tensor([one["weight"]], dtype=torch.float64)
         total = total + method.token_loss(own[None], torch.ones(1, len(own)), weight, None).sum()
         tokens += len(own)
@@ -199,8 +190,7 @@ def test_it_is_the_gradient_of_the_first_step(world: World, tmp_path: Path, name
     info = RunInfo(name, name, SEED, 7, 1e-2)
     train = PRECISE.model_copy(update={"steps": 1, "batch_size": selected.height})
     world.train(tmp_path / "trained", method, info, train)
-    log = pl.read_parquet(tmp_path / "trained" / "training.parquet")
-    norm = log.filter(metric="grad_norm")["value"][0]
+    (norm,) = logged(tmp_path / "trained", "grad_norm")
     drawn, parts = drawn_rows(graded, graded.height, SEED)
     assert drawn.equals(graded)
     found, _ = method_gradients(world.base, drawn, parts, selected, method, PRECISE, LORA, info, None, tmp_path, 0)

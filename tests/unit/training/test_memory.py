@@ -5,18 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from tasks.training.memory import MOST_TOKENS, SPARE, TILES, _saved_bytes, plan, saved_bytes_per_token
+from tests.lab.models import small_model
 
 
 def make_model(layers: int) -> torch.nn.Module:
-    config = Qwen3Config(
-        vocab_size=50, hidden_size=32, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=8, intermediate_size=64,
-    )  # fmt: skip
     targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
-    return get_peft_model(Qwen3ForCausalLM(config), LoraConfig(r=4, target_modules=targets))
+    return get_peft_model(small_model(num_hidden_layers=layers), LoraConfig(r=4, target_modules=targets))
 
 
 def test_bytes_are_linear_in_tokens_and_in_layers() -> None:

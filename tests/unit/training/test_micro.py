@@ -26,9 +26,8 @@ from tasks.training import build
 from tasks.training.examples import build_dataset
 from tasks.training.micro import Limits, cost, halved, out_of_memory, split
 from tasks.training.task import MOST_KILLED, holding_less
-from tasks.training.train import train_adapter
 from tasks.workers.devices import OutOfMemory
-from tests.lab.world import LORA, World, make_graded, read_adapter
+from tests.lab.world import LORA, World, assert_near, make_graded, read_adapter
 from tests.unit.training.conftest import RUN, Found, four_steps
 
 Plain = Callable[[Method, str], Found]
@@ -71,8 +70,7 @@ def assert_close(left: Found, right: Found) -> None:
     """Equal but for the order of float32 sums, in every metric that is logged."""
     assert {metric for _, metric in left.metrics} >= {"loss", "grad_norm", "entropy", "num_tokens"}
     assert left.metrics == pytest.approx(right.metrics, rel=1e-5, abs=1e-5)
-    for name, value in right.adapter.items():
-        assert float((left.adapter[name] - value).norm() / value.norm()) < 1e-4, name
+    assert_near(left.adapter, right.adapter)
 
 
 METHODS = [Rift(), OfflineGrpo(scale="std", clip=0.2), Sft(), Dpo(), Simpo(), Kto(), Asft(anchor=5.0)]
@@ -258,13 +256,9 @@ def test_killed_workers_change_no_number_and_are_told_of(world: World, tmp_path:
     """The batch of 8 in passes of 8, of 4 and of 2 examples: the same adapter but for the order of additions."""
     adapters = []
     for killed in (0, 1, 2):
-        out = tmp_path / str(killed)
-        out.mkdir()
-        found = train_adapter(
-            base=world.base, rollouts=world.rollouts, method=Sft(), lora=LORA, info=RUN, pad_token=None, out=out,
-            train=TrainSpec(lr=1e-2, steps=3, batch_size=8), killed=killed,
-        )  # fmt: skip
-        adapters.append(read_adapter(out))
+        train = TrainSpec(lr=1e-2, steps=3, batch_size=8)
+        found = world.train(tmp_path / str(killed), Sft(), RUN, train, killed=killed)
+        adapters.append(read_adapter(tmp_path / str(killed)))
     assert "(2 times): passes of at most 2 examples, gradient checkpointing" in found["warning"]
     for other in adapters[1:]:
         for name, value in adapters[0].items():

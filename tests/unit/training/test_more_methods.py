@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 import torch
 
@@ -21,8 +20,8 @@ from tasks.methods.kto import Kto
 from tasks.methods.pairs import PairMethod
 from tasks.methods.simpo import Simpo
 from tests.definitions.losses import identity_loss, margin_loss, prospect_loss
-from tests.lab.world import World, make_graded
-from tests.unit.training.test_trainers import RUN, batches, make_trainer, perturb, token_logprobs
+from tests.lab.world import World, logged, make_graded, token_logprobs
+from tests.unit.training.conftest import RUN, first_batch, make_trainer, perturb
 
 STEP = TrainSpec(steps=1, batch_size=16)
 
@@ -47,21 +46,21 @@ def test_trls_loss_of_a_batch_of_pairs_is_the_definition(
     world: World, tmp_path: Path, method: PairMethod, definition: Callable[..., float]
 ) -> None:
     """TRL's DPOTrainer on a perturbed adapter."""
-    trainer, _ = make_trainer(world, method, STEP, tmp_path, make_graded())
+    trainer, _ = make_trainer(world, method, STEP, tmp_path)
     perturb(trainer.model)
     losses = [
         definition(trainer.model, pair["prompt_ids"], pair["chosen_ids"], pair["rejected_ids"])
         for pair in trainer.train_dataset
     ]
-    trls = float(trainer.compute_loss(trainer.model, dict(next(batches(trainer)))).detach())
+    trls = float(trainer.compute_loss(trainer.model, first_batch(trainer)).detach())
     assert max(losses) > 2 * min(losses)  # pairs differ, so a mean of anything else would show
     assert trls == pytest.approx(sum(losses) / 16, rel=1e-5)
 
 
 def test_simpo_runs_no_reference_model(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer, _ = make_trainer(world, Simpo(), STEP, tmp_path, make_graded())
+    trainer, _ = make_trainer(world, Simpo(), STEP, tmp_path)
     perturb(trainer.model)
-    batch = dict(next(batches(trainer)))
+    batch = first_batch(trainer)
     before = float(trainer.compute_loss(trainer.model, dict(batch)).detach())
     calls: list[int] = []
     plain = trainer.model.get_base_model().forward
@@ -77,10 +76,10 @@ def test_trls_kto_loss_of_a_batch_is_the_definition(world: World, tmp_path: Path
     """TRL's KTOTrainer on a perturbed adapter. Of two perturbations one estimates a KL above 0, one below."""
     graded = make_graded()
     method = Kto(beta=0.4, desirable_weight=1.0, undesirable_weight=1.5)
-    trainer, collator = make_trainer(world, method, STEP, tmp_path, graded)
+    trainer, collator = make_trainer(world, method, STEP, tmp_path)
     model = trainer.model
     perturb(model, 0.3 * kl_sign)
-    batch = next(batches(trainer))
+    batch = first_batch(trainer)
     rows = [graded.row(row, named=True) for row in collator.seen]
 
     def ratio(prompt: list[int], ids: list[int]) -> float:
@@ -116,9 +115,9 @@ def test_asft_loss_of_a_batch_is_the_definition(world: World, tmp_path: Path, pa
     graded = make_graded()
     method = Asft(anchor=0.7)
     train = STEP.model_copy(update={"packing": packing})
-    trainer, collator = make_trainer(world, method, train, tmp_path, graded)
+    trainer, collator = make_trainer(world, method, train, tmp_path)
     perturb(trainer.model)
-    loss = float(trainer.compute_loss(trainer.model, dict(next(batches(trainer)))).detach())
+    loss = float(trainer.compute_loss(trainer.model, first_batch(trainer)).detach())
     terms, kl, tokens = 0.0, 0.0, 0
     for row in collator.seen:
         source = graded.row(row, named=True)
@@ -138,9 +137,8 @@ def test_a_stronger_anchor_keeps_nearer_to_the_base(world: World, tmp_path: Path
     last = {}
     for anchor in (0.01, 10.0):
         world.train(tmp_path / str(anchor), Asft(anchor=anchor), RUN, train)
-        log = pl.read_parquet(tmp_path / str(anchor) / "training.parquet").filter(metric="anchor_kl")
-        assert log["value"][0] < 1e-6  # a fresh adapter is the base
-        last[anchor] = log["value"][-1]
+        first, *_, last[anchor] = logged(tmp_path / str(anchor), "anchor_kl")
+        assert first < 1e-6  # a fresh adapter is the base
     assert last[10.0] < last[0.01] / 5
 
 
@@ -149,4 +147,4 @@ def test_a_model_that_reshapes_its_logits_cannot_be_anchored(world: World, tmp_p
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps({**config, "logits_scaling": 8.0}))
     with pytest.raises(InputError, match=r"^methods: asft cannot anchor qwen3, whose config sets logits_scaling$"):
-        make_trainer(World(base, world.rollouts), Asft(), STEP, tmp_path / "out", make_graded())
+        make_trainer(World(base, world.rollouts), Asft(), STEP, tmp_path / "out")

@@ -19,8 +19,8 @@ from tasks.training.micro import Limits
 from tasks.training.online import OnlineTrainer, grade_reward
 from tests.definitions.losses import group_advantages
 from tests.lab.families import FAMILIES, write_parrot
-from tests.lab.world import World, make_graded, read_adapter
-from tests.unit.training.test_trainers import RUN, batches, make_trainer, perturb
+from tests.lab.world import World, assert_near, logged, make_graded, read_adapter, token_logprobs
+from tests.unit.training.conftest import RUN, first_batch, make_trainer, perturb
 
 TRAIN = TrainSpec(lr=1e-2, steps=5, batch_size=8)
 METHOD = OnlineGrpo(samples=4)
@@ -49,7 +49,7 @@ def test_each_prompt_is_answered_so_often_in_the_streams_order(world: World, tmp
     world.train(tmp_path / "run", METHOD, RUN, TRAIN)
     rows = pl.read_parquet(tmp_path / "run" / "stream.parquet")
     assert rows["step"].to_list() == [i // 8 for i in range(40)]
-    trainer, _ = make_trainer(world, METHOD, TRAIN, tmp_path / "trainer", make_graded())
+    trainer, _ = make_trainer(world, METHOD, TRAIN, tmp_path / "trainer")
     prompts = trainer.train_dataset["row"][:10]
     assert rows["row"].to_list() == [row for row in prompts for _ in range(4)]
     assert len(set(prompts)) == 10  # 12 problems: none comes again within an epoch
@@ -58,15 +58,16 @@ def test_each_prompt_is_answered_so_often_in_the_streams_order(world: World, tmp
 def test_fewer_steps_than_the_study(world: World, tmp_path: Path) -> None:
     summary = world.train(tmp_path / "run", OnlineGrpo(samples=4, steps=2), RUN, TRAIN)
     assert summary["steps"] == 2
-    rates = pl.read_parquet(tmp_path / "run" / "training.parquet").filter(metric="learning_rate")["value"].to_list()
-    assert rates == pytest.approx([1e-2, 5e-3])  # cosine over its own two steps: (1 + cos(pi / 2)) / 2
+    assert logged(tmp_path / "run", "learning_rate") == pytest.approx(
+        [1e-2, 5e-3]
+    )  # cosine over its own two steps: (1 + cos(pi / 2)) / 2
 
 
 def sampled(trainer: Any, rewards: list[float]) -> dict[str, Any]:
     """A step's batch as the trainer makes it, with these rewards instead of the grader's."""
     trainer.current_gradient_accumulation_steps = 1  # as `train` sets it
     trainer.reward_funcs = [lambda completions, **others: rewards]
-    batch: dict[str, Any] = trainer._generate_and_score_completions(next(batches(trainer)))
+    batch: dict[str, Any] = trainer._generate_and_score_completions(first_batch(trainer))
     return batch
 
 
@@ -81,7 +82,7 @@ REWARDS = [1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0]
 
 def test_gradient_is_the_definitions_and_raises_what_was_rewarded(world: World, tmp_path: Path) -> None:
     """-mean_i A_i mean_t grad log pi(y_t), one sequence at a time without padding. The loss itself is -mean_i A_i."""
-    trainer, _ = make_trainer(world, METHOD, TRAIN, tmp_path, make_graded())
+    trainer, _ = make_trainer(world, METHOD, TRAIN, tmp_path)
     perturb(trainer.model)
     batch = sampled(trainer, REWARDS)
     advantages = group_advantages(torch.tensor(REWARDS).view(2, 4)).flatten()
@@ -94,18 +95,13 @@ def test_gradient_is_the_definitions_and_raises_what_was_rewarded(world: World, 
     for i in range(8):
         prompt = batch["prompt_ids"][i][batch["prompt_mask"][i].bool()].tolist()
         completion = batch["completion_ids"][i][batch["completion_mask"][i].bool()].tolist()
-        logits = trainer.model(input_ids=torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
-        logprobs_T = logits.log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
-        total = total - advantages[i] * logprobs_T.mean() / 8
+        total = total - advantages[i] * token_logprobs(trainer.model, prompt, completion, grad=True).mean() / 8
     total.backward()
-    ours = gradients(trainer.model)
-    assert theirs.keys() == ours.keys()
-    for name, value in ours.items():
-        assert float((theirs[name] - value).norm()) < 1e-4 * float(value.norm()) + 1e-8, name
+    assert_near(theirs, gradients(trainer.model), zero=1e-8)
 
 
 def test_groups_of_one_reward_teach_nothing(world: World, tmp_path: Path) -> None:
-    trainer, _ = make_trainer(world, METHOD, TRAIN, tmp_path, make_graded())
+    trainer, _ = make_trainer(world, METHOD, TRAIN, tmp_path)
     perturb(trainer.model)
     batch = sampled(trainer, [1.0] * 4 + [0.0] * 4)
     trainer.compute_loss(trainer.model, batch).backward()
@@ -116,7 +112,7 @@ def test_groups_of_one_reward_teach_nothing(world: World, tmp_path: Path) -> Non
 def test_cutting_the_batch_changes_no_number(world: World, tmp_path: Path, loss_type: str) -> None:
     """Micro-batches of three, whose completions differ in length, against the whole batch of eight; with a KL term."""
     method = OnlineGrpo.model_validate({"samples": 4, "loss_type": loss_type, "beta": 0.5})
-    trainer, _ = make_trainer(world, method, TRAIN, tmp_path, make_graded())
+    trainer, _ = make_trainer(world, method, TRAIN, tmp_path)
     perturb(trainer.model)
     batch = sampled(trainer, REWARDS)
     found = []
@@ -128,8 +124,7 @@ def test_cutting_the_batch_changes_no_number(world: World, tmp_path: Path, loss_
         found.append(({"loss": float(loss), **noted}, gradients(trainer.model)))
     assert found[0][0].keys() >= {"kl", "entropy", "clip_ratio/low_mean", "clip_ratio/high_max"}
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-5, abs=1e-6)
-    for name, value in found[0][1].items():
-        assert float((found[1][1][name] - value).norm()) < 1e-4 * float(value.norm()) + 1e-8, name
+    assert_near(found[1][1], found[0][1], zero=1e-8)
 
 
 def test_a_base_in_bfloat16_samples_and_trains(world: World, tmp_path: Path) -> None:
@@ -142,7 +137,7 @@ def test_a_base_in_bfloat16_samples_and_trains(world: World, tmp_path: Path) -> 
 def test_running_without_padding_is_refused(world: World, tmp_path: Path) -> None:
     train = TRAIN.model_copy(update={"packing": "on"})
     with pytest.raises(InputError, match=r"^train\.packing: online_grpo samples in padded batches, so batches must be"):
-        make_trainer(world, METHOD, train, tmp_path, make_graded())
+        make_trainer(world, METHOD, train, tmp_path)
 
 
 def test_sampling_ends_where_every_other_engine_does(tmp_path: Path) -> None:

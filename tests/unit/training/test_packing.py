@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
 from tasks.core.errors import InputError
@@ -22,26 +22,17 @@ from tasks.methods.kto import Kto
 from tasks.methods.offline_grpo import OfflineGrpo
 from tasks.methods.rift import Rift
 from tasks.methods.sft import Sft
-from tasks.training.build import build_trainer
-from tasks.training.examples import build_dataset
 from tasks.training.packing import run_without_padding, why_padded
-from tests.lab.world import LORA, World, make_graded
-from tests.unit.training.conftest import RUN, Found, four_steps
+from tests.lab.models import small_model
+from tests.lab.world import EOS, PAD, World, assert_near
+from tests.unit.training.conftest import Found, first_batch, four_steps, make_trainer
 
 LENGTHS = (20, 7, 13, 3)
 OUTPUTS = ("log_probs", "entropy", "mean_logits", "is_top1")
 
 
 def make_model(**changes: Any) -> Any:
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        **{
-            **{"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
-            **{"num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 64, "initializer_range": 0.15},
-            **changes,
-        }
-    )
-    model = Qwen3ForCausalLM(config)
+    model = small_model(**changes)
     model.set_attn_implementation("sdpa")
     return model.train()
 
@@ -83,8 +74,7 @@ def test_packed_outputs_and_gradients_are_the_padded_ones(models: tuple[Any, Any
         left, right = (getattr(outputs, name) for outputs in found)
         assert left.shape == right.shape, name
         assert torch.allclose(left.float(), right.float(), atol=1e-5, rtol=1e-5), name
-    for name, gradient in gradients[0].items():
-        assert float((gradients[1][name] - gradient).norm() / gradient.norm()) < 1e-5, name
+    assert_near(gradients[1], gradients[0], within=1e-5)
 
 
 def test_a_packed_sequence_is_blind_to_its_neighbours(models: tuple[Any, Any]) -> None:
@@ -164,8 +154,7 @@ def test_a_packed_training_is_the_padded_one(plain: Callable[[Method, str], Foun
     """Seen: 2e-7 in the losses, 1e-5 in the adapters (Adam divides by small gradients)."""
     padded, packed = plain(method, "off"), plain(method, "on")
     assert packed.losses == pytest.approx(padded.losses, rel=1e-5)
-    for name, value in padded.adapter.items():
-        assert float((packed.adapter[name] - value).norm() / value.norm()) < 1e-4, name
+    assert_near(packed.adapter, padded.adapter)
 
 
 @pytest.mark.slow
@@ -180,17 +169,11 @@ def test_gradient_checkpointing_changes_no_bit(
     assert all(torch.equal(redone.adapter[name], value) for name, value in kept.adapter.items())
 
 
-def make_trainer(base: Path, method: Method, train: TrainSpec, folder: Path) -> Any:
-    graded = make_graded()
-    dataset = build_dataset(method.select(graded), method.kind, graded.height, train.steps * train.batch_size, 7)
-    return build_trainer(base, dataset, method, train, LORA, RUN, None, folder)[0]
-
-
 def test_a_gpu_run_begins_from_the_same_lora_a(world: World, tmp_path: Path) -> None:
     """Neither packing, checkpointing nor micro-batches draw random numbers before the adapter does, or after."""
     plain = TrainSpec(steps=1, batch_size=8)
     other = TrainSpec(steps=1, batch_size=8, packing="on", gradient_checkpointing="on", micro_batch_tokens=32)
-    left, right = (make_trainer(world.base, Rift(), train, tmp_path).model.state_dict() for train in (plain, other))
+    left, right = (make_trainer(world, Rift(), train, tmp_path)[0].model.state_dict() for train in (plain, other))
     names = [name for name in left if "lora_A" in name]
     assert len(names) == 8
     assert all(torch.equal(left[name], right[name]) for name in names)
@@ -200,8 +183,8 @@ def test_lora_layers_under_autocast_without_pefts_casts_give_the_same_bits(world
     """We leave out PEFT's copy of a LoRA layer's input in float32, which autocast rounds to bfloat16 again."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    trainer = make_trainer(world.base, Rift(), TrainSpec(steps=1, batch_size=8, precision="bfloat16"), tmp_path)
-    batch = next(iter(trainer.get_train_dataloader()))
+    trainer, _ = make_trainer(world, Rift(), TrainSpec(steps=1, batch_size=8, precision="bfloat16"), tmp_path)
+    batch = first_batch(trainer)
     layers = [module for module in trainer.model.modules() if isinstance(module, BaseTunerLayer)]
     assert len(layers) == 8
     assert not any(layer.cast_input_dtype_enabled for layer in layers)
@@ -229,7 +212,7 @@ def test_packing_that_cannot_be_is_refused(world: World, tmp_path: Path) -> None
         (base / path.name).write_bytes(path.read_bytes())
     train = TrainSpec(steps=1, batch_size=4, packing="on")
     with pytest.raises(InputError, match=r"^train\.packing: qwen3 has layers that are not full attention, so"):
-        make_trainer(base, Sft(), train, tmp_path / "out")
+        make_trainer(World(base, world.rollouts), Sft(), train, tmp_path / "out")
 
 
 @pytest.mark.parametrize("packing", ["off", "on"])
@@ -245,12 +228,12 @@ def test_no_method_keeps_or_makes_a_tensor_of_all_logits(
     """
     vocabulary = 40_000
     base = tmp_path / "base"
-    Qwen3ForCausalLM(Qwen3Config(**{**small_config(world.base), "vocab_size": vocabulary})).save_pretrained(base)
+    small_model(vocab_size=vocabulary, pad_token_id=PAD, eos_token_id=EOS).save_pretrained(base)
     for path in world.base.glob("tokenizer*"):
         (base / path.name).write_bytes(path.read_bytes())
     train = TrainSpec.model_validate({"steps": 1, "batch_size": 8, "packing": packing})
-    trainer = make_trainer(base, method, train, tmp_path / "out")
-    batch = next(iter(trainer.get_train_dataloader()))
+    trainer, _ = make_trainer(World(base, world.rollouts), method, train, tmp_path / "out")
+    batch = first_batch(trainer)
     tokens = int(batch["attention_mask"].sum())
     largest = []
 
@@ -266,9 +249,3 @@ def test_no_method_keeps_or_makes_a_tensor_of_all_logits(
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         trainer.model(input_ids=batch["input_ids"], labels=batch["input_ids"])
     assert max(largest) >= tokens * vocabulary  # the plain loss does: the measure can tell
-
-
-def small_config(base: Path) -> dict[str, Any]:
-    kept = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
-    config = Qwen3Config.from_pretrained(base).to_dict()
-    return {name: config[name] for name in (*kept, "intermediate_size", "pad_token_id", "eos_token_id")}

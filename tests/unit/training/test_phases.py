@@ -18,8 +18,8 @@ from tasks.methods.sft_dpo import SftDpo
 from tasks.models.load import load_model
 from tasks.training.train import PARTS, WEIGHTS, train_adapter
 from tests.definitions.losses import preference_loss
-from tests.lab.world import LORA, World, make_graded, read_adapter
-from tests.unit.training.test_trainers import RUN, batches, make_trainer, perturb, token_logprobs
+from tests.lab.world import LORA, World, make_graded, read_adapter, token_logprobs
+from tests.unit.training.conftest import RUN, first_batch, make_trainer, perturb
 
 TRAIN = TrainSpec(lr=1e-2, steps=6, batch_size=8)
 METHOD = SftDpo(sft_share=0.5, dpo_lr_ratio=0.5)
@@ -75,7 +75,7 @@ def test_pairs_are_held_against_the_policy_at_the_switch(world: World, tmp_path:
     dataset, _ = make_trainer(world, Dpo(), TRAIN, tmp_path / "plain", make_graded())
     trainer, _ = make_trainer(world, Dpo(beta=0.4), TRAIN, tmp_path / "trainer", make_graded(), start=start)
     reference = PeftModel.from_pretrained(load_model(world.base, "float32"), str(start)).eval()
-    batch = dict(next(batches(trainer)))
+    batch = first_batch(trainer)
     assert float(trainer.compute_loss(trainer.model, dict(batch)).detach()) == pytest.approx(0.693147, abs=1e-5)
     perturb(trainer.model)
     losses = []

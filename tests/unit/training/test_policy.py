@@ -11,7 +11,7 @@ import torch
 from tasks.core.chance import student
 from tasks.training.policy import on_policy
 from tasks.training.reference import scored
-from tests.lab.world import World, make_graded
+from tests.lab.world import World, make_graded, token_logprobs
 
 
 def test_values_and_intervals_by_hand() -> None:
@@ -48,12 +48,7 @@ def test_on_a_model_it_is_that_of_each_sequence_alone(world: World) -> None:
 
     graded = make_graded()
     model = AutoModelForCausalLM.from_pretrained(world.base, dtype=torch.float64)
-    own = []
-    for row in graded.rows(named=True):
-        prompt, completion = row["prompt_ids"], row["completion_ids"]
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
-        own.append(torch.log_softmax(logits, -1).gather(1, torch.tensor(completion)[:, None])[:, 0])
+    own = [token_logprobs(model, row["prompt_ids"], row["completion_ids"]) for row in graded.rows(named=True)]
     found = on_policy(graded, scored(world.base, graded, "float32", None))
     everything = torch.cat(own)
     assert found["nll"][0] == pytest.approx(-float(everything.mean()), rel=1e-5)

@@ -7,10 +7,8 @@ from typing import Any
 
 import polars as pl
 import pytest
-import torch
 
 from tasks.core.errors import StageError
-from tasks.core.results import RunInfo
 from tasks.core.sections import TrainSpec
 from tasks.methods.dpo import Dpo
 from tasks.methods.sft import Sft
@@ -18,9 +16,8 @@ from tasks.models.load import load_model
 from tasks.training.build import build_trainer
 from tasks.training.examples import build_dataset
 from tasks.training.reference import REFERENCE, rows_digest, rows_of, wanted, write_reference
-from tests.lab.world import LORA, World, make_graded, read_adapter
-
-RUN = RunInfo("dpo", "dpo", seed=3, data_seed=7, lr=1e-2)
+from tests.lab.world import LORA, World, assert_near, logged, make_graded, read_adapter, token_logprobs
+from tests.unit.training.conftest import RUN
 
 
 def write(world: World, out: Path, method: Dpo = Dpo(), precision: str = "float32") -> Path:  # noqa: B008 frozen
@@ -41,11 +38,9 @@ def test_each_value_is_that_of_the_sequence_alone(world: World, tmp_path: Path) 
     assert found["row"].to_list() == sorted(set(found["row"].to_list()))
     model = load_model(world.base)
     for row, logprob in found.iter_rows():
-        prompt, completion = graded.row(row, named=True)["prompt_ids"], graded.row(row, named=True)["completion_ids"]
-        with torch.no_grad():
-            logprobs_TV = model(input_ids=torch.tensor([prompt + completion])).logits[0, :-1].double().log_softmax(-1)
-        expected = sum(float(logprobs_TV[len(prompt) - 1 + i, token]) for i, token in enumerate(completion))
-        assert logprob == pytest.approx(expected, rel=1e-5)
+        source = graded.row(row, named=True)
+        expected = token_logprobs(model, source["prompt_ids"], source["completion_ids"]).sum()
+        assert logprob == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.slow
@@ -61,15 +56,10 @@ def test_training_with_stored_values_is_training_with_the_live_reference(
         {"lr": 1e-2, "steps": 5, "batch_size": 8, "precision": precision, "packing": packing}
     )
     reference = write(world, tmp_path / "reference", precision=precision)
-    found = []
     for name, known in (("live", None), ("stored", reference)):
         world.train(tmp_path / name, Dpo(), RUN, train, reference=known)
-        log = pl.read_parquet(tmp_path / name / "training.parquet").filter(metric="loss")["value"].to_list()
-        found.append((log, read_adapter(tmp_path / name)))
-    (live, live_adapter), (stored, stored_adapter) = found
-    assert stored == pytest.approx(live, rel=losses)
-    for name, value in live_adapter.items():
-        assert float((stored_adapter[name] - value).norm() / value.norm()) < adapters, name
+    assert logged(tmp_path / "stored", "loss") == pytest.approx(logged(tmp_path / "live", "loss"), rel=losses)
+    assert_near(read_adapter(tmp_path / "stored"), read_adapter(tmp_path / "live"), within=adapters)
 
 
 def test_with_stored_values_the_base_does_not_run(world: World, tmp_path: Path) -> None:

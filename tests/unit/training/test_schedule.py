@@ -6,21 +6,15 @@ from dataclasses import replace
 from math import cos, pi
 from pathlib import Path
 
-import polars as pl
 import pytest
 
-from tasks.core.results import RunInfo
 from tasks.core.sections import TrainSpec
 from tasks.methods import Methods
-from tests.lab.world import World, read_adapter
+from tests.lab.world import World, logged, read_adapter
+from tests.unit.training.conftest import RUN
 
-RUN = RunInfo("sft", "sft", seed=3, data_seed=7, lr=1e-2)
 WHOLE = TrainSpec(lr=1e-2, steps=6, batch_size=8, warmup=0.34)  # 2 warm-up steps of 6
 CUT = WHOLE.model_copy(update={"steps": 3, "schedule_steps": 6})
-
-
-def values(folder: Path, metric: str) -> list[float]:
-    return pl.read_parquet(folder / "training.parquet").filter(metric=metric).sort("step")["value"].to_list()
 
 
 @pytest.mark.slow
@@ -31,12 +25,12 @@ def test_the_steps_are_those_of_the_longer_training(world: World, tmp_path: Path
     world.train(whole, method, run, WHOLE)
     world.train(cut, method, run, CUT)
     for metric in ("loss", "grad_norm", "learning_rate"):
-        assert values(cut, metric) == values(whole, metric)[:3], metric
+        assert logged(cut, metric) == logged(whole, metric)[:3], metric
     # half the warm-up, all of it, then the cosine's first quarter: (1 + cos(pi / 4)) / 2
     expected = [0.0, 0.005, 0.01]
-    assert values(cut, "learning_rate") == pytest.approx(expected)
-    assert values(whole, "learning_rate")[3] == pytest.approx(0.01 * (1 + cos(pi / 4)) / 2)
+    assert logged(cut, "learning_rate") == pytest.approx(expected)
+    assert logged(whole, "learning_rate")[3] == pytest.approx(0.01 * (1 + cos(pi / 4)) / 2)
     world.train(alone, method, run, CUT.model_copy(update={"schedule_steps": None}))
-    assert values(alone, "learning_rate") != values(cut, "learning_rate")
+    assert logged(alone, "learning_rate") != logged(cut, "learning_rate")
     one, other = read_adapter(cut), read_adapter(alone)
     assert any(not bool((one[key] == other[key]).all()) for key in one)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.lab.living import python
 from tests.lab.world import World
 
 pytestmark = pytest.mark.slow  # trainings in worker processes
 
-ROOT = Path(__file__).parents[3]
 
 FLOW = """
 import json, sys
@@ -101,13 +97,8 @@ print("FOUND" + json.dumps(study()))
 def found(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What one process with a state folder of its own found."""
     folder = tmp_path_factory.mktemp("state")
-    environment = {**os.environ, "COLINEAR_HOME": str(folder / "home"), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
-    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME"):
-        environment.pop(name, None)
-    done = subprocess.run(
-        [sys.executable, "-c", FLOW, str(world.base), str(world.rollouts)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    more = {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
+    done = python("-c", FLOW, str(world.base), str(world.rollouts), home=folder / "home", **more)
     lines = [line for line in done.stdout.splitlines() if line.startswith("FOUND")]
     assert lines, done.stderr[-3000:]
     answer: dict[str, Any] = json.loads(lines[0].removeprefix("FOUND"))

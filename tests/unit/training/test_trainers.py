@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import nullcontext
 from math import log
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +10,6 @@ import polars as pl
 import pytest
 import torch
 
-from tasks.core.results import RunInfo
 from tasks.core.sections import TrainSpec
 from tasks.methods import Methods
 from tasks.methods.common import Method, RowMethod
@@ -21,14 +18,11 @@ from tasks.methods.dpo import Dpo
 from tasks.methods.offline_grpo import OfflineGrpo
 from tasks.methods.rift import Rift
 from tasks.methods.sft import Sft
-from tasks.training.build import build_trainer
-from tasks.training.examples import build_dataset
 from tasks.training.order import stream_order
 from tasks.training.train import lora_a_digest
 from tests.definitions.losses import preference_loss
-from tests.lab.world import LORA, World, make_graded, read_adapter
-
-RUN = RunInfo("run", "any", seed=3, data_seed=7, lr=1e-2)
+from tests.lab.world import World, assert_near, logged, make_graded, read_adapter, token_logprobs
+from tests.unit.training.conftest import RUN, first_batch, make_trainer, perturb
 
 
 class WeightedSft(Sft):
@@ -41,34 +35,6 @@ class WeightedDft(Dft):
     """DFT through our subclass instead of TRL's ``dft``."""
 
     trl_loss: ClassVar[str | None] = None
-
-
-def make_trainer(
-    world: World, method: Method, train: TrainSpec, folder: Path, graded: pl.DataFrame, **more: Any
-) -> tuple[Any, Any]:
-    selected = method.select(graded)
-    dataset = build_dataset(selected, method.kind, graded.height, train.steps * train.batch_size, RUN.data_seed)
-    return build_trainer(world.base, dataset, method, train, LORA, RUN, None, folder, **more)
-
-
-def perturb(model: Any, scale: float = 0.3) -> None:
-    """Move every lora_B that is trained, so that policy and reference differ."""
-    generator = torch.Generator().manual_seed(11)
-    with torch.no_grad():
-        for name, parameter in sorted(model.named_parameters()):
-            if "lora_B.default" in name:
-                parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
-
-
-def token_logprobs(model: Any, prompt: list[int], completion: list[int], *, base: bool = False) -> torch.Tensor:
-    """(T,) log-probabilities of one completion's tokens: full logits, no padding. ``base``: with the adapter off."""
-    with torch.no_grad(), model.disable_adapter() if base else nullcontext():
-        logits = model(input_ids=torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
-    return torch.log_softmax(logits.double(), dim=-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
-
-
-def batches(trainer: Any) -> Iterator[dict[str, Any]]:
-    yield from trainer.get_train_dataloader()
 
 
 # --- one loss, two ways ---------------------------------------------------------------------------------------------
@@ -91,15 +57,8 @@ def test_weight_one_through_our_subclass_is_trl_bit_for_bit(
     assert logs[0].select(columns).sort(columns).equals(logs[1].select(columns).sort(columns))
 
 
-ROW_METHODS = [
-    Sft(),
-    Dft(),
-    Rift(),
-    Rift(form="stabilized"),
-    Rift(form="as_printed"),
-    OfflineGrpo(),
-    OfflineGrpo(scale="std", clip=0.2),
-]
+FORMS = [Rift(), Rift(form="stabilized"), Rift(form="as_printed")]
+ROW_METHODS = [Sft(), Dft(), *FORMS, OfflineGrpo(), OfflineGrpo(scale="std", clip=0.2)]
 
 
 @pytest.mark.parametrize("method", ROW_METHODS, ids=lambda method: repr(method)[:40])
@@ -108,8 +67,7 @@ def test_batch_loss_is_the_definition_over_single_sequences(world: World, tmp_pa
     graded = make_graded()
     trainer, collator = make_trainer(world, method, TrainSpec(steps=1, batch_size=16), tmp_path, graded)
     perturb(trainer.model)
-    batch = next(batches(trainer))
-    loss = trainer.compute_loss(trainer.model, dict(batch))
+    loss = trainer.compute_loss(trainer.model, first_batch(trainer))
     weight = dict(method.select(graded).select("row", "weight").iter_rows())
     total, tokens = 0.0, 0
     for row in collator.seen:
@@ -141,7 +99,7 @@ def test_preference_loss_is_trls_dpo(world: World, tmp_path: Path, beta: float) 
         ref_right, ref_wrong = (token_logprobs(model, prompt, ids, base=True).sum()[None] for ids in (chosen, rejected))
         losses.append(float(preference_loss(right, wrong, ref_right, ref_wrong, beta=beta)))
         margins.append(float(right - ref_right - wrong + ref_wrong))
-    trls = float(trainer.compute_loss(model, dict(next(batches(trainer)))).detach())
+    trls = float(trainer.compute_loss(model, first_batch(trainer)).detach())
     assert min(margins) < -0.5 < 0.5 < max(margins)  # far from log 2 on both sides
     assert trls == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
@@ -150,8 +108,8 @@ def test_preference_loss_is_trls_dpo(world: World, tmp_path: Path, beta: float) 
 def test_every_offered_loss_type_is_one_that_trl_runs(world: World, tmp_path: Path, loss_type: str) -> None:
     smoothing = 0.1 if loss_type in ("robust", "exo_pair") else 0.0
     method = Dpo.model_validate({"loss_type": loss_type, "label_smoothing": smoothing})
-    trainer, _ = make_trainer(world, method, TrainSpec(steps=1, batch_size=4), tmp_path, make_graded())
-    loss = float(trainer.compute_loss(trainer.model, dict(next(batches(trainer)))).detach())
+    trainer, _ = make_trainer(world, method, TrainSpec(steps=1, batch_size=4), tmp_path)
+    loss = float(trainer.compute_loss(trainer.model, first_batch(trainer)).detach())
     # At zero margin: hinge 1; ipo (0 - 1 / (2 * 0.1))^2 = 25; robust (0.9 - 0.1) log 2 / (1 - 0.2) = log 2;
     # exo_pair KL((.5, .5) || (.9, .1)) = -log 2 - (log .9 + log .1) / 2
     zero = {"hinge": 1.0, "ipo": 25.0, "robust": log(2), "exo_pair": -log(2) - (log(0.9) + log(0.1)) / 2}
@@ -170,16 +128,16 @@ def test_clipped_ratio_is_one_where_the_behaviour_is_the_policy(world: World, tm
     ]
     graded = graded.with_columns(logprobs=pl.Series(own, dtype=pl.List(pl.Float64)))
     trainer, _ = make_trainer(world, method, train, tmp_path, graded)
-    loss = trainer.compute_loss(trainer.model, dict(next(batches(trainer))))
+    loss = trainer.compute_loss(trainer.model, first_batch(trainer))
     lengths = graded["completion_ids"].list.len()
     expected = -float((method.select(graded)["weight"] * lengths).sum()) / float(lengths.sum())
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_evaluation_losses_are_refused(world: World, tmp_path: Path) -> None:
-    trainer, _ = make_trainer(world, Rift(), TrainSpec(steps=1, batch_size=4), tmp_path, make_graded())
+    trainer, _ = make_trainer(world, Rift(), TrainSpec(steps=1, batch_size=4), tmp_path)
     with pytest.raises(ValueError, match="training losses only"):
-        trainer.compute_loss(trainer.model, dict(next(batches(trainer))), return_outputs=True)
+        trainer.compute_loss(trainer.model, first_batch(trainer), return_outputs=True)
 
 
 # --- accumulation ---------------------------------------------------------------------------------------------------
@@ -192,17 +150,11 @@ def test_four_micro_batches_are_one_batch(world: World, tmp_path: Path, method: 
 
     Micro-batches hold unequal numbers of tokens, so a mean of their means would be off by per cents for rows.
     """
-    logs, adapters = [], []
     for micro in (16, 4):
-        train = TrainSpec(steps=4, batch_size=16, micro_batch_size=micro)
-        world.train(tmp_path / str(micro), method, RUN, train)
-        logs.append(pl.read_parquet(tmp_path / str(micro) / "training.parquet"))
-        adapters.append(read_adapter(tmp_path / str(micro)))
+        world.train(tmp_path / str(micro), method, RUN, TrainSpec(steps=4, batch_size=16, micro_batch_size=micro))
     for metric in ("loss", "grad_norm"):
-        whole, split = (log.filter(metric=metric)["value"].to_list() for log in logs)
-        assert split == pytest.approx(whole, rel=1e-5), metric
-    for name, value in adapters[0].items():
-        assert float((adapters[1][name] - value).norm() / value.norm()) < 1e-4, name
+        assert logged(tmp_path / "4", metric) == pytest.approx(logged(tmp_path / "16", metric), rel=1e-5), metric
+    assert_near(read_adapter(tmp_path / "4"), read_adapter(tmp_path / "16"))
 
 
 # --- initialisation and order ---------------------------------------------------------------------------------------
