@@ -6,7 +6,6 @@ import os
 import resource
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Ran:
-    """``memory``: bytes that the process had at its peak."""
+    """``seconds`` of a core and bytes of ``memory`` at its peak that the process took."""
 
     code: int
     stdout: str
@@ -30,17 +29,17 @@ def confined(words: list[str], *, memory: int = 4 * 2**30, seconds: float = 60.0
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 
-    began = time.monotonic()
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, *words], capture_output=True, text=True, timeout=seconds, preexec_fn=limit, cwd=ROOT,
         stdin=subprocess.DEVNULL, errors="surrogateescape",
         env={**os.environ, **one, **environment},
     )  # fmt: skip
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    took = time.monotonic() - began
-    return Ran(done.returncode, done.stdout, done.stderr, took, 1024 * peak if peak > before else 0)
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    took = now.ru_utime + now.ru_stime - before.ru_utime - before.ru_stime
+    peak = 1024 * now.ru_maxrss if now.ru_maxrss > before.ru_maxrss else 0
+    return Ran(done.returncode, done.stdout, done.stderr, took, peak)
 
 
 READ = """

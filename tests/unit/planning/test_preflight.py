@@ -195,15 +195,12 @@ def test_benchmarks_alone_are_enough_to_be_judged_by(own: Own, tmp_path: Path) -
     assert preflight(own(rows(), "rollouts.holdout=0", f"evaluation.benchmarks={judge}")) is not None
     bare = [{name: value for name, value in row.items() if name != "answer"} for row in rows()]
     assert preflight(own(bare, f"evaluation.benchmarks={judge}")) is not None
-    judge.write_text('{"question": "q", "answer": "{"}\n')
-    assert refusal(own(rows(), "rollouts.holdout=0", f"evaluation.benchmarks={judge}")).startswith(
-        f"evaluation.benchmarks: {judge}"
-    )
-
-
-def test_one_problem_cannot_be_split(own: Own) -> None:
-    alone = [row for row in rows() if row["problem_id"] == "p0"]
-    assert refusal(own(alone)).startswith("rollouts.holdout: 1 problem cannot be split")
+    judge.write_text("".join(f'{{"question": "q{i}", "answer": "{{"}}\n' for i in range(3)))
+    said = refusal(own(rows(), "rollouts.holdout=0", f"evaluation.benchmarks={judge}"))
+    assert said.startswith(f"evaluation.benchmarks: {judge}: the gold of problem 'p-")
+    assert said.endswith("cannot be read as an answer: '{' (and 2 more); correct it or leave it out")
+    unreadable = [{**row, "answer": "{"} for row in rows()]
+    assert refusal(own(unreadable)).startswith("rollouts.holdout: the grader can read no gold answer of the 1 problems")
 
 
 def test_a_method_without_anything_to_train_on_is_refused_and_can_be_left_out(own: Own) -> None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tasks.core.errors import InputError
 from tasks.core.frames import PROBLEMS
@@ -148,32 +145,6 @@ def test_missing_files_other_suffixes_and_damaged_parquet_are_refused(write: Wri
         read_problems(write(OK, name="mine.csv"))
     with pytest.raises(InputError, match="expected a parquet file"):
         read_problems(write(OK, name="mine.parquet"))
-
-
-NAMES = st.sampled_from(["question", "problem", "prompt", "answer", "gold", "id", "problem_id", "solution"])
-LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.just(10**400), st.floats(), st.text(st.characters()),
-                   st.lists(st.integers(), max_size=2))  # fmt: skip
-
-
-@given(st.lists(st.dictionaries(NAMES, LEAVES), max_size=4).map(lambda rows: "\n".join(map(json.dumps, rows)).encode())
-       | st.binary(max_size=200))  # fmt: skip
-@settings(max_examples=300, deadline=None)
-def test_any_content_is_a_frame_or_a_refusal(content: bytes) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "fuzz.jsonl"
-        path.write_bytes(content)
-        try:
-            frame, refusal = read_problems(path), ""
-        except InputError as error:
-            frame, refusal = None, str(error)
-    if frame is None:
-        assert refusal.startswith(str(path))
-        assert "\n" not in refusal
-    else:
-        assert dict(frame.schema) == PROBLEMS
-        assert frame.height > 0
-        assert frame["problem_id"].is_unique().all()
-        assert frame.select("question", "answer").null_count().row(0) == (0, 0)
 
 
 # --- real files ------------------------------------------------------------------------------------------------------

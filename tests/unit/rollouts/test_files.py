@@ -310,7 +310,7 @@ def test_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
         read_rollouts(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["mine.csv", "mine", "mine.jsonl.xz", "mine.parquet.gz", "mine.gz"])
+@pytest.mark.parametrize("name", ["mine.csv", "mine", "mine.jsonl.xz", "mine.parquet.gz", "mine.gz", "mine.pkl"])
 def test_another_suffix_is_refused(write: Write, name: str) -> None:
     with pytest.raises(InputError, match=r"expected a \.jsonl or \.parquet file"):
         read_rollouts(write(row(), name=name))
@@ -325,54 +325,7 @@ def test_a_damaged_parquet_file_is_refused(write: Write, tmp_path: Path) -> None
             read_rollouts(tmp_path / "bad.parquet")
 
 
-# --- fuzz ------------------------------------------------------------------------------------------------------------
-
-NAMES = st.sampled_from(
-    ["prompt", "question", "problem", "completion", "response", "solution", "completions", "rewards", "answer", "gold",
-     "ground_truth", "gt", "code", "score", "reward", "is_correct", "problem_id", "logprobs", "finish_reason", "seed",
-     "m"]
-)  # fmt: skip
-LEAVES = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.sampled_from([0, 1, 10**400]), st.floats(),
-    st.text(st.characters(), max_size=5), st.sampled_from(["q", "stop", "x\n#### 1,234", "\ud800"]),
-)  # fmt: skip
-VALUES = st.recursive(
-    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4), max_leaves=6
-)
-ROWS = st.lists(st.dictionaries(NAMES, VALUES, max_size=8), max_size=4)
-
-
-def frame_or_refusal(content: bytes, suffix: str) -> pl.DataFrame | None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"fuzz{suffix}"
-        path.write_bytes(content)
-        try:
-            frame = read_rollouts(path)
-        except InputError as error:
-            refusal, frame = str(error), None
-    if frame is None:
-        assert refusal.startswith(f"{path}")
-        assert "\n" not in refusal
-        return None
-    assert dict(frame.schema) == ROLLOUT_FILE
-    assert frame.height > 0
-    assert frame["reward"].drop_nulls().is_in([0.0, 1.0]).all()
-    assert frame.filter(pl.col("reward").is_null() & pl.col("answer").is_null()).is_empty()
-    assert frame.select("problem_id", "rollout_id").is_unique().all()
-    return frame
-
-
-@given(st.binary(max_size=300) | st.text(max_size=100).map(str.encode))
-@settings(max_examples=200, deadline=None)
-def test_any_bytes_are_a_frame_or_a_refusal(content: bytes) -> None:
-    frame_or_refusal(content, ".jsonl")
-
-
-@given(ROWS)
-@settings(max_examples=400, deadline=None)
-def test_any_json_rows_are_a_frame_or_a_refusal(rows: list[dict[str, Any]]) -> None:
-    frame_or_refusal("\n".join(map(json.dumps, rows)).encode(), ".jsonl")
-
+# --- what is valid --------------------------------------------------------------------------------------------------
 
 VALID = st.fixed_dictionaries(
     {"prompt": st.sampled_from(["q", "r"]), "completion": st.text(st.characters(exclude_categories=["Cs"]))},
@@ -383,30 +336,12 @@ VALID = st.fixed_dictionaries(
 @given(st.lists(VALID, min_size=1, max_size=5))
 @settings(max_examples=200, deadline=None)
 def test_valid_rows_are_never_refused_and_nothing_is_stripped(rows: list[dict[str, Any]]) -> None:
-    frame = frame_or_refusal("\n".join(map(json.dumps, rows)).encode(), ".jsonl")
-    assert frame is not None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "valid.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows)))
+        frame = read_rollouts(path)
     assert frame["completion"].to_list() == [values["completion"] for values in rows]
     assert frame["reward"].to_list() == [float(values["reward"]) for values in rows]
-
-
-@given(st.data())
-@settings(max_examples=150, deadline=None)
-def test_a_parquet_file_with_any_damage_is_a_frame_or_a_refusal(data: st.DataObject) -> None:
-    content = bytearray(PARQUET)
-    for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    frame_or_refusal(bytes(content), ".parquet")
-
-
-def _parquet_bytes() -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "good.parquet"
-        pl.DataFrame({"prompt": ["q"] * 3, "completion": ["x", "", "z"], "reward": [1.0, 0.0, 1.0],
-                      "logprobs": [[-1.0], None, []]}).write_parquet(path)  # fmt: skip
-        return path.read_bytes()
-
-
-PARQUET = _parquet_bytes()
 
 
 # --- describe and split ----------------------------------------------------------------------------------------------
