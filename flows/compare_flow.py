@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -26,8 +24,7 @@ from flows.comparison import (
     write,
 )
 from flows.form import titled
-from flows.record import end_recorded
-from flows.servers.crashed_runs import open_recorded
+from flows.record import recorded
 from tasks.core.clock import now
 from tasks.core.errors import InputError
 from tasks.core.events import Event, emit
@@ -40,6 +37,7 @@ from tasks.models.external import reference as as_reference
 from tasks.reporting.publish.mlflow_record import describe_by_report
 from tasks.reporting.publish.published import HEAT_MAP, data_uri
 from tasks.storage.store import open_store
+from tasks.workers.devices import allow
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,11 @@ def compare_flow(
     """
     began = now()
     asked = resolve(adapters, base, reference, replicates, ks, out, texts=texts, merge=merge)
-    with _recorded(asked) as run:
+    allow()
+    sources = {adapter.info.run: adapter.source for adapter in asked.adapters}
+    params = {"adapter": sources, "base": asked.base_name, "reference": asked.reference, "ks": asked.ks}
+    tags = {"kind": "comparison", "adapters": ",".join(sources)[:5000], "reference": asked.reference}
+    with recorded(f"compare {asked.title}", tags, flatten(params)) as run:
         state = compare_task(asked.title, asked.adapters, asked.base, asked.ks, return_state=True)
         measured: StageResult = state.result()
         weighted = _weighted(asked, measured)
@@ -150,18 +152,3 @@ def report_comparison(
     create_link_artifact(key="comparison-page", link=files[0].absolute().as_uri(), link_text="report.html")
     emit(Event("done", "report", seconds=time.perf_counter() - began))
     return str(files[0])
-
-
-@contextmanager
-def _recorded(asked: Request) -> Iterator[str]:
-    """The comparison's MLflow run, closed with its outcome."""
-    sources = {adapter.info.run: adapter.source for adapter in asked.adapters}
-    params = {"adapter": sources, "base": asked.base_name, "reference": asked.reference, "ks": asked.ks}
-    tags = {"kind": "comparison", "adapters": ",".join(sources)[:5000], "reference": asked.reference}
-    run = open_recorded(f"compare {asked.title}", tags, flatten(params))
-    try:
-        yield run
-    except BaseException as error:
-        end_recorded(run, "FAILED" if isinstance(error, Exception) else "KILLED", error)
-        raise
-    end_recorded(run, "FINISHED", None)

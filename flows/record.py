@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -132,16 +133,30 @@ def base_notes(results: Sequence[StageResult]) -> list[str]:
     ]
 
 
-def end_recorded(run: str, status: str, error: BaseException | None) -> None:
-    """Close the MLflow run of a flow that ends with ``error``, and wait until Prefect can be told: a flow run that ends
-    while its server is away is lost to it. A server that stays away hides no earlier error."""
+@contextmanager
+def recorded(name: str, tags: Mapping[str, str], params: Mapping[str, Any]) -> Iterator[str]:
+    """The MLflow run of a study, a sweep or a comparison, closed with the outcome; who interrupts it ends its workers.
+
+    It waits until Prefect can be told: a flow run that ends while its server is away is lost to it. A server that stays
+    away hides no earlier error.
+    """
+    run = open_recorded(name, tags, params)
     try:
-        open_store().end_study(run, status)
-        wait_until_there()
-        send_rest()
-    except Exception:
-        if error is None:
-            raise
+        yield run
+    except BaseException as error:
+        interrupted = not isinstance(error, Exception)  # Ctrl-C, SIGTERM, a cancelled run
+        if interrupted:
+            stop()
+        with suppress(Exception):
+            _end(run, "KILLED" if interrupted else "FAILED")
+        raise
+    _end(run, "FINISHED")
+
+
+def _end(run: str, status: str) -> None:
+    open_store().end_study(run, status)
+    wait_until_there()
+    send_rest()
 
 
 class Recorder:
@@ -156,28 +171,23 @@ class Recorder:
         self._noted: set[str] = set()
         self.checks: list[dict[str, Any]] = []
         self.diverged: list[dict[str, Any]] = []
-        self.study_run = ""
+        self.study_run, self._open = "", ExitStack()
 
     def __enter__(self) -> Recorder:
         if self.sweep is None:  # a sweep that is being stopped must not be allowed again by its next cell
             allow()
-        settings = self.spec.model_dump(mode="json")
-        self.study_run = open_recorded(
-            f"{self.spec.name} seed={self.spec.seed}",
-            tags={"study": self.spec.name, "seed": str(self.spec.seed), "methods": ",".join(self.spec.methods)}
-            | ({"mlflow.parentRunId": self.sweep} if self.sweep else {}),
-            params=flatten(settings),
+        tags = {"study": self.spec.name, "seed": str(self.spec.seed), "methods": ",".join(self.spec.methods)}
+        parent = {"mlflow.parentRunId": self.sweep} if self.sweep else {}
+        params = flatten(self.spec.model_dump(mode="json"))
+        self.study_run = self._open.enter_context(
+            recorded(f"{self.spec.name} seed={self.spec.seed}", tags | parent, params)
         )
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        interrupted = error is not None and not isinstance(error, Exception)  # Ctrl-C, SIGTERM, a cancelled run
-        if interrupted:
-            stop()
-        status = "FINISHED" if error is None else "KILLED" if interrupted else "FAILED"
-        end_recorded(self.study_run, status, error)
+        self._open.__exit__(kind, error, trace)
         if error is None:
             drop_leftovers()
 

@@ -19,7 +19,7 @@ from flows.seed_paths import SeedPaths, distinct, neighbours, seed_paths_flow
 from flows.servers.prefect_server import wait_until_there
 from flows.study_flow import study_flow
 from flows.sweep_page import write_page
-from flows.sweep_record import CellOutcome, SweepRecorder, every_diverged
+from flows.sweep_record import CellOutcome, every_diverged, recorded_sweep, write_sweep
 from tasks.core.clock import now
 from tasks.core.errors import InputError, StageError
 from tasks.core.events import Event, emit
@@ -69,11 +69,11 @@ def sweep_flow(
     began = now()
     folder = Path(out) if out else dated_folder(f"{spec.name}-sweep")
     chosen = check_cells(spec, sweep, folder)
-    with SweepRecorder(spec, sweep, chosen) as record:
-        futures = [cell_task.submit(cell, str(folder / "cells" / cell.folder), record.run) for cell in chosen]
+    with recorded_sweep(spec, sweep, chosen) as run:
+        futures = [cell_task.submit(cell, str(folder / "cells" / cell.folder), run) for cell in chosen]
         wait(futures)
         outcomes = [_outcome(cell, future) for cell, future in zip(chosen, futures, strict=True)]
-        written = record.write(folder, outcomes)
+        written = write_sweep(run, spec, sweep, folder, outcomes)
         paths = _paths(spec, sweep, outcomes)
         page = write_page(folder, outcomes, written, paths)
         failed = [outcome for outcome in outcomes if outcome.status == "failed"]
@@ -85,7 +85,7 @@ def sweep_flow(
     return SweepOutcome(
         out=str(folder),
         page=page,
-        sweep_run=record.run,
+        sweep_run=run,
         flow_run=str(runtime.flow_run.id or ""),
         flow_runs=tuple(outcome.study.flow_run for outcome in outcomes if outcome.study),
         counts={**written["counts"], **_counted(paths)},

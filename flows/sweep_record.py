@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
-from flows.record import end_recorded
-from flows.servers.crashed_runs import open_recorded
+from flows.record import recorded
 from flows.study_flow import StudyOutcome
 from tasks.core.results import RunInfo
 from tasks.reporting.publish.record import commit, versions
 from tasks.settings.study import StudySpec
 from tasks.settings.sweeps import Cell, SweepSpec
 from tasks.storage.store import open_store
-from tasks.workers.devices import allow, stop
+from tasks.workers.devices import allow
 
 SWEEP = "sweep.json"
 
@@ -55,54 +54,44 @@ class CellOutcome:
         }
 
 
-class SweepRecorder:
-    """Context of one sweep: opens its MLflow run, closes it with the outcome, ends the workers when interrupted."""
+@contextmanager
+def recorded_sweep(spec: StudySpec, sweep: SweepSpec, cells: Sequence[Cell]) -> Iterator[str]:
+    """The sweep's MLflow run."""
+    allow()
+    tags = {"kind": "sweep", "study": spec.name, "methods": ",".join(spec.methods)}
+    params = {"cells": len(cells), **sweep.model_dump(mode="json")}
+    with recorded(f"{spec.name}, {len(cells)} cells", tags, params) as run:
+        yield run
 
-    def __init__(self, spec: StudySpec, sweep: SweepSpec, cells: Sequence[Cell]) -> None:
-        self.spec, self.sweep, self.cells = spec, sweep, cells
-        self.run = ""
 
-    def __enter__(self) -> SweepRecorder:
-        allow()
-        tags = {"kind": "sweep", "study": self.spec.name, "methods": ",".join(self.spec.methods)}
-        params = {"cells": len(self.cells), **self.sweep.model_dump(mode="json")}
-        self.run = open_recorded(f"{self.spec.name}, {len(self.cells)} cells", tags, params)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        interrupted = error is not None and not isinstance(error, Exception)
-        if interrupted:
-            stop()
-        end_recorded(self.run, "FINISHED" if error is None else "KILLED" if interrupted else "FAILED", error)
-
-    def write(self, out: Path, outcomes: Sequence[CellOutcome]) -> dict[str, Any]:
-        """sweep.json in ``out``, replaced whole; its counts are metrics of the MLflow run as well."""
-        found = [outcome.record(out) for outcome in outcomes]
-        counts = {
-            "cells": len(found),
-            **{status: sum(one["status"] == status for one in found) for status in ("done", "diverged", "failed")},
-            "diverged_runs": sum(len(one["diverged"]) for one in found),
-            "computed": sum(one["computed"] or 0 for one in found),
-            "hits": sum(one["hits"] or 0 for one in found),
-        }
-        record = {
-            "name": self.spec.name,
-            "sweep": self.sweep.model_dump(mode="json"),
-            "mlflow": self.run,
-            "versions": versions(),
-            "commit": commit(),
-            "counts": counts,
-            "cells": found,
-        }
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=out, suffix=".part", delete=False) as file:
-            file.write(json.dumps(record, indent=1) + "\n")
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, out / SWEEP)
-        open_store().log_metrics(self.run, [(f"sweep_{name}", value, 0) for name, value in counts.items()])
-        return record
+def write_sweep(
+    run: str, spec: StudySpec, sweep: SweepSpec, out: Path, outcomes: Sequence[CellOutcome]
+) -> dict[str, Any]:
+    """sweep.json in ``out``, replaced whole; its counts are metrics of the MLflow run as well."""
+    found = [outcome.record(out) for outcome in outcomes]
+    counts = {
+        "cells": len(found),
+        **{status: sum(one["status"] == status for one in found) for status in ("done", "diverged", "failed")},
+        "diverged_runs": sum(len(one["diverged"]) for one in found),
+        "computed": sum(one["computed"] or 0 for one in found),
+        "hits": sum(one["hits"] or 0 for one in found),
+    }
+    record = {
+        "name": spec.name,
+        "sweep": sweep.model_dump(mode="json"),
+        "mlflow": run,
+        "versions": versions(),
+        "commit": commit(),
+        "counts": counts,
+        "cells": found,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=out, suffix=".part", delete=False) as file:
+        file.write(json.dumps(record, indent=1) + "\n")
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, out / SWEEP)
+    open_store().log_metrics(run, [(f"sweep_{name}", value, 0) for name, value in counts.items()])
+    return record
 
 
 def every_diverged(cell: Cell, reason: str) -> CellOutcome:

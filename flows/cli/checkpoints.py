@@ -55,24 +55,18 @@ def run(folder: Path, base: str | None, ks: Sequence[int], out: str | None) -> i
 
 
 def _show(found: Trajectory, console: Console) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     from tasks.reporting.publish.trajectory import sentences, trajectory_table
+    from tasks.reporting.render.terminal import grid
 
     record = found.as_json()
     rows, locks = record["checkpoints"], record["locks"]
     console.print()
     for sentence in sentences(rows, locks):
         console.print(f"- {sentence}", highlight=False, markup=False)
-    table = trajectory_table(rows, locks)
-    grid = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for title in ("step", "norm", "cos last", "turn °", "rank-1 %", *(f"top-{k}" for k in found.ks)):
-        grid.add_column(title, justify="right", no_wrap=True)
-    for row in table.rows:
-        grid.add_row(*(cell.text for cell in row))
+    titles = ("step", "norm", "cos last", "turn °", "rank-1 %", *(f"top-{k}" for k in found.ks))
+    cells = ([cell.text for cell in row] for row in trajectory_table(rows, locks).rows)
     console.print()
-    console.print(grid)
+    console.print(grid(titles, cells, words=()))
     console.print(
         "turn: angle to the checkpoint before. top-k: overlap of the output subspaces with the last checkpoint's.",
         style="dim", highlight=False,

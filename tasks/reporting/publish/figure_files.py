@@ -1,4 +1,4 @@
-"""The figures and the chief tables as files beside the page: for MLflow's and Prefect's viewers, slides and papers."""
+"""A page as files: HTML, Markdown, its figures and its chief tables, for viewers of MLflow and Prefect, and slides."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import io
 import re
 from collections.abc import Iterable
 
+import polars as pl
+
 from tasks.core.visible import uncontrolled
 from tasks.reporting.charts.picture import Picture
 from tasks.reporting.render.document import Document
+from tasks.reporting.render.html import render_html
+from tasks.reporting.render.markdown import render_markdown
 from tasks.reporting.tables.views import Table
 
 TABLES = (
@@ -28,6 +32,11 @@ TABLES = (
 _LIGHT = {"currentColor": "#1b1f24", "var(--faint)": "#aab2bb", "var(--rule)": "#dfe3e8", "var(--paper)": "#ffffff"}
 _SCALE = 2
 """Pixels of the PNG a unit of the drawing, whose text is 10 units high."""
+
+
+def page_files(document: Document) -> dict[str, bytes]:
+    """``report.html``, which is first, and ``report.md``."""
+    return {"report.html": render_html(document).encode(), "report.md": render_markdown(document).encode()}
 
 
 def figure_files(pictures: Iterable[Picture]) -> dict[str, bytes]:
@@ -79,6 +88,11 @@ def table_csv(table: Table) -> str:
     buffer = io.StringIO()
     csv.writer(buffer).writerows([[inert(text) for text in line] for line in (header, *rows)])
     return buffer.getvalue()
+
+
+def frame_csv(frame: pl.DataFrame) -> bytes:
+    """A frame at full precision. Names in it are what people called their runs: no spreadsheet is to run them."""
+    return frame.with_columns(pl.col(pl.String).map_elements(inert, return_dtype=pl.String)).write_csv().encode()
 
 
 def inert(text: str) -> str:

@@ -15,10 +15,8 @@ from tasks.reporting.files import json_text, parquet, write_files
 from tasks.reporting.findings.headline import Findings
 from tasks.reporting.findings.logs import answer
 from tasks.reporting.formats import listed, span
-from tasks.reporting.publish.figure_files import figure_files, inert
+from tasks.reporting.publish.figure_files import figure_files, frame_csv, page_files
 from tasks.reporting.render.document import Document, Section
-from tasks.reporting.render.html import render_html
-from tasks.reporting.render.markdown import render_markdown
 from tasks.reporting.tables.logs import log_models_table, log_pairs_table
 
 _LONGEST_TITLE = 60
@@ -67,16 +65,10 @@ def write_logs(
     return write_files(
         out,
         {
-            "report.html": render_html(document).encode(),
-            "report.md": render_markdown(document).encode(),
+            **page_files(document),
             "accuracy.json": json_text(record).encode(),
             **{f"{name}.parquet": parquet(frame) for name, frame in frames.items()},
-            **{f"{name}.csv": _csv(frame).encode() for name, frame in frames.items()},
+            **{f"{name}.csv": frame_csv(frame) for name, frame in frames.items()},
             **figure_files(document.drawn),
         },
     )
-
-
-def _csv(frame: pl.DataFrame) -> str:
-    """Names in it are what people called their models: no spreadsheet is to run them."""
-    return frame.with_columns(pl.col(pl.String).map_elements(inert, return_dtype=pl.String)).write_csv()

@@ -14,10 +14,8 @@ from tasks.reporting.charts.style import INK, MARKERS, PALETTE, figure, quantity
 from tasks.reporting.files import json_text, write_files
 from tasks.reporting.findings.headline import Findings
 from tasks.reporting.formats import number, percent, size
-from tasks.reporting.publish.figure_files import figure_files
+from tasks.reporting.publish.figure_files import figure_files, page_files
 from tasks.reporting.render.document import Document
-from tasks.reporting.render.html import render_html
-from tasks.reporting.render.markdown import render_markdown
 from tasks.reporting.tables.views import Cells, Table
 
 FILES = ("trajectory.csv", "trajectory.json")
@@ -52,8 +50,7 @@ def write_trajectory(name: str, record: Mapping[str, Any], out: Path) -> list[Pa
         files=FILES,
     )
     contents = {
-        "report.html": render_html(document).encode(),
-        "report.md": render_markdown(document).encode(),
+        **page_files(document),
         "trajectory.csv": pl.DataFrame(rows).write_csv().encode(),
         "trajectory.json": json_text(record).encode(),
         **figure_files(document.drawn),

@@ -23,12 +23,10 @@ from tasks.core.results import RunInfo
 from tasks.reporting.charts.svg import draw_ahead
 from tasks.reporting.claims.output import claims_json
 from tasks.reporting.files import json_text, parquet, sealed_json, write_files
-from tasks.reporting.publish.figure_files import figure_files, table_files
+from tasks.reporting.publish.figure_files import figure_files, page_files, table_files
 from tasks.reporting.publish.numbers import headline_numbers, noise_floor, single_floors
 from tasks.reporting.render.comparison_document import comparison_document
 from tasks.reporting.render.document import Document, build_document
-from tasks.reporting.render.html import render_html
-from tasks.reporting.render.markdown import render_markdown
 from tasks.reporting.views.study import Comparison, Study
 
 
@@ -40,15 +38,13 @@ def write_report(study: Study, out: Path) -> list[Path]:
     """
     study = study.checked()
     document = build_document(study)
+    pages = page_files(document)
     others = {
-        "report.html": render_html(document).encode(),
-        "report.md": render_markdown(document).encode(),
         "claims.json": claims_json(document.claims).encode(),
         **{f"{name}.parquet": parquet(frame) for name, frame in study.frames.items()},
         **figure_files(document.drawn),
         **table_files(document),
     }
-    pages = {name: others.pop(name) for name in ("report.html", "report.md")}
     record = study_json(study, document, {**pages, **others}).encode()
     return write_files(out, {**pages, "study.json": record, **others})
 
@@ -116,5 +112,4 @@ def write_comparison(
         "compare.json": json_text(record).encode(),
         **{f"{name}.parquet": parquet(frame) for name, frame in data.items()},
     }
-    pages = {"report.html": render_html(document).encode(), "report.md": render_markdown(document).encode()}
-    return write_files(out, {**pages, **others, **figure_files(document.drawn)})
+    return write_files(out, {**page_files(document), **others, **figure_files(document.drawn)})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -24,35 +24,51 @@ from tasks.reporting.views.study import Comparison, Study
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
 _NAME = 24
 """Letters of a name that a table never breaks."""
 
 
+def grid(
+    titles: Sequence[str], rows: Iterable[Sequence[str]], words: Container[int] = (0,), narrowest: int | None = None
+) -> Table:
+    """A table for ``rich``. Columns of ``words`` stand left; those that are no first or last one are not broken, for a
+    number cut short would be another number. ``narrowest``: letters of the first column."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for place, title in enumerate(titles):
+        table.add_column(
+            Text(title), justify="left" if place in words else "right", overflow="fold",
+            no_wrap=place not in words or 0 < place < len(titles) - 1, min_width=None if place else narrowest,
+        )  # fmt: skip
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
 def headline_renderable(study: Study) -> RenderableType:
     """The sentences of the first screen, a line for each run and the warnings, for ``rich``'s ``console.print``; no
     markup in data is obeyed."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
     view, said, table = study.geometry, findings(study), headline_table(study)
     header = ["run", f"{in_sentence(study.primary)} %", "vs base"]
     header += [f"{in_sentence(study.second)} %", "vs base"] if study.second else []
-    grid = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for place, title in enumerate([*header, "cosine", "norm"]):
-        # Only the name may be broken: a number cut short would be another number.
-        narrowest = None if place else min(_NAME, max(len(row[0].text) for row in table.rows))
-        side: Literal["left", "right"] = "right" if place else "left"
-        grid.add_column(Text(title[:10]), justify=side, no_wrap=place > 0, overflow="fold", min_width=narrowest)
+    rows = []
     for row, cells in zip(study.rows, table.rows, strict=True):
         run, cosine, beside, accuracy, against, norm, _, *others = cells
         two = ((accuracy, against), *([(others[0], others[1])] if study.second else []))
         scores = (text for score, versus in two for text in (score.text, f"{versus.text} {versus.mark[:1] or ' '}"))
         mark = beside.text[0] if beside.tone and row.cosine is not None else " "
         direction = f"{cosine.text} {'≈' if mark == 'r' else mark}".rstrip().ljust(len(cosine.text) + 2)
-        grid.add_row(*(Text(_brief(text)) for text in (run.text, *scores, direction, norm.text)))
+        rows.append([_brief(text) for text in (run.text, *scores, direction, norm.text)])
+    narrowest = min(_NAME, max(len(row[0]) for row in rows))
+    drawn = grid([title[:10] for title in (*header, "cosine", "norm")], rows, narrowest=narrowest)
     own = f" ({number(view.floor, 3)})" if view.floor is not None else ""
     reference = view.reference.run if view.reference else "sft"
     legend = (
@@ -63,7 +79,7 @@ def headline_renderable(study: Study) -> RenderableType:
     claims = claims_sentence(claims_table(study))
     sentences = [Text(f"- {sentence}") for sentence in (*said.lead, *([claims] if claims else []))]
     warnings = [Text(f"! {warning}", style="bold yellow") for warning in said.warnings]
-    return Group(name, *sentences, Text(), grid, Text(legend, style="dim"), *warnings)
+    return Group(name, *sentences, Text(), drawn, Text(legend, style="dim"), *warnings)
 
 
 def _brief(text: str) -> str:
@@ -78,9 +94,7 @@ def comparison_renderable(frames: Mapping[str, pl.DataFrame], reference: str) ->
     ``frames``: at least pair_metrics, spectra and adapters, in the schemas of `tasks.core.frames`; the rows are in
     the order of adapters.
     """
-    from rich.box import SIMPLE_HEAD
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
     runs = _compared(frames)
@@ -94,23 +108,16 @@ def comparison_renderable(frames: Mapping[str, pl.DataFrame], reference: str) ->
     pairs = [Text("Looks like:"), *map(Text, looks_like), Text()] if looks_like else []
     summed = [] if merges is None else [Text("Before a merge:")]
     summed += [] if merges is None else map(Text, merge_lines(merges, frames.get("merge_losses"), frames["adapters"]))
-    grid = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    longest = max((len(info.run) for info in runs), default=0)
-    for place, title in enumerate(("adapter", "cosine", "reads as", "top angle", "norm", "shared", "note")):
-        words = place in (0, 2, 6)
-        narrowest = min(_NAME, longest) if place == 0 else None
-        grid.add_column(
-            Text(title), justify="left" if words else "right", no_wrap=place not in (0, 6), overflow="fold",
-            min_width=narrowest,
-        )  # fmt: skip
-    for row in table.rows:
-        grid.add_row(*(Text(_brief(cell.text)) for cell in row))
+    narrowest = min(_NAME, max((len(info.run) for info in runs), default=0))
+    titles = ("adapter", "cosine", "reads as", "top angle", "norm", "shared", "note")
+    rows = [[_brief(cell.text) for cell in row] for row in table.rows]
+    drawn = grid(titles, rows, words=(0, 2, 6), narrowest=narrowest)
     legend = (
         f"Against {reference}. Top angle: of the first left singular vectors. Intervals, random subspaces and the "
         "other measures are in the report."
     )
     said = [Text(f"- {sentence}") for sentence in comparison_lead(compared)]
-    return Group(*said, Text(), grid, Text(legend, style="dim"), Text(), *pairs, *summed)
+    return Group(*said, Text(), drawn, Text(legend, style="dim"), Text(), *pairs, *summed)
 
 
 def _compared(frames: Mapping[str, pl.DataFrame]) -> list[RunInfo]:
