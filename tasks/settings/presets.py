@@ -61,7 +61,7 @@ def tiny_why() -> Values:
     values = tiny()
     more = {
         "gradients": {"n": 2048},
-        "geometry": values["geometry"] | {"truncations": [1, 2, 4]},
+        "geometry": values["geometry"] | {"truncations": [1, 2]},
         "train": values["train"] | {"keep_steps": [5, 10, 20, 40]},
         "soups": ["sft+dpo", "sft+rft", "mean(sft+rft)"],
     }

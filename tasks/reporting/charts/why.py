@@ -38,13 +38,15 @@ def why_picture(study: Study) -> Picture | None:
     shown = [pair for pair in pairs if pair in kept]
     drawn = [name for name in LOOKS if any(name in pair.found for pair in shown)]
     spec = figure(_view(_rows(shown, drawn), [_label(pair, view) for pair in shown], drawn), ROW * len(shown))
+    first = "From the first gradient" if GRADIENT in drawn else "From the trained update"
+    title = f"{first} to {'what inputs see' if WEIGHTED in drawn else 'the trained update'}"
     rows = [
         (pair.a.run, pair.b.run, name, one.value, one.low, one.high, pair.floors.get(name))
         for pair in pairs
         for name, one in pair.found.items()
     ]
     return Picture(
-        "why", "From the first gradient to what inputs see", "Cosines of every pair before and after training", spec,
+        "why", title, "Cosines of every pair before and after training", spec,
         " ".join(_note(shown, len(pairs), drawn, view)), "before" if GRADIENT in drawn else "pairs",
         pl.DataFrame(rows, schema=NUMBERS, orient="row"), "pair_metrics.parquet",
     )  # fmt: skip

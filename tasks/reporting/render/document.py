@@ -170,7 +170,7 @@ def build_document(study: Study, draw: Callable[[Study], list[Picture]] = pictur
             intro="Where the updates point, how large they are, and what noise alone would give. A percentile among "
             "random subspaces is high for near cosines and overlaps, low for near angles.",
         ),
-        *([why] if why.tables or why.pictures else []),
+        *([why] if why.tables or why.pictures or found.on(WHY) else []),
         Section(
             PATHS,
             barrier_tables(study),

@@ -107,13 +107,13 @@ def test_soups_are_models_to_evaluate_and_to_hold_against_the_base() -> None:
 
 
 def test_truncated_updates_are_two_models_a_rank_and_method() -> None:
-    """Three ranks of six methods, without their replicates; a rank that the updates have or lack is skipped."""
+    """Two ranks of six methods, without their replicates; a rank that the updates have or lack is skipped."""
     found = stages(plan_study(spec_of("tiny-why"), TWO_CORES))
     asked, measured = found["truncated: evaluate"], found["truncated: functions"]
-    assert asked.size == "36 models x 1,719 problems, greedy"
-    assert asked.operations == pytest.approx(found["evaluate"].operations * 36 / 11)
-    assert (measured.tasks, measured.size) == (6, "8 models x 256 problems")
-    assert measured.operations == pytest.approx(found["functions"].operations * 6 * 8 / 9)
+    assert asked.size == "24 models x 1,719 problems, greedy"
+    assert asked.operations == pytest.approx(found["evaluate"].operations * 24 / 11)
+    assert (measured.tasks, measured.size) == (6, "6 models x 256 problems")
+    assert measured.operations == pytest.approx(found["functions"].operations * 6 * 6 / 9)
     sft = spec_of("tiny", "methods=sft", "replicates=sft", "geometry.truncations=9,8,4", "functions.n=0")
     assert [(one.info.run, one.k) for one in sft.truncated(sft.runs())] == [("sft-leading-4", 4), ("sft-rest-4", 4)]
     assert "truncated: functions" not in stages(plan_study(sft, TWO_CORES))

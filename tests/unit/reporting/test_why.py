@@ -80,9 +80,11 @@ def test_one_kind_of_cosine_is_no_figure_and_two_are(study: Study) -> None:
     gradients = why_picture(replace(study, gradients=make_gradients()))
     assert gradients is not None
     assert "Diamond" not in gradients.note
+    assert gradients.title == "From the first gradient to the trained update"
     alone = why_picture(weighted(study))
     assert alone is not None
     assert ("Open circle" in alone.note, alone.table) == (False, "pairs")
+    assert alone.title == "From the trained update to what inputs see"
 
 
 def test_of_many_pairs_those_with_the_reference_are_drawn(told: Study, monkeypatch: pytest.MonkeyPatch) -> None:
