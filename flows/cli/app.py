@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
-from typer.models import OptionInfo
+from typer.models import ArgumentInfo, OptionInfo
 
 from flows.cli import completion
 
@@ -43,12 +43,24 @@ Rollouts = Annotated[
 Out = Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the report. Default: a new one under runs/.")]
 
 
+def _repeated(
+    *names: str, metavar: str, help: str, autocompletion: Callable[[], completion.Offered] | None = None
+) -> OptionInfo:
+    """An option that may be given several times."""
+    return typer.Option(
+        *names, metavar=metavar, default_factory=list, show_default=False, autocompletion=autocompletion, help=help
+    )
+
+
 def _set(autocompletion: Callable[[], completion.Offered], also: str = "") -> OptionInfo:
     """The option --set, with the settings that it takes."""
-    return typer.Option(
-        "--set", metavar="SECTION.KEY=VALUE", default_factory=list, show_default=False, autocompletion=autocompletion,
-        help=f"Change one setting, such as train.lr=1e-4{also}. May be repeated.",
-    )  # fmt: skip
+    what = f"Change one setting, such as train.lr=1e-4{also}. May be repeated."
+    return _repeated("--set", metavar="SECTION.KEY=VALUE", help=what, autocompletion=autocompletion)
+
+
+def _several(metavar: str, help: str) -> ArgumentInfo:
+    """An argument that takes several words."""
+    return typer.Argument(metavar=metavar, default_factory=list, show_default=False, help=help)
 
 
 # --- train and compare -----------------------------------------------------------------------------------------------
@@ -136,9 +148,9 @@ def sweep(
     methods: Annotated[str | None, typer.Option(metavar="M,M,...", help="Methods that every cell trains.")] = None,
     grid: Annotated[
         list[str],
-        typer.Option(
-            metavar="SECTION.KEY=V,V,...", default_factory=list, show_default=False,
-            autocompletion=completion.settings, help="Another axis of the grid. May be repeated.",
+        _repeated(
+            metavar="SECTION.KEY=V,V,...", help="Another axis of the grid. May be repeated.",
+            autocompletion=completion.settings,
         ),
     ],
     assignments: Annotated[
@@ -195,10 +207,7 @@ def presets() -> int:
     ),
 )
 def compare(
-    adapters: Annotated[
-        list[str],
-        typer.Argument(metavar="ADAPTER", default_factory=list, show_default=False, help="Two or more (see below)."),
-    ],
+    adapters: Annotated[list[str], _several("ADAPTER", "Two or more (see below).")],
     *,
     base: Annotated[
         str | None,
@@ -215,15 +224,7 @@ def compare(
         str | None, typer.Option(metavar="NAME", help="The adapter to hold the others against. Default: the first.")
     ] = None,
     replicate: Annotated[
-        list[str],
-        typer.Option(
-            "--replicate",
-            "--twin",
-            metavar="A=B",
-            default_factory=list,
-            show_default=False,
-            help="B is A's method trained again.",
-        ),
+        list[str], _repeated("--replicate", "--twin", metavar="A=B", help="B is A's method trained again.")
     ],
     k: Annotated[str, typer.Option("--k", metavar="K,K,...", help="Dimensions of the subspaces.")] = "1,5,10",
     out: Out = None,
@@ -251,12 +252,7 @@ def compare(
     ),
 )
 def report(
-    studies: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RUN", default_factory=list, show_default=False, help="Two or more finished studies (see below)."
-        ),
-    ],
+    studies: Annotated[list[str], _several("RUN", "Two or more finished studies (see below).")],
     *,
     out: Out = None,
     no_across: Annotated[
@@ -289,12 +285,7 @@ def report(
     ),
 )
 def accuracy(
-    logs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="LOG", default_factory=list, show_default=False, help="Item-level logs of two or more models."
-        ),
-    ],
+    logs: Annotated[list[str], _several("LOG", "Item-level logs of two or more models.")],
     *,
     margin: Annotated[float, typer.Option(metavar="POINTS", help="Equal means: the interval lies within this.")] = 2.0,
     metric: Annotated[
@@ -327,12 +318,7 @@ def accuracy(
     ),
 )
 def inspect(
-    adapters: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="ADAPTER", default_factory=list, show_default=False, help="Folders, Hub ids or MLflow runs."
-        ),
-    ],
+    adapters: Annotated[list[str], _several("ADAPTER", "Folders, Hub ids or MLflow runs.")],
     *,
     base: Annotated[
         str | None, typer.Option(metavar="MODEL", help="The model that they were trained from: a directory or Hub id.")

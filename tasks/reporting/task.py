@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,7 @@ from tasks.reporting.tables.record import rollout_record
 from tasks.reporting.views.study import SCHEMAS, Study
 from tasks.storage.store import open_store
 
-_OPTIONAL = (
-    *("samples", "differences", "connectivity", "barriers", "cka", "lens", "divergence"),
-    *("gradients", "on_policy", "truncation", "trajectories", "retention", "soups"),
-)
+_OPTIONAL = [one.name for one in fields(Study) if one.name in SCHEMAS and one.default_factory is not MISSING]
 """Frames of `Study` that a study may do without."""
 
 

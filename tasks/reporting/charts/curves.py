@@ -68,10 +68,8 @@ def cosine_profile_picture(study: Updates) -> Picture | None:
     reference, lines = view.reference, _lines(profiles, view)
     y = quantity("y", f"Cosine to {label_of(reference, view)}", pad=4, grid=True, tickCount=6)
     spec = figure(lines_views([lines], _layers(profiles), y)[0], 165)
-    title, label = (
-        f"Where in the network do they agree with {reference.run}?",
-        f"Cosine to {reference.run} over the layers",
-    )
+    title = f"Where in the network do they agree with {reference.run}?"
+    label = f"Cosine to {reference.run} over the layers"
     note = f"One value a layer, over all entries of its shared modules.{crowd_note(lines)} {floor_note(view)}"
     numbers = _numbers(study, "cosine")
     return Picture("layers", title, label, spec, note, "pairs", numbers, FILE)
@@ -98,10 +96,8 @@ def angle_picture(study: Updates) -> Picture | None:
         f"over its modules; 0 = the same subspace, 90 = a direction at a right angle to it. {null}"
         f"{_floor_lines(first, view)}{crowd_note(groups[0])}"
     )
-    title, label = (
-        f"How far are their subspaces from those of {reference}?",
-        f"Principal angles to {reference} over the layers",
-    )
+    title = f"How far are their subspaces from those of {reference}?"
+    label = f"Principal angles to {reference} over the layers"
     numbers = _numbers(study, "angle_left").filter(pl.col("k").is_in(wanted))
     return Picture("angles", title, label, panels(views), note.strip(), "pairs", numbers, FILE)
 
@@ -120,10 +116,8 @@ def outside_picture(study: Updates) -> Picture | None:
         "value a layer over all entries of its modules; 0 = a multiple of the reference's update, 1 = nothing in "
         f"common. {_floor_lines(profiles, view)}{crowd_note(lines)}"
     )
-    title, label = (
-        f"How much of them is not {reference}?",
-        f"Share of each update outside the direction of {reference} over the layers",
-    )
+    title = f"How much of them is not {reference}?"
+    label = f"Share of each update outside the direction of {reference} over the layers"
     numbers = _numbers(study, *(name for pair in REVERSED.items() for name in pair))
     return Picture("outside", title, label, spec, note, "pairs", numbers, FILE)
 
