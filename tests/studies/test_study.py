@@ -230,9 +230,11 @@ def test_functions_compare_the_base_and_every_run(first: Study) -> None:
     assert cka.filter(pl.col("value").is_null())["reason"].null_count() == 0
 
 
-def test_truncated_updates_are_evaluated_as_whole_ones(lab: Lab, first: Study) -> None:
-    """One direction of SFT and the rest of it, beside the base and the whole update; no replicate, and no ninth."""
-    words = ("methods=sft", "replicates=", "paths.n=0", "gradients.n=0", "functions.n=8", "geometry.truncations=9,1")
+def test_truncated_updates_and_kept_steps_are_evaluated_as_whole_ones(lab: Lab, first: Study) -> None:
+    """One direction of SFT and the rest of it, beside the base and the whole update; no replicate, and no ninth. And
+    the adapter after 5 of its 10 steps, of a training that is in the cache and stays as it is."""
+    words = ("methods=sft", "replicates=", "paths.n=0", "gradients.n=0", "functions.n=8", "geometry.truncations=9,1",
+             "train.keep_steps=5,10", "evaluation.kept_steps=true")  # fmt: skip
     study = lab.run("smoke", *(word for one in words for word in ("--set", one)), out="truncated")
     assert study.code == 0, study.stderr
     parts = ["sft-leading-1", "sft-rest-1"]
@@ -250,6 +252,19 @@ def test_truncated_updates_are_evaluated_as_whole_ones(lab: Lab, first: Study) -
     assert frame.filter(part="rest")["kl"].min() > 0
     assert pl.read_csv(study.folder / "tables" / "truncation.csv")["k"].to_list() == [0, 1, 4]
     assert (study.folder / "figures" / "truncation.svg").is_file()
+    assert "train sft seed=0 lr=1e-3" in study.names(hit=True)
+    assert {"keep sft-step-5", "evaluate sft-step-5", "trajectory sft", "accuracy at kept steps"} <= study.names(
+        hit=False
+    )
+    way = pl.read_parquet(study.folder / "trajectories.parquet")
+    assert way.select("step", "benchmark", "n").rows() == [
+        (step, *asked) for step in (5, 10) for asked in (("heldout", 128), ("hard", 32))
+    ]
+    assert_frame_equal(way.filter(step=10).select("benchmark", "correct", "low"),
+                       accuracy.filter(run="sft").select("benchmark", "correct", "low"))  # fmt: skip
+    assert way["cosine_to_last"].to_list()[2:] == [pytest.approx(1.0)] * 2
+    assert 0.5 < way["cosine_to_last"][0] < 1
+    assert (study.folder / "figures" / "trajectories.svg").is_file()
 
 
 def test_soups_are_evaluated_as_any_run_and_change_no_verdict_of_theirs(lab: Lab, first: Study) -> None:
