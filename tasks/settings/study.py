@@ -201,7 +201,8 @@ class StudySpec(Methods):
             for i, run in enumerate(parts):
                 if run not in known:
                     raise ValueError(
-                        f"soups: {name} needs a run {run!r}, which this study does not train{nearest(run, known)}"
+                        f"soups: {name}: this study has no run {run!r}{nearest(run, known)}; name others, or none: "
+                        "soups="
                     )
                 if run in parts[:i]:
                     raise ValueError(f"soups: {name} has {run} twice; give each run once")

@@ -72,10 +72,10 @@ def findings(study: Study, claims: str = "") -> Findings:
     """The headline of a study, in plain sentences with their numbers; ``claims``: the sentence on the paper's."""
     found = (
         (ACCURACY, retention_finding(study)),
-        (ACCURACY, soups_finding(study)),
         (WHY, why_finding(study)),
         (WHY, truncation_finding(study)),
         (WHY, trajectories_finding(study)),
+        (WHY, soups_finding(study)),
         (PATHS, barrier_finding(study)),
         (FUNCTIONS, cka_finding(study)),
         (FUNCTIONS, divergence_finding(study)),

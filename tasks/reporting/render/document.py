@@ -145,9 +145,9 @@ def build_document(study: Study, draw: Callable[[Study], list[Picture]] = pictur
     (against, *pairs), (rollouts, examples) = pair_tables(view), rollout_tables(study)
     why = Section(
         WHY,
-        [*before_tables(study), *truncation_table(study), *trajectories_table(study)],
+        [*before_tables(study), *truncation_table(study), *trajectories_table(study), *soups_tables(study)],
         figures("why", "truncation", "trajectories"),
-        "What the losses ask for before the first step, what inputs see of the updates, which directions carry them.",
+        "What the losses ask for before the first step, what inputs see of the updates, which directions carry them, whether they add.",
     )
     sections = (
         Section(
@@ -158,7 +158,7 @@ def build_document(study: Study, draw: Callable[[Study], list[Picture]] = pictur
         ),
         Section(
             ACCURACY,
-            [accuracy_table(study), *soups_tables(study), samples_table(study), mcnemar_table(study),
+            [accuracy_table(study), samples_table(study), mcnemar_table(study),
              *differences_tables(study)],
             figures(OTHERS),
             "What the models get right, and which differences a test shows.",

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from tasks.core.frames import SOUPS
+from tasks.reporting.findings.sentences import WHY
 from tasks.reporting.metrics import SOUPED
 from tasks.reporting.render.document import build_document
 from tasks.reporting.tables.soups import by_cosine, soups_finding, soups_tables
@@ -71,8 +72,8 @@ def test_the_sentence_says_what_the_interval_lets_say(told: Study) -> None:
     assert "(apart -1.0 [-3.50, +1.50]: cannot be told)" in said
 
 
-def test_it_stands_with_the_accuracy_and_nowhere_where_nobody_asked(study: Study, told: Study) -> None:
-    section = next(one for one in build_document(told).sections if one.title == "Accuracy")
+def test_it_stands_under_why_and_nowhere_where_nobody_asked(study: Study, told: Study) -> None:
+    section = next(one for one in build_document(told).sections if one.title == WHY)
     assert "soups" in [table.key for table in section.tables]
     assert soups_finding(told) in section.said
     assert (soups_tables(study), soups_finding(study)) == ([], "")

@@ -182,8 +182,11 @@ def test_settings_are_frozen(section: tuple[str, ...]) -> None:
             "soups: expected runs joined by +, such as sft+dpo or mean(sft+dpo), got 'mean(sft+dpo'",
         ),
         ("soups=sft+dpo, sft + dpo", "soups: sft+dpo is listed twice"),
-        ("soups=sft+dpoo", "soups: sft+dpoo needs a run 'dpoo', which this study does not train; did you mean 'dpo'?"),
-        ("soups=sft+kto", "soups: sft+kto needs a run 'kto', which this study does not train; "),
+        (
+            "soups=sft+dpoo",
+            "soups: sft+dpoo: this study has no run 'dpoo'; did you mean 'dpo'?; name others, or none: soups=",
+        ),
+        ("soups=sft+kto", "soups: sft+kto: this study has no run 'kto'; "),
         ("soups=sft+rft+sft", "soups: sft+rft+sft has sft twice; give each run once"),
         ("functions.texts=", "functions.texts: String should have at least 1 character"),
         ("paths.alphas=0,.5", "paths.alphas: expected numbers from 0 to 1, both ends among them, got [0.0, 0.5]"),
