@@ -147,7 +147,8 @@ def build_document(study: Study, draw: Callable[[Study], list[Picture]] = pictur
         WHY,
         [*before_tables(study), *truncation_table(study), *trajectories_table(study), *soups_tables(study)],
         figures("why", "truncation", "trajectories"),
-        "What the losses ask for before the first step, what inputs see of the updates, which directions carry them, whether they add.",
+        "What the losses ask for before the first step, what inputs see of the updates, which directions carry them, "
+        "whether they add.",
     )
     sections = (
         Section(
