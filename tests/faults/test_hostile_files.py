@@ -15,17 +15,14 @@ from tasks.problems.files import read_problems, worked
 from tasks.rollouts.files import read_rollouts
 from tasks.settings.study import build, load_toml
 from tests.faults.confined import read
+from tests.lab.refusals import refusal as refused
 
 ROW = {"prompt": "2 + 2?", "completion": "4", "reward": 1}
 BEFORE = json.dumps(ROW).encode() + b"\n"
 
 
 def refusal(read: Callable[[Path], Any], path: Path) -> str:
-    """What ``read`` says of ``path``: one printable line."""
-    with pytest.raises(InputError) as error:
-        read(path)
-    said = str(error.value)
-    assert said.isprintable()
+    said = refused(read, path)
     assert len(said) <= LONGEST_MESSAGE
     return said
 

@@ -8,22 +8,22 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tasks.core.errors import InputError, StageError
+from tasks.core.errors import StageError
 from tasks.core.results import RunInfo
 from tasks.geometry.adapters.adapter import WEIGHTS, AdapterSource
 from tasks.geometry.adapters.opened import Named, check
 from tasks.models.external import check_base, locate
 from tests.faults.confined import ROOT, confined
 from tests.lab.foreign_adapters import tiny_base
+from tests.lab.refusals import refusal
+from tests.lab.web import Handler, listening
 
 
 class Evil:
@@ -70,13 +70,6 @@ def copy(plain: Path, tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
-
-
-def refusal(function: Callable[..., object], *arguments: Any, **more: Any) -> str:
-    with pytest.raises(InputError) as error:
-        function(*arguments, **more)
-    assert str(error.value).isprintable()
-    return str(error.value)
 
 
 def asked(folder: Path, base: Path | None = None) -> AdapterSource | None:
@@ -343,23 +336,15 @@ def hub() -> Iterator[tuple[str, list[str]]]:
     """A server in the Hub's place, and the paths that it was asked for."""
     paths: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Hub(Handler):
         def do_GET(self) -> None:
             paths.append(self.path)
-            self.send_error(404)
+            self.say(404)
 
         do_HEAD = do_POST = do_GET
 
-        def log_message(self, format: str, *arguments: Any) -> None:
-            """Tests read what colinear prints, not this."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", paths
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with listening(Hub) as address:
+        yield address, paths
 
 
 @pytest.mark.long

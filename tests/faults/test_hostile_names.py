@@ -7,9 +7,7 @@ import csv
 import io
 import json
 import shutil
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -29,6 +27,8 @@ from tasks.storage import patience
 from tasks.storage.recorded import fetch, recall
 from tests.faults.confined import confined
 from tests.lab.adapters import adapter
+from tests.lab.refusals import refusal
+from tests.lab.web import Handler, listening
 
 OSC = "\x1b]0;owned\x07\x1b[2J"
 EVIL = [
@@ -159,10 +159,9 @@ def test_an_adapters_name_prints(argument: str) -> None:
 def test_a_path_that_leads_elsewhere_is_refused(argument: str, message: str, tmp_path: Path) -> None:
     from tasks.geometry.adapters.arguments import locate
 
-    with pytest.raises(InputError) as error:
-        locate(parse(argument), lambda uri, scratch: scratch, tmp_path)
-    assert message in str(error.value)
-    assert "secret-pw" not in str(error.value)
+    said = refusal(lambda: locate(parse(argument), lambda uri, scratch: scratch, tmp_path))
+    assert message in said
+    assert "secret-pw" not in said
 
 
 def test_hostile_names_go_through_a_whole_comparison(tmp_path: Path) -> None:
@@ -203,8 +202,9 @@ RUN = "0f3c5a7e" * 4
 def liar(monkeypatch: pytest.MonkeyPatch, state: Path) -> Iterator[Callable[[list[str]], None]]:
     """An MLflow server whose run holds artifacts of any names; says which."""
     listed: list[str] = []
+    kind = {"Content_Type": "application/json"}
 
-    class Handler(BaseHTTPRequestHandler):
+    class Liar(Handler):
         def do_GET(self) -> None:
             where = urlsplit(self.path)
             query = parse_qs(where.query)
@@ -221,35 +221,20 @@ def liar(monkeypatch: pytest.MonkeyPatch, state: Path) -> Iterator[Callable[[lis
             }
             for name, answer in answers.items():
                 if where.path.endswith(name):
-                    return self.say(json.dumps(answer).encode())
+                    return self.say(200, json.dumps(answer).encode(), **kind)
             if where.path.endswith("mlflow-artifacts/artifacts"):
                 files = (
                     [{"path": name, "is_dir": False, "file_size": 5} for name in listed] if query.get("path") else []
                 )
-                return self.say(json.dumps({"files": files}).encode())
-            return self.say(b"owned" if "artifacts" in where.path else b"OK")
+                return self.say(200, json.dumps({"files": files}).encode(), **kind)
+            return self.say(200, b"owned" if "artifacts" in where.path else b"OK", **kind)
 
         do_POST = do_GET
 
-        def say(self, content: bytes) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *arguments: Any) -> None:
-            """Tests read what colinear prints, not this."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr(patience, "ILL_SECONDS", 0.5)
-    yield listed.extend
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with listening(Liar) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        yield listed.extend
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,10 @@ import torch
 from safetensors.torch import save_file
 
 from tasks.core.errors import InputError
-from tasks.core.frames import PAIR_METRICS_FRAME
 from tasks.geometry.base.metrics import base_module, base_rows
 from tasks.geometry.base.sparsity import update_sparsity
 from tasks.geometry.connectivity import PATH_ITEMS, barrier_frame
-from tasks.geometry.cosine import cosine_matrix, norm
+from tasks.geometry.cosine import norm
 from tasks.geometry.delta import Factors, LoraDelta, load_delta
 from tasks.geometry.spectrum import effective_rank, singular_values
 from tasks.geometry.tables.build import geometry
@@ -81,21 +80,6 @@ def save(folder: Path, modules: dict[str, Factors], kind: torch.dtype) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_any_precision_on_disk_is_computed_in_double(kind: torch.dtype, tmp_path: Path) -> None:
-    a, b = (load_delta(save(tmp_path / str(seed), factors(seed), kind)) for seed in (0, 1))
-    dense = []
-    for seed in (0, 1):
-        stored = [
-            [torch.from_numpy(matrix).to(kind).double().numpy() for matrix in (f.B, f.A)]
-            for f in factors(seed).values()
-        ]
-        dense.append(np.concatenate([(2.0 * left @ right).ravel() for left, right in stored]))
-    expected = dense[0] @ dense[1] / np.linalg.norm(dense[0]) / np.linalg.norm(dense[1])
-    assert cosine_matrix([a, b])[0, 1] == pytest.approx(expected, abs=1e-14)
-    assert norm(a) == pytest.approx(np.linalg.norm(dense[0]), rel=1e-14)
-
-
 def test_what_float16_cannot_hold_is_named_and_what_it_rounds_to_nothing_is_zero(tmp_path: Path) -> None:
     large = {name: Factors(f.B * 1e5, f.A, 2.0) for name, f in factors(0).items()}
     with pytest.raises(InputError, match=r"entries \(\d+(\.\d+)? %\) of lora_B are NaN or infinite"):
@@ -105,23 +89,6 @@ def test_what_float16_cannot_hold_is_named_and_what_it_rounds_to_nothing_is_zero
     assert norm(load_delta(save(tmp_path / "kept", small, torch.bfloat16))) == pytest.approx(
         1e-30 * norm(LoraDelta(factors(0))), rel=1e-2
     )
-
-
-def test_equal_updates_are_at_cosine_1_and_a_zero_one_at_none() -> None:
-    a = LoraDelta(factors(0))
-    zero = LoraDelta({name: Factors(np.zeros((OUT, RANK)), f.A, 2.0) for name, f in a.modules.items()})
-    frame = geometry([a, a, zero], infos(3), (1,)).pair_metrics
-    assert dict(frame.schema) == PAIR_METRICS_FRAME
-    whole = frame.filter(pl.col("module") == "*", pl.col("layer").is_null(), pl.col("projection").is_null())
-    same = dict(whole.filter(run_a="run0", run_b="run1").select("metric", "value").iter_rows())
-    assert same["cosine"] == pytest.approx(1.0, abs=1e-14)
-    assert same["norm_ratio"] == 1.0
-    assert same["angle_left"] == pytest.approx(0.0, abs=1e-6)
-    assert same["orthogonal_fraction"] == pytest.approx(0.0, abs=1e-14)
-    to_zero = dict(whole.filter(run_a="run0", run_b="run2").select("metric", "value").iter_rows())
-    assert {to_zero[name] for name in ("cosine", "norm_ratio", "angle_left", "u1_overlap")} == {None}
-    floats = [name for name, kind in frame.schema.items() if kind.is_float()]
-    assert all(frame[name].drop_nulls().is_finite().all() for name in floats)
 
 
 def test_an_entry_that_overflows_bfloat16_has_moved() -> None:

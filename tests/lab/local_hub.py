@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from tests.lab.web import Handler, listening
 
 COMMIT = "a" * 40
 
@@ -21,25 +21,15 @@ def local_hub(repositories: Mapping[str, Mapping[str, bytes]], home: Path) -> It
 
     Its cache is ``home``. The server ends with the context.
     """
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(repositories))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
     unset = {"HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "COLINEAR_DATA", "HF_TOKEN"}
     inherited = {name: value for name, value in os.environ.items() if name not in unset}
-    try:
-        yield inherited | {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(home)}
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with listening(_handler(repositories)) as address:
+        yield inherited | {"HF_ENDPOINT": address, "HF_HOME": str(home)}
 
 
-def _handler(repositories: Mapping[str, Mapping[str, bytes]]) -> type[BaseHTTPRequestHandler]:
-    class Hub(BaseHTTPRequestHandler):
+def _handler(repositories: Mapping[str, Mapping[str, bytes]]) -> type[Handler]:
+    class Hub(Handler):
         protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: object) -> None:
-            pass
 
         def do_GET(self) -> None:
             path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
@@ -52,26 +42,17 @@ def _handler(repositories: Mapping[str, Mapping[str, bytes]]) -> type[BaseHTTPRe
                 if path == f"/api/datasets/{name}" or path.startswith(f"/api/datasets/{name}/revision/"):
                     siblings = [{"rfilename": file} for file in files]
                     return self._json({"id": name, "sha": COMMIT, "private": False, "tags": [], "siblings": siblings})
-            self._answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+            self.say(404, b"{}", X_Error_Code="RepoNotFound")
 
         do_HEAD = do_GET
 
         def _file(self, files: Mapping[str, bytes], file: str) -> None:
             if file not in files:
-                return self._answer(404, b"{}", {"X-Error-Code": "EntryNotFound"})
-            etag = {"ETag": f'"{_entry(files, file)["oid"]}"', "X-Repo-Commit": COMMIT}
-            self._answer(200, files[file], etag)
+                return self.say(404, b"{}", X_Error_Code="EntryNotFound")
+            self.say(200, files[file], ETag=f'"{_entry(files, file)["oid"]}"', X_Repo_Commit=COMMIT)
 
         def _json(self, value: object) -> None:
-            self._answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
-
-        def _answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-            self.send_response(status)
-            for header, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(header, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
+            self.say(200, json.dumps(value).encode(), Content_Type="application/json")
 
     return Hub
 

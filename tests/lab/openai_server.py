@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.lab.web import Handler, listening
 
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -83,26 +85,15 @@ def serving(answer: Answer, **settings: Any) -> Iterator[Server]:
     """A server on a free port for the length of a ``with`` block."""
     state = Server(answer, **settings)
 
-    class Handler(BaseHTTPRequestHandler):
+    class Asked(Handler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             state.handle(self)
 
-        def log_message(self, format: str, *arguments: Any) -> None:
-            """Tests read what colinear prints, not this."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with listening(Asked) as address:
+        state.url = f"{address}/v1"
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def chat(text: str, reason: str = "stop", **more: Any) -> dict[str, Any]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +18,10 @@ from tests.lab.adapters import adapter
 from tests.lab.living import SECONDS, Living, Ui, living, until
 from tests.lab.openai_server import chat
 from tests.lab.openai_server import serving as endpoint
+from tests.lab.web import Handler, listening
 
 
-class Hook(BaseHTTPRequestHandler):
+class Hook(Handler):
     """Keeps what is posted."""
 
     got: queue.Queue[tuple[str, Any]] = queue.Queue()
@@ -30,19 +29,13 @@ class Hook(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.got.put((self.headers["Content-Type"], json.loads(body)))
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        pass
+        self.say(204)
 
 
 @pytest.fixture(scope="module")
 def webhook() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), Hook)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/colinear"
-    server.shutdown()
+    with listening(Hook) as address:
+        yield f"{address}/colinear"
 
 
 @pytest.fixture(scope="module")

@@ -134,7 +134,7 @@ def test_an_empty_account_is_not_waited_for(server: Server) -> None:
 )  # fmt: skip
 def test_what_passes_is_tried_again(server: Server, stumble: Say) -> None:
     server.script = [stumble, stumble]
-    assert complete(engine(server, timeout=0.3))["r0"].text == "said question 0"
+    assert complete(engine(server, timeout=0.3 if stumble.hang else 30.0))["r0"].text == "said question 0"
     assert len(server.asked) == 3
     assert server.asked[0] == server.asked[2]
 

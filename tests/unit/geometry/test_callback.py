@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ from tasks.geometry.adapters.adapter import AdapterSource
 from tasks.geometry.callback import FILE, live_factors
 from tasks.geometry.trajectory import read_trajectory
 from tests.lab.foreign_adapters import tiny_base
+from tests.lab.refusals import refusal as refused
 from tests.lab.updates import dense
+
+refusal = partial(refused, live_factors)
 
 ROWS = Dataset.from_list([{"text": f"{a} and {b} make {a + b}."} for a in range(8) for b in range(4)])
 
@@ -176,13 +180,6 @@ def test_live_factors_are_those_of_the_file(tmp_path: Path, dtype: torch.dtype) 
     assert list(live) == list(stored.shapes)
     for name, factors in live.items():
         np.testing.assert_array_equal(dense(factors), dense(stored.read(name)))
-
-
-def refusal(model: Any) -> str:
-    with pytest.raises(InputError) as error:
-        live_factors(model)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def test_what_it_cannot_measure_is_refused_before_the_first_step(base_model: Path, tmp_path: Path) -> None:

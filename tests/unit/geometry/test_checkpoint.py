@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tasks.core.errors import InputError
 from tasks.geometry.adapters.checkpoint import Checkpoint, changed
+from tests.lab.refusals import refusal
 
 Q, K, NORM = (f"model.layers.0.self_attn.{p}.weight" for p in ("q_proj", "k_proj", "q_norm"))
 EMBED, HEAD, BIAS = "model.embed_tokens.weight", "lm_head.weight", "model.layers.0.self_attn.q_proj.bias"
@@ -34,13 +34,6 @@ def save(folder: Path, tensors: dict[str, torch.Tensor], shards: int = 1, **conf
         save_file({name: tensors[name] for name in tensors if index[name] == shard}, folder / shard)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     return Checkpoint(folder)
-
-
-def refusal(action: Any, *arguments: Any) -> str:
-    with pytest.raises(InputError) as error:
-        action(*arguments)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 # --- reading -------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from tasks.geometry.adapters.opened import FACTORED, MERGED, check, open_adapter
 from tasks.geometry.compare import Named
 from tasks.geometry.delta import Dense
 from tests.lab.foreign_adapters import named, tiny_base
+from tests.lab.refusals import refusal as refused
 from tests.lab.updates import dense
 from tests.unit.geometry.test_merged import lora, train
 
@@ -56,11 +57,9 @@ def one(folder: Path) -> Named:
 
 
 def refusal(folder: Path, base: Path | None = None) -> str:
-    with pytest.raises(InputError) as error:
-        check(one(folder), base)
-    assert "\n" not in str(error.value)
-    assert str(folder) in str(error.value)
-    return str(error.value)
+    said = refused(check, one(folder), base)
+    assert str(folder) in said
+    return said
 
 
 # --- each kind, its row and its update -----------------------------------------------------------------------------

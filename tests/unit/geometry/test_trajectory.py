@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,8 +26,11 @@ from tasks.geometry.trajectory import (
     trajectory_frame,
 )
 from tests.lab.foreign_adapters import tiny_base
+from tests.lab.refusals import refusal as refused
 from tests.lab.updates import Memory, dense, grid, random_factors
 from tests.unit.geometry.test_merged import lora, train
+
+refusal = partial(refused, read_trajectory)
 
 PLACES = list(grid(2))
 STEPS = (5, 10, 100, 1000)
@@ -183,13 +187,6 @@ def test_dora_checkpoints_with_their_base(tmp_path: Path) -> None:
 
 
 # --- refused --------------------------------------------------------------------------------------------------------
-
-
-def refusal(run: Path) -> str:
-    with pytest.raises(InputError) as error:
-        read_trajectory(run)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def test_too_few_checkpoints_are_refused(run: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from tasks.core.errors import InputError
 from tasks.models import external
 from tasks.models.external import check_base, locate, reference
+from tests.lab.refusals import refusal as refused
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
@@ -24,11 +26,7 @@ def check(folder: Path, **changes: Any) -> dict[str, Any]:
     return check_base(folder=folder, **arguments)
 
 
-def refusal(folder: Path, **changes: Any) -> str:
-    with pytest.raises(InputError) as error:
-        check(folder, **changes)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+refusal = partial(refused, check)
 
 
 # --- where ---------------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from tasks.models.external import check_base, file_sha256, locate
 from tasks.models.gguf_file import find_gguf, read_gguf
 from tasks.planning.shapes import Shape, find_shape
 from tests.lab.gguf_maker import CONTEXT, HEADS, KV_HEADS, SPECIAL, rotated, tokens, weights, write_gguf
+from tests.lab.refusals import refusal as refused
 
 pytestmark = pytest.mark.usefixtures("state")
 
@@ -255,13 +255,6 @@ def test_a_file_of_the_hub(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------
-
-
-def refused(act: Callable[[], Any]) -> str:
-    with pytest.raises(InputError) as error:
-        act()
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def test_a_file_that_is_not_there_or_not_chosen(file: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,18 @@ from tasks.rollouts.files import heldout_split, read_rollouts
 from tasks.settings.presets import preset
 from tasks.settings.study import StudySpec, build, override
 from tasks.workers.devices import run_unpinned
+from tests.lab.refusals import refusal as refused
 
 pytestmark = pytest.mark.usefixtures("state")
 SHORT = ("rollouts.max_new_tokens=32", "evaluation.max_new_tokens=32")
 """Of the 64 tokens that the base of these tests holds."""
 NAMES = [f"p{i}" for i in range(10)]
 HELD = heldout_split(NAMES, 0.1)
+refusal = partial(refused, preflight)
 
 
 def world(*assignments: str) -> StudySpec:
     return build(override(preset("tiny"), assignments))
-
-
-def refusal(spec: StudySpec, out: Path | None = None) -> str:
-    with pytest.raises(InputError) as error:
-        preflight(spec, out)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 # --- the embedded world ----------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from tasks.core.errors import InputError
 from tasks.core.frames import GRADED
 from tasks.rollouts.files import ROLLOUT_FILE, describe, heldout_split, read_rollouts
 from tasks.rollouts.layouts import bare_gold
+from tests.lab.refusals import refusal
 
 Write = Callable[..., Path]
 
@@ -252,13 +253,10 @@ REFUSED: list[tuple[object, str, str]] = [
 @pytest.mark.parametrize(("bad", "field", "message"), REFUSED)
 def test_a_malformed_row_is_refused_in_one_line(write: Write, bad: object, field: str, message: str) -> None:
     path = write(row(), row(), bad, row())
-    with pytest.raises(InputError) as error:
-        read_rollouts(path)
-    text = str(error.value)
+    text = refusal(read_rollouts, path)
     assert text.startswith(f"{path}, line 3, field `{field}`: expected ")
     assert message in text
     assert "; " in text  # the way out
-    assert "\n" not in text
     assert len(text) < 500 + len(str(path))
 
 
@@ -276,11 +274,9 @@ def test_a_malformed_row_is_refused_in_one_line(write: Write, bad: object, field
 )
 def test_a_line_that_is_no_json_object_is_refused_with_its_number(write: Write, bad: bytes, message: str) -> None:
     path = write(row(), "", bad)
-    with pytest.raises(InputError) as error:
-        read_rollouts(path)
-    assert str(error.value).startswith(f"{path}, line 3: expected ")
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
+    said = refusal(read_rollouts, path)
+    assert said.startswith(f"{path}, line 3: expected ")
+    assert message in said
 
 
 def test_parquet_rows_are_counted_from_one(tmp_path: Path) -> None:

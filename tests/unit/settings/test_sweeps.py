@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tasks.core.errors import InputError
 from tasks.settings.study import StudySpec, build
 from tasks.settings.sweep_presets import SWEEPS, sweep_preset
 from tasks.settings.sweeps import build_sweep, cells
+from tests.lab.refusals import refusal
 
 STUDY = build({"name": "s", "replicates": [], "init_replicates": []})
 
@@ -20,10 +20,7 @@ def labels(spec: StudySpec = STUDY, **sweep: Any) -> list[str]:
 
 
 def refused(**sweep: Any) -> str:
-    with pytest.raises(InputError) as error:
-        cells(STUDY, build_sweep(sweep))
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    return refusal(lambda: cells(STUDY, build_sweep(sweep)))
 
 
 def test_a_grid_is_the_product_the_last_axis_fastest() -> None:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tasks.core import home
+from tests.lab.web import Handler, listening
 
 CONTENT = b"the adapter"
 ARTIFACTS = "/api/2.0/mlflow-artifacts"
 
 
-class OnObjectStore(BaseHTTPRequestHandler):
+class OnObjectStore(Handler):
     """What MLflow 3.17's server says when its artifacts are on S3: here the store's name is known to nobody."""
 
     def do_GET(self) -> None:
@@ -30,22 +29,13 @@ class OnObjectStore(BaseHTTPRequestHandler):
             f"{ARTIFACTS}/artifacts": {"files": []},
         }.get(path)
         body = said if isinstance(said, bytes) else json.dumps(said).encode()
-        self.send_response(404 if said is None else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        pass
+        self.say(404 if said is None else 200, body)
 
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), OnObjectStore)
-    threading.Thread(target=listening.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{listening.server_port}"
-    listening.shutdown()
-    listening.server_close()
+    with listening(OnObjectStore) as address:
+        yield address
 
 
 @pytest.mark.usefixtures("state")
