@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
 import polars as pl
 
-from tasks.reporting.formats import in_sentence, learning_rate, listed, significant
+from tasks.reporting.findings.sentences import weak_floor
+from tasks.reporting.formats import in_sentence, learning_rate, listed, percent, significant
 from tasks.reporting.notes import MOST_LISTED, count, named
 from tasks.reporting.tables.record import losses
 from tasks.reporting.views.floors import INITIALISATION
-from tasks.reporting.views.pairs import Geometry, identical
+from tasks.reporting.views.pairs import identical
 from tasks.reporting.views.study import SCHEMAS, Study
 
 
@@ -116,9 +117,9 @@ def endless(study: Study) -> Iterator[str]:
         )
 
 
-def split_boundary(study: Mapping[str, Any]) -> Iterator[str]:
+def split_boundary(study: Study) -> Iterator[str]:
     """A template whose end the tokenizer joins with the answer's beginning."""
-    if joined := (study.get("turn") or {}).get("split"):
+    if joined := (study.record.get("turn") or {}).get("split"):
         yield (
             f"model.prompt_template ends within a token: the tokenizer writes its end and the answer's beginning as "
             f"{joined!r}, which neither prompt nor answer has here. No text that the base learned from looks so; let "
@@ -154,14 +155,36 @@ def uniform_rewards(rollouts: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def diverged(study: Mapping[str, Any]) -> Iterator[str]:
+def diverged(study: Study) -> Iterator[str]:
     """Trainings that were ended for their numbers, and why."""
     gone = [
-        f"{one['run']} ({one['reason'].removeprefix('training diverged: ')})" for one in study.get("diverged") or []
+        f"{one['run']} ({one['reason'].removeprefix('training diverged: ')})"
+        for one in study.record.get("diverged") or []
     ]
     if gone:
         what = "1 training" if len(gone) == 1 else f"{len(gone)} trainings"
         yield f"{what} diverged and {'is' if len(gone) == 1 else 'are'} not in this report: {'; '.join(gone)}."
+
+
+def unsolved(study: Study) -> Iterator[str]:
+    """A model that does not solve these problems."""
+    if study.nobody_solves:
+        untaught = study.accuracy.filter(pl.col("method") != "teacher")
+        solved = untaught.sort("accuracy", descending=True).row(0, named=True)
+        instead = "read the answer loss instead" if untaught["answer_loss"].count() else "no answer loss was measured"
+        yield (
+            f"This model does not solve these problems: no accuracy is above {percent(solved['accuracy'])} % "
+            f"({solved['correct']} of {solved['n']}, {solved['run']}). Accuracy cannot tell the methods apart here; "
+            f"{instead}."
+        )
+
+
+def unasked(study: Study) -> Iterator[str]:
+    """Accuracies that were not measured, of anybody or of the base."""
+    if study.accuracy.is_empty():
+        yield "No accuracy was measured, neither for the base nor for any method."
+    elif all(study.score(study.base.run, benchmark) is None for benchmark in study.benchmarks):
+        yield "The base was not evaluated, so no accuracy here can be called a gain or a loss."
 
 
 def ceiling(study: Study) -> Iterator[str]:
@@ -180,9 +203,20 @@ def ceiling(study: Study) -> Iterator[str]:
         )
 
 
-def same_updates(view: Geometry) -> Iterator[str]:
+def zero_updates(study: Study) -> Iterator[str]:
+    """Names the runs that training left where they began: they have no direction, and their accuracy is the base's."""
+    nothing = [info.run for info in study.geometry.runs if info.run in study.geometry.zero]
+    if nothing:
+        runs, has, is_one = ("run", "has", "it is") if len(nothing) == 1 else ("runs", "have", "they are")
+        yield (
+            f"The update of {len(nothing)} {runs} is zero: {named(nothing, MOST_LISTED)} {has} no direction to "
+            f"compare, and {is_one} still the base."
+        )
+
+
+def same_updates(study: Study) -> Iterator[str]:
     """Runs whose updates are one: a comparison of them is of nothing with itself."""
-    groups = identical(view)
+    groups = identical(study.geometry)
     if groups:
         who = "; ".join(named(group, MOST_LISTED) for group in groups)
         yield (
@@ -234,3 +268,18 @@ def risen_losses(study: Study) -> Iterator[str]:
             f"The training loss ended above its start: {named(risen, MOST_LISTED)}. Such an update is no fit to the "
             "rollouts; lower train.lr, or set train.stop_above_start to end such a training."
         )
+
+
+def failed_checks(study: Study) -> Iterator[str]:
+    """What the study checked about itself and found wanting."""
+    for check in study.record.get("checks") or []:
+        if not check["ok"]:
+            yield f"Check failed: {check['name']}: {check['detail']}"
+
+
+DOUBTS: tuple[Callable[[Study], Iterator[str]], ...] = (
+    endless, split_boundary, diverged, unsolved, unasked, ceiling, lambda study: uniform_rewards(study.rollouts),
+    zero_updates, same_updates, overwhelming, risen_losses, not_finite, lambda study: weak_floor(study.geometry),
+    failed_checks,
+)  # fmt: skip
+"""The warnings of a report, in their order."""

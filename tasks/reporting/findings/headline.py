@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import polars as pl
-
-from tasks.reporting.findings.doubts import (
-    ceiling,
-    diverged,
-    endless,
-    lost,
-    not_finite,
-    not_measured,
-    overwhelming,
-    risen_losses,
-    same_updates,
-    split_boundary,
-    uniform_rewards,
-)
+from tasks.reporting.findings.doubts import DOUBTS, lost, not_measured
 from tasks.reporting.findings.lead import lead
 from tasks.reporting.findings.sentences import (
     ACCURACY,
@@ -32,16 +18,12 @@ from tasks.reporting.findings.sentences import (
     cka_finding,
     depth_finding,
     divergence_finding,
-    weak_floor,
 )
 from tasks.reporting.findings.why import why_finding
-from tasks.reporting.formats import percent
-from tasks.reporting.notes import MOST_LISTED, named
 from tasks.reporting.tables.retention import retention_finding
 from tasks.reporting.tables.soups import soups_finding
 from tasks.reporting.tables.trajectories import trajectories_finding
 from tasks.reporting.tables.truncation import truncation_finding
-from tasks.reporting.views.pairs import Geometry
 from tasks.reporting.views.study import Study
 
 
@@ -68,62 +50,24 @@ class Findings:
         return (*self.lead, *self.sentences)
 
 
+FOUND: tuple[tuple[str, Callable[[Study], str]], ...] = (
+    (ACCURACY, retention_finding),
+    (WHY, why_finding),
+    (WHY, truncation_finding),
+    (WHY, trajectories_finding),
+    (WHY, soups_finding),
+    (PATHS, barrier_finding),
+    (FUNCTIONS, cka_finding),
+    (FUNCTIONS, divergence_finding),
+    (FUNCTIONS, depth_finding),
+    (DATA, lost),
+    (DATA, not_measured),
+)
+"""The section that a sentence stands in, and what says it; empty where there is nothing to say."""
+
+
 def findings(study: Study, claims: str = "") -> Findings:
     """The headline of a study, in plain sentences with their numbers; ``claims``: the sentence on the paper's."""
-    found = (
-        (ACCURACY, retention_finding(study)),
-        (WHY, why_finding(study)),
-        (WHY, truncation_finding(study)),
-        (WHY, trajectories_finding(study)),
-        (WHY, soups_finding(study)),
-        (PATHS, barrier_finding(study)),
-        (FUNCTIONS, cka_finding(study)),
-        (FUNCTIONS, divergence_finding(study)),
-        (FUNCTIONS, depth_finding(study)),
-        (DATA, lost(study)),
-        (DATA, not_measured(study)),
-        (CLAIMS, claims),
-    )
-    return Findings(tuple(_warnings(study)), lead(study), found)
-
-
-def _warnings(study: Study) -> Iterator[str]:
-    view = study.geometry
-    yield from endless(study)
-    yield from split_boundary(study.record)
-    yield from diverged(study.record)
-    if study.nobody_solves:
-        untaught = study.accuracy.filter(pl.col("method") != "teacher")
-        solved = untaught.sort("accuracy", descending=True).row(0, named=True)
-        instead = "read the answer loss instead" if untaught["answer_loss"].count() else "no answer loss was measured"
-        yield (
-            f"This model does not solve these problems: no accuracy is above {percent(solved['accuracy'])} % "
-            f"({solved['correct']} of {solved['n']}, {solved['run']}). Accuracy cannot tell the methods apart here; "
-            f"{instead}."
-        )
-    if study.accuracy.is_empty():
-        yield "No accuracy was measured, neither for the base nor for any method."
-    elif all(study.score(study.base.run, benchmark) is None for benchmark in study.benchmarks):
-        yield "The base was not evaluated, so no accuracy here can be called a gain or a loss."
-    yield from ceiling(study)
-    yield from uniform_rewards(study.rollouts)
-    yield from _zero_updates(view)
-    yield from same_updates(view)
-    yield from overwhelming(study)
-    yield from risen_losses(study)
-    yield from not_finite(study)
-    yield from weak_floor(view)
-    for check in study.record.get("checks") or []:
-        if not check["ok"]:
-            yield f"Check failed: {check['name']}: {check['detail']}"
-
-
-def _zero_updates(view: Geometry) -> Iterator[str]:
-    """Names the runs that training left where they began: they have no direction, and their accuracy is the base's."""
-    nothing = [info.run for info in view.runs if info.run in view.zero]
-    if nothing:
-        runs, has, is_one = ("run", "has", "it is") if len(nothing) == 1 else ("runs", "have", "they are")
-        yield (
-            f"The update of {len(nothing)} {runs} is zero: {named(nothing, MOST_LISTED)} {has} no direction to "
-            f"compare, and {is_one} still the base."
-        )
+    warnings = tuple(sentence for doubt in DOUBTS for sentence in doubt(study))
+    found = ((section, say(study)) for section, say in FOUND)
+    return Findings(warnings, lead(study), (*found, (CLAIMS, claims)))

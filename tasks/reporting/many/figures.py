@@ -24,7 +24,7 @@ from tasks.reporting.charts.style import (
     rows_axis,
     straight,
 )
-from tasks.reporting.formats import benchmark_name, learning_rate
+from tasks.reporting.formats import benchmark_name, learning_rate, span
 from tasks.reporting.many.frames import BOTH, INITIALISATION, ORDER
 from tasks.reporting.many.joined import Many
 from tasks.reporting.many.rows import Rows, once
@@ -53,11 +53,10 @@ def accuracy_picture(many: Many) -> Picture | None:
     x = quantity("value", f"{name} accuracy less that of the base, points", pad=8, tickCount=6)
     zero = straight({"type": "rule", "color": INK}, x=at(x, 0))
     spec = _dots([_name(many, *key) for key, _ in rows], dots, x, [zero])
-    low, high = min(shown["n"]), max(shown["n"])
     note = (
         "A dot a training, the upright bar their mean; the line at 0 is the base of its own study. Filled: differs "
         f"from the base (exact McNemar, Holm-adjusted over its study's main runs); open: not shown. n = "
-        f"{_ends(low, high)} problems, one greedy answer each.{_cut(len(groups), len(rows))}"
+        f"{span(shown['n'].to_list(), 0)} problems, one greedy answer each.{_cut(len(groups), len(rows))}"
     )
     numbers = shown.select("study", "run", "method", "lr", "seed", "data_seed", "training", "repeated", "n",
                            "accuracy", "difference", "difference_low", "difference_high", "p_value", "p_holm",
@@ -227,10 +226,6 @@ def _rate(lr: float, rates: set[float]) -> str:
 
 def _known(rows: Rows, column: str) -> bool:
     return any(row[column] is not None for row in rows)
-
-
-def _ends(low: int, high: int) -> str:
-    return str(low) if low == high else f"{low} to {high}"
 
 
 def _cut(total: int, shown: int) -> str:

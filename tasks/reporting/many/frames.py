@@ -13,7 +13,7 @@ from tasks.reporting.many.studies import NamedStudy
 from tasks.reporting.metrics import FORGETTING, INVERSE, MANY, OWN_KL, Metric, pair_metric
 from tasks.reporting.tables.functions import divergences
 from tasks.reporting.tables.retention import kept
-from tasks.reporting.views.floors import kind_of
+from tasks.reporting.views.floors import KINDS, kind_of
 from tasks.reporting.views.pairs import EVERYTHING
 from tasks.reporting.views.paths import midpoint, paths_of
 from tasks.reporting.views.study import SCHEMAS
@@ -21,7 +21,7 @@ from tasks.reporting.views.study import SCHEMAS
 if TYPE_CHECKING:
     from tasks.reporting.many.joined import Many, Training
 
-ORDER, INITIALISATION = "data order", "initialisation"
+ORDER, INITIALISATION = KINDS.values()
 BOTH = f"{ORDER} and {INITIALISATION}"
 FLOORS = (ORDER, INITIALISATION, BOTH)
 """What two trainings of one method differ in that measure a noise floor."""
@@ -306,7 +306,7 @@ def midpoints_frame(many: Many) -> pl.DataFrame:
     if many.sweep is not None and many.sweep.paths.height:
         return many.sweep.paths
     own = many.pairs.filter(~pl.col("repeated"), pl.col("floor").is_not_null())
-    kinds = pl.col("floor").replace_strict({"order": ORDER, "initialisation": INITIALISATION}, return_dtype=pl.String)
+    kinds = pl.col("floor").replace_strict(KINDS, return_dtype=pl.String)
     name = [(pl.col("study") + ": " + pl.col(f"run_{end}")).alias(end) for end in "ab"]
     found = own.select(
         pl.col("method_a").alias("method"), pl.col("lr_a").alias("lr"), kinds.alias("differs"), *name, "midpoint",

@@ -13,7 +13,7 @@ from tasks.core.results import RunInfo
 from tasks.reporting.formats import in_sentence, number, p_value, percent, points
 from tasks.reporting.notes import floor_note
 from tasks.reporting.render.condense import warned
-from tasks.reporting.render.markdown import escape
+from tasks.reporting.render.markdown import escape, table_row
 from tasks.reporting.tables.functions import depths, divergences
 from tasks.reporting.tables.retention import MEASURES, kept
 from tasks.reporting.views.pairs import AT_FLOOR, AT_START, Geometry
@@ -111,9 +111,9 @@ def study_note(study: Study, lead: Sequence[str], warnings: Sequence[str], pages
     lines = [
         *([f"**{escape(warned(warnings))}**\n"] if warnings else []),
         *(f"{escape(sentence)}\n" for sentence in lead[:BEFORE]),
-        _row(header),
-        _row(["---", *["---:"] * (len(header) - 1)]),
-        *map(_row, rows),
+        table_row(header),
+        table_row(["---", *["---:"] * (len(header) - 1)]),
+        *map(table_row, rows),
         f"\n{escape('; '.join(legend))}. {escape(floor_note(view))}\n",
         *(f"{escape(sentence)}\n" for sentence in lead[BEFORE:]),
         "The whole report: `report.html` under *Artifacts*.\n",
@@ -136,7 +136,3 @@ def _cells(row: Row, view: Geometry, with_second: bool, pages: Mapping[RunInfo, 
         number(row.norm, 2) if row.norm is not None else "",
         number(row.effective_rank, 1) if row.effective_rank is not None else "",
     ]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

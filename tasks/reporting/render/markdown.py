@@ -71,9 +71,9 @@ def _titled(table: Table) -> Iterator[str]:
 def _table(full: Table) -> Iterator[str]:
     table = condensed(full)
     if table.rows:
-        yield _row([escape(title) for title in table.header])
-        yield _row(["---" if place < table.words else "---:" for place in range(len(table.header))])
-        yield from (_row([escape(cell.plain) for cell in row]) for row in table.rows)
+        yield table_row([escape(title) for title in table.header])
+        yield table_row(["---" if place < table.words else "---:" for place in range(len(table.header))])
+        yield from (table_row([escape(cell.plain) for cell in row]) for row in table.rows)
     else:
         yield "Not measured."
     yield ""
@@ -82,7 +82,8 @@ def _table(full: Table) -> Iterator[str]:
         yield ""
 
 
-def _row(cells: list[str]) -> str:
+def table_row(cells: Sequence[str]) -> str:
+    """A row of a table, of what is Markdown already."""
     return f"| {' | '.join(cells)} |"
 
 
