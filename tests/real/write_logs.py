@@ -1,15 +1,14 @@
-"""Logs by the tools themselves, of a mock model that solves the problems it is told to: run by the tools' own Python.
+"""Logs by the tools themselves, of a model behind a server in OpenAI's form: run by the tools' own Python.
 
-    python write_logs.py harness|inspect FOLDER NAME RIGHT     RIGHT: 0 and 1 a problem, 2: only found by looking hard
+    python write_logs.py harness|inspect FOLDER MODEL ADDRESS PROBLEMS
 
-The problems are ``i + 2`` for i = 0, 1, ...; their answers stand after ``####``, or for 2 in a sentence.
+The problems are ``i + 2`` for i = 0, 1, ..., PROBLEMS - 1; the reference answers stand after ``####``.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from pathlib import Path
 
@@ -44,48 +43,28 @@ filter_list:
 """
 
 
-def said(prompt: str, right: str) -> str:
-    """The mock model's answer."""
-    i = int(re.findall(r"(\d+) \+ 2", prompt)[-1])
-    return {"1": f"#### {i + 2}", "2": f"It is {i + 2}", "0": "#### -1"}[right[i]]
-
-
-def harness(folder: Path, name: str, right: str) -> None:
+def harness(folder: Path, name: str, address: str, problems: int) -> None:
     """Through lm-evaluation-harness' command line: ``folder/NAME/samples_sums_*.jsonl``."""
     from lm_eval.__main__ import cli_evaluate
-    from lm_eval.api.model import LM
-    from lm_eval.api.registry import register_model
 
-    @register_model(name)
-    class Mock(LM):  # type: ignore[misc]
-        def __init__(self, **_):  # type: ignore[no-untyped-def]
-            super().__init__()
-
-        def generate_until(self, requests, disable_tqdm=False):  # type: ignore[no-untyped-def]
-            return [said(request.args[0], right) for request in requests]
-
-        def loglikelihood(self, requests, disable_tqdm=False):  # type: ignore[no-untyped-def]
-            raise NotImplementedError
-
-        loglikelihood_rolling = loglikelihood
-
-    problems = folder / "problems.jsonl"
-    rows = [{"question": f"{i} + 2?", "answer": str(i + 2)} for i in range(len(right))]
-    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = folder / "problems.jsonl"
+    rows = [{"question": f"{i} + 2?", "answer": str(i + 2)} for i in range(problems)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     tasks = folder / "tasks"
     tasks.mkdir(exist_ok=True)
-    (tasks / "sums.yaml").write_text(TASK.format(file=problems))
-    sys.argv = ["lm_eval", "run", "--model", name, "--model_args", f"pretrained=org/{name}", "--tasks", "sums",
+    (tasks / "sums.yaml").write_text(TASK.format(file=file))
+    model = f"model={name},base_url={address}/completions,tokenizer_backend=None,tokenized_requests=False"
+    sys.argv = ["lm_eval", "run", "--model", "local-completions", "--model_args", model, "--tasks", "sums",
                 "--include_path", str(tasks), "--log_samples", "--output_path", str(folder / name)]  # fmt: skip
     cli_evaluate()
 
 
-def inspect(folder: Path, name: str, right: str) -> None:
+def inspect(folder: Path, name: str, address: str, problems: int) -> None:
     """Through inspect's ``eval``, two epochs: ``folder/NAME/*.eval`` and the same as JSON."""
     import tiktoken
     from inspect_ai import Task, eval
     from inspect_ai.dataset import Sample
-    from inspect_ai.model import ModelOutput, get_model
+    from inspect_ai.model import get_model
     from inspect_ai.scorer import includes
     from inspect_ai.solver import generate
 
@@ -93,18 +72,15 @@ def inspect(folder: Path, name: str, right: str) -> None:
     encoding = tiktoken.Encoding("bytes", pat_str=r"[\s\S]", mergeable_ranks=letters, special_tokens={})
     tiktoken.get_encoding = lambda _: encoding
 
-    def answer(messages, tools, tool_choice, config):  # type: ignore[no-untyped-def]
-        return ModelOutput.from_content("mock", said(messages[-1].text, right))
-
-    samples = [Sample(id=f"sum-{i}", input=f"{i} + 2?", target=f"#### {i + 2}") for i in range(len(right))]
+    samples = [Sample(id=f"sum-{i}", input=f"{i} + 2?", target=f"#### {i + 2}") for i in range(problems)]
     task = Task(name="sums", dataset=samples, solver=generate(), scorer=includes(), epochs=2)
     for kind in ("eval", "json"):
-        model = get_model("mockllm/model", custom_outputs=answer)
+        model = get_model(f"openai-api/local/{name}", base_url=address, api_key="none")
         (log,) = eval(task, model=model, log_dir=str(folder / name), log_format=kind, display="none")
         assert log.status == "success", log.error
 
 
 if __name__ == "__main__":
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(Path(sys.argv[2]) / "hf")}
-    tool, folder, name, right = sys.argv[1:]
-    {"harness": harness, "inspect": inspect}[tool](Path(folder), name, right)
+    tool, folder, name, address, problems = sys.argv[1:]
+    {"harness": harness, "inspect": inspect}[tool](Path(folder), name, address, int(problems))
