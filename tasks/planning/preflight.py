@@ -223,10 +223,12 @@ def _check_vllm(spec: StudySpec, base: Path | None) -> None:
     if answers:
         if not _elsewhere():
             check_device(kind)
-        if spec.lora.r > RANKS[-1]:
-            raise InputError(
-                f"lora.r: {spec.lora.r} is above vLLM's largest rank, {RANKS[-1]}; set evaluation.engine=transformers"
-            )
+        joined = spec.lora.r * max((len(soup.of) for soup in spec.souped(spec.runs())), default=1)
+        for field, rank in (("lora.r", spec.lora.r), ("soups", joined)):
+            if rank > RANKS[-1]:
+                raise InputError(
+                    f"{field}: rank {rank} is above vLLM's largest, {RANKS[-1]}; set evaluation.engine=transformers"
+                )
     if kind == "cpu":
         if base is None and (answers or spec.rollouts.engine == "vllm"):
             check_head(spec.tiny.hidden // spec.tiny.heads)

@@ -287,6 +287,20 @@ def test_what_has_no_vllm_in_it_is_said_before_any_work(taught: Own, monkeypatch
         assert refusal(spec).startswith(expected)
 
 
+def test_a_soup_of_more_ranks_than_vllm_takes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of rank 300 are one of 600."""
+    stand_in = tmp_path / "python"
+    stand_in.write_text("""#!/bin/sh\necho '{"version": "0.30.0", "cpu": true}'\n""")
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("COLINEAR_VLLM_PYTHON", str(stand_in))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    vllm = ("evaluation.engine=vllm", "lora.r=300", "tiny.hidden=512")
+    assert refusal(world(*vllm, "soups=sft+dpo")) == (
+        "soups: rank 600 is above vLLM's largest, 512; set evaluation.engine=transformers"
+    )
+    assert preflight(world(*vllm)) is None
+
+
 def test_a_teacher_that_vllm_cannot_compute_here_is_refused(
     taught: Own, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
