@@ -25,6 +25,7 @@ TABLES = (
     "mcnemar",
     "cosines",
     "truncation",
+    "soups",
     "trajectories",
 )
 """Keys of the tables that are files as well; a viewer of artifacts shows a CSV file as a table."""
