@@ -35,7 +35,7 @@ from tasks.geometry.task import activations_task, pair_task, soup_task, spectrum
 from tasks.grading.task import grade_task
 from tasks.models.dequantise import KIND as GGUF
 from tasks.models.task import dequantise_task, pretrain_task
-from tasks.planning.preflight import check_selections, preflight
+from tasks.planning.preflight import check_selections, distilled, preflight
 from tasks.problems.task import own_problems_task, problems_task
 from tasks.reporting.task import report_task
 from tasks.rollouts.task import completions_task, own_rollouts_task, prompts_task, sample_task
@@ -77,6 +77,8 @@ class World:
     rollouts: Any  # a future
     problems: StageResult
     teacher: ModelRef | None
+    distilled: ModelRef | None
+    """Whose distribution distillation follows: that teacher, or the user's own."""
 
     @property
     def instructed(self) -> list[RunInfo]:
@@ -115,10 +117,11 @@ def study_flow(
         )
         training: dict[RunInfo, Any] = {  # futures: Prefect hands their results to the tasks that take them
             info: train_task.submit(
-                info, spec.method(info.method), spec.train, spec.lora, world.base, graded, record.study_run
+                info, spec.method(info.method), spec.train, spec.lora, world.base, graded, record.study_run,
+                world.distilled if spec.method(info.method).from_teacher else None,
             )
             for info in _longest_first(spec.runs(), spec)
-        }
+        }  # fmt: skip
         # At once: what is trained first is measured beside other trainings.
         measuring = _measure(spec, world, graded, training)
         survivors = record.survivors(training)
@@ -160,7 +163,8 @@ def _embedded_world(spec: StudySpec, record: Recorder) -> World:
     pretrained = record.stage(pretrain_task.submit(spec.tiny))
     problems = record.stage(problems_task.submit(spec.tiny, spec.rollouts, spec.evaluation, pretrained))
     rollouts: Any = sample_task.submit(spec.rollouts, pretrained, problems)
-    return World(ModelRef(pretrained.ref, "student"), rollouts, problems, ModelRef(pretrained.ref, "teacher"))
+    teacher = ModelRef(pretrained.ref, "teacher")
+    return World(ModelRef(pretrained.ref, "student"), rollouts, problems, teacher, teacher)
 
 
 def _own_world(spec: StudySpec, base: ModelRef, record: Recorder) -> World:
@@ -174,7 +178,8 @@ def _own_world(spec: StudySpec, base: ModelRef, record: Recorder) -> World:
         completions = record.stage(completions_task.submit(spec.rollouts, prompts, base.instruction))
     rollouts: Any = own_rollouts_task.submit(spec.rollouts, holdout, base, prompts, completions)
     problems = record.stage(own_problems_task.submit(spec.evaluation, rollouts, base.instruction))
-    return World(for_nodes(base), rollouts, problems, None)
+    teacher = distilled(spec)
+    return World(for_nodes(base), rollouts, problems, None, for_nodes(teacher) if teacher else None)
 
 
 def _measure(

@@ -78,6 +78,15 @@ class LocalBase:
 
 
 @dataclass(frozen=True)
+class LocalTeacher:
+    """The directory of a teacher that a method trains on the distribution of."""
+
+    folder: Path
+    in_style: bool
+    """Whether it is asked in its own style, as the synthetic task's is for the rollouts."""
+
+
+@dataclass(frozen=True)
 class ModelRef:
     """A base model: an artifact (or a folder outside the store), and how a question becomes its prompt."""
 

@@ -20,6 +20,7 @@ from tasks.evaluation.intervals import holm, paired_interval, share_interval, wi
 from tasks.evaluation.mcnemar import mcnemar
 from tasks.evaluation.power import detectable_difference, verdict
 from tasks.evaluation.replicates import TrainingSpread, method_interval, training_spread
+from tasks.methods import FROM_TEACHER
 
 _ANSWER = ["benchmark", "problem_id", "sample"]
 
@@ -103,13 +104,14 @@ def families(runs: Sequence[tuple[str, str, float | None]]) -> dict[tuple[str, s
     """(run_a, run_b) -> "base" or "methods", for (run, method, learning rate) in order, the base first.
 
     "base": the main run of each method against the base; "methods": pairs of main runs. A main run is the first of its
-    method and learning rate, so a method at another learning rate is a run of its own. Replicates (its further runs)
-    and what no study trains, but for the base, are in no family.
+    method and learning rate, so a method at another learning rate is a run of its own. Replicates (its further runs),
+    what no study trains, but for the base, and methods that do not learn from the rollouts alone
+    (`tasks.methods.common.Method.from_teacher`) are in no family.
     """
     base = [run for run, method, _ in runs if method == "base"]
     main: dict[tuple[str, float | None], str] = {}
     for run, method, lr in runs:
-        if method not in REFERENCE_METHODS:
+        if method not in (*REFERENCE_METHODS, *FROM_TEACHER):
             main.setdefault((method, lr), run)
     against = {(one, run): "base" for one in base[:1] for run in main.values()}
     return against | {pair: "methods" for pair in combinations(main.values(), 2)}

@@ -8,6 +8,7 @@ from tasks.core.sections import Section
 from tasks.methods.asft import Asft
 from tasks.methods.common import Method, RowMethod
 from tasks.methods.dft import Dft
+from tasks.methods.distillation import Distillation
 from tasks.methods.dpo import Dpo
 from tasks.methods.ipo import Ipo
 from tasks.methods.kto import Kto
@@ -35,11 +36,14 @@ class Methods(Section):
     asft: Asft = Field(Asft(), title="ASFT")
     online_grpo: OnlineGrpo = Field(OnlineGrpo(), title="Online GRPO")
     sft_dpo: SftDpo = Field(SftDpo(), title="SFT -> DPO")
+    distillation: Distillation = Field(Distillation(), title="On-policy distillation")
 
 
 THE_SIX = ("sft", "rft", "dft", "rift", "offline_grpo", "dpo")
 """The methods that the geometry paper compares on identical rollouts; a study trains them unless told otherwise."""
 METHOD_NAMES: tuple[str, ...] = tuple(Methods.model_fields)
+FROM_TEACHER = tuple(name for name in METHOD_NAMES if getattr(Methods(), name).from_teacher)
+"""Methods that see more of the teacher than its rollouts, which all others share: outside of every family of tests."""
 METHOD_TITLES: dict[str, str] = {name: str(field.title) for name, field in Methods.model_fields.items()}
 
-__all__ = ["METHOD_NAMES", "METHOD_TITLES", "THE_SIX", "Dpo", "Method", "Methods", "RowMethod"]
+__all__ = ["FROM_TEACHER", "METHOD_NAMES", "METHOD_TITLES", "THE_SIX", "Dpo", "Method", "Methods", "RowMethod"]

@@ -50,6 +50,8 @@ class Method(Section):
     """Whether its pairs' loss needs the base's log-probabilities (see `tasks.training.reference`)."""
     on_rollouts: ClassVar[bool] = True
     """Whether its first step is its own loss on recorded rollouts, so that it has a gradient there before training."""
+    from_teacher: ClassVar[bool] = False
+    """Whether it trains on the teacher's own distribution over tokens, so that the teacher must be at hand."""
     lr_ratio: float = Field(1.0, title="Learning rate relative to train.lr", gt=0, le=100)
 
     def select(self, graded: pl.DataFrame) -> pl.DataFrame:
@@ -142,3 +144,12 @@ def examples(graded: pl.DataFrame, weight: pl.Expr | None = None, *, behaviour: 
         (pl.col("logprobs") if behaviour else pl.lit(None, dtype=pl.List(pl.Float64))).alias("behaviour"),
     )
     return frame.select(pl.col(name).cast(kind) for name, kind in ROW_EXAMPLES.items())
+
+
+def prompt_examples(graded: pl.DataFrame, most: int | None, keep: pl.Expr | None = None) -> pl.DataFrame:
+    """PROMPT_EXAMPLES: each problem of the rows to ``keep``, once. ``most`` tokens of an answer; None: as many as the
+    longest recorded completion has."""
+    longest = graded["completion_ids"].list.len().max()
+    kept = graded.with_row_index("row").filter(pl.lit(True) if keep is None else keep)
+    once = kept.unique("problem_id", keep="first", maintain_order=True).with_columns(room=pl.lit(most or longest))
+    return once.select(pl.col(name).cast(kind) for name, kind in PROMPT_EXAMPLES.items())

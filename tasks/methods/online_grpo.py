@@ -22,7 +22,7 @@ from pydantic import Field
 
 from tasks.core.errors import InputError
 from tasks.core.sections import TrainSpec
-from tasks.methods.common import PROMPT_EXAMPLES, Kind, Method
+from tasks.methods.common import Kind, Method, prompt_examples
 
 
 class OnlineGrpo(Method):
@@ -43,19 +43,13 @@ class OnlineGrpo(Method):
 
     def select(self, graded: pl.DataFrame) -> pl.DataFrame:
         """PROMPT_EXAMPLES: each problem that has a gold answer, once. Raises `InputError` where none has."""
-        longest = graded["completion_ids"].list.len().max()
-        known = (
-            graded.with_row_index("row")
-            .filter(pl.col("answer").is_not_null())
-            .unique("problem_id", keep="first", maintain_order=True)
-            .with_columns(pl.lit(self.max_new_tokens or longest).alias("room"))
-        )
+        known = prompt_examples(graded, self.max_new_tokens, pl.col("answer").is_not_null())
         if known.is_empty():
             raise InputError(
                 "methods: online_grpo grades the student's own answers and no rollout has a gold `answer`; leave it "
                 "out: --set methods=... without online_grpo"
             )
-        return known.select(pl.col(name).cast(kind) for name, kind in PROMPT_EXAMPLES.items())
+        return known
 
     def recipe(self, train: TrainSpec) -> TrainSpec:
         """At most `steps`, never stopped for its loss."""

@@ -194,6 +194,35 @@ def _check_length(turn: Turn, questions: Sequence[str], instruction: str | None,
         )
 
 
+def check_vocabulary(
+    *, teacher: Path, base: Path, pad_token: str | None, progress: Progress = no_progress
+) -> dict[str, Any]:
+    """Refuse a teacher whose distribution over tokens is not one over the base's. Needs transformers: for a worker.
+
+    Raises `InputError` where tokenizers or the numbers of logits differ.
+    """
+    from transformers import AutoConfig
+
+    from tasks.models.load import load_tokenizer
+    from tasks.models.tokenizer import tokenizer_digest
+
+    tokenizers = load_tokenizer(base, pad_token), load_tokenizer(teacher, pad_token)
+    sizes = [
+        AutoConfig.from_pretrained(str(folder), trust_remote_code=False).get_text_config().vocab_size
+        for folder in (base, teacher)
+    ]
+    if tokenizer_digest(tokenizers[0]) != tokenizer_digest(tokenizers[1]):
+        raise InputError(
+            f"distillation.teacher: {teacher} has another tokenizer than the base; give one that shares it"
+        )
+    if sizes[0] != sizes[1]:
+        raise InputError(
+            f"distillation.teacher: {teacher} has {sizes[1]:,} logits at a token and the base {sizes[0]:,}; give one "
+            "that has as many"
+        )
+    return {}
+
+
 def layout(folder: Path) -> Any:
     """The model's modules without its weights."""
     import torch

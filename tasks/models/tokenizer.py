@@ -6,8 +6,10 @@ tokens with nothing between them: ``decode(encode(text)) == text`` for every tex
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -46,3 +48,16 @@ def build_tokenizer(words: Sequence[str], *, max_length: int) -> PreTrainedToken
         clean_up_tokenization_spaces=False,
         chat_template=CHAT_TEMPLATE,
     )
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """sha256 of all that turns text into ids and back, and of the token that ends an answer.
+
+    Two tokenizers with one digest give a text the same ids. Templates, padding and truncation do not count.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = {} if backend is None else json.loads(backend.to_str())
+    for passing in ("padding", "truncation"):
+        rules.pop(passing, None)
+    parts = [rules, sorted(tokenizer.get_vocab().items()), tokenizer.eos_token_id]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -83,6 +83,7 @@ def training(
     bfloat16: bool,
     setting: str,
     on_cpu: bool = False,
+    teacher: bool = False,
 ) -> Training:
     """How training runs on a device of ``device`` bytes, by the rule of `tasks.training.memory.plan`.
 
@@ -91,8 +92,9 @@ def training(
         batch_tokens: tokens of an optimiser step; no pass is larger.
         setting: train.gradient_checkpointing.
         on_cpu: whether the device is a CPU, which in float32 takes a batch in one pass, padded, until memory runs out.
+        teacher: whether a teacher's weights are held as well; its shape is taken to be the base's.
     """
-    weights = shape.parameters * (2 if bfloat16 else 4)
+    weights = shape.parameters * (2 if bfloat16 else 4) * (2 if teacher else 1)
     adapter = lora_bytes(lora)
     light = on_cpu and bfloat16
     most = CPU_TOKENS if light else MOST_TOKENS

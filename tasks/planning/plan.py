@@ -128,6 +128,7 @@ def training_memory(spec: StudySpec, shape: Shape, sizes: Sizes, machine: Machin
         bfloat16=precision == "bfloat16" or (precision == "auto" and (machine.kind == "gpu" or machine.light)),
         setting=spec.train.gradient_checkpointing,
         on_cpu=machine.kind == "cpu",
+        teacher=any(spec.method(name).from_teacher for name in spec.methods),
     )
 
 

@@ -24,7 +24,7 @@ from tasks.grading.grade import unparsed_golds
 from tasks.methods import Method
 from tasks.methods.common import chosen
 from tasks.models.dequantise import described, gguf_reference
-from tasks.models.external import check_base, locate, reference
+from tasks.models.external import check_base, check_vocabulary, locate, reference
 from tasks.models.gguf_file import find_gguf
 from tasks.models.prompts import check_question, check_template
 from tasks.planning.plan import check_machine
@@ -137,6 +137,8 @@ def _own(spec: StudySpec) -> ModelRef:
             f"evaluation.max_new_tokens: {spec.evaluation.max_new_tokens} tokens leave no room for a prompt in the "
             f"base's {found['max_length']}; lower it"
         )
+    if "distillation" in spec.methods:
+        _check_distilled(spec, folder)
     _check_vllm(spec, folder)
     return ModelRef(
         ref=ref,
@@ -147,6 +149,20 @@ def _own(spec: StudySpec) -> ModelRef:
         template_date=spec.model.template_date,
         turn=found["turn"],
     )
+
+
+def distilled(spec: StudySpec) -> ModelRef | None:
+    """The user's teacher for distillation; None where the study has none. Raises `InputError`."""
+    if spec.distillation.teacher is None or "distillation" not in spec.methods:
+        return None
+    return ModelRef(reference(locate(spec.distillation.teacher, "distillation.teacher")))
+
+
+def _check_distilled(spec: StudySpec, base: Path) -> None:
+    assert spec.distillation.teacher is not None
+    teacher = locate(spec.distillation.teacher, "distillation.teacher")
+    arguments = {"teacher": teacher, "base": base, "pad_token": spec.model.pad_token}
+    run_unpinned(check_vocabulary, arguments, log=home.subfolder("logs") / "preflight.log")
 
 
 def _find(model: ModelSpec) -> tuple[Path, ArtifactRef]:

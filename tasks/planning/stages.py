@@ -159,6 +159,8 @@ def _training(work: Work) -> Iterator[Stage]:
             each = flops.train(shape, work.lora, read, keys, scored, checkpointing=work.training.checkpointing)
             if phase.method.against_base and not (method.against_base and stored):
                 each += flops.forward(shape, read, keys, scored)
+            if phase.method.from_teacher:  # its shape is taken to be the base's
+                each += flops.forward(shape, read, keys, scored)
             seconds += training_seconds(machine, each, phase.train.steps)
             tokens, cost = tokens + read, cost + each
         if method.kind == "prompts":  # the student is sampled in every step

@@ -19,8 +19,9 @@ from tasks.core.errors import InputError
 from tasks.core.frames import COMPLETIONS, PROBLEMS, ROLLOUTS, checked
 from tasks.core.results import LocalBase, Progress, no_progress
 from tasks.models.prompts import special_marks
+from tasks.models.tokenizer import tokenizer_digest
 from tasks.problems.overlap import instructed
-from tasks.rollouts.teacher import TEACHER, tokenizer_digest
+from tasks.rollouts.teacher import TEACHER
 
 if TYPE_CHECKING:
     from tasks.models.turn import Turn

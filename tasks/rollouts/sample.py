@@ -19,9 +19,10 @@ from tasks.core.stages import UNTRUNCATED, WORLD_ROLLOUTS
 from tasks.engines.interface import Completion, Engine, Request, Sampling, seed_of
 from tasks.engines.journal import Journal, complete
 from tasks.engines.vllm_installation import engine_identity, vllm_version
+from tasks.models.tokenizer import tokenizer_digest
 from tasks.problems.overlap import instructed
 from tasks.rollouts.own import without_truncated
-from tasks.rollouts.teacher import TEACHER, teacher_turn, tokenizer_digest
+from tasks.rollouts.teacher import TEACHER, teacher_turn
 from tasks.workers.devices import slots
 
 MOST_REFUSED = 0.05

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from tasks.core.stages import COMPLETIONS, JOURNAL
 from tasks.engines.vllm_installation import engine_identity
 from tasks.models.external import locate, reference
 from tasks.models.prompts import check_template
+from tasks.models.tokenizer import tokenizer_digest
 from tasks.workers.devices import run_unpinned, slots
 
 if TYPE_CHECKING:
@@ -135,19 +135,6 @@ def turn_rule(*, spec: RolloutSpec, folder: Path | None, progress: Progress = no
     """``rule`` of the teacher's turn. Needs transformers: for a worker process."""
     turn = teacher_turn(spec, folder)
     return {"rule": None if turn is None else turn.record.rule}
-
-
-def tokenizer_digest(tokenizer: Any) -> str:
-    """sha256 of all that turns text into ids and back, and of the token that ends an answer.
-
-    Two tokenizers with one digest give a text the same ids. Templates, padding and truncation do not count.
-    """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = {} if backend is None else json.loads(backend.to_str())
-    for passing in ("padding", "truncation"):
-        rules.pop(passing, None)
-    parts = [rules, sorted(tokenizer.get_vocab().items()), tokenizer.eos_token_id]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def check_teacher(

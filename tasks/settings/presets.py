@@ -70,6 +70,31 @@ def tiny_why() -> Values:
     return values | {"name": "tiny-why"} | more
 
 
+def tiny_on_policy() -> Values:
+    """SFT and DFT alone, and how likely the rollouts are to the base: one dot of the figure "on-policy or not".
+
+    ``colinear study tiny-on-policy --set tiny.style_mass=M`` for several M, then ``colinear report`` on their folders
+    (docs/why.md has the loop and the numbers). ``tiny.style_mass``, the probability of the teacher's style under the
+    plain prompt, sets how on-policy the rollouts are. It is a setting of the base, so each value is a study with a
+    pretraining of its own, and the network is small: that of `smoke`, whose student branches off here.
+    """
+    values = smoke()
+    return values | {
+        "name": "tiny-on-policy",
+        "methods": ["sft", "dft"],
+        "replicates": [],
+        "tiny": values["tiny"] | {"branch_steps": 100},
+        "rollouts": {"prompts": 256, "k": 4, "temperature": 1.2, "max_new_tokens": 64},
+        "lora": {"r": 8, "alpha": 16.0},
+        "train": {"steps": 40, "batch_size": 32, "precision": "mixed"},
+        "evaluation": {"n": 128, "hard_n": 0, "max_new_tokens": 64},
+        "geometry": {"ks": [1, 4], "base_measures": False, "activations": 0},
+        "paths": {"n": 0},
+        "functions": {"n": 0},
+        "gradients": {"n": 1024},
+    }
+
+
 def smoke() -> Values:
     """The same in a minute, for tests: smaller network, shorter problems. The numbers mean little.
 
@@ -282,6 +307,7 @@ PRESETS: dict[str, Callable[[], Values]] = {
     "tiny": tiny,
     "tiny-replicates": tiny_replicates,
     "tiny-why": tiny_why,
+    "tiny-on-policy": tiny_on_policy,
     "smoke": smoke,
     "own": own,
     "paper": paper,

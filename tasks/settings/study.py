@@ -170,6 +170,7 @@ class StudySpec(Methods):
                 "model.base: own rollouts need the model that they are for: --set model.base=DIR_OR_HUB_ID"
             )
         check_sources(self.rollouts)
+        self._check_teacher(own)
         if not self.geometry.ks or min(self.geometry.ks) < 1:
             raise ValueError(f"geometry.ks: expected dimensions of at least 1, got {list(self.geometry.ks)}")
         for name in self.matched:
@@ -213,6 +214,17 @@ class StudySpec(Methods):
         for name in self.methods:
             self.method(name).phases(self.train)
         return self
+
+    def _check_teacher(self, own: bool) -> None:
+        """Raise `ValueError` where distillation has no teacher, or one that is not asked."""
+        given = self.distillation.teacher is not None
+        if given and not own:
+            raise ValueError("distillation.teacher: the synthetic task has its own teacher; leave it out")
+        if own and not given and "distillation" in self.methods:
+            raise ValueError(
+                "distillation.teacher: whose distribution is the student to follow? Give a Hugging Face directory or "
+                "Hub id with the base's own tokenizer"
+            )
 
     @property
     def own(self) -> bool:

@@ -11,6 +11,7 @@ from tasks.core.sections import LoraSpec, TrainSpec
 from tasks.methods import Method
 
 if TYPE_CHECKING:
+    from tasks.methods.distillation import Distillation
     from tasks.methods.kto import Kto
     from tasks.methods.online_grpo import OnlineGrpo
 
@@ -25,17 +26,20 @@ def build_trainer(
     pad_token: str | None,
     folder: Path,
     start: Path | None = None,
+    teacher: Path | None = None,
 ) -> tuple[Any, Any]:
     """The TRL trainer for ``method`` on ``dataset``, and its collator. The adapter is fresh: ``info.seed`` draws it.
 
     With ``start`` it is the adapter in that folder, and pairs are held against a frozen copy of it. Pairs that come
     with ``ref_chosen_logps`` and ``ref_rejected_logps`` are held against those; the reference model does not run.
+    ``teacher``: the model directory of a method that is `Method.from_teacher`.
     """
     from peft import LoraConfig, PeftModel
     from trl import DPOConfig, SFTConfig
 
     from tasks.methods.asft import Asft
     from tasks.methods.common import RowMethod
+    from tasks.methods.distillation import Distillation
     from tasks.methods.kto import Kto
     from tasks.methods.online_grpo import OnlineGrpo
     from tasks.methods.pairs import PairMethod
@@ -70,6 +74,10 @@ def build_trainer(
         trainer, collator = _unpaired(common, arguments, method)
     elif isinstance(method, OnlineGrpo):
         trainer, collator = _online(common, arguments, method, train.mask_truncated, base)
+    elif isinstance(method, Distillation):
+        assert teacher is not None
+        common["teacher_model"] = load_model(teacher, train.precision)
+        trainer, collator = _distilled(common, arguments, method, base)
     else:
         assert isinstance(method, RowMethod)
         collator = RowCollator(tokenizer.pad_token_id, weighted=method.trl_loss is None)
@@ -135,6 +143,21 @@ def _online(
     )
     ends = [end.id for end in model_ends(base, common["processing_class"])]
     return OnlineTrainer(**common, args=config, collator=collator, end_ids=ends), collator
+
+
+def _distilled(common: dict[str, Any], arguments: dict[str, Any], method: Distillation, base: Path) -> tuple[Any, Any]:
+    from trl import DistillationConfig
+
+    from tasks.models.turn import model_ends
+    from tasks.training.online import DistilledTrainer
+    from tasks.training.trainers import Noted
+
+    collator = Noted()
+    del arguments["max_length"]
+    room = max(common["train_dataset"]["room"])
+    config = DistillationConfig(**arguments, **method.trl_arguments(), max_completion_length=room)
+    ends = [end.id for end in model_ends(base, common["processing_class"])]
+    return DistilledTrainer(**common, args=config, collator=collator, end_ids=ends), collator
 
 
 def constant_reference(dataset: Any, margin: float) -> Any:

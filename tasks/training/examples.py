@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from tasks.core.errors import StageError
+from tasks.core.results import LocalTeacher
 from tasks.methods.common import Kind
 from tasks.training.order import stream_order
 
@@ -59,3 +61,15 @@ def build_dataset(
         "behaviour",
     )
     return Dataset.from_dict(frame[order].to_dict(as_series=False))
+
+
+def asked(dataset: Dataset, graded: pl.DataFrame, teacher: LocalTeacher, base: Path, pad_token: str | None) -> Dataset:
+    """Prompts with a column ``asked``, the teacher's prompt: the student's, or the same question in its own style."""
+    prompts = dict(zip(dataset["row"], dataset["prompt"], strict=True))
+    if teacher.in_style:
+        from tasks.models.turn import open_turn
+        from tasks.problems.synthetic import instruct
+
+        turn = open_turn(base, None, pad_token)
+        prompts = {row: turn.prompt(instruct(graded["prompt"][row])) for row in prompts}
+    return dataset.add_column("asked", [prompts[row] for row in dataset["row"]])

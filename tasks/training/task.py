@@ -16,7 +16,7 @@ from tasks.core import home
 from tasks.core.digests import StageKey
 from tasks.core.errors import StageError
 from tasks.core.events import Event, emit
-from tasks.core.results import Kept, ModelRef, Progress, RunInfo, StageResult
+from tasks.core.results import Kept, LocalTeacher, ModelRef, Progress, RunInfo, StageResult
 from tasks.core.sections import GradientSpec, LoraSpec, TrainSpec, flatten
 from tasks.core.stages import GRADIENTS, KEPT, REFERENCE_LOGPROBS, TRAIN
 from tasks.methods import Method
@@ -46,8 +46,10 @@ def train_task(
     base: ModelRef,
     graded: StageResult,
     study: str,
+    teacher: ModelRef | None = None,
 ) -> Any:
     """Artifact: ``adapter/`` (PEFT), ``training.parquet`` (TRAINING), ``stream.parquet``. ``study``: the parent run.
+    ``teacher``: of a method that trains on its distribution.
 
     A method of pairs that reads stored log-probabilities has them computed first, as a task of their own, and the
     adapters of ``train.keep_steps`` are artifacts of one more: ``used`` has them all. A run that diverges raises
@@ -64,7 +66,7 @@ def train_task(
         reference = reference_task(reference_key, rows, train, base, graded, return_state=True).result()
     settings = {
         "method": info.method,
-        "hyper": method.model_dump(mode="json", exclude={"lr_ratio"}),
+        "hyper": method.model_dump(mode="json", exclude={"lr_ratio", "teacher"}),
         "train": train.identity,
         "lora": lora.model_dump(mode="json"),
         "seed": info.seed,
@@ -73,6 +75,8 @@ def train_task(
         "base": base.identity,
         "device": arithmetic,  # precision auto and mixed mean another one on a GPU
     }
+    if teacher is not None:
+        settings["teacher"] = teacher.identity
     # The reference by its key, not its bytes: one that was lost and computed again on a GPU may differ in the last bit.
     inputs = {"rollouts": graded.ref.sha256} | ({"reference": reference_key.digest} if reference_key else {})
     key = TRAIN.key(inputs, settings)
@@ -88,6 +92,7 @@ def train_task(
         "info": info,
         "pad_token": base.pad_token,
         "reference": store.local(reference.ref) / REFERENCE if reference else None,
+        "teacher": LocalTeacher(store.local(teacher.ref) / teacher.folder, base.turn is None) if teacher else None,
         "checkpoints": home.subfolder("checkpoints") / key.digest,
         "kept": home.subfolder("checkpoints") / f"{key.digest}.kept",
     }

@@ -16,7 +16,7 @@ import polars as pl
 
 from tasks.core.errors import InputError
 from tasks.core.frames import GRADED, checked
-from tasks.core.results import Progress, RunInfo, no_progress
+from tasks.core.results import LocalTeacher, Progress, RunInfo, no_progress
 from tasks.core.sections import LoraSpec, TrainSpec
 from tasks.methods import Method
 from tasks.methods.common import chosen
@@ -41,6 +41,7 @@ def train_adapter(
     pad_token: str | None,
     out: Path,
     reference: Path | None = None,
+    teacher: LocalTeacher | None = None,
     checkpoints: Path | None = None,
     kept: Path | None = None,
     until_kept: bool = False,
@@ -57,10 +58,11 @@ def train_adapter(
     experts ``router_loss_dropped`` (the weight of the loss of its router, which no method has here).
 
     ``reference`` is the file that `tasks.training.reference` wrote, for a method of pairs; without it the base runs
-    beside the policy. ``checkpoints`` is a folder that outlives this process: what an earlier one left there is gone
-    on with, and the caller deletes it when the output is safe. ``kept``: another such folder, for the adapters of
-    ``train.keep_steps`` (`tasks.training.kept`); ``until_kept``: end with the last of these. ``killed``: how many
-    workers before this one the system killed for memory; each halves what a pass holds.
+    beside the policy. ``teacher``: of a method that is `Method.from_teacher`. ``checkpoints`` is a folder that outlives
+    this process: what an earlier one left there is gone on with, and the caller deletes it when the output is safe.
+    ``kept``: another such folder, for the adapters of ``train.keep_steps`` (`tasks.training.kept`); ``until_kept``: end
+    with the last of these. ``killed``: how many workers before this one the system killed for memory; each halves what
+    a pass holds.
 
     The files hold no path and no time: the same arguments give the same bytes in any folder. Raises `Diverged` at
     the first step whose loss or gradient is not finite, after the last one for weights that are not, and as
@@ -68,7 +70,7 @@ def train_adapter(
     not); `StageError` where one example is too much for
     the memory; `InputError` for settings that no trainer can follow.
     """
-    from tasks.training.examples import build_dataset
+    from tasks.training.examples import asked, build_dataset
 
     if info.seed is None or info.data_seed is None:
         raise InputError(f"{info.run}: seed is {info.seed}, data_seed {info.data_seed}; training needs both")
@@ -86,10 +88,14 @@ def train_adapter(
         selected = chosen(phase.method, graded, spec.mask_truncated)
         needed = spec.steps * spec.batch_size
         dataset = build_dataset(selected, phase.method.kind, graded.height, needed, info.data_seed, known)
+        if teacher is not None:
+            dataset = asked(dataset, graded, teacher, base, pad_token)
         # Of an earlier phase the checkpoints stay until the last has ended: a killed training goes on from both.
         folder = work / f"{work.name}.{place}" if place else work
         own, start = replace(info, lr=info.lr and info.lr * phase.rate), ends[-1] if ends else None
-        trainer, collator = build_trainer(base, dataset, phase.method, spec, lora, own, pad_token, folder, start)
+        trainer, collator = build_trainer(
+            base, dataset, phase.method, spec, lora, own, pad_token, folder, start, teacher.folder if teacher else None
+        )
         trainer.hold_less(killed)
         trainer._total_train_tokens = found["tokens"]  # TRL's running count, over all phases
         found.setdefault("lora_a_sha256", lora_a_digest(trainer.model))

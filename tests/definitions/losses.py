@@ -38,6 +38,21 @@ def prospect_loss(
     return (desirable * gain_B).where(correct_B, undesirable * loss_B)
 
 
+def mixed_divergence(student_NV: torch.Tensor, teacher_NV: torch.Tensor, beta: float) -> torch.Tensor:
+    """Logits of N tokens -> (N,) generalised Jensen-Shannon divergences in nats (2306.13649, eq. 1): with the mixture
+    m = beta teacher + (1 - beta) student, beta KL(teacher || m) + (1 - beta) KL(student || m); at 0 and 1 the KL
+    divergences that it tends to over beta and over 1 - beta: KL(teacher || student) and KL(student || teacher)."""
+    student, teacher = student_NV.softmax(-1), teacher_NV.softmax(-1)
+
+    def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+        return (p * (p.log() - q.log())).sum(-1)
+
+    if beta in (0.0, 1.0):
+        return kl(student, teacher) if beta else kl(teacher, student)
+    mixture = beta * teacher + (1 - beta) * student
+    return beta * kl(teacher, mixture) + (1 - beta) * kl(student, mixture)
+
+
 def group_advantages(rewards_PG: torch.Tensor) -> torch.Tensor:
     """Rewards of P prompts with G samples each -> (P, G) advantages, as ``scale = "group"`` (2402.03300)."""
     centred_PG = rewards_PG - rewards_PG.mean(1, keepdim=True)

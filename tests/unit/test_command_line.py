@@ -200,7 +200,7 @@ def test_commands_and_options_are_completed(completed: Any) -> None:
 def test_names_of_presets_are_completed(completed: Any) -> None:
     assert completed("colinear study ") == list(presets.PRESETS)
     assert completed("colinear study paper") == ["paper", "paper-fixed"]
-    assert completed("colinear sweep tiny") == ["tiny-sweep", "tiny", "tiny-replicates", "tiny-why"]
+    assert completed("colinear sweep tiny") == ["tiny-sweep", "tiny", "tiny-replicates", "tiny-why", "tiny-on-policy"]
     assert completed("colinear study my_st") == []  # then the shell offers files
     assert '"smoke":"The same in a minute, for tests' in " ".join(completed("colinear study smok", "zsh"))
 

@@ -23,6 +23,7 @@ MOST_LINES = 9
 
 KNOWN = (
     "sft", "rft", "dft", "rift", "offline_grpo", "dpo", "ipo", "simpo", "kto", "asft", "online_grpo", "sft_dpo",
+    "distillation",
 )  # fmt: skip
 _LONGEST = 22
 

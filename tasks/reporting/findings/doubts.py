@@ -101,8 +101,9 @@ FEWEST_STEPS = 8
 FEWEST_MIXED = 100
 """Problems with right and wrong rollouts, below which what Offline GRPO and DPO learn is of a few problems."""
 
-UNLIKE_THEIR_START = ("online_grpo",)
-"""Methods whose loss says nothing of progress: its answers, and so its scale, change from step to step."""
+UNLIKE_THEIR_START = ("online_grpo", "sft_dpo")
+"""Methods whose loss says nothing of progress: its answers, and so its scale, change from step to step, or its last
+steps are of another loss than its first."""
 
 
 def endless(study: Study) -> Iterator[str]:

@@ -15,7 +15,12 @@ from tasks.reporting.formats import learning_rate, listed
 from tasks.reporting.many.answers import answers_table
 from tasks.reporting.many.claim_tables import claim_tables, claims_frame, joined_claims
 from tasks.reporting.many.direction_tables import between_tables, itself_tables, midpoint_table
-from tasks.reporting.many.figures import accuracy_picture, cosines_picture, rate_pictures
+from tasks.reporting.many.figures import (
+    accuracy_picture,
+    cosines_picture,
+    on_policy_picture,
+    rate_pictures,
+)
 from tasks.reporting.many.findings import many_findings
 from tasks.reporting.many.forgetting import forgetting_table
 from tasks.reporting.many.frames import LEFT_OUT, joined_frames
@@ -29,9 +34,10 @@ from tasks.reporting.render.document import Document, Section, Tally, section_ke
 
 def many_document(many: Many) -> Document:
     """Derive every view of the joined studies."""
-    pictures = (accuracy_picture(many), cosines_picture(many), *(rate_pictures(many) if many.has_rates else ()))
+    rates = rate_pictures(many) if many.has_rates else []
+    pictures = (accuracy_picture(many), cosines_picture(many), on_policy_picture(many), *rates)
     drawn = {one.key: one for one in pictures if one is not None}
-    first = {key: one for key, one in drawn.items() if not key.startswith("rate-")}
+    first = {key: drawn[key] for key in ("accuracy", "cosines") if key in drawn}
     below = {key: (picture,) for key, picture in first.items() if many.sweep}  # the answers stand above them
     (between, *others), (itself, *otherwise), answers = between_tables(many), itself_tables(many), answers_table(many)
     found, sweep = many_findings(many), many.sweep
@@ -46,12 +52,10 @@ def many_document(many: Many) -> Document:
         Section(
             DIRECTIONS,
             [between, itself, *others, *otherwise],
-            below.get("cosines", ()),
+            (*below.get("cosines", ()), *(one for one in drawn.values() if one.key == "on-policy")),
             "How near methods are to each other, and each to itself.",
         ),
-        Section(
-            RATES, [rates_table(many), steps_table(many)], tuple(one for key, one in drawn.items() if key not in first)
-        ),
+        Section(RATES, [rates_table(many), steps_table(many)], tuple(rates)),
         Section(MIDPOINTS, [midpoint_table(many)]),
         Section(MANY_CLAIMS, claim_tables(many)),
         Section(STUDIES, [settings_table(many)]),

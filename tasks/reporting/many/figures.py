@@ -114,6 +114,43 @@ def cosines_picture(many: Many) -> Picture | None:
     return Picture("cosines", title, label, spec, note, "between", numbers, "figure-cosines.csv")
 
 
+FEWEST_STUDIES = 3
+"""Whose rollouts differ: two dots lie on a line whatever they say."""
+
+
+def on_policy_picture(many: Many) -> Picture | None:
+    """Cosine of DFT to SFT against how on-policy the rollouts of its study are; None where fewer than `FEWEST_STUDIES`
+    tell both, or all of them the same of their rollouts."""
+    cosines = {
+        row["study"]: row["cosine"]
+        for row in once(many.pairs)
+        if row["one_start"] and {row["method_a"], row["method_b"]} == {"sft", "dft"} and row["cosine"] is not None
+    }
+    rows = [
+        {"study": study.label, "unlikely": found["unlikely"], "nll": found["nll"], "cosine": cosines[study.label]}
+        for study in many.studies
+        for found in study.on_policy.filter(answers="all").iter_rows(named=True)
+        if study.label in cosines
+    ]
+    numbers = pl.DataFrame(rows)
+    if numbers.height < FEWEST_STUDIES or numbers["unlikely"].n_unique() < FEWEST_STUDIES:
+        return None
+    r = {name: numbers.select(pl.corr(name, "cosine")).item() for name in ("unlikely", "nll")}
+    colour = colour_of("dft", many)
+    dots = [{"x": 100 * row["unlikely"], "y": row["cosine"]} for row in rows]
+    x = quantity("x", "Rollout tokens that the base gives a probability below .1, %", pad=8, tickCount=6)
+    y = quantity("y", "Cosine of DFT to SFT", pad=6, grid=True, tickCount=6)
+    mark = {"type": "point", "size": 40, "strokeWidth": 1.4, "stroke": colour, "fill": colour, "shape": "circle"}
+    spec = figure({"layer": [{"data": {"values": dots}, **layer(mark, x=x, y=y)}]}, 165)
+    note = (
+        f"A dot a study: its DFT and SFT from one initialisation in one order of the data. Pearson's r = "
+        f"{r['unlikely']:.2f} with that share and {r['nll']:.2f} with the tokens' mean negative log-likelihood under "
+        f"the base, n = {numbers.height} studies."
+    )
+    title, label = "Does DFT follow SFT where the rollouts are on-policy?", "DFT's cosine to SFT by on-policyness"
+    return Picture("on-policy", title, label, spec, note, "between", numbers, "figure-on-policy.csv")
+
+
 _PANELS = (
     ("cosine_to_sft", "Does the direction depend on the learning rate?", "Cosine to SFT of the same study", False),
     ("norm", "How far do the weights move?", "Norm of the update", True),

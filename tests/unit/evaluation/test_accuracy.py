@@ -155,9 +155,10 @@ RUNS = {  # run -> method, learning rate: in the order of a study
     "sft-order1": ("sft", 1e-3),
     "sft-init1": ("sft", 1e-3),
     "dpo-init1": ("dpo", 1e-4),
+    "distillation": ("distillation", 1e-3),
     "teacher": ("teacher", 0.0),
 }
-BESIDES = ("base-instructed", "sft-order1", "sft-init1", "dpo-init1", "teacher")
+BESIDES = ("base-instructed", "sft-order1", "sft-init1", "dpo-init1", "distillation", "teacher")
 
 
 def test_families_are_the_questions() -> None:
@@ -170,8 +171,8 @@ def test_families_are_the_questions() -> None:
 
 @pytest.mark.parametrize("draws", [2, pytest.param(12, marks=pytest.mark.slow)])
 def test_what_is_evaluated_besides_changes_no_other_pair(draws: int) -> None:
-    """Replicates, the teacher and the instructed base: every number of the pairs that were there stays, but for the
-    interval that is made of the replicates."""
+    """Replicates, what learns from the teacher itself, the teacher and the instructed base: every number of the pairs
+    that were there stays, but for the interval that is made of the replicates."""
     rng = np.random.default_rng(0)
     kept = ["run_a", "run_b", "family", "n", "low", "high", "p_value", "p_mid", "p_holm", "detectable", "verdict"]
     seen: set[str] = set()

@@ -10,7 +10,7 @@ from tasks.methods import METHOD_NAMES, METHOD_TITLES, THE_SIX, Method, Methods,
 
 def test_the_six_methods_with_the_papers_defaults() -> None:
     assert METHOD_NAMES[:6] == THE_SIX == ("sft", "rft", "dft", "rift", "offline_grpo", "dpo")
-    assert METHOD_NAMES[6:] == ("ipo", "simpo", "kto", "asft", "online_grpo", "sft_dpo")
+    assert METHOD_NAMES[6:] == ("ipo", "simpo", "kto", "asft", "online_grpo", "sft_dpo", "distillation")
     assert METHOD_TITLES["offline_grpo"] == "Offline GRPO"
     methods = Methods()
     assert (methods.rift.form, methods.rift.correct_weight, methods.rift.wrong_weight) == ("linear", 1.0, -0.2)
@@ -24,7 +24,12 @@ def test_the_six_methods_with_the_papers_defaults() -> None:
 def test_sections_are_frozen_and_refuse_unknown_keys(name: str) -> None:
     method = getattr(Methods(), name)
     assert isinstance(method, Method)
-    others = {**dict.fromkeys(("dpo", "ipo", "simpo", "sft_dpo"), "pairs"), "kto": "unpaired", "online_grpo": "prompts"}
+    others = {
+        **dict.fromkeys(("dpo", "ipo", "simpo", "sft_dpo"), "pairs"),
+        "kto": "unpaired",
+        "online_grpo": "prompts",
+        "distillation": "prompts",
+    }
     assert method.kind == others.get(name, "rows")
     assert isinstance(method, RowMethod) == (name not in others)
     with pytest.raises(ValidationError, match="frozen"):

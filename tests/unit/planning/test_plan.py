@@ -140,6 +140,18 @@ def test_an_on_policy_method_samples_in_every_step() -> None:
     assert found["train online_grpo"].seconds > 10 * found["train sft"].seconds
 
 
+def test_distillation_is_planned_with_its_sampling_and_the_teacher() -> None:
+    """Beside a row method's: a forward pass of a model like the base and the decoding; its weights are held as well."""
+    own = "distillation.teacher=Qwen/Qwen3-4B"
+    alone = plan_study(spec_of("paper", "methods=sft"), named("H100"))
+    plan = plan_study(spec_of("paper", "methods=sft,distillation", own), named("H100"))
+    found = stages(plan)
+    assert found["train distillation"].size == found["train sft"].size
+    assert found["train distillation"].operations > 1.3 * found["train sft"].operations
+    assert found["train distillation"].seconds > 10 * found["train sft"].seconds
+    assert plan.training.weights == 2 * alone.training.weights
+
+
 def test_phases_are_planned_each_by_itself() -> None:
     """500 steps of SFT and 500 of DPO, whose pairs are two sequences and held against a policy, not the base."""
     found = stages(plan_study(spec_of("paper", "methods=sft,dpo,sft_dpo"), named("H100")))

@@ -14,11 +14,13 @@ import polars as pl
 import pytest
 
 from tasks.core.errors import InputError
+from tasks.core.frames import ON_POLICY
 from tasks.core.results import RunInfo
 from tasks.reporting.estimates import spread
 from tasks.reporting.many.answers import answers_table
 from tasks.reporting.many.claim_tables import claims_frame
 from tasks.reporting.many.document import many_document
+from tasks.reporting.many.figures import on_policy_picture
 from tasks.reporting.many.frames import differences
 from tasks.reporting.many.joined import Many, growth, join
 from tasks.reporting.many.rows import once, spread_cell, told
@@ -421,3 +423,24 @@ def test_studies_of_one_name_are_called_by_their_folders(seeds: tuple[Path, Path
     assert [study.label for study in read(seeds[0], folder).studies] == ["zero", "third"]
     same = shutil.copytree(folder, tmp_path / "elsewhere" / "zero")
     assert [study.label for study in read(seeds[0], same).studies] == ["zero #1", "zero #2"]
+
+
+def test_dft_against_sft_by_how_on_policy_the_rollouts_are(tmp_path: Path) -> None:
+    """Three bases: 1, 2 and 4 % of the tokens unlikely, cosines .8, .7 and .5. Both fall on one line: r = -1; with
+    negative log-likelihoods of .1, .3 and .2 r = -.5 / sqrt(...): deviations (-.1, .1, 0) and (2, .5, -2.5) / 15,
+    product -.01 / (.02 x .0466667) ** .5 = -.327."""
+    folders = []
+    for name, cosine, unlikely, nll in (("a", 0.8, 0.01, 0.1), ("b", 0.7, 0.02, 0.3), ("c", 0.5, 0.04, 0.2)):
+        runs = [replace(info, run="dft", method="dft") if info.run == "rft" else info for info in runs_of()]
+        base = {"settings": {"tiny.style_mass": unlikely}, "base_shift": 100 * unlikely}
+        study = made(name, runs, cosines={("sft", "dft"): cosine}, **base)
+        row = {name: None for name in ON_POLICY} | {"answers": "all", "rows": 8, "tokens": 80}
+        frame = pl.DataFrame([row | {"unlikely": unlikely, "nll": nll}], schema=ON_POLICY)
+        folders.append(write(tmp_path / name, replace(study, on_policy=frame)))
+    assert on_policy_picture(read(*folders[:2])) is None  # two dots lie on a line whatever they say
+    picture = on_policy_picture(read(*folders))
+    assert picture is not None
+    assert picture.numbers["cosine"].to_list() == [0.8, 0.7, 0.5]
+    assert "r = -1.00 with that share and -0.33 with" in picture.note
+    assert "n = 3 studies" in picture.note
+    assert "on-policy" in {one.key for one in many_document(read(*folders)).drawn}

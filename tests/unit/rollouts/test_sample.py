@@ -21,6 +21,7 @@ from tasks.engines.journal import read_lines
 from tasks.grading import grade
 from tasks.models.load import load_model, load_tokenizer
 from tasks.models.prompts import prompt_ids
+from tasks.models.tokenizer import tokenizer_digest
 from tasks.models.turn import open_turn
 from tasks.problems.synthetic import instruct
 from tasks.rollouts.files import heldout_split
@@ -33,7 +34,7 @@ from tasks.rollouts.sample import (
     without_truncated_world,
     world_rollouts_key,
 )
-from tasks.rollouts.teacher import check_teacher, journal_file, tokenizer_digest
+from tasks.rollouts.teacher import check_teacher, journal_file
 from tasks.workers.devices import Slot
 from tests.lab.openai_server import Say, Server, chat, echo, serving
 

@@ -13,9 +13,10 @@ import pytest
 from tasks.core.errors import InputError
 from tasks.core.frames import COMPLETIONS, PROBLEMS
 from tasks.core.results import LocalBase
+from tasks.models.tokenizer import tokenizer_digest
 from tasks.models.turn import open_turn
 from tasks.rollouts.own import own_rollouts, taught_rollouts
-from tasks.rollouts.teacher import TEACHER, tokenizer_digest
+from tasks.rollouts.teacher import TEACHER
 from tests.lab.families import FAMILIES, Family, write_parrot
 
 THINKING = FAMILIES["qwen3 thinking"]

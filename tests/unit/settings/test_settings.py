@@ -72,7 +72,7 @@ FIELDS = {name: schema for name, schema, _ in fields(StudySpec) if schema}
 FREE_TEXT = {"name", "model.base", "model.prompt_template", "model.pad_token", "rollouts.file"}
 FREE_TEXT |= {"model.gguf_file", "model.instruction"}
 FREE_TEXT |= {f"rollouts.{name}" for name in ("problems", "fields", "teacher", "teacher_template", "teacher_tokenizer")}
-FREE_TEXT |= {"rollouts.endpoint", "rollouts.extra", "rollouts.key_env"}
+FREE_TEXT |= {"distillation.teacher", "rollouts.endpoint", "rollouts.extra", "rollouts.key_env"}
 FREE_TEXT |= {"evaluation.problems", "evaluation.benchmarks", "evaluation.fields", "functions.texts"}
 CHECKED_ELSEWHERE = {
     "paths.reference": "one of the methods",

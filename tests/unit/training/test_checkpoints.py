@@ -17,8 +17,10 @@ from transformers import Trainer
 
 from tasks.core.digests import build_manifest
 from tasks.core.errors import StageError
+from tasks.core.results import LocalTeacher
 from tasks.core.sections import TrainSpec
 from tasks.methods import Method
+from tasks.methods.distillation import Distillation
 from tasks.methods.dpo import Dpo
 from tasks.methods.kto import Kto
 from tasks.methods.offline_grpo import OfflineGrpo
@@ -122,6 +124,7 @@ def arguments(world: World, method: Method, train: TrainSpec, out: Path, checkpo
     return {
         "base": world.base, "rollouts": world.rollouts, "method": method, "train": train, "lora": LORA, "info": RUN,
         "pad_token": None, "out": out, "checkpoints": checkpoints,
+        "teacher": LocalTeacher(world.base, in_style=True) if method.from_teacher else None,
     }  # fmt: skip
 
 
@@ -131,6 +134,7 @@ CASES = {
     "dpo": (Dpo(), TRAIN.model_copy(update={"gradient_checkpointing": "on"})),
     "kto": (Kto(), TRAIN),
     "online": (OnlineGrpo(samples=4, max_new_tokens=6), TRAIN),
+    "distillation": (Distillation(max_new_tokens=6), TRAIN),
 }
 
 

@@ -16,7 +16,7 @@ from tasks.methods.online_grpo import OnlineGrpo
 from tasks.methods.sft import Sft
 from tasks.models.turn import open_turn
 from tasks.training.micro import Limits
-from tasks.training.online import OnlineTrainer, grade_reward
+from tasks.training.online import Sampling, grade_reward
 from tests.definitions.losses import group_advantages
 from tests.lab.families import FAMILIES, write_parrot
 from tests.lab.world import World, assert_near, logged, make_graded, read_adapter, token_logprobs
@@ -119,7 +119,7 @@ def test_cutting_the_batch_changes_no_number(world: World, tmp_path: Path, loss_
     for examples in (8, 3):
         trainer.set_limits(Limits(examples))
         trainer._metrics["train"].clear()
-        loss = super(OnlineTrainer, trainer).training_step(trainer.model, dict(batch))
+        loss = super(Sampling, trainer).training_step(trainer.model, dict(batch))
         noted = {name: values[0] for name, values in trainer._metrics["train"].items() if name != "step_time"}
         found.append(({"loss": float(loss), **noted}, gradients(trainer.model)))
     assert found[0][0].keys() >= {"kl", "entropy", "clip_ratio/low_mean", "clip_ratio/high_max"}
