@@ -18,6 +18,7 @@ from tasks.reporting.formats import significant
 from tests.faults.numbers import check_in_browser, check_page, check_words, study, sums, write_rows
 from tests.lab.adapters import adapter, compare, dense
 from tests.lab.browsing import launched
+from tests.lab.frames import of_pairs
 from tests.lab.study_runs import Lab, Study
 
 pytestmark = pytest.mark.faults
@@ -137,11 +138,7 @@ def counts(found: Study) -> dict[str, str]:
 
 
 def whole(folder: Path, metric: str) -> dict[tuple[str, str], float | None]:
-    """A metric over everything, pair by pair."""
-    frame = pl.read_parquet(folder / "pair_metrics.parquet").filter(
-        pl.col("module") == "*", pl.col("layer").is_null(), pl.col("projection").is_null(), pl.col("metric") == metric
-    )
-    return {(a, b): value for a, b, value in frame.select("run_a", "run_b", "value").iter_rows()}
+    return of_pairs(pl.read_parquet(folder / "pair_metrics.parquet"), metric)
 
 
 def test_odd_completions_are_trained_on_or_dropped_and_counted(ran: Callable[[str], Study]) -> None:

@@ -27,6 +27,7 @@ from tasks.geometry.adapters.opened import check as openable
 from tasks.geometry.compare import Comparison, Named, compare, examine
 from tasks.geometry.delta import Source
 from tests.definitions.geometry import Formed, pair_value
+from tests.lab.models import small_model
 from tests.lab.updates import dense
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -93,17 +94,14 @@ def train(base: Path, folder: Path, batches: Sequence[torch.Tensor], seed: int, 
     model.save_pretrained(folder)
 
 
-def tiny_base(folder: Path, hidden: int = 32, seed: int = 0, dtype: torch.dtype = torch.float32, **saving: Any) -> Path:
+def tiny_base(
+    folder: Path, hidden: int = 32, seed: int = 0, dtype: torch.dtype = torch.float32, tied: bool = False, **saving: Any
+) -> Path:
     """A random Qwen3 of two layers, saved: q (40, hidden), k and v (8, hidden), vocabulary 24."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    config = Qwen3Config(
-        vocab_size=24, hidden_size=hidden, num_hidden_layers=2, num_attention_heads=5, num_key_value_heads=1,
-        head_dim=8, intermediate_size=48, tie_word_embeddings=False,
-    )  # fmt: skip
+    shape = {"vocab_size": 24, "hidden_size": hidden, "num_attention_heads": 5, "num_key_value_heads": 1}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        Qwen3ForCausalLM(config).to(dtype).save_pretrained(folder, **saving)
+        model = small_model(seed, **shape, intermediate_size=48, tie_word_embeddings=tied, initializer_range=0.02)
+        model.to(dtype).save_pretrained(folder, **saving)
     return folder
 
 

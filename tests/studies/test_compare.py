@@ -22,6 +22,7 @@ from tasks.geometry.delta import load_delta
 from tasks.storage.recorded import fetch, recall
 from tasks.storage.store import STUDIES, StageKey, Store
 from tests.lab.adapters import RANK, Done, adapter, compare, dense
+from tests.lab.frames import of_pairs
 from tests.lab.homes import furnished
 from tests.lab.updates import dense as formed
 from tests.lab.world import write_base
@@ -80,13 +81,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(folder, study_run, *runs)
 
 
-def cosines(folder: Path) -> dict[tuple[str, str], float]:
-    """The global cosine of each pair."""
-    table = pl.read_parquet(folder / "pair_metrics.parquet").filter(
-        (pl.col("module") == "*") & (pl.col("metric") == "cosine") & pl.col("layer").is_null()
-        & pl.col("projection").is_null()
-    )  # fmt: skip
-    return {(a, b): value for a, b, value in table.select("run_a", "run_b", "value").iter_rows()}
+def cosines(folder: Path) -> dict[tuple[str, str], float | None]:
+    return of_pairs(pl.read_parquet(folder / "pair_metrics.parquet"), "cosine")
 
 
 def check_cosines(report: Path, adapters: dict[str, Path]) -> None:

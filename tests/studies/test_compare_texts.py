@@ -14,6 +14,7 @@ from tasks.geometry.adapters.adapter import AdapterSource
 from tasks.models.load import load_model
 from tests.definitions.geometry import activation_cosine
 from tests.lab.adapters import Done, compare
+from tests.lab.frames import WHOLE
 from tests.lab.updates import dense
 from tests.unit.geometry.test_functions import write_adapter, write_base
 
@@ -47,9 +48,7 @@ def test_plain_and_as_a_flow_it_is_the_cosine_of_the_outputs(folder: Path) -> No
         assert NOTE in (folder / out / "report.md").read_text(encoding="utf-8")
         assert "Cosine, weighted by activations" in (folder / out / "report.html").read_text(encoding="utf-8")
     assert weighted(folder, "plain").equals(weighted(folder, "flow"))
-    (found,) = weighted(folder, "flow").filter(
-        pl.col("module") == "*", pl.col("layer").is_null(), pl.col("projection").is_null()
-    )["value"]
+    (found,) = weighted(folder, "flow").filter(*WHOLE)["value"]
     assert found == pytest.approx(expected(folder), abs=1e-6)
     again = run(folder, "again", *words)
     assert "found in the cache" in again.stdout

@@ -24,6 +24,7 @@ from tasks.storage.store import Store
 from tests.faults.chain import GONE_SECONDS
 from tests.faults.processes import living, until
 from tests.lab.browsing import csv, launched, measured, pick, scrub, visiting
+from tests.lab.frames import of_pairs
 from tests.lab.study_runs import Lab, Study, kill_after
 
 pytestmark = pytest.mark.slow
@@ -95,13 +96,7 @@ def test_student_and_teacher_are_where_the_preset_wants_them(first: Study) -> No
 
 
 def test_cosines_are_those_of_the_dense_updates(lab: Lab, first: Study) -> None:
-    table = pl.read_parquet(first.folder / "pair_metrics.parquet").filter(
-        (pl.col("metric") == "cosine")
-        & (pl.col("module") == "*")
-        & pl.col("layer").is_null()
-        & pl.col("projection").is_null()
-    )
-    measured = {(a, b): value for a, b, value in table.select("run_a", "run_b", "value").iter_rows()}
+    measured = of_pairs(pl.read_parquet(first.folder / "pair_metrics.parquet"), "cosine")
     assert set(measured) == set(combinations(RUNS, 2))
     updates = {run: dense_update(lab, first, run) for run in RUNS}
     for (a, b), value in measured.items():
@@ -132,15 +127,8 @@ def test_controls_are_checked_and_recorded(first: Study) -> None:
 
 
 def test_noise_floor_is_the_twins_cosine(first: Study) -> None:
-    table = pl.read_parquet(first.folder / "pair_metrics.parquet")
-    replicate = table.filter(
-        (pl.col("run_a") == "sft")
-        & (pl.col("run_b") == "sft-order1")
-        & (pl.col("metric") == "cosine")
-        & (pl.col("module") == "*")
-        & pl.col("layer").is_null()
-        & pl.col("projection").is_null()
-    )["value"].item()
+    replicate = of_pairs(pl.read_parquet(first.folder / "pair_metrics.parquet"), "cosine")["sft", "sft-order1"]
+    assert replicate is not None
     assert first.record["noise_floor"]["cosine"] == replicate
     assert 0.3 < replicate < 1.0
 
@@ -305,10 +293,8 @@ def test_methods_beyond_the_six_on_the_same_rollouts(lab: Lab, first: Study) -> 
     assert all(check["ok"] for check in checks.values())
     assert checks["shared LoRA initialisation"]["detail"].startswith("6 adapters, 1 seed(s): lora_A bit-identical")
     assert checks["shared token stream"]["detail"] == "3 row methods: one order of rollouts"  # sft, kto, asft
-    cosine = pl.read_parquet(study.folder / "pair_metrics.parquet").filter(
-        pl.col("module") == "*", pl.col("layer").is_null(), pl.col("projection").is_null(), metric="cosine"
-    )
-    found = {frozenset((row["run_a"], row["run_b"])): row["value"] for row in cosine.iter_rows(named=True)}
+    cosine = of_pairs(pl.read_parquet(study.folder / "pair_metrics.parquet"), "cosine")
+    found: Any = {frozenset(pair): value for pair, value in cosine.items()}
     assert found.keys() == {frozenset(pair) for pair in combinations(names, 2)}
     assert found[frozenset(("sft", "asft"))] > 0.4  # seen: .63, and .03 for the on-policy one (the paper: .025)
     assert abs(found[frozenset(("sft", "online_grpo"))]) < 0.3

@@ -10,6 +10,7 @@ from scipy.stats import kstest, ortho_group
 from tasks.geometry.delta import Factors
 from tasks.geometry.tables.build import geometry, pair_frame
 from tasks.geometry.updates.metrics import PAIR_METRICS
+from tests.lab.frames import WHOLE
 from tests.lab.updates import Memory, dense, frame_of, grid, infos, random_delta, random_factors, width
 
 KS = (1, 2, 3)
@@ -134,9 +135,7 @@ def test_percentiles_of_random_adapters_are_uniform_over_modules(sides: tuple[in
 def test_percentiles_of_random_adapters_are_uniform_over_pairs_for_the_whole() -> None:
     rng = np.random.default_rng(3)
     many = [random_delta(rng, 16, 12, 3, modules=3) for _ in range(24)]
-    frame = geometry(many, infos(24), (1,)).pair_metrics.filter(
-        pl.col("module") == "*", pl.col("layer").is_null(), pl.col("projection").is_null()
-    )
+    frame = geometry(many, infos(24), (1,)).pair_metrics.filter(*WHOLE)
     for metric in WITH_NULL:
         found = frame.filter(pl.col("metric") == metric, pl.col("k").fill_null(1) == 1)["percentile"].to_numpy()
         assert len(found) == 24 * 23 / 2
@@ -183,7 +182,7 @@ def test_a_zero_update_has_no_null_and_leaves_the_others_alone() -> None:
     assert set(here["percentile"]) == {None}
     kept = pair_frame(*(Memory({n: one.read(n) for n in rest}) for one in (a, b)), *infos(2), (1,))
     columns = ["metric", "k", "null"]
-    everything = [f.filter(pl.col("module") == "*", pl.col("layer").is_null(), pl.col("projection").is_null())
+    everything = [f.filter(*WHOLE)
                   for f in (frame, kept)]  # fmt: skip
     whole, part = (dict(zip(f.select(columns[:2]).rows(), f["null"], strict=True)) for f in everything)
     for key, value in part.items():

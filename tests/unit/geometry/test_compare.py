@@ -25,6 +25,7 @@ from tasks.reporting.views.floors import INITIALISATION, ORDER, SHARED_START
 from tasks.reporting.views.pairs import ZERO, geometry_of
 from tasks.reporting.views.study import Comparison as Compared
 from tests.lab.foreign_adapters import check_ranges, check_unshared, dense_metrics, named, tiny_base
+from tests.lab.frames import WHOLE, of_pairs
 from tests.lab.refusals import refusal as refused
 from tests.unit.geometry.test_merged import lora, train
 
@@ -179,11 +180,9 @@ def test_every_pair_equals_the_dense_definition_on_merged_less_base(
 
 
 def test_whole_cosine_is_over_the_shared_modules(found: Comparison, truth: dict[str, dict[str, np.ndarray]]) -> None:
-    whole = found.pair_metrics.filter(
-        pl.col("module") == "*", pl.col("layer").is_null(), pl.col("projection").is_null(), pl.col("metric") == "cosine"
-    )
-    assert whole.height == 15
-    for a, b, value in whole.select("run_a", "run_b", "value").rows():
+    whole = of_pairs(found.pair_metrics, "cosine")
+    assert len(whole) == 15
+    for (a, b), value in whole.items():
         shared = sorted(HAS[a] & HAS[b])
         x, y = (np.concatenate([truth[run][name].ravel() for name in shared]) for run in (a, b))
         assert value == pytest.approx(x @ y / np.linalg.norm(x) / np.linalg.norm(y), abs=1e-6), (a, b)
@@ -219,9 +218,7 @@ def test_factored_and_merged_way_agree_on_plain_lora(adapters: Path, base: Path,
     pair = compare(named([adapters / "lora", tmp_path / "whole"]), (1, 3), base, tmp_path).pair_metrics
     whole = {
         (m, k): v
-        for m, k, v in pair.filter(
-            pl.col("module") == "*", pl.col("layer").is_null(), pl.col("projection").is_null()
-        ).select("metric", "k", "value").rows()
+        for m, k, v in pair.filter(*WHOLE).select("metric", "k", "value").rows()
     }  # fmt: skip
     assert whole["cosine", None] == pytest.approx(1, abs=1e-12)
     assert whole["norm_ratio", None] == pytest.approx(1, abs=1e-12)
@@ -246,14 +243,6 @@ def test_progress_counts_modules(adapters: Path, tmp_path: Path) -> None:
 # --- what a merged adapter's file tells of its initialisation --------------------------------------------------------
 
 
-def whole(pairs: pl.DataFrame, metric: str) -> dict[tuple[str, str], float | None]:
-    """Pair -> a metric over everything."""
-    rows = pairs.filter(
-        pl.col("module") == "*", pl.col("layer").is_null(), pl.col("projection").is_null(), pl.col("metric") == metric
-    )
-    return {(a, b): value for a, b, value in rows.select("run_a", "run_b", "value").rows()}
-
-
 def test_a_shared_lora_a_is_seen_through_merging(base: Path, tmp_path: Path) -> None:
     folders = []
     for name, seed, settings in (
@@ -269,7 +258,7 @@ def test_a_shared_lora_a_is_seen_through_merging(base: Path, tmp_path: Path) -> 
             for key, tensor in load_file(one / WEIGHTS).items() if "lora_A" in key
         } for one in folders
     }  # fmt: skip
-    cosines = whole(found.pair_metrics, "lora_a_cosine")
+    cosines = of_pairs(found.pair_metrics, "lora_a_cosine")
     assert len(cosines) == 10
     for (a, b), value in cosines.items():
         if "rank2-dora" in (a, b):

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import peft
-import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -27,6 +26,8 @@ from tasks.geometry.cosine import module_inner
 from tasks.geometry.delta import Dense, Factors, NotFinite, Rescaled, Weight
 from tests.definitions.geometry import dora
 from tests.lab.foreign_adapters import dense_metrics, named, tiny_base
+from tests.lab.frames import WHOLE
+from tests.lab.models import small_model
 from tests.lab.updates import dense
 from tests.unit.geometry.test_merged import lora, relative, train
 
@@ -134,7 +135,7 @@ def test_every_pair_equals_the_dense_definition(
     assert dict(found.adapters.select("run", "update").rows()) == {
         **dict.fromkeys(KINDS, RESCALED), **dict.fromkeys(PLAIN, FACTORED),
     }  # fmt: skip
-    whole = pl.col("module") == "*", pl.col("layer").is_null(), pl.col("projection").is_null()
+    whole = WHOLE
     cosines = found.pair_metrics.filter(*whole, metric="cosine").select("run_a", "run_b", "value").rows()
     assert len(cosines) == 45
     for a, b, value in cosines:
@@ -179,14 +180,9 @@ def test_conv1d_whose_weights_are_stored_turned(tmp_path: Path) -> None:
 
 def test_an_embedding_that_the_base_ties_has_its_own_update(tmp_path: Path) -> None:
     """Its output layer is not what was adapted: PEFT cannot merge this, its factors say it. Square, to be turned."""
-    from transformers import Qwen3Config
 
-    config = Qwen3Config(
-        vocab_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=1, head_dim=8,
-        intermediate_size=48, tie_word_embeddings=True,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    Qwen3ForCausalLM(config).save_pretrained(tmp_path / "base")
+    shape = {"vocab_size": 32, "num_hidden_layers": 1, "num_key_value_heads": 1, "intermediate_size": 48}
+    small_model(**shape, tie_word_embeddings=True, initializer_range=0.02).save_pretrained(tmp_path / "base")
     model = train(tmp_path / "base", tmp_path / "adapter", lora(use_dora=True, target_modules=["embed_tokens"]))
     update = open_dora(tmp_path / "adapter", tmp_path / "base").read("model.embed_tokens")
     ids, weight = torch.arange(32), Checkpoint(tmp_path / "base").read("model.embed_tokens.weight")
@@ -276,7 +272,7 @@ def test_what_the_rounding_of_the_first_magnitudes_does_is_said(
     said = {note.split(": ")[0]: note for note in found.notes}
     assert set(said) == {"a", "b"}  # not c, trained on the base in float32, nor where it is little beside the update
     assert "DoRA on a bfloat16 base: PEFT rounds the first magnitudes to its precision" in said["a"]
-    rows = found.pair_metrics.filter(pl.col("module") == "*", pl.col("layer").is_null(), pl.col("projection").is_null())
+    rows = found.pair_metrics.filter(*WHOLE)
     cosines = {(a, b): v for a, b, v in rows.filter(metric="cosine").select("run_a", "run_b", "value").rows()}
     assert cosines["a", "b"] > 0.9  # two trainings that share nothing but that rounding
     assert abs(cosines["a", "c"]) < 0.5

@@ -16,6 +16,7 @@ import pytest
 from tasks.geometry.adapters.opened import FACTORED, RESCALED
 from tasks.geometry.compare import Comparison
 from tests.lab.foreign_adapters import Missing, check, groups, make, named
+from tests.lab.frames import WHOLE
 
 
 def test_adapters_of_others(tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ def test_what_they_are(comparison: Comparison, made: tuple[Path, Path]) -> None:
 def value(comparison: Comparison, a: str, b: str, metric: str, column: str = "value", k: int | None = None) -> float:
     """Over all modules; either order of the two."""
     rows = comparison.pair_metrics.filter(
-        pl.col("module") == "*", pl.col("layer").is_null(), pl.col("projection").is_null(), pl.col("metric") == metric,
+        *WHOLE, pl.col("metric") == metric,
         pl.col("run_a").is_in([a, b]), pl.col("run_b").is_in([a, b]), pl.col("k").eq_missing(k),
     )  # fmt: skip
     return rows[column].item()

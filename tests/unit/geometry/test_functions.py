@@ -26,6 +26,7 @@ from tasks.geometry.functions.divergence import divergence_frame, pair_divergenc
 from tasks.geometry.functions.measures import measure_functions
 from tasks.geometry.functions.readout import find_readout
 from tasks.models.load import load_model
+from tests.lab.models import small_model
 
 WORDS = [" the", " sum", " of", " and", " is", " so", " \\boxed{", "}", *(f" {digit}" for digit in range(10))]
 LAYERS = 3
@@ -34,26 +35,20 @@ Frames = dict[str, pl.DataFrame]
 
 def write_base(folder: Path, kind: str = "qwen3") -> Path:
     """A random model of 3 layers of width 16 over 23 tokens, whose logits are far from flat."""
-    from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
+    from transformers import GPT2Config, GPT2LMHeadModel
 
     from tasks.models.tokenizer import build_tokenizer
 
     tokenizer = build_tokenizer(WORDS, max_length=48)
-    torch.manual_seed(1)
     special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    tokens = {"vocab_size": len(tokenizer), "initializer_range": 0.3, **special}
     if kind == "gpt2":
-        gpt2 = GPT2Config(
-            vocab_size=len(tokenizer), n_embd=16, n_layer=LAYERS, n_head=2, n_positions=48, initializer_range=0.3,
-            **special,
-        )  # fmt: skip
-        model: Any = GPT2LMHeadModel(gpt2)
+        torch.manual_seed(1)
+        model: Any = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=LAYERS, n_head=2, n_positions=48, **tokens))
     else:
-        qwen3 = Qwen3Config(
-            vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=LAYERS, num_attention_heads=2,
-            num_key_value_heads=1, head_dim=8, intermediate_size=32, max_position_embeddings=48, initializer_range=0.3,
-            tie_word_embeddings=True, **special,
-        )  # fmt: skip
-        model = Qwen3ForCausalLM(qwen3)
+        shape = {"hidden_size": 16, "num_hidden_layers": LAYERS, "num_attention_heads": 2, "num_key_value_heads": 1}
+        more = {"intermediate_size": 32, "max_position_embeddings": 48, "tie_word_embeddings": True}
+        model = small_model(1, **shape, **more, **tokens)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

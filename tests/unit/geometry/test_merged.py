@@ -11,11 +11,12 @@ import pytest
 import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
 from tasks.geometry.adapters.checkpoint import Checkpoint, changed
 from tasks.geometry.adapters.merged import merge
 from tasks.geometry.adapters.peft_config import NOT_PLAIN, explain
+from tests.lab.foreign_adapters import tiny_base
 from tests.lab.refusals import refusal as refused
 
 Q = [f"model.layers.{i}.self_attn.q_proj" for i in (0, 1)]
@@ -32,13 +33,7 @@ def base_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     def base(tied: bool = False, dtype: torch.dtype = torch.float32) -> Path:
         if (tied, dtype) not in made:
-            config = Qwen3Config(
-                vocab_size=24, hidden_size=32, num_hidden_layers=2, num_attention_heads=5, num_key_value_heads=1,
-                head_dim=8, intermediate_size=48, tie_word_embeddings=tied,
-            )  # fmt: skip
-            torch.manual_seed(0)
-            made[tied, dtype] = tmp_path_factory.mktemp("base")
-            Qwen3ForCausalLM(config).to(dtype).save_pretrained(made[tied, dtype])
+            made[tied, dtype] = tiny_base(tmp_path_factory.mktemp("base"), dtype=dtype, tied=tied)
         return made[tied, dtype]
 
     return base

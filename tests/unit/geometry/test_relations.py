@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import polars as pl
 import pytest
 
 from tasks.core.frames import RELATIONS
@@ -28,6 +27,7 @@ from tasks.geometry.relations import (
     relations_frame,
 )
 from tasks.geometry.tables.build import geometry
+from tests.lab.frames import WHOLE
 from tests.lab.updates import Memory, infos, mapped
 
 OUT, IN, R = 48, 40, 4
@@ -153,9 +153,7 @@ def test_the_frame_has_a_row_a_pair_with_its_evidence() -> None:
         ("run0", "run2", UNRELATED, False, len(MODULES)),
         ("run1", "run2", UNRELATED, False, len(MODULES)),
     ]
-    whole = metrics.filter(
-        pl.col("module") == "*", pl.col("layer").is_null(), pl.col("projection").is_null(), metric="u1_overlap"
-    )
+    whole = metrics.filter(*WHOLE, metric="u1_overlap")
     assert frame["u1_overlap"].to_list() == whole["value"].to_list()
 
 

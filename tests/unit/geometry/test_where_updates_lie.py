@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 from safetensors.numpy import save_file
@@ -15,6 +14,7 @@ from tasks.geometry.adapters.checkpoint import Checkpoint
 from tasks.geometry.base.energy import principal_energy, small_energy
 from tasks.geometry.delta import Dense, Factors
 from tasks.geometry.visible import NAME, visible_frame
+from tests.lab.frames import WHOLE
 from tests.lab.updates import Memory, dense, frame_of, infos, random_factors
 
 
@@ -101,9 +101,7 @@ def test_an_update_and_itself_show_on_the_same_entries_and_shuffled_they_do_not(
     a = Memory({n: random_factors(rng, 40, 30, 2)._replace(scale=1e-3) for n in LAYERS})
     whole = Memory({n: Dense(dense(f)) for n, f in a.modules.items()})
     turned = Memory({n: Factors(-f.B, f.A, f.scale) for n, f in a.modules.items() if isinstance(f, Factors)})
-    frame = visible_frame([a, whole, turned], infos(3), base).filter(
-        pl.col("module") == "*", pl.col("layer").is_null(), pl.col("projection").is_null()
-    )
+    frame = visible_frame([a, whole, turned], infos(3), base).filter(*WHOLE)
     assert frame["value"][0] == 1.0
     assert frame["value"][1] == frame["value"][2]
     assert (frame["null"] < 0.7).all()

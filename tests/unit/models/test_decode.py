@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
 from tasks.core.results import no_progress
 from tasks.models import decode as module
@@ -16,18 +16,15 @@ from tasks.models.decode import can_decode, decode
 from tasks.models.generate import generate, nobody
 from tasks.models.load import BARE
 from tasks.models.score import _packed, _padded
+from tests.lab.models import small_model
 
 EOS, PAD = 2, 0
 
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
-        intermediate_size=64, initializer_range=0.3, eos_token_id=EOS, pad_token_id=PAD, attn_implementation="sdpa",
-    )  # fmt: skip
-    return Qwen3ForCausalLM(config).eval()
+    tokens = {"vocab_size": 40, "initializer_range": 0.3, "eos_token_id": EOS, "pad_token_id": PAD}
+    return small_model(**tokens, attn_implementation="sdpa").eval()
 
 
 PROMPTS = [

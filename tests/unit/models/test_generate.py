@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
 from tasks.core.errors import InputError
 from tasks.models.generate import Generated, InverseSampler, generate
+from tests.lab.models import small_model
 
 EOS, PAD = 2, 0
 PROMPTS = [[1, 5, 6, 7], [1, 9], [1, 8, 8, 8, 8, 3], [1, 4, 5]]
@@ -18,22 +19,9 @@ PROMPTS = [[1, 5, 6, 7], [1, 9], [1, 8, 8, 8, 8, 3], [1, 4, 5]]
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=12,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        intermediate_size=32,
-        max_position_embeddings=64,
-        initializer_range=0.3,
-        bos_token_id=1,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-    )
-    network = Qwen3ForCausalLM(config).eval()
+    shape = {"vocab_size": 12, "hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1}
+    tokens = {"bos_token_id": 1, "eos_token_id": EOS, "pad_token_id": PAD, "max_position_embeddings": 64}
+    network = small_model(**shape, **tokens, intermediate_size=32, initializer_range=0.3).eval()
     # shipped sampling defaults that must not reach the decoding
     network.generation_config.repetition_penalty = 5.0
     network.generation_config.top_k = 1

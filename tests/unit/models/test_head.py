@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
 from trl.trainer import utils
 from trl.trainer.utils import add_fused_lm_head
 
 from tasks.models import head
 from tasks.models.head import WantedLogProbs, log_probs, score_wanted_only
+from tests.lab.models import small_model
 
 OUTPUTS = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 
@@ -52,12 +52,7 @@ def test_of_equal_logits_the_first_is_the_likeliest() -> None:
 
 
 def make_model() -> Any:
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
-        intermediate_size=64, initializer_range=0.15,
-    )  # fmt: skip
-    model = Qwen3ForCausalLM(config).train()
+    model = small_model().train()
     model.get_output_embeddings().weight.requires_grad_(False)
     add_fused_lm_head(model, outputs=("log_probs", *OUTPUTS))
     return model

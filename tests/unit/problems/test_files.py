@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from tasks.core.errors import InputError
 from tasks.core.frames import PROBLEMS
 from tasks.problems.files import read_problems
+from tests.lab.real_problems import real_data
 from tests.lab.refusals import refusal
 
 Write = Callable[..., Path]
@@ -146,32 +146,23 @@ def test_missing_files_other_suffixes_and_damaged_parquet_are_refused(write: Wri
 # --- real files ------------------------------------------------------------------------------------------------------
 
 
-def _file(name: str) -> Path:
-    if "COLINEAR_DATA" not in os.environ:
-        pytest.skip("COLINEAR_DATA is not set: no real data")
-    path = Path(os.environ["COLINEAR_DATA"]) / name
-    if not path.exists():
-        pytest.skip(f"no {name} under COLINEAR_DATA")
-    return path
-
-
 @pytest.mark.parametrize(("name", "rows"), [("train", 7473), ("test", 1319)])
 def test_every_gsm8k_gold_is_a_bare_number(name: str, rows: int) -> None:
-    frame = read_problems(_file(f"gsm8k/{name}.jsonl"))
+    frame = read_problems(real_data(f"gsm8k/{name}.jsonl"))
     assert frame.height == rows
     assert frame["answer"].str.contains(r"^-?\d+(\.\d+)?$").all()
     assert frame["solution"].str.contains("####").all()
 
 
 def test_aime_and_math500_golds_are_kept_as_they_are() -> None:
-    aime = read_problems(_file("aime/aime_2024_2026.jsonl"))
+    aime = read_problems(real_data("aime/aime_2024_2026.jsonl"))
     assert aime.height == 90
     assert aime.row(0, named=True)["problem_id"] == "2024-I-1"
     assert aime["answer"].cast(pl.Int64).is_between(0, 999).all()
-    math = read_problems(_file("math500/math500.jsonl"))
+    math = read_problems(real_data("math500/math500.jsonl"))
     assert (math.height, math["answer"][0]) == (500, r"\left( 3, \frac{\pi}{2} \right)")
 
 
 def test_a_real_file_with_a_missing_gold_is_refused_with_its_line() -> None:
     with pytest.raises(InputError, match=r"line 6005, field `answer`: .* got ''"):
-        read_problems(_file("deepscaler/train.jsonl"))
+        read_problems(real_data("deepscaler/train.jsonl"))

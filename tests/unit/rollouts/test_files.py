@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from tasks.core.errors import InputError
 from tasks.core.frames import GRADED
 from tasks.rollouts.files import ROLLOUT_FILE, describe, heldout_split, read_rollouts
 from tasks.rollouts.layouts import bare_gold
+from tests.lab.real_problems import real_data
 from tests.lab.refusals import refusal
 
 Write = Callable[..., Path]
@@ -388,19 +388,10 @@ def test_heldout_split_refuses_a_single_problem() -> None:
 # --- real files ------------------------------------------------------------------------------------------------------
 
 
-def _file(name: str) -> Path:
-    if "COLINEAR_DATA" not in os.environ:
-        pytest.skip("COLINEAR_DATA is not set: no real data")
-    path = Path(os.environ["COLINEAR_DATA"]) / name
-    if not path.exists():
-        pytest.skip(f"no {name} under COLINEAR_DATA")
-    return path
-
-
 def test_the_real_gsm8k_rollouts() -> None:
-    frame = read_rollouts(_file("gsm8k/model_solutions.jsonl"))
+    frame = read_rollouts(real_data("gsm8k/model_solutions.jsonl"))
     assert frame.group_by("problem_id").len()["len"].unique().to_list() == [4]
-    with _file("gsm8k/test.jsonl").open(encoding="utf-8") as lines:
+    with real_data("gsm8k/test.jsonl").open(encoding="utf-8") as lines:
         official = [json.loads(line)["answer"].rsplit("#### ", 1)[1].replace(",", "") for line in lines]
     assert frame["answer"].gather_every(4).to_list() == official
     found = describe(frame)
@@ -410,6 +401,6 @@ def test_the_real_gsm8k_rollouts() -> None:
 
 
 def test_the_real_math_rollouts() -> None:
-    found = describe(read_rollouts(_file("rollouts_math/qwen25math_100x8.jsonl")))
+    found = describe(read_rollouts(real_data("rollouts_math/qwen25math_100x8.jsonl")))
     assert (found["problems"], found["rows"], found["k_min"], found["k_max"]) == (100, 800, 8, 8)
     assert (found["correct_share"], found["mixed_groups"]) == (0.91, 10)
