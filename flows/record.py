@@ -16,7 +16,7 @@ from flows.cluster.ray_cluster import machine
 from flows.notes.activations import activation_notes
 from flows.notes.epochs import epoch_notes, read_often
 from flows.notes.functions import function_notes
-from flows.notes.rollouts import dropped, few_examples, read_as, rollout_notes, unjudged
+from flows.notes.rollouts import dropped, few_examples, read_as, rollout_notes, taught, unjudged
 from flows.notes.world import world_notes
 from flows.servers.crashed_runs import open_recorded
 from flows.servers.prefect_server import send_rest, wait_until_there
@@ -355,7 +355,7 @@ class Recorder:
         notes += damage_notes(self.results)
         notes += activation_notes(self.results)
         notes += function_notes(self.results, self.spec.paths.readings)
-        notes += unjudged(self.spec)
+        notes += unjudged(self.spec) + taught(self.spec)
         if not self.spec.own:
             notes.append(
                 "Reference solutions are in the student's own style: learning the teacher's style raises the answer "

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks.core.results import StageResult
+from tasks.methods import METHOD_TITLES
 from tasks.reporting.notes import count, named
 from tasks.settings.study import StudySpec
 
@@ -59,6 +60,16 @@ def few_examples(results: Sequence[StageResult], spec: StudySpec) -> list[str]:
     return [
         f"Fewer examples than train.batch_size ({batch_size}), so that every step holds some more than once and the "
         f"order of the data hardly matters: {who}."
+    ]
+
+
+def taught(spec: StudySpec) -> list[str]:
+    """Which methods learn from more of the teacher than its rollouts."""
+    names = [METHOD_TITLES[name] for name in spec.methods if spec.method(name).from_teacher]
+    return [
+        f"{name} follows the teacher's distribution over tokens at the student's own answers and sees no rollout: no "
+        "pair with it compares two losses on identical rollouts, and its accuracy is outside the families of tests."
+        for name in names
     ]
 
 

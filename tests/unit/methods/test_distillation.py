@@ -10,10 +10,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from flows.notes.rollouts import taught
 from tasks.core.errors import InputError
 from tasks.methods.common import PROMPT_EXAMPLES
 from tasks.methods.distillation import Distillation
 from tasks.models.external import check_vocabulary
+from tasks.planning.preflight import distilled
 from tasks.settings.study import StudySpec
 from tests.definitions.losses import mixed_divergence
 from tests.lab.groups import graded
@@ -47,6 +49,20 @@ def test_a_teacher_of_ones_own_for_a_base_of_ones_own() -> None:
     assert StudySpec.model_validate({**own, "methods": ["sft"]}).distillation.teacher is None
     with pytest.raises(ValidationError, match=r"distillation\.teacher: the synthetic task has its own teacher"):
         StudySpec.model_validate({"methods": ["distillation"], "distillation": {"teacher": "z"}})
+
+
+def test_the_report_says_that_it_sees_no_rollout() -> None:
+    (said,) = taught(StudySpec.model_validate({"methods": ["sft", "distillation"]}))
+    assert said.startswith("On-policy distillation follows the teacher's distribution")
+    assert taught(StudySpec()) == []
+
+
+def test_ones_own_teacher_is_found_only_where_it_is_asked(tmp_path: Path) -> None:
+    own = {"model": {"base": "x"}, "rollouts": {"file": "y"}, "distillation": {"teacher": str(write_base(tmp_path))}}
+    found = distilled(StudySpec.model_validate(own | {"methods": ["sft", "distillation"]}))
+    assert found is not None
+    assert (found.ref.uri, found.ref.kind) == (str(tmp_path), "external-model")
+    assert distilled(StudySpec.model_validate(own | {"methods": ["sft"]})) is None
 
 
 def test_a_teacher_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
