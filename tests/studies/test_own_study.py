@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from tests.lab.frames import WHOLE
+from tests.lab.real_problems import real_data
 from tests.lab.study_runs import Lab, Study
 
 pytestmark = pytest.mark.slow
@@ -18,17 +19,14 @@ PROBLEMS = 60  # of 1,319: the whole file takes minutes
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    data = Path(os.environ.get("COLINEAR_DATA") or "missing")
-    if not (data / "gsm8k" / "model_solutions.jsonl").is_file():
-        pytest.skip("COLINEAR_DATA names no folder with gsm8k/model_solutions.jsonl and stories260K")
     folder = tmp_path_factory.mktemp("own")
-    lines = (data / "gsm8k" / "model_solutions.jsonl").read_text().splitlines()[:PROBLEMS]
+    lines = real_data("gsm8k/model_solutions.jsonl").read_text().splitlines()[:PROBLEMS]
     (folder / "rollouts.jsonl").write_text("\n".join(lines) + "\n")
-    words = ["--rollouts", str(folder / "rollouts.jsonl"), "--set", f"model.base={data / 'stories260K'}"]
+    words = ["--rollouts", str(folder / "rollouts.jsonl"), "--set", f"model.base={real_data('stories260K')}"]
     words += ["--set", "model.prompt_template=Question: {question}\\nAnswer: "]
-    words += ["--set", f"evaluation.problems={data / 'gsm8k' / 'train.jsonl'}"]
+    words += ["--set", f"evaluation.problems={real_data('gsm8k/train.jsonl')}"]
     words += ["--set", "train.steps=3", "--set", "train.batch_size=8", "--set", "evaluation.n=12"]
-    words += ["--set", "evaluation.max_new_tokens=16"]
+    words += ["--set", "evaluation.max_new_tokens=16", "--set", "paths.n=2", "--set", "paths.alphas=0,0.5,1"]
     study = Lab(folder / "home").run(*words, out="out")
     assert study.code == 0, study.stderr
     return study
@@ -38,11 +36,7 @@ def test_six_adapters_and_the_twins_are_compared_and_zero_accuracy_is_said(study
     assert [info["run"] for info in study.record["runs"]] == [
         "sft", "rft", "dft", "rift", "offline_grpo", "dpo", "sft-order1", "sft-init1",
     ]  # fmt: skip
-    cosines = pl.read_parquet(study.folder / "pair_metrics.parquet").filter(
-        (pl.col("module") == "*") & (pl.col("metric") == "cosine"),
-        pl.col("layer").is_null(),
-        pl.col("projection").is_null(),
-    )
+    cosines = pl.read_parquet(study.folder / "pair_metrics.parquet").filter(*WHOLE, metric="cosine")
     assert cosines.height == 28
     assert cosines["value"].is_finite().all()
     assert "does not solve these problems" in study.stdout
