@@ -26,7 +26,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     words += ["--set", "model.prompt_template=Question: {question}\\nAnswer: "]
     words += ["--set", f"evaluation.problems={real_data('gsm8k/train.jsonl')}"]
     words += ["--set", "train.steps=3", "--set", "train.batch_size=8", "--set", "evaluation.n=12"]
-    words += ["--set", "evaluation.max_new_tokens=16", "--set", "paths.n=2", "--set", "paths.alphas=0,0.5,1"]
+    words += ["--set", "evaluation.max_new_tokens=16"]
     study = Lab(folder / "home").run(*words, out="out")
     assert study.code == 0, study.stderr
     return study
