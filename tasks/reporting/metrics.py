@@ -528,11 +528,13 @@ def _row(metric: Metric) -> str:
     span = f"{metric.bounds[0]:g} to {metric.bounds[1]:g}" if metric.bounds else "0 and above"
     span += f" {metric.unit}" if metric.unit else ""
     alike = f"; alike when {metric.nearer}" if metric.nearer else ""
-    title = metric.title.replace("{k}", "k").replace("|", "\\|")
-    formula = metric.formula.replace("|", "\\|")
+    title = metric.title.replace("{k}", "k")
     chance = "random subspaces" if metric.null else "-"
-    cells = (f"{title}<br>`{metric.name}`", metric.definition, f"`{formula}`", metric.over, f"{span}{alike}", chance)
-    return f"| {' | '.join((*cells, metric.source))} |\n"
+    cells = (
+        f"{title}<br>`{metric.name}`", metric.definition, f"`{metric.formula}`", metric.over, f"{span}{alike}", chance,
+        metric.source,
+    )  # fmt: skip
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 
 if __name__ == "__main__":
