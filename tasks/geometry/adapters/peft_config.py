@@ -99,7 +99,7 @@ class LoraConfig:
     @property
     def room(self) -> int:
         """Rank that PEFT's ``add_weighted_adapter`` makes room for: also of a pattern that has no module above it."""
-        return max(self.r, *self.rank_pattern.values())
+        return max([self.r, *self.rank_pattern.values()])
 
     def scale(self, module: str) -> float:
         """``alpha / r``, or ``alpha / sqrt(r)`` for rsLoRA (arXiv 2312.03732), of one module."""

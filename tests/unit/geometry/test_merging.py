@@ -161,6 +161,7 @@ def test_with_rslora_even_cat_is_scaled_by_the_root_of_the_new_rank(tmp_path: Pa
     model = wrapped(tmp_path, rslora=True)
     mean = mean_of(model)
     cat = combined(model, "cat")
+    assert AdapterSource(tmp_path / "one").config.room == 4  # and no pattern
     assert off(cat, mean) == pytest.approx(8**0.5 - 1, abs=1e-5)
     assert off({name: one / 8**0.5 for name, one in cat.items()}, mean) < 1e-6
 
