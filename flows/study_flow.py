@@ -100,7 +100,7 @@ def study_flow(
     """Train the methods on identical rollouts, measure how they move the weights and what that does to accuracy.
 
     Args:
-        spec: All that decides the study; the default is the embedded world, which needs nothing but this machine.
+        spec: All that decides the study; the default is the synthetic task, which needs nothing but this machine.
         out: Folder of the report; by default one under ``runs/``.
         sweep: MLflow run of the sweep that this study is a cell of.
     """

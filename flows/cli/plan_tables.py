@@ -37,7 +37,7 @@ def plan_renderable(plan: Plan, cached: Mapping[str, str]) -> RenderableType:
 def _head(plan: Plan) -> list[str]:
     shape = plan.base.shape
     assert shape is not None
-    name = plan.spec.model.base if plan.spec.own else "the embedded world's"
+    name = plan.spec.model.base if plan.spec.own else "the synthetic task's"
     place = "" if plan.machine.local else " (not this machine)"
     return [
         f"base: {name}, {counted(shape.parameters)} parameters, from {plan.base.source}",

@@ -1,4 +1,4 @@
-"""What a reader of the report must know about how the embedded world's models were made, and came out."""
+"""What a reader of the report must know about how the synthetic task's models were made, and came out."""
 
 from __future__ import annotations
 

@@ -157,6 +157,17 @@ ON_POLICY: dict[str, pl.DataType] = {
 }
 
 
+GREEDY: dict[str, pl.DataType] = {
+    "n": pl.Int64(),  # problems, one greedy answer each
+    "correct": pl.Int64(),
+    "accuracy": pl.Float64(),
+    "low": pl.Float64(),  # 95 %, Wilson
+    "high": pl.Float64(),
+    "loss": pl.Float64(),  # nats a token of the reference solutions
+}
+"""Of a model's greedy answers to one benchmark."""
+
+
 LEADING, REST = "leading", "rest"
 """Parts of an update: its k leading directions in every module, and what they leave of it."""
 
@@ -166,12 +177,7 @@ TRUNCATION: dict[str, pl.DataType] = {
     "benchmark": pl.String(),
     "part": pl.String(),  # LEADING or REST; of LEADING also k = 0, the base, and k = the rank, the whole update
     "k": pl.Int64(),  # directions of every module
-    "n": pl.Int64(),  # problems, one greedy answer each
-    "correct": pl.Int64(),
-    "accuracy": pl.Float64(),
-    "low": pl.Float64(),  # 95 %, Wilson
-    "high": pl.Float64(),
-    "loss": pl.Float64(),  # nats a token of the reference solutions
+    **GREEDY,
     "kl": pl.Float64(),  # KL(base || this), nats a token; null where not measured
     "kl_low": pl.Float64(),  # 95 % over problems
     "kl_high": pl.Float64(),
@@ -191,13 +197,8 @@ TRAJECTORIES: dict[str, pl.DataType] = {
     "cosine_to_gradient": pl.Float64(),  # with the step down the gradient at the base; null where not measured
     "overlap": pl.Float64(),  # squared, of the first output direction with the last row's, mean over modules
     "chance": pl.Float64(),  # of that overlap, what two random directions have on average
-    "benchmark": pl.String(),  # null, and all that follows, where the steps were not asked
-    "n": pl.Int64(),  # problems, one greedy answer each
-    "correct": pl.Int64(),
-    "accuracy": pl.Float64(),
-    "low": pl.Float64(),  # 95 %, Wilson
-    "high": pl.Float64(),
-    "loss": pl.Float64(),  # nats a token of the reference solutions
+    "benchmark": pl.String(),  # null, and all of GREEDY, where the steps were not asked
+    **GREEDY,
 }
 """A row a run and step, and a benchmark where several were asked."""
 

@@ -101,7 +101,7 @@ class ModelRef:
     template_date: str = TEMPLATE_DATE
     """What a chat template that prints the date is told."""
     turn: TurnRecord | None = None
-    """None: the embedded world's, ended by its tokenizer's end-of-sequence token alone."""
+    """None: the synthetic task's, ended by its tokenizer's end-of-sequence token alone."""
 
     def at(self, artifact: Path) -> LocalBase:
         """The same with the artifact's files in the folder ``artifact``."""

@@ -349,7 +349,7 @@ class EvaluationSpec(Section):
     """Held-out problems, one greedy answer each, and sampled ones where asked for."""
 
     n: int = Field(1319, title="Held-out problems", ge=1)
-    hard_n: int = Field(400, title="Harder problems (embedded world)", ge=0)
+    hard_n: int = Field(400, title="Harder problems (synthetic task)", ge=0)
     problems: str | None = Field(
         None,
         title="Own held-out problems",
@@ -477,7 +477,7 @@ class FunctionSpec(Section):
         None,
         title="Texts that nobody trained on",
         description="A file of rows with `text`, or with `prompt` and `completion`: by how much each method raises "
-        "the base's cross-entropy on them is what it forgets. Default: in the embedded world the held-out solutions in "
+        "the base's cross-entropy on them is what it forgets. Default: in the synthetic task the held-out solutions in "
         "the base's own style, which no method trains on; else none.",
         min_length=1,
     )

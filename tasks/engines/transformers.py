@@ -1,4 +1,4 @@
-"""The engine of the embedded world: transformers in this process, adapters side by side in one batch."""
+"""The engine of the synthetic task: transformers in this process, adapters side by side in one batch."""
 
 from __future__ import annotations
 

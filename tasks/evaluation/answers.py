@@ -26,7 +26,7 @@ class Asked:
     info: RunInfo
     adapter: Path | None = None
     instructed: bool = False
-    """Ask for the teacher's style (embedded world only)."""
+    """Ask for the teacher's style (synthetic task only)."""
 
 
 def prompt_of(wanted: Wanted) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Prefect tasks: pretrain the embedded world's student and teacher; dequantise a base that is a GGUF file."""
+"""Prefect tasks: pretrain the synthetic task's student and teacher; dequantise a base that is a GGUF file."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Plan:
 def base_of(spec: StudySpec) -> Found:
     """The base's shape and where it was read. Reads a config.json at most."""
     if not spec.own:
-        return Found(shape_of_world(spec.tiny), "the embedded world's settings", True)
+        return Found(shape_of_world(spec.tiny), "the synthetic task's settings", True)
     return find_shape(spec.model.base, spec.model.gguf_file)
 
 

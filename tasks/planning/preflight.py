@@ -42,17 +42,17 @@ SHORTEST = 256
 """Questions of own rollouts, the shortest, of which one at least must fit the base's context."""
 
 WORLD_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""Linear modules of a Qwen3 block: what the embedded world's LoRA can target."""
+"""Linear modules of a Qwen3 block: what the synthetic task's LoRA can target."""
 
 
 def preflight(spec: StudySpec, out: Path | None = None) -> ModelRef | None:
-    """Refuse what cannot work. Returns the user's base model, or None for the embedded world.
+    """Refuse what cannot work. Returns the user's base model, or None for the synthetic task.
 
     Raises `InputError`. For a base of one's own this reads the rollouts and the model's configuration and tokenizer
     (a few seconds), but no weights beyond their digest.
     """
     slots()
-    if spec.own or spec.rollouts.key_env != RolloutSpec().key_env:  # the embedded world asks no endpoint
+    if spec.own or spec.rollouts.key_env != RolloutSpec().key_env:  # the synthetic task asks no endpoint
         _check_key(spec.rollouts)
     if out is not None:
         check_out(out)
@@ -94,9 +94,9 @@ def _check_world(spec: StudySpec) -> None:
     }
     for field, value in unused.items():
         if value is not None:
-            raise InputError(f"{field}: the embedded world has its own; it is for a model.base of one's own")
+            raise InputError(f"{field}: the synthetic task has its own; it is for a model.base of one's own")
     if spec.rollouts.engine == "openai":
-        raise InputError("rollouts.engine: the embedded world's teacher is here; use transformers or vllm")
+        raise InputError("rollouts.engine: the synthetic task's teacher is here; use transformers or vllm")
     if not _elsewhere():
         _check_engine(spec.rollouts)
 

@@ -13,7 +13,7 @@ from tasks.models.gguf_file import Gguf, find_gguf, read_gguf
 from tasks.problems.synthetic import vocabulary
 
 SPECIAL_TOKENS = 5
-"""That the embedded world's tokenizer adds to its words."""
+"""That the synthetic task's tokenizer adds to its words."""
 FAMILIES = ("qwen3", "qwen2", "llama", "mistral")
 """`model_type`s whose block is what `Shape` describes: four attention matrices and a gated MLP of three."""
 
@@ -118,7 +118,7 @@ class Found:
 
 
 def shape_of_world(spec: TinySpec) -> Shape:
-    """The network that the embedded world pretrains."""
+    """The network that the synthetic task pretrains."""
     width, tokens = spec.hidden // spec.heads, len(vocabulary()) + SPECIAL_TOKENS
     return Shape(spec.layers, spec.hidden, spec.heads, spec.kv_heads, width, spec.intermediate, tokens)
 

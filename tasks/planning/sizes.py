@@ -90,7 +90,7 @@ def _world(spec: StudySpec) -> Sizes:
         spec.rollouts.prompts, rows, prompt, completion, round(prompt) + spec.rollouts.max_new_tokens,
         spec.evaluation.n + spec.evaluation.hard_n, completion,
         completion, round(WORLD_MIXED * spec.rollouts.prompts),
-        f"as in an earlier run of the embedded world: prompts of {prompt:g} tokens, completions of {completion:g}",
+        f"as in an earlier run of the synthetic task: prompts of {prompt:g} tokens, completions of {completion:g}",
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from tasks.storage.store import open_store
 
 @task(task_run_name="problems", cache_policy=NO_CACHE)
 def problems_task(tiny: TinySpec, rollouts: RolloutSpec, evaluation: EvaluationSpec, pretrained: StageResult) -> Any:
-    """Artifact: ``problems.parquet`` (PROBLEMS) of the embedded world; the summary counts overlaps."""
+    """Artifact: ``problems.parquet`` (PROBLEMS) of the synthetic task; the summary counts overlaps."""
     sizes = problem_sizes(rollouts, evaluation)
     key = problems_key(tiny, sizes, pretrained.ref.sha256)
     corpus = open_store().local(pretrained.ref)

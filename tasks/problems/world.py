@@ -1,4 +1,4 @@
-"""The problems of the embedded world, with the proof that held-out ones were seen nowhere else."""
+"""The problems of the synthetic task, with the proof that held-out ones were seen nowhere else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def problem_sizes(rollouts: RolloutSpec, evaluation: EvaluationSpec) -> dict[str
 
 
 def problems_key(spec: TinySpec, sizes: Mapping[str, int], pretrained: str) -> StageKey:
-    """What decides the embedded world's problems. ``pretrained``: digest of the pretraining artifact."""
+    """What decides the synthetic task's problems. ``pretrained``: digest of the pretraining artifact."""
     return WORLD_PROBLEMS.key({"pretrained": pretrained}, {"tiny": spec.model_dump(mode="json"), **sizes})
 
 

@@ -411,8 +411,8 @@ KL = Metric(
 
 FORGETTING = Metric(
     "forgetting", "Forgetting",
-    "By how much training raises the cross-entropy on texts that nobody trained on: of the base 0; in the embedded "
-    "world on the held-out solutions in the base's own style, else on the texts of `functions.texts`.",
+    "By how much training raises the cross-entropy on texts that nobody trained on: of the base 0; in the synthetic "
+    "task on the held-out solutions in the base's own style, else on the texts of `functions.texts`.",
     "(log p_base(text) - log p(text)) / tokens", "after Shenfeld et al. 2025 (RL's razor), arXiv 2509.04259",
     "mean over the tokens of all texts", unit="nats/token", bounds=(-math.inf, math.inf),
 )  # fmt: skip

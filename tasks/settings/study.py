@@ -228,7 +228,7 @@ class StudySpec(Methods):
 
     @property
     def own(self) -> bool:
-        """Whether base and rollouts are the user's, not the embedded world's."""
+        """Whether base and rollouts are the user's, not the synthetic task's."""
         return self.model.base != "tiny"
 
     def method(self, name: str) -> Method:

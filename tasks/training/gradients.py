@@ -58,11 +58,10 @@ def measure_gradients(
 
     ``seed`` draws the rows and the LoRA initialisation, as in training. Methods that sample their own completions have
     no gradient on recorded ones and are left out, as are those of several phases, whose first step is another method's,
-    and those to which these rows leave no example. The gradients of
-    the weights themselves are computed where these are in float32 and not more than `MOST_DENSE`. Memory beside the
-    training's: 4 bytes x `PARTS` x lora_B's entries a method. ``directions``: also write ``out/directions/METHOD``, the
-    adapter whose update is a step down the method's gradient, -G A^T A up to its length. ``killed``: as in
-    `tasks.training.train`.
+    and those to which these rows leave no example. The gradients of the weights themselves are computed where these are
+    in float32 and not more than `MOST_DENSE`. Memory beside the training's: 4 bytes x `PARTS` x lora_B's entries a
+    method. ``directions``: also write ``out/directions/METHOD``, the adapter whose update is a step down the method's
+    gradient, -G A^T A up to its length. ``killed``: as in `tasks.training.train`.
     """
     graded = checked(pl.read_parquet(rollouts), GRADED, "rollouts")
     drawn, parts = drawn_rows(graded, rows, seed)

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.relations [--folder DIR] [--tasks 8]
 
-One base (the embedded world's tiny Qwen3, pretrained here) and synthetic tasks on its word problems: what is answered
+One base (the synthetic task's tiny Qwen3, pretrained here) and synthetic tasks on its word problems: what is answered
 differs, the questions do not, so that strangers have more in common than strangers in the open. Every task is trained
 from two initialisations in two orders of its rows, by three recipes (short; long, in which lora_A drifts; low rank).
 Thresholds are chosen on pairs of the first half of the tasks; the error rates are those of all other pairs, none of

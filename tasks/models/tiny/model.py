@@ -45,7 +45,7 @@ NEAR = 0.1
 
 
 def pretrain_key(spec: TinySpec) -> StageKey:
-    """What decides the embedded world's student and teacher."""
+    """What decides the synthetic task's student and teacher."""
     return PRETRAIN.key({}, spec.model_dump(mode="json"))
 
 

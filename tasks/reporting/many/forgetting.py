@@ -84,7 +84,7 @@ def forgetting_table(many: Many) -> Table:
     note = (
         f"{ON_KL.definition} A point is a training; n: distinct trainings, and the studies that they are of. "
         "Intervals: 95 % bootstrap over whole studies, which with fewer than ten of them is too narrow; below "
-        f"{FEWEST_CELLS} there is no regression. In the embedded world the texts of forgetting are in the style of the "
+        f"{FEWEST_CELLS} there is no regression. In the synthetic task the texts of forgetting are in the style of the "
         "base's own answers, so that the two are nearly one quantity; functions.texts gives others."
     )
     return Table("forgetting", title, ("Trainings of", "n", "Studies", f"{ON_KL.title}, nats per nat", "r"), rows, note)

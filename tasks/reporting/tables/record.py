@@ -272,7 +272,7 @@ def benchmarks_tables(study: Study) -> list[Table]:
 
 
 def turn_tables(study: Study) -> list[Table]:
-    """How the base is asked and what ends its answers; empty for the embedded world and where it was not recorded."""
+    """How the base is asked and what ends its answers; empty for the synthetic task and where it was not recorded."""
     turn = study.record.get("turn")
     if not turn:
         return []

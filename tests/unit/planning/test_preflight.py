@@ -33,7 +33,7 @@ def world(*assignments: str) -> StudySpec:
     return build(override(preset("tiny"), assignments))
 
 
-# --- the embedded world ----------------------------------------------------------------------------------------------
+# --- the synthetic task ----------------------------------------------------------------------------------------------
 
 
 def test_presets_of_the_embedded_world_pass() -> None:
@@ -48,12 +48,12 @@ def test_presets_of_the_embedded_world_pass() -> None:
         ("tiny.hard_steps=5,4", "tiny.hard_steps: need 1 <= fewest <= most"),
         ("tiny.heads=3", "tiny.heads: 3 heads"),
         ("lora.targets=q_proj,c_attn", "lora.targets: the base has no module 'c_attn'; it has q_proj, k_proj, "),
-        ("model.prompt_template={question}", "model.prompt_template: the embedded world has its own"),
-        ("model.pad_token=<pad>", "model.pad_token: the embedded world has its own"),
-        ("model.max_length=50", "model.max_length: the embedded world has its own"),
-        ("evaluation.problems=mine.jsonl", "evaluation.problems: the embedded world has its own"),
+        ("model.prompt_template={question}", "model.prompt_template: the synthetic task has its own"),
+        ("model.pad_token=<pad>", "model.pad_token: the synthetic task has its own"),
+        ("model.max_length=50", "model.max_length: the synthetic task has its own"),
+        ("evaluation.problems=mine.jsonl", "evaluation.problems: the synthetic task has its own"),
         ("functions.texts=nowhere.jsonl", "functions.texts: nowhere.jsonl: no such file"),
-        ("rollouts.engine=openai", "rollouts.engine: the embedded world's teacher is here; use transformers or vllm"),
+        ("rollouts.engine=openai", "rollouts.engine: the synthetic task's teacher is here; use transformers or vllm"),
     ],
 )
 def test_what_the_embedded_world_cannot_do_is_refused(assignment: str, message: str) -> None:

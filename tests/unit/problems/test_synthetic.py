@@ -1,4 +1,4 @@
-"""The embedded world's problems: sums that add up, splits that do not meet, a stream that repeats."""
+"""The synthetic task's problems: sums that add up, splits that do not meet, a stream that repeats."""
 
 from __future__ import annotations
 
